@@ -1,4 +1,4 @@
-"""Loading the module of CUDA kernels, choosing them, and what is said where PyTorch serves a GPU tensor instead."""
+"""Loading the CUDA module, choosing its kernels for a call, and the reasons reported when PyTorch runs it instead."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from siblings import EMULATED, emulated, run_python
 HEADER = Path(__file__).parent.parent / "csrc" / "common" / "dtype.h"
 needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
 
-# Stands in for the compiled module in a fresh process: what is built can't be known here.
+# Code that registers a stand-in for the compiled module in a fresh process, since the real one may not be built.
 STAND_IN = """
 import sys
 from importlib.machinery import ModuleSpec
@@ -42,7 +42,7 @@ sys.modules["fastsam_core._cuda"] = module
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module `fastsam_core._cuda` that can be found and imported."""
+    """Make an empty module `fastsam_core._cuda` importable and return it."""
     module = ModuleType("fastsam_core._cuda")
     module.__spec__ = ModuleSpec("fastsam_core._cuda", None)
     monkeypatch.setitem(sys.modules, "fastsam_core._cuda", module)
@@ -52,7 +52,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def gpu_tensor() -> torch.Tensor:
-    """A tensor that says it is on a GPU, which none is needed for."""
+    """Return a fake tensor on device "cuda"; needs no GPU."""
     with FakeTensorMode():
         return torch.empty(3, dtype=torch.int64, device="cuda")
 
@@ -60,7 +60,7 @@ def gpu_tensor() -> torch.Tensor:
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
-def test_built_kernels_serve_unless_they_are_switched_off(built, monkeypatch):
+def test_built_module_is_loaded_unless_switched_off(built, monkeypatch):
     assert _native_cuda._load() == (built, "")
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "0")
     assert _native_cuda._load() == (None, _native_cuda.SWITCHED_OFF)
@@ -70,13 +70,13 @@ def test_built_kernels_serve_unless_they_are_switched_off(built, monkeypatch):
     assert _native_cuda._load() == (None, "switched off by FASTSAM_NATIVE=0")
 
 
-def test_another_value_of_the_switch_is_an_error(built, monkeypatch):
+def test_invalid_value_of_fastsam_cuda_kernels_raises(built, monkeypatch):
     monkeypatch.setenv("FASTSAM_CUDA_KERNELS", "yes")
     with pytest.raises(ValueError, match="FASTSAM_CUDA_KERNELS=yes: it must be 1 or 0"):
         _native_cuda._load()
 
 
-def test_kernels_that_are_not_built_are_missed_only_where_they_are_asked_for(built, monkeypatch, caplog):
+def test_missing_module_warns_only_if_kernels_are_requested(built, monkeypatch, caplog):
     monkeypatch.setattr(_native_cuda, "find_spec", lambda name: None)
     assert _native_cuda._load() == (None, "not built")
     assert not caplog.records
@@ -86,7 +86,7 @@ def test_kernels_that_are_not_built_are_missed_only_where_they_are_asked_for(bui
     assert "FASTSAM_CUDA=ON" in caplog.text and "PyTorch runs every operation on a GPU" in caplog.text
 
 
-def test_a_module_that_does_not_load_is_said_once(built, monkeypatch, caplog):
+def test_import_error_of_the_module_is_logged_once(built, monkeypatch, caplog):
     def fail(name):
         raise ImportError("libstrange.so.3: cannot open shared object file")
 
@@ -99,7 +99,7 @@ def test_a_module_that_does_not_load_is_said_once(built, monkeypatch, caplog):
 
 
 @pytest.mark.once("its processes are told what to use")
-def test_the_switch_registers_the_kernels():
+def test_cuda_switch_registers_kernels():
     code = STAND_IN + (
         "import torch\n"
         "from fastsam_core import doctor, ops\n"
@@ -118,7 +118,7 @@ def test_the_switch_registers_the_kernels():
 
 
 @pytest.mark.parametrize("reason", [_native_cuda.NOT_BUILT, _native_cuda.SWITCHED_OFF, ""])
-def test_doctor_says_whether_the_kernels_serve(monkeypatch, reason):
+def test_doctor_reports_whether_kernels_are_in_use(monkeypatch, reason):
     monkeypatch.setattr(doctor, "cuda_reason", reason)
     expected = reason or ("in use" if torch.cuda.is_available() else "switched on, but ")
     assert f"CUDA kernels  {expected}" in doctor.report()
@@ -127,7 +127,7 @@ def test_doctor_says_whether_the_kernels_serve(monkeypatch, reason):
 # ------------------------------------------------------------------------------------------------------------- choosing
 
 
-def test_why_speaks_of_gpu_tensors(monkeypatch):
+def test_why_explains_the_choice_for_gpu_tensors(monkeypatch):
     tensor = gpu_tensor()
     monkeypatch.setattr(schema, "cuda_reason", _native_cuda.SWITCHED_OFF)
     why = ops.why("rle_area", tensor)
@@ -141,7 +141,7 @@ def test_why_speaks_of_gpu_tensors(monkeypatch):
     assert why["cuda"] == "rle_area of torch.int64?" and why["reference"] == ""
 
 
-def test_a_gpu_tensor_that_pytorch_serves_is_said_once(monkeypatch, caplog):
+def test_fallback_to_pytorch_on_gpu_tensors_is_logged_once(monkeypatch, caplog):
     _native_cuda.say_served_by_pytorch.cache_clear()
     monkeypatch.setattr(schema, "cuda_reason", _native_cuda.SWITCHED_OFF)
     served = schema._said("rle_area", lambda counts, offsets: "the result")
@@ -160,7 +160,7 @@ NO_CODE = "no kernel image is available for execution on the device"
 
 @pytest.fixture
 def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Kernels are in use, but hold no code for the first GPU; gives what is said of that. The second one runs them."""
+    """Simulate two GPUs whose first one the kernels have no code for; yield the reason that is reported for it."""
     current = [0]
 
     @contextmanager
@@ -185,7 +185,7 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 
 @torch.no_grad()
-def test_a_gpu_that_the_module_holds_no_code_for_is_served_by_pytorch(no_code, monkeypatch):
+def test_gpu_without_compiled_code_falls_back_to_pytorch(no_code, monkeypatch):
     with FakeTensorMode():
         tensors = [torch.empty(3, device=f"cuda:{i}") for i in range(2)]
     monkeypatch.setattr(_direct, "_PLAIN", (type(tensors[0]),))
@@ -201,7 +201,7 @@ def test_a_gpu_that_the_module_holds_no_code_for_is_served_by_pytorch(no_code, m
     assert "CUDA kernels  in use" in doctor.report()
 
 
-def test_doctor_reports_a_gpu_that_cannot_be_used(no_code, built):
+def test_doctor_reports_the_error_of_a_busy_gpu(no_code, built):
     def fail() -> str:
         raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nmore of it")
 
@@ -210,7 +210,7 @@ def test_doctor_reports_a_gpu_that_cannot_be_used(no_code, built):
     assert f"CUDA kernels  cuda:0: {busy}; cuda:1: {busy}\n" in doctor.report()
 
 
-def test_operations_ask_whether_the_gpu_runs_the_kernels():
+def test_dispatched_operations_check_that_the_gpu_can_run_the_kernels():
     code = STAND_IN + (
         "import torch\n"
         "from fastsam_core.ops import schema\n"
@@ -228,7 +228,7 @@ def test_operations_ask_whether_the_gpu_runs_the_kernels():
 
 
 @needs_native
-def test_kernels_take_tensors_that_they_can_reach():
+def test_tensors_on_an_unreachable_device_are_refused():
     run = ops.siblings("rle_area")[EMULATED]
     with pytest.raises(ValueError, match="all be on one 'cpu' device; got cuda:0"):
         run(gpu_tensor(), gpu_tensor())
@@ -240,12 +240,12 @@ def test_kernels_take_tensors_that_they_can_reach():
 
 
 @pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not())
-def test_stub_lists_what_the_module_has():
+def test_stub_matches_the_compiled_module():
     stub = ast.parse((Path(fastsam_core.__file__).parent / "_cuda.pyi").read_text())
     module = cuda_emulation.load()
     public = {name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))}
     listed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    assert set(listed) == public - {"set_order", "launched"}  # of the emulator alone
+    assert set(listed) == public - {"set_order", "launched"}  # these exist only in the emulator
     functions = [(module, node) for node in listed.values() if isinstance(node, ast.FunctionDef)]
     for node in listed.values():
         if isinstance(node, ast.ClassDef):
@@ -257,14 +257,17 @@ def test_stub_lists_what_the_module_has():
 
 
 @pytest.mark.skipif(not HEADER.exists(), reason="it needs the source tree")
-def test_dtypes_have_the_numbers_of_the_header():
+def test_dtype_codes_match_the_cpp_header():
     header = HEADER.read_text()
     for dtype, number in _native_cuda.DTYPES.items():
         assert f"{str(dtype).removeprefix('torch.')} = {number}" in header
 
 
-def test_a_test_file_is_not_left_out_where_there_is_no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its tests are, one by one. pytest asks more of all that a file imports, before it looks for them."""
+def test_missing_emulator_skips_single_tests_not_whole_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pytest inspects attributes of everything a test file imports; a skip raised there would drop the whole file.
+
+    Only tests that use the emulator may skip, one by one.
+    """
     monkeypatch.setattr(cuda_emulation, "why_not", lambda: "no compiler")
     try:
         assert not hasattr(emulated, "__wrapped__")

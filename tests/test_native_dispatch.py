@@ -1,4 +1,4 @@
-"""When models use native operations, when they must not, and what that leaves of PyTorch's settings."""
+"""When models use native operations and when they must not (adapters, hooks, autocast, tracing), and thread counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled modul
 
 
 class Adapter(nn.Module):
-    """A layer with something added, as LoRA does, without a weight or a bias by the layer's names."""
+    """A layer wrapped as LoRA does it: something is added to the output, and the wrapper has no `weight` or `bias`."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def first_attention(model: SamModel) -> nn.Module:
     return next(part for part in model.image_encoder.modules() if hasattr(part, "qkv"))
 
 
-def test_an_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) -> None:
+def test_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) -> None:
     attention = first_attention(model)
     layer = attention.qkv
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_an_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) ->
 
 
 def put(path: str, layer: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], None]:
-    """What puts another layer in the place of one."""
+    """Return a function that replaces the submodule at `path` of a network by `layer(submodule)`."""
 
     def change(network: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
@@ -97,7 +97,7 @@ def put(path: str, layer: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Modu
         ("tiny_vit", put("layers.3", lambda stage: nn.Identity())),
     ],
 )
-def test_pytorchs_own_layers_in_other_places_are_called(kind: str, change: Callable[[nn.Module], None]) -> None:
+def test_layers_replaced_by_other_pytorch_layers_are_called(kind: str, change: Callable[[nn.Module], None]) -> None:
     torch.manual_seed(2)
     if kind == "vit":
         encoder: nn.Module = ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8)
@@ -121,8 +121,8 @@ def test_pytorchs_own_layers_in_other_places_are_called(kind: str, change: Calla
     ],
     ids=["vit", "tiny_vit"],
 )
-def test_padding_of_windows_goes_through_an_adapter(encoder: nn.Module) -> None:
-    """Adding one to what a layer gives is adding one to its bias, also for tokens beyond the edge."""
+def test_window_padding_goes_through_an_adapter(encoder: nn.Module) -> None:
+    """Adding one to the output of qkv must equal adding one to its bias, for padding tokens as well."""
     torch.manual_seed(2)
     adapted = randomised(encoder).eval()
     plain = copy.deepcopy(adapted)
@@ -148,7 +148,7 @@ def test_hooks_are_called(model: SamModel, images: Tensor) -> None:
     assert len(seen) == 1
 
 
-def test_autocast_is_left_to_pytorch(model: SamModel, images: Tensor) -> None:
+def test_native_operations_are_not_used_under_autocast(model: SamModel, images: Tensor) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert not serves(images)
         embedding = model.encode_image(images)
@@ -156,10 +156,10 @@ def test_autocast_is_left_to_pytorch(model: SamModel, images: Tensor) -> None:
     assert logits.isfinite().all() and iou.isfinite().all()
 
 
-def test_an_image_prepared_under_autocast_serves_calls_outside(
+def test_use_under_autocast_does_not_change_a_prepared_image(
     model: SamModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared_image, "serves", lambda *tensors: False)  # as on a GPU, in float32
+    monkeypatch.setattr(prepared_image, "serves", lambda *tensors: False)  # as on a GPU in float32
     prompt = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
     with torch.no_grad():
         embedding = model.encode_image(images)
@@ -173,7 +173,7 @@ def test_an_image_prepared_under_autocast_serves_calls_outside(
 
 
 class AsOnAGpu(TorchFunctionMode):
-    """There autocast has these give float32, unlike on the CPU."""
+    """Make layer_norm and softmax return float32, as autocast does on a GPU but not on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -181,7 +181,7 @@ class AsOnAGpu(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_prompts_under_the_autocast_of_a_gpu(model: SamModel, dtype: torch.dtype) -> None:
+def test_gpu_autocast_decodes_to_float32_close_to_the_plain_result(model: SamModel, dtype: torch.dtype) -> None:
     model = model.at_image_size(64)
     embedding, points = torch.randn(1, model.prompt_encoder.embed_dim, 4, 4), 64 * torch.rand(5, 1, 2)
     with torch.no_grad():
@@ -196,17 +196,17 @@ def test_prompts_under_the_autocast_of_a_gpu(model: SamModel, dtype: torch.dtype
         torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
 
 
-def test_a_traced_graph_holds_pytorchs_operations(model: SamModel, images: Tensor) -> None:
+def test_traced_graph_contains_no_native_operations(model: SamModel, images: Tensor) -> None:
     with torch.no_grad():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's, about checks of shapes
+            warnings.simplefilter("ignore")  # the tracer warns about shape checks
             traced = torch.jit.trace(model.image_encoder, images, check_trace=False)
         assert "fastsam_core::" not in str(traced.inlined_graph)
         torch.testing.assert_close(traced(images), model.encode_image(images), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("threads", "calls", "each"), [(8, 2, 4), (8, 3, 3), (2, 5, 1), (8, 1, 8), (1, 3, 1)])
-def test_few_calls_share_all_threads(threads: int, calls: int, each: int) -> None:
+def test_share_out_divides_threads_among_calls(threads: int, calls: int, each: int) -> None:
     torch.set_num_threads(threads)
     seen = list[tuple[int, int]]()
     share_out(lambda i: seen.append((i, thread_count())), calls)
@@ -214,7 +214,7 @@ def test_few_calls_share_all_threads(threads: int, calls: int, each: int) -> Non
 
 
 @needs_native
-def test_more_threads_take_more_at_once(model: SamModel) -> None:
+def test_batch_sizes_grow_with_the_thread_count(model: SamModel) -> None:
     at_once = []
     for threads in (1, 2, 3, 8, 64):
         torch.set_num_threads(threads)
@@ -226,7 +226,7 @@ def test_more_threads_take_more_at_once(model: SamModel) -> None:
 
 
 @needs_native
-def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
+def test_native_threads_sets_pytorch_to_one_thread_and_restores_it() -> None:
     torch.set_num_threads(3)
     counts = []
     with pytest.raises(KeyError), native_threads():
@@ -234,7 +234,7 @@ def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
         with native_threads():
             assert (torch.get_num_threads(), thread_count()) == (1, 3)
         assert (torch.get_num_threads(), thread_count()) == (1, 3)
-        # A thread that meets PyTorch for the first time now takes over the process's count, and keeps it.
+        # A thread that first uses PyTorch inside the context inherits the count of the process, not the context's 1.
         other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
         other.start()
         other.join()
@@ -244,7 +244,7 @@ def test_native_threads_take_pytorchs_place_and_give_it_back() -> None:
 
 
 @needs_native
-def test_ctrl_c_leaves_pytorch_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_restores_the_thread_count(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(threading.Thread):
         def join(self, timeout: float | None = None) -> None:
             super().join(timeout)
@@ -258,7 +258,7 @@ def test_ctrl_c_leaves_pytorch_its_threads(monkeypatch: pytest.MonkeyPatch) -> N
     assert (torch.get_num_threads(), thread_count()) == (3, 3)
 
 
-def test_copies_go_without_what_can_be_made_again(model: SamModel, images: Tensor) -> None:
+def test_pickled_prepared_image_omits_the_derived_cache(model: SamModel, images: Tensor) -> None:
     with torch.no_grad():
         prepared = model.prepare(model.encode_image(images))
         points, labels = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
@@ -268,13 +268,13 @@ def test_copies_go_without_what_can_be_made_again(model: SamModel, images: Tenso
         torch.testing.assert_close(model.decode_prompts(copy, points, labels)[0], expected)
 
 
-def test_why_knows_that_layers_are_native_in_float32_alone() -> None:
+def test_why_reports_layers_as_native_only_in_float32() -> None:
     half = torch.ones(2, 2, dtype=torch.float16)
     assert ops.why("linear", half)["reference"] == "" and ops.why("linear", half)["cpu"]
     assert ops.why("nms", half)["cpu"] == ops.why("nms")["cpu"]
 
 
-def test_a_reversed_picture_of_the_models_own_size_reaches_another_device() -> None:
+def test_preprocess_copies_reversed_images_for_another_device() -> None:
     picture = np.zeros((64, 40, 3), np.uint8)[..., ::-1]
     pixels, size = preprocess(picture, 64, "meta")
     assert pixels.shape == (1, 3, 64, 64) and pixels.device.type == "meta" and size == (64, 40)

@@ -1,4 +1,4 @@
-"""Small C++ programs that test what lies below the bindings: compiled here where a compiler is at hand."""
+"""C++ test programs for code below the Python bindings (SIMD registers, fork-join); skipped without a compiler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") o
 CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd"]
-# What CMakeLists.txt gives each set; "plain" is the form for machines that have none of them.
+# Compiler flags of each instruction set, as in CMakeLists.txt; "plain" compiles the fallback for other machines.
 FLAGS = {
     "baseline": [],
     "neon": [],
@@ -46,19 +46,19 @@ def build_and_run(folder: Path, name: str, compiler: str, *flags: str, under: tu
 
 @needs_compiler
 @pytest.mark.parametrize("isa", [*(ops.available_isas() or ["baseline"]), "plain"])
-def test_vectors(tmp_path: Path, isa: str) -> None:
+def test_simd_registers(tmp_path: Path, isa: str) -> None:
     assert build_and_run(tmp_path, "simd_test", str(COMPILER), *FLAGS[isa]).endswith("ok\n")
 
 
 @pytest.mark.skipif(not (CROSS and EMULATOR), reason="no cross compiler for aarch64, or no emulator")
-def test_vectors_of_neon_in_an_emulator(tmp_path: Path) -> None:
+def test_neon_registers_in_qemu(tmp_path: Path) -> None:
     given = build_and_run(tmp_path, "simd_test", str(CROSS), "-static", under=(str(EMULATOR),))
     assert given == "simd, 4 lanes: ok\n"
 
 
 @needs_compiler
 @pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
-def test_vectors_with_products_of_bfloat16(tmp_path: Path) -> None:
+def test_simd_registers_with_bfloat16_products(tmp_path: Path) -> None:
     flags = FLAGS["avx512, bfloat16"]
     if subprocess.run([str(COMPILER), *flags, "-E", "-x", "c++", os.devnull], capture_output=True).returncode:
         pytest.skip("the compiler doesn't know these instructions")

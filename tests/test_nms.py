@@ -1,4 +1,4 @@
-"""NMS: every sibling against a plain O(n^2) version, and the promises about order, classes and odd input."""
+"""NMS: every sibling against an O(n^2) loop in Python, plus order, classes, degenerate boxes and bad input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ each_sibling = each_sibling_of("nms")
 
 
 def plain_nms(boxes, scores, classes, threshold):
-    """Box by box in Python, in the precision of `boxes` (a NumPy array)."""
+    """Return the indices of the kept boxes, computed in the precision of `boxes` (a NumPy array)."""
     order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
     area = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
     kept = []
@@ -68,8 +68,8 @@ def test_matches_plain_nms(sibling, problem, threshold, dtype):
 
 @each_sibling
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", [63, 64, 65, 256, 700])  # around the kernel's block and past its tile
-def test_random_boxes_of_all_block_sizes(sibling, dtype, n):
+@pytest.mark.parametrize("n", [63, 64, 65, 256, 700])  # around the size of the kernel's block, and larger than its tile
+def test_matches_plain_nms_around_block_sizes(sibling, dtype, n):
     rng = np.random.default_rng(n)
     boxes, scores = random_boxes(rng, n, 60, dtype), rng.random(n).astype(np.float32)
     kept = ops.siblings("nms")[sibling](torch.from_numpy(boxes), torch.from_numpy(scores), 0.3)
@@ -78,8 +78,8 @@ def test_random_boxes_of_all_block_sizes(sibling, dtype, n):
 
 @pytest.mark.parametrize("sibling", [name for name in NAMES if name.startswith("cuda")])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", [4095, 4096, 4097, 9000])  # around the kernel's chunk, and past two of them
-def test_chunks(sibling, dtype, n):
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 9000])  # around a chunk, and more than two of them
+def test_cuda_matches_cpu_around_chunk_sizes(sibling, dtype, n):
     rng = np.random.default_rng(n)
     boxes, scores = torch.from_numpy(random_boxes(rng, n, 500, dtype)), torch.from_numpy(rng.integers(0, n // 3, n))
     classes = torch.from_numpy(rng.integers(0, 40, n) ** 2 // 100)  # some large, some small
@@ -92,8 +92,8 @@ def test_chunks(sibling, dtype, n):
 
 
 @each_sibling
-def test_long_chains(sibling):
-    """Each box overlaps the next one only, so that every other one stays, however far apart the first and the last."""
+def test_suppressed_boxes_suppress_nothing(sibling):
+    """Each box overlaps its neighbours only: a suppressed box must not suppress the next one, along the whole chain."""
     n = 1000
     corner = torch.arange(n) * 4.0
     boxes = torch.stack([corner, torch.zeros(n), corner + 10, torch.ones(n)], 1)
@@ -104,8 +104,8 @@ def test_long_chains(sibling):
 
 
 @each_sibling
-def test_classes_keep_full_precision(sibling):
-    # Moving boxes apart by class number would cost these every digit that tells them apart.
+def test_large_negative_and_fractional_classes_are_compared_exactly(sibling):
+    # Shifting the boxes by class number * extent, a common trick, would round these coordinates to equal values.
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.6, 0.0, 1.6, 1.0], [0.0, 0.0, 1.0, 1.0]])
     classes = torch.tensor([2**40, 2**40, 2**40 + 1])
     run = ops.siblings("batched_nms")[sibling]
@@ -117,7 +117,7 @@ def test_classes_keep_full_precision(sibling):
 
 
 @each_sibling
-def test_coordinates_beyond_float32_in_float64(sibling):
+def test_float64_coordinates_are_not_rounded_to_float32(sibling):
     offset = 2.0**30
     boxes = torch.tensor([[0.0, 0, 10, 10], [9, 0, 19, 10], [1, 0, 11, 10]], dtype=torch.float64) + offset
     assert ops.siblings("nms")[sibling](boxes, torch.tensor([3.0, 2.0, 1.0]), 0.5).tolist() == [0, 1]
@@ -126,14 +126,14 @@ def test_coordinates_beyond_float32_in_float64(sibling):
 
 @each_sibling
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32])
-def test_other_dtypes(sibling, dtype):
+def test_half_bfloat16_and_integer_input(sibling, dtype):
     boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 50, 50]], dtype=dtype)
     scores = torch.tensor([1, 2, 0], dtype=dtype)
     assert ops.siblings("nms")[sibling](boxes, scores, 0.5).tolist() == [1, 2]
 
 
 @each_sibling
-def test_ties_go_by_index_and_infinite_scores_are_ordered(sibling):
+def test_ties_are_ordered_by_index_and_infinite_scores_ranked(sibling):
     boxes = torch.arange(6.0)[:, None] * 100 + torch.tensor([0.0, 0, 10, 10])
     scores = torch.tensor([0.0, -0.0, 1.0, float("inf"), 1.0, -float("inf")])
     assert ops.siblings("nms")[sibling](boxes, scores, 0.5).tolist() == [3, 2, 4, 0, 1, 5]
@@ -155,7 +155,7 @@ def test_threshold_is_not_rounded_up(sibling):
 
 
 @each_sibling
-def test_strides_and_gradients_of_the_input_do_not_matter(sibling):
+def test_strided_input_that_requires_grad(sibling):
     storage = torch.rand(40, 8, requires_grad=True)
     boxes = storage.T[::2].T  # (40, 4), strides (8, 2)
     boxes = torch.stack([boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]]).T
@@ -167,14 +167,14 @@ def test_strides_and_gradients_of_the_input_do_not_matter(sibling):
 
 
 @each_sibling
-def test_boxes_at_any_address(sibling):
+def test_boxes_at_an_unaligned_address(sibling):
     numbers = torch.arange(1.0, 42.0)
     boxes = numbers[1:].view(10, 4)
     expected = ops.siblings("nms")[sibling](boxes.clone(), -boxes[:, 0], 0.05)
     assert ops.siblings("nms")[sibling](boxes, -boxes[:, 0], 0.05).tolist() == expected.tolist()
 
 
-def test_kernels_need_memory_in_proportion_to_the_boxes():
+def test_cuda_scratch_memory_is_linear_in_boxes():
     need = emulated.nms_scratch_bytes
     for wide in (False, True):
         assert need(10_000_000, wide) < 50 * 10_000_000
@@ -183,7 +183,7 @@ def test_kernels_need_memory_in_proportion_to_the_boxes():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"n": 0}, "boxes"),
         ({"threshold": 1.5}, "from 0 to 1"),
@@ -192,15 +192,15 @@ def test_kernels_need_memory_in_proportion_to_the_boxes():
         ({"scratch_size": 1000}, "too small"),
     ],
 )
-def test_the_kernels_module_checks_sizes(changes, said):
+def test_cuda_binding_checks_sizes(changes, message):
     addresses = dict.fromkeys(("boxes", "order", "classes", "best", "scratch", "kept", "status", "stream"), 0)
     sizes = {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5, "scratch_size": 1 << 30}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         emulated.nms(**{**addresses, **sizes, **changes})
 
 
 @each_sibling
-def test_no_boxes(sibling):
+def test_empty_input(sibling):
     empty = torch.empty(0, 4)
     for op, more in (("nms", ()), ("batched_nms", (torch.empty(0, dtype=torch.int64),))):
         kept = ops.siblings(op)[sibling](empty, torch.empty(0), *more, 0.5)
@@ -236,7 +236,7 @@ def with_value(tensor, value):
         pytest.param(BOXES, SCORES, IDXS, float("nan"), id="NaN threshold"),
     ],
 )
-def test_bad_input_is_a_value_error(sibling, boxes, scores, idxs, threshold):
+def test_bad_input_raises_value_error(sibling, boxes, scores, idxs, threshold):
     with pytest.raises(ValueError):
         ops.siblings("batched_nms")[sibling](boxes, scores, idxs, threshold)
     with pytest.raises(ValueError):

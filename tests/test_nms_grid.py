@@ -1,4 +1,4 @@
-"""NMS of many boxes, where the C++ sibling takes its grid: the same boxes as the reference, whatever they are like."""
+"""NMS of many boxes, for which the C++ sibling uses a grid: it keeps the same boxes as the reference."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from siblings import NAMES
 
 NATIVE = [name for name in NAMES if name != "reference"]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="the grid is the compiled operation's")
-N = 1150  # the grid starts at about a thousand boxes
+N = 1150  # the grid is used from about a thousand boxes on
 
 THRESHOLDS = [0.0, 0.3, 0.7, 0.95]
 
 
 def corners(shape: np.ndarray, dtype: type = np.float32) -> torch.Tensor:
-    """X y width height -> x1 y1 x2 y2."""
+    """Convert (N, 4) boxes from x, y, width, height to x1, y1, x2, y2."""
     return torch.from_numpy(np.concatenate([shape[:, :2], shape[:, :2] + shape[:, 2:]], 1).astype(dtype))
 
 
@@ -49,7 +49,7 @@ def with_giant(rng: np.random.Generator) -> np.ndarray:
 
 
 def integers(rng: np.random.Generator) -> np.ndarray:
-    """Ties, equal boxes, IoUs equal to the threshold, and boxes without area or inside out."""
+    """Return boxes with ties, duplicates, IoUs equal to the threshold, and some with zero or negative extent."""
     return np.concatenate([rng.integers(-9, 9, (N, 2)), rng.integers(-1, 6, (N, 2))], 1).astype(np.float64)
 
 
@@ -75,7 +75,7 @@ SCENES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scene", SCENES)
-def test_every_kind_of_scene(scene: str, dtype: type) -> None:
+def test_scenes_match_the_reference(scene: str, dtype: type) -> None:
     rng = np.random.default_rng(7)
     boxes, scores = corners(SCENES[scene](rng), dtype), torch.from_numpy(rng.integers(0, 900, N) / 8)
     classes = torch.from_numpy((rng.random(N) < 0.05).astype(np.int64)) * 2**40
@@ -96,7 +96,9 @@ def test_every_kind_of_scene(scene: str, dtype: type) -> None:
     grid=st.sampled_from([0.0, 0.25, 1.0]),
     threshold=st.floats(0, 1),
 )
-def test_random_scenes(seed: int, area: float, low: float, spread: float, grid: float, threshold: float) -> None:
+def test_random_scenes_match_the_reference(
+    seed: int, area: float, low: float, spread: float, grid: float, threshold: float
+) -> None:
     rng = np.random.default_rng(seed)
     shape = uniform(rng, [0, 0, low, low], [area, area, low * spread, low * spread], 1100)
     if grid:
@@ -107,7 +109,7 @@ def test_random_scenes(seed: int, area: float, low: float, spread: float, grid: 
         assert ops.siblings("nms")[name](boxes, scores, threshold).tolist() == expected
 
 
-def test_scores_of_every_kind_are_ranked_alike() -> None:
+def test_extreme_scores_are_ranked_as_by_the_reference() -> None:
     rng = np.random.default_rng(3)
     values = np.concatenate([rng.normal(0, 1, 400), np.repeat([0.0, -0.0, np.inf, -np.inf, 5e-324, -5e-324], 60)])
     values = np.concatenate([values, rng.normal(0, 1, 400) * 10.0 ** rng.integers(-300, 300, 400)])
@@ -122,7 +124,7 @@ def test_scores_of_every_kind_are_ranked_alike() -> None:
         )
 
 
-def test_a_class_for_each_box_keeps_all() -> None:
+def test_boxes_of_distinct_classes_are_all_kept() -> None:
     boxes = corners(np.tile([3.0, 4, 20, 30], (3000, 1)))
     for name in NATIVE:
         kept = ops.siblings("batched_nms")[name](boxes, torch.zeros(3000), torch.arange(3000) - 1500, 0.5)

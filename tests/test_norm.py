@@ -1,4 +1,4 @@
-"""A residual sum with its LayerNorm, on every sibling against float64, and what it leaves alone."""
+"""`add_norm_into`, a residual sum with its LayerNorm: every sibling against float64, and no writes elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_emulator = pytest.mark.skipif(EMULATED not in names_of("add_norm_into"), r
 
 
 def example(rows: int, channels: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, delta, weight and bias; x has a mean, some large channels and rows of different sizes, as a ViT's has."""
+    """Return x, delta, weight and bias. As in a ViT, x has a mean, a large channel and rows of different size."""
     generator = torch.Generator().manual_seed(rows + channels)
     x, delta = (torch.randn(rows, channels, generator=generator) for _ in range(2))
     x = x * torch.linspace(0.1, 4, rows)[:, None] + 0.5
@@ -33,13 +33,14 @@ def example(rows: int, channels: int, dtype: torch.dtype = torch.float32) -> tup
 def run(
     sibling: str, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float = EPS
 ) -> tuple[Tensor, Tensor]:
-    """The sum and its LayerNorm, in copies."""
+    """Return the sum and its LayerNorm, computed on copies of `x` and `delta`."""
     x, delta = x.clone(), delta.clone()
     assert ops.siblings("add_norm_into")[sibling](x, delta, weight, bias, eps) is None
     return x, delta
 
 
 def called(*given: Any) -> set[str]:
+    """Return {"add_norm"} if the CUDA front end calls the kernel for these arguments, else an empty set."""
     calls = Calls(emulated)
     _native_cuda.bound_to(calls, cuda.add_norm_into)(*given)
     return calls.names & {"add_norm"}
@@ -75,7 +76,7 @@ def test_errors_are_at_most_twice_pytorchs(sibling: str, dtype: torch.dtype, row
     assert torch.equal(x, summed) and normalised.dtype == dtype
     wide = [tensor.double() for tensor in (summed, *given[2:])]
     exact = F.layer_norm(wide[0], (channels,), *wide[1:], EPS)
-    # Where PyTorch serves on a GPU it is compared with itself there.
+    # The CUDA sibling falls back to PyTorch for these rows, so PyTorch must run on the GPU here too.
     device = "cuda" if sibling == ON_GPU and channels in (520, 2304) else "cpu"
     there = [tensor.to(device) for tensor in (summed, *given[2:])]
     plain = F.layer_norm(there[0], (channels,), *there[1:], EPS).cpu()
@@ -86,12 +87,12 @@ def test_errors_are_at_most_twice_pytorchs(sibling: str, dtype: torch.dtype, row
 @each_sibling
 @each_dtype
 @pytest.mark.parametrize("channels", [768, 320])
-def test_every_row_is_its_own(sibling: str, dtype: torch.dtype, channels: int) -> None:
+def test_nan_and_infinity_stay_in_their_row(sibling: str, dtype: torch.dtype, channels: int) -> None:
     x, delta, weight, bias = example(11, channels, dtype)
     expected = run(sibling, x, delta, weight, bias)
     assert all(torch.equal(one, two) for one, two in zip(run(sibling, x, delta, weight, bias), expected, strict=True))
     x[1, 5], delta[4, 310], x[7, 3], x[7, 4] = float("nan"), float("-inf"), float("inf"), float("-inf")
-    x[9], delta[9] = torch.finfo(dtype).max, torch.finfo(dtype).max  # whose sum is infinite
+    x[9], delta[9] = torch.finfo(dtype).max, torch.finfo(dtype).max  # the sum overflows to infinity
     found = run(sibling, x, delta, weight, bias)
     bad = [1, 4, 7, 9]
     assert found[1][bad].isnan().all()
@@ -102,7 +103,7 @@ def test_every_row_is_its_own(sibling: str, dtype: torch.dtype, channels: int) -
 
 @each_sibling
 @each_dtype
-def test_constant_rows_and_eps(sibling: str, dtype: torch.dtype) -> None:
+def test_constant_rows_use_eps(sibling: str, dtype: torch.dtype) -> None:
     x, delta, weight, bias = example(2, 256, dtype)
     x[:], delta[:] = 3, 0.5
     x[1, :128] += 1
@@ -116,7 +117,7 @@ def test_constant_rows_and_eps(sibling: str, dtype: torch.dtype) -> None:
 @each_sibling
 @each_dtype
 @pytest.mark.parametrize("shape", [(0, 256), (2, 0, 3, 256), (1, 3, 5, 256), (1, 3, 5, 96), (15, 264)])
-def test_shapes_and_the_memory_around(sibling: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_any_shape_writes_only_its_own_memory(sibling: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     given = example(15, shape[-1], dtype)
     size = torch.Size(shape).numel()
     expected = run(sibling, *given)
@@ -134,7 +135,7 @@ def test_shapes_and_the_memory_around(sibling: str, dtype: torch.dtype, shape: t
 
 @needs_emulator
 @each_dtype
-def test_what_the_kernel_takes(dtype: torch.dtype) -> None:
+def test_kernel_is_called_only_for_supported_rows_and_alignment(dtype: torch.dtype) -> None:
     for channels in (8, 96, 256, 384, 504, 768, 1024, 1280, 2048):
         assert called(*example(1, channels, dtype), EPS) == {"add_norm"}
     for channels in (255, 12, 520, 776, 2304):
@@ -143,7 +144,7 @@ def test_what_the_kernel_takes(dtype: torch.dtype) -> None:
     given = example(3, 256, dtype)
     expected = run("reference", *given)
     shifted = [torch.empty(tensor.numel() + 1, dtype=dtype)[1:].view(tensor.shape).copy_(tensor) for tensor in given]
-    # A layer's own tensors are copied where they begin amid 16 bytes; those that are written are left to PyTorch.
+    # Unaligned weights are copied to an aligned address; if tensors to be written are unaligned, PyTorch runs the call.
     assert called(*given[:2], *shifted[2:], EPS) == {"add_norm"}
     torch.testing.assert_close(given[1], expected[1], rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
     assert called(*shifted, EPS) == set()
@@ -155,14 +156,14 @@ def test_what_the_kernel_takes(dtype: torch.dtype) -> None:
 
 
 @needs_emulator
-def test_short_rows_that_no_gpu_has_run_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unvalidated_short_rows_fall_back_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "why_unvalidated", lambda: "nobody has seen it")
     assert called(*example(3, 96), EPS) == set()
     assert called(*example(3, 256), EPS) == {"add_norm"}
 
 
 @each_sibling
-def test_errors(sibling: str) -> None:
+def test_bad_arguments_raise_value_error(sibling: str) -> None:
     x, delta, weight, bias = example(4, 256)
     call = ops.siblings("add_norm_into")[sibling]
     for wrong, message in (
@@ -176,7 +177,7 @@ def test_errors(sibling: str) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call(*wrong, EPS)
-    # Carried to a GPU they would be tensors of their own.
+    # Copying to a GPU would make these contiguous and separate.
     if sibling != ON_GPU:
         with pytest.raises(ValueError, match="must be contiguous"):
             call(x, delta[:1].expand(4, 256), weight, bias, EPS)

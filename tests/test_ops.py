@@ -1,4 +1,4 @@
-"""What holds for every operation: the dispatcher's checks, the choice of sibling and instruction set, fork, threads."""
+"""Tests of every operation: dispatcher checks, choice of sibling and instruction set, threads, bad arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LAYER = (
 )
 MLP = (torch.rand(4, 6), torch.rand(6), torch.rand(6), 1e-6, torch.rand(9, 6), torch.rand(9), torch.rand(6, 9))
 QKV = torch.linspace(-1, 1, 2 * 3 * 5 * 24).view(2, 3, 5, 24)
-_DECODER = {"heads": 2, "prompts": 3, "tokens": 3, "dim": 8, "grid": (4, 8)}  # whole panels
+_DECODER = {"heads": 2, "prompts": 3, "tokens": 3, "dim": 8, "grid": (4, 8)}  # 32 image tokens are two full panels
 EXAMPLES = {
     "add_norm_into": (torch.rand(4, 6), torch.rand(4, 6), torch.rand(6), torch.rand(6), 1e-6),
     "linear": LAYER,
@@ -85,15 +85,15 @@ def test_opcheck(op):
     torch.library.opcheck(getattr(torch.ops.fastsam_core, op).default, EXAMPLES[op])
 
 
-def test_opcheck_column_major_decode():
+def test_opcheck_of_column_major_decode():
     torch.library.opcheck(torch.ops.fastsam_core.rle_decode.default, (COUNTS, OFFSETS, 3, 4, True))
 
 
 @pytest.mark.parametrize(("op", "sibling"), [(op, name) for op in EXAMPLES for name in ops.siblings(op)])
-def test_siblings_give_what_the_dispatcher_gives(op, sibling):
+def test_siblings_match_the_dispatcher(op, sibling):
     expected, given = copy.deepcopy(EXAMPLES[op]), copy.deepcopy(EXAMPLES[op])
     results = _tensors(getattr(ops, op)(*expected)), _tensors(ops.siblings(op)[sibling](*given))
-    # Arguments too: some operations write in place.
+    # Arguments are compared too, since some operations write in place.
     for a, b in zip(results[0] + _tensors(expected), results[1] + _tensors(given), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         # Sums of floats may be rounded in another order; everything else agrees to the bit.
@@ -107,15 +107,15 @@ def _tensors(values):
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
-def test_compiled_graph_holds_the_operation():
+def test_torch_compile_traces_nms_in_one_graph():
     boxes, scores, _ = EXAMPLES["nms"]
     compiled = torch.compile(lambda b, s: ops.nms(b * 2, s, 0.5) + 1, fullgraph=True, backend="aot_eager")
-    # Older PyTorch takes a result whose length its arguments don't tell into the graph only where it is asked to.
+    # Older PyTorch captures operations with data-dependent output shapes only with this setting.
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         assert compiled(boxes, scores).tolist() == (ops.nms(boxes * 2, scores, 0.5) + 1).tolist()
 
 
-def test_meta_tensors_reach_the_fake():
+def test_meta_tensors_use_the_fake_implementation():
     counts, offsets = COUNTS.to("meta"), OFFSETS.to("meta")
     assert ops.rle_area(counts, offsets).shape == (2,)
     assert ops.rle_decode(counts, offsets, 3, 4, True).stride() == (12, 1, 3)
@@ -132,7 +132,7 @@ def test_meta_tensors_reach_the_fake():
         (lambda part: part.to_sparse(), r"decoder_prompts takes dense tensors; image\[1\] is"),
     ],
 )
-def test_tensors_of_a_list_are_on_the_same_device_and_dense(spoil, message):
+def test_tensors_in_a_list_must_be_dense_and_on_one_device(spoil, message):
     tokens, weights, sizes, (first, second, *others), *rest = EXAMPLES["decoder_prompts"]
     with pytest.raises(ValueError, match=message):
         ops.decoder_prompts(tokens, weights, sizes, [first, spoil(second), *others], *rest)
@@ -141,7 +141,7 @@ def test_tensors_of_a_list_are_on_the_same_device_and_dense(spoil, message):
 # ------------------------------------------------------------------------------------------------------------- choosing
 
 
-def test_why_names_the_one_that_serves():
+def test_why_gives_no_reason_only_for_the_sibling_in_use():
     for op in schema.SCHEMAS:
         why = ops.why(op)
         native = cpu_module and schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op]) != ()
@@ -155,7 +155,7 @@ def test_why_names_the_one_that_serves():
 
 
 @needs_native
-def test_instruction_sets_can_be_chosen():
+def test_use_isa_selects_an_instruction_set_and_restores_it():
     assert ops.isa() in ops.available_isas()
     before = ops.isa()
     for name in ops.available_isas():
@@ -168,22 +168,22 @@ def test_instruction_sets_can_be_chosen():
 
 
 @needs_native
-def test_the_baseline_can_be_asked_for_on_any_machine():
+def test_baseline_selects_the_last_available_isa():
     with ops.use_isa("baseline"):
         assert ops.isa() == ops.available_isas()[-1]
 
 
 @pytest.mark.skipif(cpu_module is not None, reason="there are native operations")
-def test_instruction_set_without_native_module():
+def test_isa_functions_without_native_module():
     assert ops.isa() is None and ops.available_isas() == [] and NAMES == ["reference"]
     with pytest.raises(ValueError, match=r"FASTSAM_NATIVE|can't"), ops.use_isa("avx2"):
         pass
 
 
 @needs_native
-def test_the_variable_forces_an_instruction_set(monkeypatch):
+def test_fastsam_isa_forces_an_instruction_set(monkeypatch):
     before, last = ops.isa(), ops.available_isas()[-1]
-    with ops.use_isa(before):  # which puts it back in the end
+    with ops.use_isa(before):  # restores the instruction set at the end
         monkeypatch.setenv("FASTSAM_ISA", last)
         assert _native._load()[0] is cpu_module and ops.isa() == last
         monkeypatch.setenv("FASTSAM_ISA", "vax")
@@ -191,14 +191,14 @@ def test_the_variable_forces_an_instruction_set(monkeypatch):
             _native._load()
 
 
-def test_the_variable_switches_native_operations_off(monkeypatch, caplog):
+def test_fastsam_native_0_switches_native_operations_off(monkeypatch, caplog):
     monkeypatch.setenv("FASTSAM_NATIVE", "0")
     with caplog.at_level(logging.INFO, "fastsam_core"):
         assert _native._load() == (None, "switched off by FASTSAM_NATIVE=0")
     assert "FASTSAM_NATIVE=0" in caplog.text
 
 
-def test_a_module_that_does_not_load_is_logged_once_and_replaced():
+def test_failed_import_of_the_module_is_logged_once_and_falls_back():
     # In a fresh process, because operations are registered once, at import.
     done = run_python(
         "import sys; sys.modules['fastsam_core._cpu'] = None\n"
@@ -218,7 +218,7 @@ def test_a_module_that_does_not_load_is_logged_once_and_replaced():
 
 
 @needs_native
-def test_calls_from_many_threads_at_once():
+def test_concurrent_calls_return_the_same_result():
     masks = torch.rand(4, 300, 300) > 0.5
     expected = ops.rle_encode(masks)[0].tolist()
     results = []
@@ -239,7 +239,7 @@ def test_calls_from_many_threads_at_once():
 
 
 @needs_native
-def test_stub_lists_what_the_module_has():
+def test_stub_matches_the_compiled_module():
     stub = ast.parse((Path(fastsam_core.__file__).parent / "_cpu.pyi").read_text())
     functions = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
     public = {name for name in dir(cpu_module) if not name.startswith("_") and callable(getattr(cpu_module, name))}
@@ -283,20 +283,20 @@ def floats(*shapes):
         lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(2).double().numpy(), i([1]), 0.5, 1),
     ],
 )
-def test_the_module_checks_sizes_itself(call):
+def test_bindings_check_sizes(call):
     with pytest.raises(ValueError):
         call(cpu_module, lambda values: torch.tensor(values, dtype=torch.int64).numpy())
 
 
 @needs_native
-def test_the_module_takes_no_other_dtype():
+def test_bindings_refuse_other_dtypes_and_strides():
     with pytest.raises(TypeError):
         cpu_module.rle_area(torch.ones(2).numpy(), torch.tensor([0, 2]).numpy())
     with pytest.raises(TypeError):
         cpu_module.rle_area(torch.ones(4, dtype=torch.int64).numpy()[::2], torch.tensor([0, 2]).numpy())
 
 
-# Of RLE, which has operations without a CUDA form.
+# The RLE family, because some of its operations have a CUDA form and others have none.
 @pytest.mark.parametrize("sibling", names_of("rle_area"))
 @pytest.mark.parametrize(
     ("op", "arguments"),
@@ -325,6 +325,6 @@ def test_the_module_takes_no_other_dtype():
         ("rle_from_string", (torch.tensor([48], dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1]))),
     ],
 )
-def test_bad_runs_are_value_errors_in_every_sibling(sibling, op, arguments):
+def test_bad_rle_arguments_raise_value_error_in_every_sibling(sibling, op, arguments):
     with pytest.raises(ValueError):
         implementation(op, sibling)(*arguments)

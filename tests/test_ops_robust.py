@@ -1,4 +1,4 @@
-"""Operations in a forked child, and operations given what they can't take: errors, never a crash."""
+"""Operations in a forked child process, and with corrupted arguments: they return or raise, and never crash."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ needs_native = pytest.mark.skipif(not ops.available_isas(), reason="no native op
 
 @needs_native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_every_operation_works_in_a_forked_child() -> None:
-    # In a fresh process, which has used threads in ours before it forks. A hang would end in run_python's timeout.
+def test_every_operation_gives_equal_bytes_in_a_forked_child() -> None:
+    # A fresh process uses our threads, then forks. A hang would end in the timeout of run_python.
     done = run_python(
         "import os, sys, torch\n"
         "sys.path.insert(0, os.environ['TESTS'])\n"
         "from fastsam_core import ops\n"
         "from op_examples import COVERED, EXAMPLES, flat_bytes\n"
-        "arguments = {op: [EXAMPLES[op](), EXAMPLES[op]()] for op in COVERED}\n"  # some are written to
+        "arguments = {op: [EXAMPLES[op](), EXAMPLES[op]()] for op in COVERED}\n"  # twice: some write in place
         "torch.set_num_threads(3)\n"
         "native = f'cpu[{ops.isa()}]'\n"
         "call = lambda op: flat_bytes(ops.siblings(op)[native](*arguments[op].pop()))\n"
         "expected = {op: call(op) for op in COVERED}\n"
-        "torch.rand(3000, 3000).sum()\n"  # starts PyTorch's own threads, which do not survive
+        "torch.rand(3000, 3000).sum()\n"  # starts PyTorch's own threads, which do not survive a fork
         "for op in COVERED:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
@@ -47,7 +47,7 @@ def test_every_operation_works_in_a_forked_child() -> None:
 
 
 def spoil_tensor(rng: random.Random, tensor: Tensor) -> Any:
-    """The tensor with another dtype, shape, layout, device or content; or no tensor at all."""
+    """Return the tensor with another dtype, shape, layout, device or content, or something that is no tensor."""
     ways = [
         lambda t: t.to(rng.choice([torch.float16, torch.float64, torch.int8, torch.int32, torch.bool])),
         lambda t: t.to(torch.complex64),
@@ -87,7 +87,7 @@ def spoil(rng: random.Random, value: Any) -> Any:
     return object()
 
 
-# PyTorch's own refusals of a type, a layout or a device, before or around the operation.
+# Words in the RuntimeErrors with which PyTorch itself refuses a type, layout or device.
 REFUSALS = (
     "fastsam_core::",
     "not implemented for",
@@ -101,34 +101,35 @@ REFUSALS = (
 
 
 def check_spoilt(op: str, sibling: str, run: Callable[..., Any]) -> None:
+    """Call `run` with 40 corrupted argument lists: each call returns or raises a known error; some must raise."""
     rng, arguments, rejected = random.Random(op), example(op, sibling, split=False), 0
     for _ in range(40):
         spoilt = list(arguments)
         for at in rng.sample(range(len(spoilt)), rng.choice([1, 1, 1, min(2, len(spoilt))])):
-            with suppress(RuntimeError, TypeError, IndexError):  # PyTorch has no such form of this tensor
+            with suppress(RuntimeError, TypeError, IndexError):  # PyTorch can't change this tensor in this way
                 spoilt[at] = spoil(rng, spoilt[at])
         try:
             run(*spoilt)
         except (ValueError, TypeError, MemoryError):
             rejected += 1
-        except RuntimeError as error:  # NotImplementedError among them
+        except RuntimeError as error:  # NotImplementedError is one too
             assert any(words in str(error) for words in REFUSALS), error
             rejected += 1
     assert rejected > 5
 
 
-# The dispatcher stands in front of the native operation, as for callers. Plain PyTorch can't reach foreign memory.
+# Through the dispatcher, as callers do. The reference is left out: plain PyTorch can't access foreign memory.
 @pytest.mark.parametrize("sibling", [name for name in NAMES if name != "reference"])
 @pytest.mark.parametrize("op", COVERED)
-def test_spoilt_arguments_are_errors_or_answers(op: str, sibling: str) -> None:
+def test_corrupted_arguments_return_or_raise(op: str, sibling: str) -> None:
     with ops.use_isa(sibling[4:-1]):
         check_spoilt(op, sibling, getattr(ops, op))
 
 
 @needs_native
 @pytest.mark.parametrize("op", [op for op in COVERED if op in schema.CUDAS])
-def test_spoilt_arguments_of_kernels_are_errors_or_answers(op: str) -> None:
-    # In a library of the test's own, which sends CPU tensors to the emulated form of the operation.
+def test_corrupted_arguments_of_cuda_kernels_return_or_raise(op: str) -> None:
+    # A torch.library of its own dispatches CPU tensors to the emulated CUDA sibling.
     namespace = f"emulated_{op}"
     library = torch.library.Library(namespace, "DEF")
     library.define(op + schema.SCHEMAS[op])

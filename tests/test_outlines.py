@@ -1,4 +1,4 @@
-"""Outlines along pixel edges: pycocotools fills them to exactly the mask, in parts and in one ring."""
+"""Outlines along pixel edges: filled by pycocotools, as parts or joined to one ring, they give exactly the mask."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shoelace(contour: np.ndarray) -> int:
 @example(mask=CORNERS)
 @example(mask=CORNERS[:, ::-1])
 @example(mask=np.ones((1, 1), bool))
-def test_parts_and_holes(mask: np.ndarray) -> None:
+def test_parts_are_8_connected_components_with_their_holes(mask: np.ndarray) -> None:
     parts = traced(mask)
     number, of_pixel = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     outside, _ = cv2.connectedComponents(np.pad(~mask, 1, constant_values=True).astype(np.uint8), connectivity=4)
@@ -47,7 +47,7 @@ def test_parts_and_holes(mask: np.ndarray) -> None:
     assert sum(len(part.holes) for part in parts) == outside - 2
     seen = set()
     for part in parts:
-        # Holes belong to their own part: the ring of part and holes gives one component, whole.
+        # Each part has its own holes: exterior and holes joined to one ring fill exactly one component.
         drawn = filled([outlines.join([part.exterior, *part.holes])], *mask.shape)
         (component,) = set(of_pixel[drawn].tolist())
         np.testing.assert_array_equal(drawn, of_pixel == component)
@@ -55,7 +55,7 @@ def test_parts_and_holes(mask: np.ndarray) -> None:
         assert shoelace(part.exterior) > 0 and all(shoelace(hole) < 0 for hole in part.holes)
         for contour in (part.exterior, *part.holes):
             steps = np.roll(contour, -1, axis=0) - contour
-            # Horizontal and vertical steps take turns: no vertex is superfluous, and none is missing.
+            # Horizontal and vertical steps alternate, so no vertex is superfluous or missing.
             assert ((steps == 0).sum(1) == 1).all() and ((steps[:, 0] == 0) != (np.roll(steps[:, 0], 1) == 0)).all()
     assert len(seen) == len(parts)
 
@@ -63,7 +63,7 @@ def test_parts_and_holes(mask: np.ndarray) -> None:
 @settings(max_examples=120, deadline=None)
 @given(mask=any_mask)
 @example(mask=ISLAND)
-def test_one_ring(mask: np.ndarray) -> None:
+def test_joined_ring_fills_the_mask(mask: np.ndarray) -> None:
     parts = traced(mask)
     if not parts:
         assert not mask.any()
@@ -73,12 +73,12 @@ def test_one_ring(mask: np.ndarray) -> None:
     assert (ring != np.roll(ring, 1, axis=0)).any(1).all()
 
 
-def test_the_whole_picture() -> None:
+def test_full_mask_is_one_rectangle() -> None:
     (part,) = traced(np.ones((3, 5), bool))
     assert sorted(part.exterior.tolist()) == [[0, 0], [0, 3], [5, 0], [5, 3]] and part.holes == []
 
 
-def test_bridges_are_short() -> None:
+def test_bridges_join_nearest_parts() -> None:
     mask = np.zeros((10, 40), bool)
     for left in (0, 10, 20, 36):
         mask[3:7, left : left + 4] = True
@@ -87,7 +87,7 @@ def test_bridges_are_short() -> None:
     assert sorted(lengths[lengths > 4].tolist()) == [6, 6, 6, 6, 12, 12]
 
 
-def test_many_contours_are_joined_on_a_choice_of_vertices() -> None:
+def test_joining_many_contours_fills_the_mask() -> None:
     mask = np.random.default_rng(3).random((90, 90)) < 0.5
     found = contours(traced(mask))
     assert sum(map(len, found)) > 4 * 1024
@@ -96,7 +96,7 @@ def test_many_contours_are_joined_on_a_choice_of_vertices() -> None:
 
 @given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=12))
 @settings(max_examples=80, deadline=None)
-def test_runs_of_length_zero(counts: list[int]) -> None:
+def test_runs_of_length_zero_are_dropped(counts: list[int]) -> None:
     from fastsam_core import rle
 
     pixels = sum(counts)
@@ -111,7 +111,7 @@ def test_runs_of_length_zero(counts: list[int]) -> None:
     np.testing.assert_array_equal(runs.paint(0, 0, pixels // height, height), rle.decode(code).astype(bool))
 
 
-def test_the_cost_is_that_of_the_boundary() -> None:
+def test_tracing_a_huge_square_needs_no_dense_mask() -> None:
     side = 200_000
     code = outlines_of_square(side, 1000, 151_000)
     (part,) = outlines.trace(outlines.runs_of(code))
@@ -129,7 +129,7 @@ def outlines_of_square(side: int, first: int, last: int) -> dict[str, object]:
 
 @settings(max_examples=100, deadline=None)
 @given(mask=any_mask, tolerance=st.sampled_from([0.5, 1.0, 2.0]))
-def test_simplified(mask: np.ndarray, tolerance: float) -> None:
+def test_simplify_keeps_all_points_within_tolerance(mask: np.ndarray, tolerance: float) -> None:
     for contour in contours(traced(mask)):
         kept = outlines.simplify(contour, tolerance)
         assert 3 <= len(kept) <= len(contour) and kept.dtype == contour.dtype
@@ -139,14 +139,14 @@ def test_simplified(mask: np.ndarray, tolerance: float) -> None:
             assert abs(cv2.pointPolygonTest(closed, (float(x), float(y)), True)) <= tolerance + 1e-4
 
 
-def test_a_broken_code_is_refused() -> None:
+def test_malformed_rle_raises_value_error() -> None:
     with pytest.raises(ValueError, match="malformed RLE"):
         outlines.runs_of({"size": [2, 2], "counts": "1"})
 
 
 @settings(max_examples=50, deadline=None)
 @given(points=st.lists(arrays(np.float64, (4, 2), elements=st.integers(0, 40)), min_size=1, max_size=4))
-def test_joined_rings_visit_every_vertex(points: list[np.ndarray]) -> None:
+def test_joined_ring_visits_every_vertex(points: list[np.ndarray]) -> None:
     ring = outlines.join(points)
     wanted = {tuple(point) for contour in points for point in contour.tolist()}
     assert {tuple(point) for point in ring.tolist()} == wanted or len(wanted) == 1

@@ -1,4 +1,4 @@
-"""What the installed package promises: a light import, one version, types, and the familiar import paths."""
+"""The installed package: a light import, one version, type information, declared dependencies, import paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("cv2", "PIL", "tqdm", "safetensors", "platformdirs", "matplotlib", "skimage", "pandas", "transformers")
 
 
-def test_the_import_is_light() -> None:
+def test_import_loads_no_heavy_modules() -> None:
     code = (
         "import sys, torch, numpy; before = set(sys.modules); import fastsam_core; fastsam_core.__version__; "
         "print(*(set(sys.modules) - before))"
@@ -27,7 +27,7 @@ def test_the_import_is_light() -> None:
     added = done.stdout.split()
     assert "fastsam_core" in added
     assert not [name for name in added if name.split(".")[0] in HEAVY]
-    # What the import adds to torch's is a handful of modules of its own, and nothing that compiles or inspects code.
+    # On top of torch, the import adds a few modules of the package, and nothing that compiles or inspects code.
     assert not [name for name in added if name.startswith(("torch._dynamo", "torch._inductor", "triton"))]
     assert len([name for name in added if name.startswith("fastsam_core")]) <= 3
 
@@ -40,11 +40,11 @@ def test_public_names_are_loaded_on_first_use() -> None:
         fastsam_core.no_such_name  # noqa: B018
 
 
-def test_one_version() -> None:
+def test_version_matches_the_metadata() -> None:
     assert fastsam_core.__version__ == importlib.metadata.version("fastsam_core")
 
 
-def test_types_are_declared() -> None:
+def test_py_typed_is_installed() -> None:
     assert (Path(fastsam_core.__file__).parent / "py.typed").is_file()
 
 
@@ -58,7 +58,7 @@ def test_types_are_declared() -> None:
         ("engine.results", ["Results", "Boxes", "Masks"]),
     ],
 )
-def test_familiar_import_paths(path: str, names: list[str]) -> None:
+def test_ultralytics_import_paths(path: str, names: list[str]) -> None:
     module = importlib.import_module(f"fastsam_core.{path}")
     for name in names:
         assert getattr(module, name) is getattr(fastsam_core, name)
@@ -66,7 +66,7 @@ def test_familiar_import_paths(path: str, names: list[str]) -> None:
         module.SAM3  # noqa: B018
 
 
-def test_ci_runs_with_the_oldest_dependencies() -> None:
+def test_ci_pins_the_oldest_allowed_dependencies() -> None:
     requirements = importlib.metadata.requires("fastsam_core") or []
     bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)$", "\n".join(requirements), re.MULTILINE))
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements" / "oldest.txt").read_text(), re.MULTILINE))
@@ -75,8 +75,8 @@ def test_ci_runs_with_the_oldest_dependencies() -> None:
         assert f"{pin}.".startswith(f"{bounds[name]}."), name
 
 
-def test_what_is_imported_is_declared() -> None:
-    """All that the package imports anywhere is a requirement, but for the few that it can do without."""
+def test_imported_packages_are_declared_requirements() -> None:
+    """Every third-party module that the package imports is a requirement, except for the optional ones listed below."""
     paths = Path(fastsam_core.__file__).parent.rglob("*.py")
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

@@ -1,4 +1,4 @@
-"""Pickled modules are read without running anything: what is read, and that damaged files give no other errors."""
+"""Reading pickled modules without executing them: the values read, and ValueError for damaged files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.once("reading a file calls no operation")
 
 
 @pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty current folder, in which an executed attack would leave a trace."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty folder, in which an executed attack would leave a file."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -43,11 +43,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-# --- what is read
+# --- valid files
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_a_module_becomes_a_record(files: dict[str, Path], kind: str) -> None:
+def test_module_is_read_as_a_record(files: dict[str, Path], kind: str) -> None:
     opened = open_pickled(files[kind])
     model = opened.content["model"]
     assert isinstance(model, Record) and str(model.name) == "ultralytics.nn.tasks.SegmentationModel"
@@ -62,7 +62,7 @@ def test_a_module_becomes_a_record(files: dict[str, Path], kind: str) -> None:
     assert torch.equal(tensor, expected)
 
 
-def test_the_stand_ins_are_gone(files: dict[str, Path]) -> None:
+def test_reading_imports_no_ultralytics_modules(files: dict[str, Path]) -> None:
     import sys
 
     assert not [name for name in sys.modules if name.startswith("ultralytics")]
@@ -71,7 +71,7 @@ def test_the_stand_ins_are_gone(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_of_all_layouts(zipped: bool) -> None:
+def test_tensors_of_all_layouts_are_read(zipped: bool) -> None:
     base = torch.arange(48, dtype=torch.float32).view(6, 8)
     tensors = {
         "plain": base,
@@ -92,7 +92,7 @@ def test_tensors_of_all_layouts(zipped: bool) -> None:
         assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor.detach()), name
 
 
-def test_plain_values_and_settings() -> None:
+def test_plain_values_and_settings_are_read() -> None:
     with published_paths():
         values = {
             "settings": IterableSimpleNamespace(imgsz=640, data=pathlib.PurePosixPath("a/b")),
@@ -113,12 +113,12 @@ def test_plain_values_and_settings() -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_protocols(protocol: int) -> None:
+def test_pickle_protocols_2_to_5(protocol: int) -> None:
     value = {"a": [1, 2.5, "x", None, True], "b": {1, 2}, "c": (1, (2, (3,))), "d": b"x" * 300, "e": "y" * 300}
     assert Machine(pickle.dumps(value, protocol)).run() == value
 
 
-# --- anything else
+# --- damaged and arbitrary input
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:
@@ -139,7 +139,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "description"])
-def test_damaged_files_give_tensors_or_value_errors(files: dict[str, Path], kind: str) -> None:
+def test_damaged_files_load_or_raise_value_error(files: dict[str, Path], kind: str) -> None:
     path = files["legacy" if kind == "legacy" else "detect"]
     with zipfile.ZipFile(files["detect"]) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -152,7 +152,7 @@ def test_damaged_files_give_tensors_or_value_errors(files: dict[str, Path], kind
                 for name, data in members.items():
                     archive.writestr(name, mutate(rng, data) if name == described else data)
         else:
-            # Where the structure is: the description, at the beginning of both, and the directory, at the end of one.
+            # Damage the structure, not the tensors: the pickle at the start of both, or the zip directory at the end.
             start = rng.choice((0, max(0, len(whole) - 20_000)))
             part = whole[start : start + 20_000]
             Path("damaged.pt").write_bytes(whole[:start] + mutate(rng, part) + whole[start + 20_000 :])
@@ -174,7 +174,7 @@ _WORDS += [b"K\x05", b"X\x02\x00\x00\x00ab", b"q\x00", b"h\x00", *(b"c%s\n" % na
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from(_WORDS), max_size=40))
-def test_any_sequence_of_instructions(words: list[bytes]) -> None:
+def test_any_opcode_sequence_returns_or_raises_value_error(words: list[bytes]) -> None:
     try:
         Machine(b"\x80\x02" + b"".join(words) + b".").run()
     except ValueError:
@@ -190,11 +190,11 @@ def test_any_sequence_of_instructions(words: list[bytes]) -> None:
     ),
     st.integers(2, 5),
 )
-def test_plain_data_is_what_pickle_says(value: Any, protocol: int) -> None:
+def test_plain_data_is_read_as_by_pickle(value: Any, protocol: int) -> None:
     assert Machine(pickle.dumps(value, protocol)).run() == value
 
 
-def test_what_is_no_checkpoint() -> None:
+def test_other_files_raise_value_error_with_their_name() -> None:
     makers: dict[str, Callable[[Path], Any]] = {
         "text": lambda path: path.write_text("hello"),
         "pickle": lambda path: path.write_bytes(pickle.dumps({"a": 1})),

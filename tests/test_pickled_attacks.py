@@ -1,4 +1,4 @@
-"""What a pickled file may try, refused without being run, and what reading it may cost."""
+"""Malicious pickled files: calls are refused without being executed, and reading takes bounded time and memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.once("reading a file calls no operation")
 
 
 @pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty current folder, in which an executed attack would leave a trace."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty folder, in which an executed attack would leave a file."""
     monkeypatch.chdir(tmp_path)
 
 
-# --- what is refused
+# --- refused pickles
 
 
 class Call:
-    """Pickles as a call of anything."""
+    """Object that is pickled as the call `function(*args)`."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.function, self.args = function, args
@@ -66,7 +66,7 @@ def attacks() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", attacks())
 @pytest.mark.parametrize("zipped", [True, False])
-def test_calls_are_refused(name: str, zipped: bool) -> None:
+def test_pickled_calls_are_refused_without_execution(name: str, zipped: bool) -> None:
     for content in (attacks()[name], {"model": attacks()[name]}, {"names": {0: attacks()[name]}}):
         path = saved(content, zipped=zipped)
         with pytest.raises(ValueError, match=r"w\.pt .*Nothing of it was imported or run"):
@@ -74,7 +74,7 @@ def test_calls_are_refused(name: str, zipped: bool) -> None:
     assert untouched()
 
 
-# Instructions as attackers write them, without a class behind them.
+# Pickles written by hand, opcode by opcode.
 RAW = {
     "global": b"\x80\x02cposix\nsystem\n(X\x0e\x00\x00\x00touch executedtR.",
     "old instance": b"\x80\x02(X\x0e\x00\x00\x00touch executediposix\nsystem\n.",
@@ -122,14 +122,14 @@ RAW = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_instructions_are_refused(name: str) -> None:
+def test_raw_opcodes_are_refused_without_execution(name: str) -> None:
     with pytest.raises(ValueError, match=r"w\.pt "):
         open_pickled(with_pickle(RAW[name]))
     assert untouched()
 
 
 def tensor_of(count: int, offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    """The pickle of one tensor over storage "0", as torch.save writes it."""
+    """Return the pickle of one tensor that views storage "0", as torch.save writes it."""
 
     def number(value: int) -> bytes:
         data = value.to_bytes(16, "little", signed=True)
@@ -178,30 +178,30 @@ def test_tensors_beyond_their_storage_are_refused(
 
 
 @pytest.mark.parametrize("count", [101, 99, 2**40])
-def test_storages_have_the_size_that_is_said(count: int) -> None:
+def test_storage_of_another_size_than_declared_is_refused(count: int) -> None:
     opened = open_pickled(with_pickle(tensor_of(count, 0, (2,), (1,))))
     with pytest.raises(ValueError, match=r"storage '0' should have .* bytes, not 400"):
         opened.tensors({"a": opened.content})
 
 
-def test_many_tensors_over_one_storage_are_no_bomb() -> None:
+def test_many_tensors_over_one_storage_are_refused() -> None:
     opened = open_pickled(with_pickle(tensor_of(100, 0, (100,), (1,))))
     assert torch.equal(opened.tensors({"a": opened.content})["a"], torch.zeros(100))
     with pytest.raises(ValueError, match="its tensors claim 400,000 bytes"):
         opened.tensors({str(index): opened.content for index in range(1000)})
 
 
-def test_one_storage_is_one_thing() -> None:
+def test_storage_declared_in_two_sizes_is_refused() -> None:
     two = tensor_of(100, 0, (2,), (1,))[2:-1] + tensor_of(50, 0, (2,), (1,))[2:-1]
     with pytest.raises(ValueError, match="twice, differently"):
         open_pickled(with_pickle(b"\x80\x02" + two + b"\x86."))
 
 
-# --- bombs: the work is bounded by the file's size, whatever it says
+# --- bombs: the work is bounded by the size of the file, whatever sizes it claims
 
 
-def test_laughs_are_references() -> None:
-    """Each list holds the one before ten times: 10^60 leaves for whoever would count them."""
+def test_nested_list_bomb_stays_references() -> None:
+    """Each list holds the previous one ten times ("billion laughs"): 10^60 leaves if they were ever copied."""
     levels = b"".join(b"](" + b"h%c" % level * 10 + b"eq%c0" % (level + 1) for level in range(60))
     data = b"\x80\x02]q\x000" + levels + b"h\x3c."
     value = Machine(data).run()
@@ -213,12 +213,12 @@ def test_laughs_are_references() -> None:
 @pytest.mark.parametrize(
     "repeated",
     [
-        b"0h\x00\x85c__builtin__\nlist\nq\x010h\x01h\x00\x85R",  # list(long list), and again
+        b"0h\x00\x85c__builtin__\nlist\nq\x010h\x01h\x00\x85R",  # list(long list), repeated
         b"0h\x01h\x00\x85R",
-        b"0h\x02h\x03b",  # the attributes of an object, and again
+        b"0h\x02h\x03b",  # set an object's attributes, repeated
     ],
 )
-def test_copies_are_counted(repeated: bytes) -> None:
+def test_repeated_copies_are_refused(repeated: bytes) -> None:
     long = b"(" + b"K\x01" * 10_000 + b"l" + b"q\x00"
     attributes = b"}(" + b"".join(b"X\x04\x00\x00\x00%04dK\x01" % index for index in range(5_000)) + b"uq\x03"
     names = b"c__builtin__\nlist\nq\x01" + b"cultralytics.a\nB\n)\x81q\x02" + attributes
@@ -226,13 +226,13 @@ def test_copies_are_counted(repeated: bytes) -> None:
         Machine(b"\x80\x02" + long + names + repeated * 2_000 + b".").run()
 
 
-def test_endless_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_steps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MAX_STEPS", 1000)
     with pytest.raises(ValueError, match="more than 1,000 steps"):
         Machine(b"\x80\x02" + b"N0" * 1000 + b"N.").run()
 
 
-def test_a_description_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_pickle_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastsam_core.models.pickled import archive
 
     monkeypatch.setattr(archive, "MAX_BYTES", 100)
@@ -240,7 +240,7 @@ def test_a_description_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None
         open_pickled(with_pickle(b"\x80\x02" + b"N0" * 100 + b"N."))
 
 
-def test_nests_of_any_depth_are_harmless() -> None:
+def test_deep_nesting_does_not_overflow_the_stack() -> None:
     deep = with_pickle(b"\x80\x02)" + b"\x85" * 300_000 + b".")
     with pytest.raises(ValueError, match="holds a tuple"):
         read_weights(deep)
@@ -249,13 +249,13 @@ def test_nests_of_any_depth_are_harmless() -> None:
         read_weights(keyed)
 
 
-def test_a_list_that_holds_itself() -> None:
+def test_list_that_holds_itself_is_refused() -> None:
     with pytest.raises(ValueError, match="holds a list"):
         read_weights(with_pickle(b"\x80\x02]q\x00h\x00a."))
 
 
-def test_modules_that_hold_themselves() -> None:
-    """The first layer's children hold the layer."""
+def test_module_that_holds_itself_is_refused() -> None:
+    """The first layer is among its own children."""
     net = make("detect")
     with published_paths():
         net.model[0].add_module("again", net.model[0])
@@ -264,8 +264,8 @@ def test_modules_that_hold_themselves() -> None:
         read_weights(path)
 
 
-def test_a_wide_web_of_modules() -> None:
-    """Each of 12 levels holds the next one ten times."""
+def test_exponential_web_of_modules_is_refused() -> None:
+    """Each of 12 levels of modules holds the next one ten times."""
     net = make("detect")
     with published_paths():
         inner: torch.nn.Module = torch.nn.Identity()
@@ -281,7 +281,7 @@ def test_a_wide_web_of_modules() -> None:
         read_weights(path)
 
 
-def test_archives_that_claim_more_than_they_are() -> None:
+def test_inconsistent_archives_are_refused() -> None:
     data = bytearray(write(Path("detect.pt"), make("detect")).read_bytes())
     with zipfile.ZipFile("two.pt", "w") as archive:
         archive.writestr("a/data.pkl", b"\x80\x02N.")

@@ -1,4 +1,4 @@
-"""Plots: what is tinted, what stays, what lies on top, and that nothing given to them breaks them."""
+"""`Results.plot`: tints, outlines, boxes, labels, colours, and degenerate input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDE = 200
 
 
 def squares(*corners: tuple[int, int, int], ground: int = 100, **kwargs: Any) -> Results:
-    """Squares (x, y, side) on a grey picture of 200 x 200; each is its own class."""
+    """Return results with squares (x, y, side) on a grey 200 x 200 image, each of its own class."""
     masks = np.zeros((len(corners), SIDE, SIDE), bool)
     for mask, (x, y, side) in zip(masks, corners, strict=True):
         mask[y : y + side, x : x + side] = True
@@ -40,7 +40,7 @@ def tinted(color: tuple[int, int, int], ground: int = 100) -> np.ndarray:
     return np.round((1 - drawing.FILL) * ground + drawing.FILL * np.array(color))
 
 
-def test_masks_are_tinted_and_the_rest_is_left() -> None:
+def test_masks_are_tinted_and_other_pixels_unchanged() -> None:
     result = squares((50, 60, 80))
     before = result.orig_img.copy()
     drawn = result.plot(boxes=False)
@@ -50,10 +50,10 @@ def test_masks_are_tinted_and_the_rest_is_left() -> None:
     far = np.ones((SIDE, SIDE), bool)
     far[57:143, 47:133] = False
     np.testing.assert_array_equal(drawn[far], before[far])
-    assert np.abs(drawn[100, 50].astype(int) - colors.LIGHT[0]).max() <= 1  # its outline, at full strength
+    assert np.abs(drawn[100, 50].astype(int) - colors.LIGHT[0]).max() <= 1  # the outline is opaque
 
 
-def test_small_masks_lie_on_top_in_any_order() -> None:
+def test_smaller_masks_are_drawn_on_top_in_any_order() -> None:
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
         corners = [(20, 20, 150), (60, 60, 60), (80, 80, 20)]
         drawn = squares(*(corners[i] for i in order)).plot(boxes=False, color_mode="class")
@@ -67,12 +67,12 @@ def test_rle_and_dense_masks_and_arrays_draw_the_same() -> None:
     np.testing.assert_array_equal(scene.results(rle=False).numpy().plot(), drawn)
 
 
-def test_plotting_makes_no_dense_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_decodes_masks_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.rle.to_masks", lambda rles: pytest.fail("all masks were expanded"))
     scene.results().plot()
 
 
-def test_pil_img_and_parts() -> None:
+def test_pil_img_and_part_options() -> None:
     result = squares((50, 60, 80))
     drawn = result.plot()
     image = result.plot(pil=True)
@@ -104,18 +104,18 @@ def test_pil_img_and_parts() -> None:
         {"txt_color": (0, 0, 256)},
     ],
 )
-def test_arguments_that_do_not_fit(change: dict[str, Any]) -> None:
+def test_bad_arguments_name_the_argument(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError), match=f"{next(iter(change))} must be"):
         squares((5, 5, 5)).plot(**change)
 
 
-def test_sizes_beyond_the_picture() -> None:
-    picture = squares((5, 5, 5))
-    assert picture.plot(line_width=1e9, font_size=1e9).shape == (SIDE, SIDE, 3)
-    assert (picture.plot(txt_color=np.array([0, 0, 255])) == picture.plot(txt_color=(0, 0, 255))).all()
+def test_huge_line_width_and_font_size_and_array_text_color() -> None:
+    result = squares((5, 5, 5))
+    assert result.plot(line_width=1e9, font_size=1e9).shape == (SIDE, SIDE, 3)
+    assert (result.plot(txt_color=np.array([0, 0, 255])) == result.plot(txt_color=(0, 0, 255))).all()
 
 
-def test_boxes_and_labels_are_drawn_for_few_and_left_out_in_a_crowd() -> None:
+def test_boxes_and_labels_are_omitted_beyond_crowd_size() -> None:
     few = [(10 + 18 * i, 50, 12) for i in range(5)]
     assert (squares(*few).plot() != squares(*few).plot(boxes=False)).any()
     many = [(2 + 19 * (i % 10), 2 + 19 * (i // 10), 12) for i in range(drawing.CROWD + 1)]
@@ -124,7 +124,7 @@ def test_boxes_and_labels_are_drawn_for_few_and_left_out_in_a_crowd() -> None:
     assert (crowd.plot(masks=False) != crowd.orig_img).any()
 
 
-def test_a_class_keeps_its_color_and_instances_differ() -> None:
+def test_color_mode_class_shares_a_color_and_instance_does_not() -> None:
     result = squares((20, 20, 60), (100, 100, 60))
     assert result.boxes is not None
     result.boxes.data[:, 5] = 7  # type: ignore[index]
@@ -134,7 +134,7 @@ def test_a_class_keeps_its_color_and_instances_differ() -> None:
     assert not np.array_equal(drawn[50, 50], drawn[130, 130])
 
 
-def test_line_width_and_colors_of_text() -> None:
+def test_line_width_and_text_color() -> None:
     result = squares((50, 60, 80))
     thin, thick = (result.plot(boxes=False, line_width=width) for width in (1, 9))
     assert (thick != thin).any(axis=2).sum() > 1000
@@ -143,7 +143,7 @@ def test_line_width_and_colors_of_text() -> None:
     assert white > 30 and black > 30
 
 
-def test_names_in_other_scripts() -> None:
+def test_names_in_other_scripts_are_drawn() -> None:
     for name in ("Käse", "собака", "犬", "", "a\nb"):
         drawn = squares((50, 60, 80), names={0: name}).plot()
         assert (drawn != squares((50, 60, 80)).plot(labels=False)).any()
@@ -160,19 +160,19 @@ def test_names_in_other_scripts() -> None:
         [0, 0, 199, 199],
     ],
 )
-def test_odd_boxes_do_no_harm(box: list[float]) -> None:
+def test_degenerate_boxes_are_plotted_without_error(box: list[float]) -> None:
     result = Results(np.zeros((SIDE, SIDE, 3), np.uint8), "a", {}, torch.tensor([[*box, 0.5, 0]]))
     assert result.plot().shape == (SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3)])
-def test_tiny_pictures(shape: tuple[int, int]) -> None:
+def test_tiny_images_are_plotted(shape: tuple[int, int]) -> None:
     rows = torch.tensor([[0.0, 0, shape[1], shape[0], 0.9, 0]])
     result = Results(np.zeros((*shape, 3), np.uint8), "a", {}, rows, torch.ones(1, *shape))
     assert result.plot().any() and result.plot().shape == (*shape, 3)
 
 
-def test_masks_of_single_pixels_and_holes() -> None:
+def test_single_pixels_are_drawn_and_holes_are_not() -> None:
     masks = np.zeros((2, 40, 40), bool)
     masks[0, 5, 5] = True
     masks[1, 10:30, 10:30] = True
@@ -183,7 +183,7 @@ def test_masks_of_single_pixels_and_holes() -> None:
     assert not drawn[20, 20].any()  # the hole stays clear
 
 
-def test_200_touching_masks_get_colors_that_differ_from_their_neighbours() -> None:
+def test_200_touching_masks_differ_in_color_from_neighbours() -> None:
     label_map = (np.arange(160)[:, None] // 10 * 16 + np.arange(160)[None] // 10).astype(np.int32)
     count = 256
     pairs = colors.neighbours(label_map)
@@ -210,11 +210,11 @@ def test_neighbours_never_share_a_color(pairs: set[tuple[int, int]]) -> None:
     assert [chosen[i] for i in alone] == [i % len(colors.PALETTE) for i in alone]
 
 
-def test_palette_is_readable() -> None:
+def test_palette_colors_are_distinct_and_text_on_dark_has_contrast() -> None:
     assert len(set(colors.PALETTE)) == len(colors.PALETTE) == len(colors.LIGHT) == len(colors.DARK)
     first = colors.DISTANCES[:5, :5] + np.eye(5)
     assert first.min() > colors.MIN_DISTANCE
-    # A well-known point: sRGB red in OKLab.
+    # Published reference value: sRGB red in OKLab.
     np.testing.assert_allclose(colors.oklab(np.array([[255, 0, 0]])), [[0.62796, 0.22486, 0.12585]], atol=1e-4)
     for blue, green, red in colors.DARK:
         linear = [((v / 255 + 0.055) / 1.055) ** 2.4 if v > 10 else v / 255 / 12.92 for v in (red, green, blue)]
@@ -239,7 +239,7 @@ def test_labels_do_not_cover_small_objects() -> None:
     np.testing.assert_array_equal(inside, np.full_like(inside, 100))
 
 
-def test_images_and_arrays() -> None:
+def test_conversions_to_pil_bgr_and_png() -> None:
     picture = scene.picture()
     np.testing.assert_array_equal(plotting.to_bgr(plotting.to_pil(picture)), picture)
     assert plotting.to_bgr(picture) is picture

@@ -1,4 +1,4 @@
-"""Region-limited masks against the reference's two dense bilinear steps."""
+"""`MaskResizer`, which computes masks from low-resolution logits by region: same as two dense bilinear resizes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from fastsam_core.preprocess import resized_shape
 from fastsam_core.runs import find_changes
 from tensor_sizes import LargestTensor
 
-# pycocotools.decode says this about itself on NumPy 2.
-
 
 def dense_logits(low_res, input_hw, original_hw, image_size):
-    """(l, l) to (H, W) with two plain calls of PyTorch."""
+    """Resize (l, l) logits to the square, cut off the padding, and resize to (H, W), with PyTorch."""
     square = F.interpolate(low_res[None, None], (image_size, image_size), mode="bilinear", align_corners=False)
     content = square[..., : input_hw[0], : input_hw[1]]
     return F.interpolate(content, original_hw, mode="bilinear", align_corners=False)[0, 0]
 
 
 def smooth_logits(seed, side, detail, bias=0.0):
-    """Blotches about `side / detail` cells wide, of the size of real logits."""
+    """Return (side, side) smooth noise with features of about `side / detail` cells, in the range of real logits."""
     noise = torch.randn(1, 1, detail, detail, generator=torch.Generator().manual_seed(seed))
     return (8 * F.interpolate(noise, (side, side), mode="bicubic")[0, 0] + bias).clamp(-20, 20)
 
@@ -39,7 +37,7 @@ def decoded(rle):
 
 
 def check_record(record, full, threshold, offset):
-    """Equal but for pixels whose logit lies within rounding of a threshold."""
+    """Check a record against dense logits, except for pixels whose logit is within rounding of a threshold."""
     height, width = full.shape
     mask = decoded(record.rle)
     assert record.rle["size"] == [height, width]
@@ -72,7 +70,7 @@ def check_record(record, full, threshold, offset):
 @example(4, 150, 149, 1, 4, 0.0, 0.0, 1.0)
 @example(24, 5, 7, 2, 12, 0.0, 0.0, 1.0)
 @settings(deadline=None, max_examples=100)
-def test_record_equals_the_dense_steps(quarter, height, width, seed, detail, bias, threshold, offset):
+def test_record_matches_dense_resizing(quarter, height, width, seed, detail, bias, threshold, offset):
     input_hw = resized_shape(height, width, 4 * quarter)
     low_res = smooth_logits(seed, quarter, detail, bias)
     resizer = MaskResizer(input_hw, (height, width), 4 * quarter)
@@ -84,7 +82,7 @@ def test_record_equals_the_dense_steps(quarter, height, width, seed, detail, bia
 @pytest.mark.parametrize(
     ("original_hw", "image_size"), [((1200, 1800), 1024), ((517, 333), 1024), ((1024, 700), 1024), ((480, 640), 512)]
 )
-def test_record_equals_the_dense_steps_at_real_sizes(original_hw, image_size):
+def test_record_matches_dense_resizing_at_real_sizes(original_hw, image_size):
     input_hw = resized_shape(*original_hw, image_size)
     resizer = MaskResizer(input_hw, original_hw, image_size)
     for detail in (6, 40):
@@ -92,28 +90,28 @@ def test_record_equals_the_dense_steps_at_real_sizes(original_hw, image_size):
         check_record(resizer.record(low_res), dense_logits(low_res, input_hw, original_hw, image_size), 0.0, 1.0)
 
 
-def test_positions_round_as_pytorch_rounds_them():
-    # At 12,000 pixels float32 positions are off by up to 1e-4; with steep logits exact ones would flip many pixels.
+def test_sampling_positions_are_rounded_as_in_pytorch():
+    # At 12,000 pixels float32 positions have errors up to 1e-4. With steep logits, exact positions flip many pixels.
     low_res = smooth_logits(3, 256, 60) * 1000
     resizer = MaskResizer((3, 1024), (35, 12000), 1024)
     full = dense_logits(low_res, (3, 1024), (35, 12000), 1024)
     assert np.count_nonzero(decoded(resizer.record(low_res).rle) != (full > 0).numpy()) <= 3
 
 
-def test_noise_in_every_cell():
+def test_noise_in_every_cell_matches_dense_resizing():
     low_res = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     resizer = MaskResizer((171, 256), (400, 600), 256)
     check_record(resizer.record(low_res, offset=0.1), dense_logits(low_res, (171, 256), (400, 600), 256), 0.0, 0.1)
 
 
-def test_records_are_those_of_the_single_masks_in_order():
+def test_records_match_single_records_in_order():
     low_res = torch.stack([smooth_logits(seed, 16, 5) for seed in range(7)])
     resizer = MaskResizer((64, 48), (90, 67), 64)
     assert resizer.records(low_res) == [resizer.record(one) for one in low_res]
     assert resizer.records(low_res[:0]) == []
 
 
-def test_empty_and_full_masks():
+def test_measures_of_empty_and_full_masks():
     resizer = MaskResizer((64, 48), (90, 67), 64)
     empty = resizer.record(torch.full((16, 16), -5.0))
     assert (empty.area, empty.box_xyxy, empty.stability_score) == (0, (0, 0, 0, 0), 0.0)
@@ -123,20 +121,20 @@ def test_empty_and_full_masks():
     assert decoded(full.rle).all()
 
 
-def test_cells_in_the_padding_only_make_an_empty_mask():
+def test_foreground_in_the_padding_is_ignored():
     low_res = torch.full((16, 16), -5.0)
     low_res[14:] = 9.0
     record = MaskResizer((40, 64), (40, 64), 64).record(low_res)
     assert (record.area, record.stability_score) == (0, 0.0)
 
 
-def test_stability_counts_what_lies_above_the_lower_threshold_alone():
-    # Everything is between -1 and 0: an empty mask with a defined stability of 0.
+def test_empty_mask_above_the_lower_threshold_has_stability_0():
+    # All logits are between -1 and 0: the mask is empty, and its stability score is 0.
     record = MaskResizer((64, 64), (64, 64), 64).record(torch.full((16, 16), -0.5))
     assert (record.area, record.stability_score) == (0, 0.0)
 
 
-def test_stability_is_the_quotient_in_float32():
+def test_stability_score_is_a_float32_value():
     resizer = MaskResizer((64, 64), (200, 200), 64)
     score = resizer.record(smooth_logits(4, 16, 4)).stability_score
     assert 0 < score < 1
@@ -144,7 +142,7 @@ def test_stability_is_the_quotient_in_float32():
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_values_that_are_not_finite_stay_where_they_are(value):
+def test_non_finite_logits_affect_only_their_cell(value):
     low_res = smooth_logits(5, 16, 4)
     resizer = MaskResizer((64, 64), (64, 64), 64)
     low_res[3, 8] = 1e9 if value > 0 else -1e9
@@ -154,13 +152,13 @@ def test_values_that_are_not_finite_stay_where_they_are(value):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floating_types_are_read_as_float32(dtype):
+def test_other_floating_dtypes_are_cast_to_float32(dtype):
     low_res = smooth_logits(6, 16, 4).to(dtype)
     resizer = MaskResizer((64, 60), (77, 72), 64)
     assert resizer.record(low_res) == resizer.record(low_res.float())
 
 
-def test_settings_of_the_caller_do_not_change_masks():
+def test_autocast_and_matmul_precision_do_not_change_masks():
     low_res = smooth_logits(7, 64, 12)
     resizer = MaskResizer((256, 200), (511, 400), 256)
     expected = resizer.record(low_res)
@@ -175,7 +173,7 @@ def test_settings_of_the_caller_do_not_change_masks():
         torch.set_float32_matmul_precision(precision)
 
 
-def test_strided_logits_that_require_gradients_are_left_alone():
+def test_strided_logits_that_require_grad_are_not_modified():
     storage = torch.stack([smooth_logits(8, 16, 4), smooth_logits(9, 16, 4)], -1).requires_grad_()
     before = storage.detach().clone()
     resizer = MaskResizer((64, 60), (77, 72), 64)
@@ -184,11 +182,11 @@ def test_strided_logits_that_require_gradients_are_left_alone():
     assert not resizer.logits(storage[..., 0]).requires_grad
 
 
-def test_memory_does_not_grow_with_the_picture():
+def test_memory_does_not_grow_with_the_image():
     low_res = torch.stack([smooth_logits(1, 256, 3, -3.0), torch.full((256, 256), 20.0)])
     resizer = MaskResizer((1024, 512), (12000, 6000), 1024)
     with LargestTensor():
-        resizer.measure(low_res[:0])  # PyTorch imports much where operations are watched
+        resizer.measure(low_res[:0])  # warm-up: PyTorch imports modules when operations are intercepted
     tracemalloc.start()
     try:
         with LargestTensor() as largest:
@@ -197,11 +195,11 @@ def test_memory_does_not_grow_with_the_picture():
     finally:
         tracemalloc.stop()
     assert found.areas[1] == 12000 * 6000
-    assert 2**16 <= largest.numel < 2**22  # the picture has 72 million pixels
+    assert 2**16 <= largest.numel < 2**22  # the image has 72 million pixels
     assert peak < 16 * 2**20
 
 
-def test_changes_are_found_alike_with_numpy_and_on_a_device():
+def test_find_changes_agrees_between_numpy_and_torch():
     above = torch.rand(9, 13, generator=torch.Generator().manual_seed(0)) < 0.5
     above[:, -1] = False
     assert find_changes_on_device(above).tolist() == find_changes(above.numpy()).tolist()
@@ -217,12 +215,12 @@ def test_changes_are_found_alike_with_numpy_and_on_a_device():
         (((64, 64), (0, 10), 64), r"original_hw must be positive, got \(0, 10\)"),
     ],
 )
-def test_sizes_that_do_not_fit(arguments, message):
+def test_bad_sizes_raise_value_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         MaskResizer(*arguments)
 
 
-def test_logits_that_do_not_fit():
+def test_bad_logits_raise_errors():
     resizer = MaskResizer((64, 64), (10, 10), 64)
     with pytest.raises(ValueError, match=r"shape \(N, 16, 16\), got \(1, 16, 15\)"):
         resizer.record(torch.zeros(16, 15))

@@ -1,4 +1,4 @@
-"""Half precision of the model layer: what is cast, what is kept, and what stays float32."""
+"""Half precision in the models: results close to float32, cached copies of modules, and parts that stay float32."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small_vit() -> SamModel:
 
 
 def decode_all(model: SamModel, embedding: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
-    """Every way through the decoder: folded, with mask prompts, with many tokens, and of chosen masks."""
+    """Run every path of the decoder: folded, with mask prompts, with many tokens, and for selected masks."""
     image = model.prepare(embedding, dtype)
     masks = torch.linspace(-5, 5, 2 * 32 * 32).view(2, 1, 32, 32)
     iou, logits = model.decode_points(image, POINTS, LABELS)
@@ -53,7 +53,7 @@ def decode_all(model: SamModel, embedding: Tensor, dtype: torch.dtype | None) ->
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("make", [small_vit, small_model])
 @torch.no_grad()
-def test_a_call_in_another_dtype(make: Any, dtype: torch.dtype) -> None:
+def test_calls_in_half_precision_are_close_to_float32(make: Any, dtype: torch.dtype) -> None:
     model = make()
     model.set_image_size(128)
     wanted, given = model.encode_image(IMAGES), model.encode_image(IMAGES, dtype=dtype)
@@ -61,7 +61,7 @@ def test_a_call_in_another_dtype(make: Any, dtype: torch.dtype) -> None:
     spread = 2.0**-6 if dtype == torch.bfloat16 else 2.0**-9
     assert 0 < (given - wanted).abs().max() < 4 * spread * wanted.abs().max()
     exact, halved = decode_all(model, wanted[:1], None), decode_all(model, wanted[:1], dtype)
-    # Predicted IoU of a single mask may happen to be near 0: what they are large beside is what all of them are.
+    # Errors are relative to the largest of all IoUs (or logits), since the IoU of one mask may be near 0.
     largest = {ndim: max(one.abs().max() for one in exact if one.ndim == ndim) for ndim in {one.ndim for one in exact}}
     for one, other in zip(exact, halved, strict=True):
         assert other.dtype == torch.float32 and other.shape == one.shape
@@ -71,7 +71,7 @@ def test_a_call_in_another_dtype(make: Any, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("weights", [*HALVES, torch.float64])
 @torch.no_grad()
-def test_a_model_of_other_weights_computes_in_float32_where_that_is_asked_for(weights: torch.dtype) -> None:
+def test_model_with_other_weights_can_compute_in_float32(weights: torch.dtype) -> None:
     model = small_model()
     model.set_image_size(128)
     model.to(weights)
@@ -83,7 +83,7 @@ def test_a_model_of_other_weights_computes_in_float32_where_that_is_asked_for(we
 
 @pytest.mark.parametrize("dtype", HALVES)
 @torch.no_grad()
-def test_a_model_cast_as_a_whole_computes_the_same(dtype: torch.dtype) -> None:
+def test_cast_model_matches_calls_in_that_dtype(dtype: torch.dtype) -> None:
     model = small_vit()
     cast = copy.deepcopy(model).to(dtype)
     assert cast.dtype == dtype
@@ -97,7 +97,7 @@ def test_a_model_cast_as_a_whole_computes_the_same(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @torch.no_grad()
-def test_the_folded_decoder_rounds_no_worse_than_the_plain_one(dtype: torch.dtype) -> None:
+def test_folded_decoder_errors_are_at_most_twice_the_plain_ones(dtype: torch.dtype) -> None:
     model = small_model()
     model.set_image_size(128)
     embedding = model.encode_image(IMAGES)[:1]
@@ -121,7 +121,7 @@ def test_coordinates_stay_float32(dtype: torch.dtype) -> None:
     model = small_vit()
     layer = model.prompt_encoder.pe_layer
     matrix = layer.positional_encoding_gaussian_matrix.clone()
-    # A half of 2049 pixels is one pixel off, and the features of the two differ.
+    # 2049 pixels rounded to half precision are off by one pixel, which changes the features.
     places = torch.tensor([[[2049.0, 3.0]]]) / 4096
     wanted = layer._pe_encoding(places)
     assert not torch.equal(wanted, layer._pe_encoding(places.to(dtype).float()))
@@ -137,7 +137,7 @@ def test_coordinates_stay_float32(dtype: torch.dtype) -> None:
         assert layer.positional_encoding_gaussian_matrix.dtype == torch.float32
 
 
-def test_copies_are_kept_while_the_module_stays_as_it_is() -> None:
+def test_cast_copy_is_cached_until_the_module_changes() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LayerNorm(5)).eval()
     assert in_dtype(module, None) is module and in_dtype(module, torch.float32) is module
     half = in_dtype(module, torch.float16)
@@ -162,7 +162,7 @@ def test_copies_are_kept_while_the_module_stays_as_it_is() -> None:
     assert gone() is None
 
 
-def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> None:
+def test_half_precision_is_used_only_on_cuda(caplog: pytest.LogCaptureFixture) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
     for dtype in HALVES:
         assert usable_dtype(dtype, cuda) == dtype and usable_dtype(dtype, cpu) == torch.float32
@@ -175,12 +175,12 @@ def test_where_half_precision_is_of_use(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.fixture
 def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the CPU stand in for a GPU."""
+    """Allow half precision on the CPU, which stands in for a GPU."""
     monkeypatch.setattr(picture, "usable_dtypes", lambda dtype, device, encoder: Dtypes(dtype, dtype, None))
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_predictor_in_half_precision(half_everywhere: None, dtype: torch.dtype) -> None:
+def test_predictor_dtype_changes_single_calls_only(half_everywhere: None, dtype: torch.dtype) -> None:
     model = small_model()
     predictor = Predictor(overrides={"model": model, **QUIET})
     image = bgr_picture(60, 90)
@@ -190,7 +190,7 @@ def test_predictor_in_half_precision(half_everywhere: None, dtype: torch.dtype) 
     encoded = model.counts["encoded"]
     for _ in range(2):
         halved = predictor(bboxes=BOXES, dtype=dtype)[0]
-    assert model.counts["encoded"] == encoded + 1, "encoded anew, and once"
+    assert model.counts["encoded"] == encoded + 1, "encoded once more, then cached"
     assert halved.boxes.data.dtype == halved.predicted_iou.dtype == torch.float32
     assert predictor.features.dtype == torch.float32 and not torch.equal(predictor.features, features)
     assert torch.equal(predictor.features, predictor.features.to(dtype).float()), "computed in the narrow type"
@@ -203,7 +203,7 @@ def test_predictor_in_half_precision(half_everywhere: None, dtype: torch.dtype) 
     assert predictor(**FEW)[0].masks.rle == every.masks.rle
 
 
-def test_given_features_are_decoded_in_the_type_asked_for(half_everywhere: None) -> None:
+def test_assigned_features_are_decoded_in_the_requested_dtype(half_everywhere: None) -> None:
     model = small_model()
     predictor = Predictor(overrides={"model": model, **QUIET, "dtype": "bfloat16"})
     predictor.set_image(bgr_picture(60, 90))
@@ -216,8 +216,8 @@ def test_given_features_are_decoded_in_the_type_asked_for(half_everywhere: None)
     assert 0 < (in_bfloat16 - in_float32).abs().max() < 0.1 * in_float32.abs().max()
 
 
-def test_pytorch_multiplies_batches_of_float32_in_float32() -> None:
-    """The decoder's layers rest on it. PyTorch 2.4 does it in bfloat16 on ARM processors that have it."""
+def test_pytorch_multiplies_float32_batches_in_float32() -> None:
+    """The decoder's layers rely on this. PyTorch 2.4 multiplies in bfloat16 on ARM processors that support it."""
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(2, 5, 64, 64, generator=generator)
     assert (a @ b - a.double() @ b.double()).abs().max() < 1e-4

@@ -1,4 +1,4 @@
-"""Predictor: sources one after the other, threads, models, devices and options."""
+"""Predictor: sources, logging, threads and forked processes, models, devices and options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from siblings import run_python
 from small_model import QUIET, bgr_picture, small_model
 
 
-def test_steps_of_a_subclass_that_no_call_takes_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_subclass_with_an_unused_step_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     class Named(Predictor):
         def setup_model(self, model: Any = None, verbose: bool = True) -> None: ...
 
@@ -36,7 +36,7 @@ def test_steps_of_a_subclass_that_no_call_takes_are_said(caplog: pytest.LogCaptu
 # --- sources ---
 
 
-def test_lists_batches_and_folders_one_after_the_other(model: SamModel, tmp_path: Path) -> None:
+def test_lists_tensors_and_folders_match_single_predictions(model: SamModel, tmp_path: Path) -> None:
     import cv2
 
     predictor = Predictor(overrides={"model": model, **QUIET})
@@ -58,7 +58,7 @@ def test_lists_batches_and_folders_one_after_the_other(model: SamModel, tmp_path
     assert [result.masks.rle for result in found] == [result.masks.rle for result in single]
 
 
-def test_a_single_bad_picture_raises(predictor: Predictor, tmp_path: Path) -> None:
+def test_single_unreadable_image_raises(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"bad\.png"):
         predictor(tmp_path / "bad.png", bboxes=BOXES[0])
@@ -66,7 +66,7 @@ def test_a_single_bad_picture_raises(predictor: Predictor, tmp_path: Path) -> No
         predictor(tmp_path / "missing.png", bboxes=BOXES[0])
 
 
-def test_stream_works_as_it_is_consumed(model: Any) -> None:
+def test_stream_encodes_images_as_they_are_consumed(model: Any) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET})
     before = model.counts["encoded"]
     results = predictor([bgr_picture(20, 30)] * 3, stream=True, bboxes=BOXES[0])
@@ -77,7 +77,7 @@ def test_stream_works_as_it_is_consumed(model: Any) -> None:
     assert predictor.seen == 1
 
 
-def test_results_that_are_kept_are_said_where_there_may_be_many(
+def test_unbounded_source_without_stream_warns(
     predictor: Predictor, picture: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert len(list(predictor(iter([picture]), stream=True, bboxes=BOXES))) == len(predictor([picture], bboxes=BOXES))
@@ -86,13 +86,13 @@ def test_results_that_are_kept_are_said_where_there_may_be_many(
     assert "stream=True gives them one by one" in caplog.text
 
 
-def test_a_source_leaves_the_picture_that_is_set(predictor: Predictor) -> None:
+def test_predicting_a_source_keeps_the_set_image(predictor: Predictor) -> None:
     before = predictor(bboxes=BOXES[0])[0].masks.rle
     predictor(bgr_picture(20, 30), bboxes=BOXES[0])
     assert predictor(bboxes=BOXES[0])[0].masks.rle == before
 
 
-def test_speed_and_lines(
+def test_speed_and_log_lines(
     model: SamModel, picture: np.ndarray, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET, "verbose": True})
@@ -118,7 +118,7 @@ def test_speed_and_lines(
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
-def test_a_terminal_that_is_closed_ends_no_prediction(
+def test_closed_stderr_does_not_end_a_prediction(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def write(text: str) -> None:
@@ -131,27 +131,27 @@ def test_a_terminal_that_is_closed_ends_no_prediction(
 # --- threads, models, devices ---
 
 
-def test_threads_take_turns(predictor: Predictor) -> None:
+def test_concurrent_calls_match_single_calls(predictor: Predictor) -> None:
     expected = [predictor(bboxes=box)[0].masks.rle for box in BOXES]
-    found: dict[int, Any] = {}
+    found: list[list[Any]] = [[] for _ in BOXES]
 
     def work(i: int) -> None:
         for _ in range(3):
-            found[i] = predictor(bboxes=BOXES[i])[0].masks.rle
+            found[i].append(predictor(bboxes=BOXES[i])[0].masks.rle)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[i] for i in range(3)] == expected
+    assert found == [[masks] * 3 for masks in expected]
 
 
-def test_predictors_of_one_model_work_side_by_side_at_sizes_of_their_own(
+def test_predictors_sharing_a_model_have_their_own_image_size(
     picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model()
-    del model.encode_image  # a test double
+    del model.encode_image  # remove the counting wrapper of small_model
     small, large = (Predictor(overrides={"model": model, **QUIET, "imgsz": size}) for size in (64, 128))
     expected = [predictor(picture, bboxes=BOXES)[0].boxes.data for predictor in (small, large)]
     assert not torch.equal(*expected)
@@ -172,8 +172,8 @@ def test_predictors_of_one_model_work_side_by_side_at_sizes_of_their_own(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_child_forked_amid_a_prediction_can_predict(predictor: Predictor) -> None:
-    # The lock is held by a thread that the child doesn't have. A hang would end in the alarm.
+def test_child_forked_during_a_prediction_can_take_the_lock(predictor: Predictor) -> None:
+    # The thread that holds the lock doesn't exist in the child. The alarm would end a hang.
     inside, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -197,8 +197,8 @@ def test_a_child_forked_amid_a_prediction_can_predict(predictor: Predictor) -> N
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("runtime", ["its own", "without omp_pause_resource_all"])
-def test_a_child_of_a_process_that_has_predicted_can_predict(runtime: str) -> None:
-    # PyTorch's own threads have run before the fork, and the child doesn't have them. A hang would end in the alarm.
+def test_child_forked_after_a_prediction_can_predict(runtime: str) -> None:
+    # PyTorch's threads have run before the fork and don't exist in the child. The alarm would end a hang.
     done = run_python(
         "import os, signal, numpy, torch\n"
         "torch.set_num_threads(2)\n"
@@ -207,7 +207,7 @@ def test_a_child_of_a_process_that_has_predicted_can_predict(runtime: str) -> No
         "from fastsam_core.ops import _threads\n"
         f"if {runtime != 'its own'}: _threads._pause_openmp = None\n"
         "threads = 1 if _threads.says_of_forks() else 2\n"
-        # Without compiled operations the products are PyTorch's, whose rounding goes by its threads.
+        # Without compiled operations PyTorch multiplies matrices, and its rounding depends on the thread count.
         "native = fastsam_core.ops._native.cpu_module is not None\n"
         "same = torch.equal if native or threads == 2 else torch.allclose\n"
         "model = SAM('sam_nano.pt')\n"
@@ -228,7 +228,7 @@ def test_a_child_of_a_process_that_has_predicted_can_predict(runtime: str) -> No
     assert done.stdout.split() == ["0", "0"], done.stderr
 
 
-def test_models(model: SamModel, picture: np.ndarray) -> None:
+def test_model_option_and_setup_model(model: SamModel, picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match="no model"):
         Predictor(overrides=QUIET).set_image(picture)
     with pytest.raises(TypeError, match="SamModel"):
@@ -243,22 +243,22 @@ def test_models(model: SamModel, picture: np.ndarray) -> None:
         predictor(picture, bboxes=BOXES, device="cuda:99")
 
 
-def test_a_call_may_bring_its_model(predictor: Predictor, picture: np.ndarray) -> None:
+def test_model_given_to_a_call_replaces_the_model(predictor: Predictor, picture: np.ndarray) -> None:
     other: Any = small_model()
     predictor(picture, other, bboxes=BOXES)
     assert predictor.model is other and other.counts["encoded"] == 1
     with pytest.raises(ValueError, match="no image is set"):
-        predictor(bboxes=BOXES)  # the embedding was another model's
+        predictor(bboxes=BOXES)  # the embedding was of another model
 
 
-def test_half_precision_on_the_cpu_is_float32_and_said(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_on_the_cpu_warns_and_runs_in_float32(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
     expected = predictor(bboxes=BOXES)[0]
     result = predictor(bboxes=BOXES, half=True)[0]
     assert result.masks.rle == expected.masks.rle
     assert "float32" in caplog.text
 
 
-def test_predictions_are_made_in_evaluation_mode(model: SamModel, picture: np.ndarray) -> None:
+def test_predictions_run_in_evaluation_mode(model: SamModel, picture: np.ndarray) -> None:
     expected = Predictor(overrides={"model": model, **QUIET})(picture, bboxes=BOXES)[0].masks.rle
     before = {name: value.clone() for name, value in model.named_buffers()}
     predictor = Predictor(overrides={"model": model, **QUIET})

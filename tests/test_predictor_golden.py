@@ -1,4 +1,4 @@
-"""The reference implementation's masks through the public interface: a mobile_sam checkpoint, a file, pixel prompts."""
+"""Predictor and SAM with a mobile_sam checkpoint, against stored outputs of the reference implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "box": {"bboxes": BOX},
     "box_point": {"bboxes": BOX, "points": pixels((0.3, 0.3)), "labels": 0},
 }
-# Stored logits are float16, whose rounding is 2**-11 of the value; the embedding's own tolerance is 2e-4.
+# Stored logits are float16, with relative rounding of 2**-11; the tolerance of the embedding is 2e-4.
 CLOSE = {"rtol": 2**-11, "atol": 5e-4}
 
 
@@ -55,7 +55,7 @@ def predictor(checkpoint: Path, photo: Path) -> Predictor:
     return predictor
 
 
-def test_embedding(predictor: Predictor) -> None:
+def test_embedding_matches_the_reference(predictor: Predictor) -> None:
     features = predictor.features
     assert features is not None and features.shape == (1, 256, 64, 64)
     assert np.abs(features.flatten()[GOLDEN["embedding_idx"]].numpy() - GOLDEN["embedding_val"]).max() < 2e-4
@@ -63,7 +63,7 @@ def test_embedding(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("multimask_output", [False, True])
 @pytest.mark.parametrize("name", PROMPTS)
-def test_prompts(predictor: Predictor, name: str, multimask_output: bool) -> None:
+def test_masks_and_scores_match_the_reference(predictor: Predictor, name: str, multimask_output: bool) -> None:
     key = f"{name}.multi{int(multimask_output)}"
     low_res, scores = predictor.prompt_inference(**PROMPTS[name], multimask_output=multimask_output)
     np.testing.assert_allclose(low_res.numpy(), GOLDEN[f"{key}.low_res"].astype(np.float32), **CLOSE)
@@ -72,14 +72,14 @@ def test_prompts(predictor: Predictor, name: str, multimask_output: bool) -> Non
     np.testing.assert_allclose(result.masks.area.numpy(), GOLDEN[f"{key}.area"], rtol=0.005)
 
 
-def test_mask_prompt(predictor: Predictor) -> None:
+def test_mask_prompt_matches_the_reference(predictor: Predictor) -> None:
     low_res, _ = predictor.prompt_inference(**PROMPTS["point"], multimask_output=True)
     refined, scores = predictor.prompt_inference(**PROMPTS["point"], masks=low_res[0])
     np.testing.assert_allclose(refined.numpy(), GOLDEN["mask_point.multi0.low_res"].astype(np.float32), **CLOSE)
     np.testing.assert_allclose(scores.numpy(), GOLDEN["mask_point.multi0.iou"], atol=2e-4)
 
 
-def test_sam_gives_the_same(checkpoint: Path, photo: Path) -> None:
+def test_sam_matches_the_reference_area(checkpoint: Path, photo: Path) -> None:
     result = SAM(str(checkpoint))(str(photo), **PROMPTS["box"], conf=-1e9, verbose=False)[0]
     assert result.path == str(photo) and result.masks.data.shape == (1, HEIGHT, WIDTH)
     np.testing.assert_allclose(result.masks.area.numpy(), GOLDEN["box.multi0.area"], rtol=0.005)

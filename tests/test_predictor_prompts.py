@@ -1,4 +1,4 @@
-"""What a predictor makes of prompts: points, boxes and masks, objects apart from each other; and everything."""
+"""Predictor with points, boxes and masks, with several objects, and without a prompt (segment everything)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from small_model import FEW, QUIET, bgr_picture
 # --- prompts ---
 
 
-def test_masks_are_those_of_the_model(predictor: Predictor, model: SamModel) -> None:
-    """Every step by hand: scaled prompts, decoder, two-step upsampling, threshold."""
+def test_prediction_matches_the_single_steps(predictor: Predictor, model: SamModel) -> None:
+    """Compare with the single steps: scaled prompts, decoder, two-step upsampling, threshold."""
     resized = resized_shape(HEIGHT, WIDTH, 128)
     points = scale_points(torch.tensor([[[30.0, 20.0], [70.0, 50.0]]]), (HEIGHT, WIDTH), resized)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_masks_are_those_of_the_model(predictor: Predictor, model: SamModel) -> 
     assert torch.allclose(low, low_res[0], atol=1e-5) and torch.allclose(iou, scores[0])
 
 
-def test_objects_with_other_numbers_of_points_stay_in_order(predictor: Predictor) -> None:
+def test_objects_with_different_point_counts_stay_in_order(predictor: Predictor) -> None:
     objects = [[[30, 20]], [[70, 50], [40, 30]], [[60, 40]], [[20, 50], [10, 10]]]
     together = predictor(points=objects, multimask_output=True)[0]
     alone = [predictor(points=[points], multimask_output=True)[0] for points in objects]
@@ -48,8 +48,8 @@ def test_objects_with_other_numbers_of_points_stay_in_order(predictor: Predictor
         assert len(mask.point_coords[0]) == len(objects[number // 3])
 
 
-def test_objects_don_t_influence_each_other(predictor: Predictor) -> None:
-    """40 objects, more than are decoded at once, with one to three points: each as if alone, in order."""
+def test_objects_do_not_influence_each_other(predictor: Predictor) -> None:
+    """Prompt 40 objects, more than are decoded at once, with one to three points: each as if alone, in order."""
     rng = np.random.default_rng(0)
     points = [rng.uniform((0, 0), (WIDTH, HEIGHT), (1 + i % 3, 2)).tolist() for i in range(40)]
     labels = [[1, 0, 1][: len(each)] for each in points]
@@ -73,7 +73,7 @@ def test_points_and_boxes_combine_per_object(predictor: Predictor) -> None:
     assert not torch.allclose(low_res[1], predictor.prompt_inference(bboxes=BOXES[1])[0][0], atol=1e-2)
 
 
-def test_mask_prompts(predictor: Predictor) -> None:
+def test_mask_prompts_as_logits_and_as_binary_masks(predictor: Predictor) -> None:
     low_res, _ = predictor.prompt_inference(points=[30, 20])
     refined, score = predictor.prompt_inference(points=[30, 20], masks=low_res)
     assert refined.shape == (1, SIDE, SIDE) and score.shape == (1,)
@@ -97,7 +97,7 @@ def test_multimask_is_object_major_and_each_mask_its_own_class(predictor: Predic
         assert (mask == (resizer.logits(logits) > 0).numpy()).all()
 
 
-def test_conf_drops_masks_and_keeps_their_numbers(predictor: Predictor) -> None:
+def test_conf_drops_masks_and_keeps_their_class_numbers(predictor: Predictor) -> None:
     scores = predictor(bboxes=BOXES)[0].predicted_iou
     middle = float(scores.sort().values[1])
     result = predictor(bboxes=BOXES, conf=middle)[0]
@@ -109,7 +109,7 @@ def test_conf_drops_masks_and_keeps_their_numbers(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("prompts", [{"bboxes": []}, {"points": []}, {"points": [], "labels": []}, {"masks": []}])
-def test_empty_prompts_give_empty_results_without_work(model: Any, picture: np.ndarray, prompts: dict) -> None:
+def test_empty_prompts_give_empty_results_without_encoding(model: Any, picture: np.ndarray, prompts: dict) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET})
     before = model.counts["encoded"]
     result = predictor(picture, **prompts)[0]
@@ -120,7 +120,7 @@ def test_empty_prompts_give_empty_results_without_work(model: Any, picture: np.n
     assert low_res.shape == (0, SIDE, SIDE) and scores.shape == (0,)
 
 
-def test_arguments_are_left_alone(predictor: Predictor, picture: np.ndarray) -> None:
+def test_arguments_are_not_modified(predictor: Predictor, picture: np.ndarray) -> None:
     boxes, points = torch.tensor(BOXES), np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     first = predictor(picture, bboxes=boxes, points=points)[0]
     second = predictor(picture, bboxes=boxes, points=points)[0]
@@ -132,7 +132,7 @@ def test_arguments_are_left_alone(predictor: Predictor, picture: np.ndarray) -> 
     assert overrides == before
 
 
-def test_set_prompts_holds_for_one_call(predictor: Predictor) -> None:
+def test_set_prompts_applies_to_one_call(predictor: Predictor) -> None:
     predictor.set_prompts({"bboxes": BOXES})
     assert len(predictor()[0]) == 3
     assert predictor.prompts == {}
@@ -143,7 +143,7 @@ def test_set_prompts_holds_for_one_call(predictor: Predictor) -> None:
 # --- everything ---
 
 
-def test_everything_is_generate_masks(predictor: Predictor, model: SamModel) -> None:
+def test_everything_matches_generate_masks(predictor: Predictor, model: SamModel) -> None:
     from fastsam_core.everything import generate_masks
 
     def decode(crop_box: Any, points: torch.Tensor) -> Any:
@@ -171,13 +171,13 @@ def test_everything_is_generate_masks(predictor: Predictor, model: SamModel) -> 
     assert torch.equal(scores, result.boxes.conf) and torch.equal(boxes, result.boxes.xyxy)
 
 
-def test_metas_names(predictor: Predictor) -> None:
+def test_option_names_of_meta_are_accepted(predictor: Predictor) -> None:
     ours = predictor(points_stride=3, conf_thres=-1e9, stability_score_thresh=-1, iou=0.5)[0]
     metas = predictor(points_per_side=3, pred_iou_thresh=-1e9, stability_score_thresh=-1, box_nms_thresh=0.5)[0]
     assert ours.masks.rle == metas.masks.rle and len(ours) > 0
 
 
-def test_crops_are_cut_from_the_picture_and_encoded_on_their_own(predictor: Predictor, model: Any) -> None:
+def test_crops_are_cut_from_the_image_and_encoded_separately(predictor: Predictor, model: Any) -> None:
     seen = []
     plain = model.encode_image
 
@@ -190,7 +190,7 @@ def test_crops_are_cut_from_the_picture_and_encoded_on_their_own(predictor: Pred
         result = predictor(**FEW, crop_n_layers=1, crop_overlap_ratio=0)[0]
     finally:
         model.encode_image = plain
-    assert len(seen) == 4, "the whole picture is encoded already"
+    assert len(seen) == 4, "the whole image is encoded already"
     corner = preprocess(bgr_picture(HEIGHT, WIDTH)[: HEIGHT // 2, : WIDTH // 2, ::-1].copy(), 128)[0]
     assert torch.equal(seen[0], corner)
     assert {tuple(box) for box in result.crop_boxes.tolist()} <= {
@@ -199,7 +199,7 @@ def test_crops_are_cut_from_the_picture_and_encoded_on_their_own(predictor: Pred
     }
 
 
-def test_conf_holds_for_everything_too(predictor: Predictor) -> None:
+def test_conf_filters_everything_too(predictor: Predictor) -> None:
     everything = predictor(**FEW, iou=1)[0]
     level = float(everything.predicted_iou.median())
     some = predictor(**FEW, iou=1, conf=level)[0]

@@ -1,4 +1,4 @@
-"""A predictor's steps one by one, and what is called back between them."""
+"""Single steps of a predictor (preprocess, inference, postprocess, ...) and callbacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from set_picture import BOXES, HEIGHT, WIDTH
 from small_model import FEW, bgr_picture
 
 
-def test_preprocess_then_inference_then_postprocess(predictor: Predictor, picture: np.ndarray) -> None:
+def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, picture: np.ndarray) -> None:
     expected = predictor(bboxes=BOXES)[0]
     predictor.reset_image()
     pixels = predictor.preprocess([picture])
@@ -31,13 +31,13 @@ def test_preprocess_then_inference_then_postprocess(predictor: Predictor, pictur
 @pytest.mark.parametrize(
     "prompt", [{"points": [30, 20]}, {"points": [[[30, 20], [9, 9]]], "labels": [1, 0]}, {"masks": np.eye(32) - 0.5}]
 )
-def test_inference_with_any_prompt(predictor: Predictor, prompt: dict[str, Any]) -> None:
+def test_inference_matches_prompt_inference(predictor: Predictor, prompt: dict[str, Any]) -> None:
     expected = predictor.prompt_inference(**prompt)
     for got, wanted in zip(predictor.inference(**prompt), expected, strict=True):
         assert torch.equal(got, wanted)
 
 
-def test_everything_may_find_nothing(predictor: Predictor) -> None:
+def test_generate_without_masks_gives_empty_results(predictor: Predictor) -> None:
     masks, scores, boxes = predictor.generate(**{**FEW, "conf_thres": 1e9})
     assert masks.shape == (0, HEIGHT, WIDTH) and masks.dtype == torch.bool
     assert scores.shape == (0,) and boxes.shape == (0, 4)
@@ -45,7 +45,7 @@ def test_everything_may_find_nothing(predictor: Predictor) -> None:
     assert len(result) == 0 and result.masks is None
 
 
-def test_prompt_inference_on_a_picture_of_its_own(predictor: Predictor, model: Any) -> None:
+def test_prompt_inference_on_another_image_keeps_the_features(predictor: Predictor, model: Any) -> None:
     other = bgr_picture(30, 50)
     before, kept = model.counts["encoded"], predictor.features
     low_res, _ = predictor.prompt_inference(other, bboxes=[1, 2, 20, 20])
@@ -56,14 +56,14 @@ def test_prompt_inference_on_a_picture_of_its_own(predictor: Predictor, model: A
         predictor.prompt_inference()
 
 
-def test_inference_features(predictor: Predictor) -> None:
+def test_inference_features_matches_a_call(predictor: Predictor) -> None:
     expected = predictor(bboxes=BOXES, multimask_output=True)[0]
     masks, boxes = predictor.inference_features(
         predictor.features, (HEIGHT, WIDTH), bboxes=BOXES, multimask_output=True
     )
     assert masks is not None and masks.dtype == torch.bool
     assert torch.equal(masks, expected.masks.data) and torch.allclose(boxes, expected.boxes.data, atol=1e-5)
-    predictor.features = kept = predictor.features.numpy()  # as people keep them
+    predictor.features = kept = predictor.features.numpy()  # features that a caller has stored as an array
     again, _ = predictor.inference_features(kept, (HEIGHT, WIDTH), bboxes=BOXES, multimask_output=True)
     found = predictor(bboxes=BOXES, multimask_output=True)[0]
     assert torch.equal(again, masks) and torch.equal(found.masks.data, masks)
@@ -75,7 +75,7 @@ def test_inference_features(predictor: Predictor) -> None:
         predictor.inference_features(predictor.features, (HEIGHT, WIDTH))
 
 
-def test_steps_at_the_input_size_of_the_options(predictor: Predictor, picture: np.ndarray) -> None:
+def test_steps_use_the_imgsz_option(predictor: Predictor, picture: np.ndarray) -> None:
     predictor.args.imgsz = 64
     predictor.set_image(picture)
     expected = predictor(bboxes=BOXES)[0]
@@ -86,7 +86,7 @@ def test_steps_at_the_input_size_of_the_options(predictor: Predictor, picture: n
     assert low_res.shape == (3, 16, 16) and torch.allclose(scores, expected.boxes.conf, atol=1e-5)
 
 
-def test_remove_small_regions() -> None:
+def test_remove_small_regions_fills_holes_and_drops_islands() -> None:
     masks = torch.zeros(2, 40, 50, dtype=torch.uint8)
     masks[0, 5:25, 5:25] = 1
     masks[0, 10, 10] = 0  # a hole
@@ -101,7 +101,7 @@ def test_remove_small_regions() -> None:
     assert len(empty) == len(keep) == 0
 
 
-def test_predict_cli_keeps_nothing(predictor: Predictor, picture: np.ndarray) -> None:
+def test_predict_cli_frees_results(predictor: Predictor, picture: np.ndarray) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     counts: list[int] = []
 
@@ -114,10 +114,10 @@ def test_predict_cli_keeps_nothing(predictor: Predictor, picture: np.ndarray) ->
     predictor.set_prompts({"bboxes": BOXES})
     assert predictor.predict_cli([picture, picture, picture]) is None
     assert predictor.seen == seen + 3
-    assert max(counts) <= 2  # the one before goes when the next one comes
+    assert max(counts) <= 2  # the previous result is freed when the next one arrives
 
 
-def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:
+def test_callbacks_fire_in_order_and_may_replace_results(predictor: Predictor, picture: np.ndarray) -> None:
     events: list[str] = []
     for event in (
         "on_predict_start",
@@ -147,7 +147,7 @@ def test_callbacks(predictor: Predictor, picture: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_callback_may_put_the_pictures_beside_the_results(
+def test_callback_may_replace_results_by_other_objects(
     predictor: Predictor, picture: np.ndarray, stream: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def with_pictures(running: Predictor) -> None:
@@ -156,16 +156,16 @@ def test_a_callback_may_put_the_pictures_beside_the_results(
     predictor.add_callback("on_predict_batch_end", with_pictures)
     for result, frame in predictor([picture, picture], bboxes=BOXES, stream=stream, verbose=True):
         assert len(result) == 3 and np.array_equal(frame, picture)
-    assert "Speed" not in capsys.readouterr().err  # that of no result is known
+    assert "Speed" not in capsys.readouterr().err  # the callback's replacements have no speed
 
 
 @pytest.mark.parametrize("event", ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"])
-def test_a_callback_may_predict_too(predictor: Predictor, picture: np.ndarray, event: str) -> None:
+def test_callback_may_run_a_prediction(predictor: Predictor, picture: np.ndarray, event: str) -> None:
     expected = [result.boxes.data.tolist() for result in predictor([picture, picture], bboxes=BOXES)]
     inner: list[int] = []
 
     def look_closer(running: Predictor) -> None:
-        if running.batch[1][0].shape == picture.shape:  # and not the part of it
+        if running.batch[1][0].shape == picture.shape:  # not for the nested prediction on a part
             inner.append(len(running(picture[:20, :30], points=[9, 9])))
             assert running.batch[1][0].shape == picture.shape
 

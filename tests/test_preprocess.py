@@ -1,3 +1,5 @@
+"""Preprocessing of images (resize, normalise, pad) and of points, and copies to a GPU."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,7 +15,7 @@ from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess, resize, r
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([16, 512, 1024]))
-def test_resized_shape(height: int, width: int, long_side: int) -> None:
+def test_resized_shape_keeps_the_aspect_ratio(height: int, width: int, long_side: int) -> None:
     new_height, new_width = resized_shape(height, width, long_side)
     assert max(new_height, new_width) == long_side
     assert min(new_height, new_width) >= 1
@@ -22,16 +24,16 @@ def test_resized_shape(height: int, width: int, long_side: int) -> None:
     assert abs(new_width - width * scale) <= 0.5 or new_width == 1
 
 
-def test_halves_round_up_as_in_the_reference() -> None:
+def test_resized_shape_rounds_halves_up_as_the_reference() -> None:
     assert resized_shape(201, 2048, 1024) == (101, 1024)
 
 
 @pytest.mark.parametrize("shape", [(300, 700), (1, 900), (700, 5), (64, 64), (10, 20)])
-def test_resize_is_pillows(shape: tuple[int, int]) -> None:
+def test_resize_matches_pillow(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     out = resize(image, 128)
     height, width = resized_shape(*shape, 128)
-    # Rows first, then columns: from version 13 on, Pillow's own order depends on the sizes.
+    # One axis at a time, the width first: since version 13, Pillow's own order depends on the sizes.
     wanted = Image.fromarray(image).resize((width, shape[0]), Image.Resampling.BILINEAR)
     wanted = np.asarray(wanted.resize((width, height), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(out, wanted)
@@ -59,12 +61,12 @@ def test_preprocess_normalises_then_pads_with_zero() -> None:
         np.zeros((4, 4, 4), np.uint8),
     ],
 )
-def test_resize_rejects_what_is_no_picture(image: np.ndarray) -> None:
+def test_resize_rejects_bad_images(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected a non-empty uint8"):
         resize(image, 64)
 
 
-def test_scale_points_has_a_factor_per_axis_and_keeps_its_input() -> None:
+def test_scale_points_has_a_factor_per_axis_and_leaves_its_input() -> None:
     points = torch.tensor([[[100.0, 50.0]]], dtype=torch.float64)
     out = scale_points(points, (201, 2048), (101, 1024))
     assert out.dtype == torch.float32
@@ -73,12 +75,12 @@ def test_scale_points_has_a_factor_per_axis_and_keeps_its_input() -> None:
 
 
 @pytest.mark.parametrize(("shape", "pinned"), [((5, 1), True), ((1, 1), False)])
-def test_copies_to_a_gpu_are_of_memory_that_nobody_writes_to(
+def test_to_device_copies_from_memory_of_its_own(
     shape: tuple[int, int], pinned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host doesn't wait for them: here, what a copy would be made of comes back in its place."""
+    """The caller may change its tensor during the asynchronous copy. Here `Tensor.to` returns the source it copies."""
 
-    def pin_memory(tensor: Tensor) -> Tensor:  # as PyTorch does it
+    def pin_memory(tensor: Tensor) -> Tensor:  # as in PyTorch
         size = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
         memory = torch.UntypedStorage(size * tensor.element_size())
         return tensor.new_empty(0).set_(memory, 0, tensor.shape, tensor.stride()).copy_(tensor)

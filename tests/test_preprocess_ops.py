@@ -1,4 +1,4 @@
-"""The resize against Pillow, and the model's input against Pillow with PyTorch, in every sibling: equal bits."""
+"""Resizing and preprocessing in every sibling, bit for bit against Pillow and Pillow with PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ each_sibling = each_sibling_of("preprocess_image")
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
-    """Noise, or flat areas of extreme values, whose sums come closest to what the arithmetic can hold."""
+    """Return noise. Every third seed has only 0 and 255, whose sums come closest to the limits of the arithmetic."""
     rng = np.random.default_rng(seed)
     if seed % 3 == 0:
         return (rng.integers(0, 2, (height, width, 3)) * 255).astype(np.uint8)
@@ -23,7 +23,7 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def pillow(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    # One axis after the other: from version 13 on, Pillow's own order depends on the sizes.
+    # One axis at a time: since version 13, Pillow's own order depends on the sizes.
     rows_resized = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(rows_resized.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -41,7 +41,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @each_sibling
 @pytest.mark.parametrize("seed", range(25))
-def test_random_sizes(sibling: str, seed: int) -> None:
+def test_random_sizes_match_pillow(sibling: str, seed: int) -> None:
     run, whole = ops.siblings("resize_image")[sibling], ops.siblings("preprocess_image")[sibling]
     rng = np.random.default_rng(seed)
     for i in range(12):
@@ -67,11 +67,11 @@ def test_random_sizes(sibling: str, seed: int) -> None:
         ((700, 700), (1, 1)),
         ((333, 500), (683, 1024)),
         ((1200, 1800), (683, 1024)),
-        ((64, 50), (64, 20)),  # one axis stays
+        ((64, 50), (64, 20)),  # one axis keeps its size
         ((64, 50), (20, 50)),
     ],
 )
-def test_chosen_sizes(sibling: str, old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_extreme_sizes_match_pillow(sibling: str, old: tuple[int, int], new: tuple[int, int]) -> None:
     image = picture(old[1], *old)
     given = ops.siblings("resize_image")[sibling](torch.from_numpy(image), *new)
     np.testing.assert_array_equal(given.numpy(), pillow(image, *new))
@@ -79,7 +79,7 @@ def test_chosen_sizes(sibling: str, old: tuple[int, int], new: tuple[int, int]) 
 
 @each_sibling
 @pytest.mark.parametrize("old", [(120, 180), (180, 120), (108, 192), (192, 108), (48, 64), (302, 403), (200, 200)])
-def test_one_call_of_pillow_gives_the_same_where_the_aspect_ratio_stays(sibling: str, old: tuple[int, int]) -> None:
+def test_matches_a_single_pillow_call_at_equal_aspect_ratio(sibling: str, old: tuple[int, int]) -> None:
     image, new = picture(old[0] + 1, *old), resized_shape(*old, 128)
     wanted = np.asarray(Image.fromarray(image).resize(new[::-1], Image.Resampling.BILINEAR))
     given = ops.siblings("resize_image")[sibling](torch.from_numpy(image), *new)
@@ -87,7 +87,7 @@ def test_one_call_of_pillow_gives_the_same_where_the_aspect_ratio_stays(sibling:
 
 
 @each_sibling
-def test_any_strides(sibling: str) -> None:
+def test_any_strides_match_pillow(sibling: str) -> None:
     storage = torch.from_numpy(picture(1, 90, 80))
     planes = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (3, 41, 43), dtype=np.uint8))
     flat = torch.tensor([7, 90, 201], dtype=torch.uint8)
@@ -115,7 +115,7 @@ def test_any_strides(sibling: str) -> None:
 
 @each_sibling
 @pytest.mark.parametrize("size", [*range(1, 10), 64, 67])
-def test_both_layouts_of_every_width(sibling: str, size: int) -> None:
+def test_both_layouts_at_every_width(sibling: str, size: int) -> None:
     run = ops.siblings("preprocess_image")[sibling]
     for height, width in {(size, size), (size, max(1, size - 3)), (max(1, size // 2), size)}:
         image = picture(size, 21, 34)
@@ -126,7 +126,7 @@ def test_both_layouts_of_every_width(sibling: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (64, 40), (200, 3)])
-def test_numpy_views_without_a_copy(shape: tuple[int, int]) -> None:
+def test_numpy_views_are_preprocessed_as_their_copies(shape: tuple[int, int]) -> None:
     image = picture(5, *shape)
     wanted, content = preprocess(image, 64)
     assert content == resized_shape(*shape, 64)
@@ -141,7 +141,7 @@ def test_numpy_views_without_a_copy(shape: tuple[int, int]) -> None:
     assert not read_only.flags.writeable
 
 
-def test_the_kernels_module_checks_sizes() -> None:
+def test_cuda_binding_checks_sizes() -> None:
     need = emulated.preprocess_scratch_bytes((40, 50), (20, 30))
     for sides in ((0, 5), (5, 2**23 + 1)):
         with pytest.raises(ValueError, match="sides from 1"):
@@ -155,7 +155,7 @@ def test_the_kernels_module_checks_sizes() -> None:
         emulated.preprocess_image(*picture, 25, PIXEL_MEAN, PIXEL_STD, False, 0, need, 0, 0)
 
 
-def test_devices_get_whole_pictures_where_kernels_resize_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_resizes_frames_only_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastsam_core import preprocess as module
 
     monkeypatch.setattr(module, "cuda_module", None)
@@ -189,7 +189,7 @@ IMAGE = torch.zeros(4, 5, 3, dtype=torch.uint8)
         pytest.param("preprocess_image", (IMAGE.to(torch.int8), 4, 5, 5, PIXEL_MEAN, PIXEL_STD), id="int8"),
     ],
 )
-def test_bad_input_is_a_value_error(sibling: str, op: str, arguments: tuple) -> None:
+def test_bad_input_raises_value_error(sibling: str, op: str, arguments: tuple) -> None:
     with pytest.raises(ValueError):
         ops.siblings(op)[sibling](*arguments)
     with pytest.raises(ValueError):

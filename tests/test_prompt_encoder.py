@@ -1,4 +1,4 @@
-"""Position embeddings of prompts: the same however they are computed."""
+"""Prompt encoder: embeddings of points, boxes and masks, by every way to compute them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ def encoder() -> PromptEncoder:
 
 
 @pytest.mark.parametrize("count", [1, 7, 2000])
-def test_points_embed_alike_with_and_without_gradients(count: int) -> None:
+def test_embeddings_agree_with_and_without_gradients(count: int) -> None:
     made, points = encoder(), torch.rand(count, 2, 2, generator=torch.Generator().manual_seed(1)) * 300 - 20
     labels = torch.arange(2 * count).view(count, 2) % 5 - 1
     expected = made.sparse(points, labels, None)
     with torch.no_grad():
         found = made.sparse(points, labels, None)
     assert expected.requires_grad and not found.requires_grad and found.dtype == torch.float32
-    # One rounding of the sine or cosine, and one of the sum with the label's embedding.
+    # Tolerance: one rounding of the sine or cosine, and one of the sum with the label's embedding.
     torch.testing.assert_close(found, expected.detach(), rtol=2**-23, atol=2**-23)
 
 
 @torch.no_grad()
-@torch.no_grad()
 @pytest.mark.parametrize("label", [-9, -2, 4, 5, 2**40, -(2**63), 2**63 - 1])
-def test_points_of_no_known_label_have_their_position_alone(label: int) -> None:
-    """As with Meta's encoder, and neither an error nor, on a GPU, the end of all that the process does there."""
+def test_unknown_labels_embed_as_position_only(label: int) -> None:
+    """As in Meta's encoder. It must not index out of bounds, which on a GPU would break the process's CUDA context."""
     made, points = encoder(), 200 * torch.rand(2, 1, 2)
     found = made.sparse(points, torch.tensor([[label], [1]]), None)
     positions = made.pe_layer.of_points((points + 0.5) / made.image_size)
@@ -38,7 +37,7 @@ def test_points_of_no_known_label_have_their_position_alone(label: int) -> None:
     assert torch.equal(found[1, 0], made.sparse(points, torch.ones(2, 1), None)[1, 0])
 
 
-def test_few_points_embed_as_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_and_many_points_embed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     made, points = encoder(), torch.rand(9, 2, 2) * 256
     few = made.pe_layer.of_points(points)
     monkeypatch.setattr(prompt_encoder, "_FEW_ANGLES", 0)
@@ -47,7 +46,7 @@ def test_few_points_embed_as_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_a_call_gives_what_the_decoder_takes(grad: bool) -> None:
+def test_forward_matches_sparse_and_dense_embeddings(grad: bool) -> None:
     made, points, labels = encoder(), 200 * torch.rand(3, 2, 2), torch.tensor([[1, 0]] * 3)
     boxes, masks = 200 * torch.rand(3, 4), torch.randn(3, 1, 64, 64)
     with torch.set_grad_enabled(grad):
@@ -58,7 +57,7 @@ def test_a_call_gives_what_the_decoder_takes(grad: bool) -> None:
             assert dense.requires_grad or not grad
         for shape in ((3, 1, 4), (3, 2, 2)):
             assert torch.equal(made(None, boxes.view(shape), None)[0], made.sparse(None, None, boxes))
-        none = points[:, :0], labels[:, :0]  # as when all clicks have been taken back
+        none = points[:, :0], labels[:, :0]  # as after the user has undone all clicks
         assert torch.equal(made(none, boxes, None)[0], made.sparse(None, None, boxes))
         assert torch.equal(made(none, None, None)[0], made.not_a_point_embed.weight.expand(3, 1, -1))
         sparse, dense = made(points=(points, labels), boxes=boxes, masks=masks)
@@ -66,7 +65,7 @@ def test_a_call_gives_what_the_decoder_takes(grad: bool) -> None:
 
 
 @torch.no_grad()
-def test_sizes_can_be_set() -> None:
+def test_image_size_can_be_set() -> None:
     made = encoder()
     assert made.input_image_size == (256, 256) and made.image_embedding_size == (16, 16)
     assert made.mask_input_size == (64, 64)
@@ -79,7 +78,7 @@ def test_sizes_can_be_set() -> None:
 
 
 @torch.no_grad()
-def test_positions_of_a_grid_are_those_of_its_cells_centres() -> None:
+def test_grid_positions_are_those_of_cell_centres() -> None:
     layer = encoder().pe_layer
     grid = layer((3, 5))
     assert grid.shape == (64, 3, 5)

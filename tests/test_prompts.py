@@ -1,4 +1,4 @@
-"""Prompts: every form that people write, and what is refused."""
+"""`Prompts`: accepted forms of points, boxes and masks, error messages, batches, and conversion to model input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POINT_FORMS = [
     ([[[1, 2], [3, 4]]], 0, [[[1, 2], [3, 4]]], [[0, 0]]),
     ([[[1, 2]], [[3, 4]]], [1], [[[1, 2]], [[3, 4]]], [[1], [1]]),
     ([[[1, 2], [3, 4]]], [2, 3], [[[1, 2], [3, 4]]], [[2, 3]]),  # corners of a box
-    # Ragged: padded here, with labels of -1 that the model never sees.
+    # Ragged lists are padded with label -1; the model never sees the padding.
     ([[[1, 2], [3, 4]], [[5, 6]]], None, [[[1, 2], [3, 4]], [[5, 6], [0, 0]]], [[1, 1], [1, -1]]),
     ([[[1, 2], [3, 4]], [[5, 6]]], [[1, 0], [0]], [[[1, 2], [3, 4]], [[5, 6], [0, 0]]], [[1, 0], [0, -1]]),
     ([[[1, 2], [3, 4]], [[5, 6]]], [[1, 0], 0], [[[1, 2], [3, 4]], [[5, 6], [0, 0]]], [[1, 0], [0, -1]]),
@@ -43,7 +43,7 @@ POINT_FORMS = [
 
 
 @pytest.mark.parametrize(("points", "labels", "expected", "expected_labels"), POINT_FORMS)
-def test_points(points: Any, labels: Any, expected: Any, expected_labels: Any) -> None:
+def test_forms_of_points_and_labels(points: Any, labels: Any, expected: Any, expected_labels: Any) -> None:
     prompts = read(points=points, labels=labels)
     assert prompts.points is not None and prompts.labels is not None
     assert prompts.points.dtype == torch.float32 and prompts.labels.dtype == torch.int64
@@ -65,7 +65,7 @@ def test_points(points: Any, labels: Any, expected: Any, expected_labels: Any) -
         lambda values: tuple(np.array(value) for value in values),
     ],
 )
-def test_containers(make: Any) -> None:
+def test_arrays_tensors_and_sequences_are_read(make: Any) -> None:
     points = read(points=make([[16, 32], [64, 128]]), labels=[1, 1]).points
     boxes = read(bboxes=make([[1, 2, 3, 4], [5, 6, 7, 8]])).boxes
     assert points is not None and points.tolist() == [[[16, 32]], [[64, 128]]]
@@ -86,11 +86,11 @@ def test_empty_lists_are_prompts_for_nothing(empty: Any) -> None:
         read(masks=np.zeros((2, 0, 8), bool))
 
 
-def test_nothing_is_no_prompt() -> None:
+def test_read_without_arguments_returns_none() -> None:
     assert Prompts.read() is None
 
 
-def test_caller_values_are_never_changed_or_shared() -> None:
+def test_arguments_are_not_modified_or_shared() -> None:
     points, labels = torch.tensor([[[10.0, 20.0], [30.0, 40.0]]]), np.array([[1, 0]])
     boxes, masks = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32), np.zeros((1, 30, 40), np.float32)
     before = [copy.deepcopy(value) for value in (points, labels, boxes, masks)]
@@ -105,8 +105,8 @@ def test_caller_values_are_never_changed_or_shared() -> None:
     assert prompts.boxes is not None and prompts.boxes.tolist() == [[1, 2, 3, 4]]
 
 
-def test_scaling_has_one_factor_per_axis() -> None:
-    # 201 x 2048 at 1024 is 101 x 1024: 0.50249 down, 0.5 across.
+def test_to_model_scales_each_axis_by_its_own_factor() -> None:
+    # 201 x 2048 becomes 101 x 1024, i.e. a factor of 0.50249 vertically and 0.5 horizontally.
     inputs = read(bboxes=[0, 100, 2000, 200], points=[1000, 201]).to_model((201, 2048), (101, 1024), 1024)
     expected = torch.tensor([[0, 100 * 101 / 201, 1000, 200 * 101 / 201]])
     assert torch.allclose(inputs["boxes"], expected)
@@ -114,7 +114,7 @@ def test_scaling_has_one_factor_per_axis() -> None:
     assert inputs["labels"].tolist() == [[1]]
 
 
-def test_batches_keep_objects_of_equal_numbers_of_points_together() -> None:
+def test_batches_group_objects_by_point_count() -> None:
     points = [[[0, 0]] * count for count in (2, 1, 2, 3, 2)]
     prompts = read(points=points, bboxes=np.arange(20).reshape(5, 4))
     seen: dict[int, int] = {}
@@ -127,7 +127,7 @@ def test_batches_keep_objects_of_equal_numbers_of_points_together() -> None:
     assert seen == {0: 2, 1: 1, 2: 2, 3: 3, 4: 2}
 
 
-def test_an_object_without_points_needs_a_box() -> None:
+def test_object_without_points_needs_a_box() -> None:
     prompts = read(points=[[], [[1, 2]]], bboxes=[[1, 2, 3, 4], [5, 6, 7, 8]])
     parts = {int(index[0]): part for index, part in prompts.batches(8)}
     assert parts[0].points is None and parts[0].labels is None
@@ -137,7 +137,7 @@ def test_an_object_without_points_needs_a_box() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "message"),
     [
         ({"labels": [1]}, "give points too"),
         ({"points": [1, 2, 3]}, r"shape \(3,\)"),
@@ -167,8 +167,8 @@ def test_an_object_without_points_needs_a_box() -> None:
         ({"masks": np.zeros((2, 8, 8)), "bboxes": [1, 2, 3, 4]}, "masks for 2"),
     ],
 )
-def test_refusals(kwargs: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_raise_value_error(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Prompts.read(**kwargs)
 
 
@@ -185,7 +185,7 @@ def test_refusals(kwargs: dict, said: str) -> None:
         {"points": np.array([1j, 2])},
     ],
 )
-def test_what_is_not_numbers_is_a_type_error(kwargs: dict) -> None:
+def test_non_numeric_values_raise_type_error(kwargs: dict) -> None:
     with pytest.raises(TypeError, match="must be"):
         Prompts.read(**kwargs)
 
@@ -194,25 +194,25 @@ def test_what_is_not_numbers_is_a_type_error(kwargs: dict) -> None:
     "tensor",
     [torch.zeros(4, device="meta"), torch.zeros(4).to_sparse()],
 )
-def test_tensors_without_numbers_in_order(tensor: torch.Tensor) -> None:
+def test_meta_and_sparse_tensors_raise_type_error(tensor: torch.Tensor) -> None:
     with pytest.raises(TypeError, match="bboxes must be a plain tensor"):
         Prompts.read(bboxes=tensor)
     with pytest.raises(TypeError, match="masks must be a plain tensor"):
         Prompts.read(masks=tensor)
 
 
-def test_numbers_of_a_table_and_beyond_64_bits() -> None:
+def test_object_arrays_are_read_and_huge_numbers_refused() -> None:
     assert read(bboxes=np.array([1, 2.5, 3, np.int64(4)], object)).boxes.tolist() == [[1, 2.5, 3, 4]]
     with pytest.raises(TypeError, match="bboxes must be numbers"):
         Prompts.read(bboxes=np.array([1, "2", 3, 4], object))
-    for far in (10**30, 1e38, -2e9):  # what is finite here is NaN within the network
+    for far in (10**30, 1e38, -2e9):  # finite here, but the network would compute NaN
         with pytest.raises(ValueError, match="finite pixel coordinates"):
             Prompts.read(bboxes=[0, 0, 5, far])
     with pytest.raises(TypeError, match="too large for a coordinate"):
         Prompts.read(points=[0, 10**400])
 
 
-def test_boxes_and_masks_of_a_result_are_prompts() -> None:
+def test_boxes_and_masks_of_results_are_accepted() -> None:
     boxes = Boxes(torch.tensor([[1.0, 2, 30, 40, 0.5, 0]]), (48, 64))
     masks = Masks(torch.ones(1, 48, 64, dtype=torch.bool), (48, 64))
     prompts = read(bboxes=boxes, masks=masks)
@@ -220,7 +220,7 @@ def test_boxes_and_masks_of_a_result_are_prompts() -> None:
     assert read(masks=np.zeros((48, 64), np.longdouble)).masks.dtype == torch.float64
 
 
-def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_object_with_only_background_points_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     read(points=[[[1, 2], [3, 4]]], labels=[[1, 0]])
     read(points=[[1, 2], [3, 4]], labels=[1, 1])
     assert not caplog.records
@@ -231,7 +231,7 @@ def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "message"),
     [
         ({"bboxes": [30, 40, 20, 10]}, "x, y, x + width, y + height"),
         ({"bboxes": [0.1, 0.2, 0.5, 0.9]}, "all bboxes lie in the first pixel"),
@@ -246,11 +246,11 @@ def test_a_lone_background_click_is_mentioned_once(caplog: pytest.LogCaptureFixt
         ({"points": [], "bboxes": []}, ""),
     ],
 )
-def test_coordinates_that_are_hardly_meant_are_said(
-    prompt: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+def test_implausible_coordinates_are_warned_about(
+    prompt: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     read(**prompt).check((48, 64), 64)
-    assert [said in record.message for record in caplog.records] == [True] * bool(said)
+    assert [message in record.message for record in caplog.records] == [True] * bool(message)
 
 
 # --- masks ---
@@ -264,16 +264,16 @@ def model_mask(masks: Any, original: tuple[int, int], resized: tuple[int, int], 
     return logits[:, 0]
 
 
-def test_low_resolution_logits_pass_unchanged() -> None:
+def test_low_resolution_mask_logits_are_unchanged() -> None:
     logits = torch.randn(3, 16, 16)
     assert torch.equal(model_mask(logits, (30, 40), (48, 64), 64), logits)
     assert torch.equal(model_mask(logits[:, None], (30, 40), (48, 64), 64), logits)
     assert torch.equal(model_mask(logits[0].double().numpy(), (30, 40), (48, 64), 64)[0], logits[0])
 
 
-def test_a_picture_shaped_mask_goes_the_way_of_its_picture() -> None:
+def test_image_sized_mask_is_resized_and_padded_as_the_image() -> None:
     mask = np.random.default_rng(0).normal(size=(24, 32)).astype(np.float32)
-    # Nearest to 48 x 64 doubles every pixel; the last quarter of the square is padding.
+    # Nearest-neighbour resizing to 48 x 64 doubles every pixel; the last quarter of the square is padding.
     square = np.zeros((64, 64), np.float32)
     square[:48] = mask.repeat(2, 0).repeat(2, 1)
     expected = F.interpolate(torch.from_numpy(square)[None, None], size=(16, 16), mode="bilinear")[0, 0]
@@ -291,15 +291,15 @@ def test_binary_masks_become_logits(dtype: Any) -> None:
         assert torch.equal(model_mask(given, (30, 40), (48, 64), 64)[0], expected)
 
 
-def test_masks_of_another_shape_are_refused() -> None:
+def test_masks_of_another_shape_raise_value_error() -> None:
     with pytest.raises(ValueError, match=r"\(30, 40\), or \(16, 16\)"):
         model_mask(np.zeros((20, 20), np.float32), (30, 40), (48, 64), 64)
 
 
-@pytest.mark.parametrize("of_its_kind", ["read-only", "reversed", "big-endian"])
-def test_arrays_that_pytorch_does_not_take(of_its_kind: str) -> None:
+@pytest.mark.parametrize("kind", ["read-only", "reversed", "big-endian"])
+def test_read_only_reversed_and_big_endian_masks(kind: str) -> None:
     mask = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
-    given = mask[::-1] if of_its_kind == "reversed" else mask.astype(">f4" if of_its_kind == "big-endian" else "<f4")
-    given.flags.writeable = of_its_kind != "read-only"
+    given = mask[::-1] if kind == "reversed" else mask.astype(">f4" if kind == "big-endian" else "<f4")
+    given.flags.writeable = kind != "read-only"
     got = model_mask(given, (30, 40), (48, 64), 64)[0]
     assert torch.equal(got, torch.from_numpy(np.array(given, np.float32)))

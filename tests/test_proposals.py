@@ -1,4 +1,4 @@
-"""Proposals: everything that a grid finds, ranked instead of filtered."""
+"""Object proposals: all masks that a grid of points finds, ranked instead of filtered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model() -> Any:
     return small_model()
 
 
-def test_ranked_by_the_mean_of_both_scores(model: Any) -> None:
+def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
     model.judgement = replace(model.judgement, consensus=0.0)
     picture = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
@@ -36,7 +36,7 @@ def test_ranked_by_the_mean_of_both_scores(model: Any) -> None:
     np.testing.assert_allclose(found.boxes.conf, scores, rtol=1e-6)
     assert _varied(found.masks.boxes, scores) == list(range(len(found)))
     np.testing.assert_array_equal(found.boxes.xyxy, found.masks.boxes)
-    # Everything without filters finds the same masks.
+    # Segmenting everything without filters finds the same masks.
     options = {"points_stride": 4, "conf_thres": -1e9, "stability_score_thresh": -1, "iou": 1}
     (everything,) = predictor(picture, **options)
     visible = everything[np.flatnonzero(everything.masks.area.numpy())]
@@ -44,7 +44,7 @@ def test_ranked_by_the_mean_of_both_scores(model: Any) -> None:
 
 
 def _rectangles(model: Any, monkeypatch: pytest.MonkeyPatch, boxes: Any, iou: torch.Tensor) -> None:
-    """A model that finds for each point, by number, a rectangle: boxes (N, 4) x1 y1 x2 y2 in low-resolution cells."""
+    """Make the model return a rectangle for the i-th point: boxes (N, 4) x1, y1, x2, y2 in low-resolution cells."""
 
     def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float | None = None) -> Any:
         def logits(point_index: Any, mask_index: Any) -> torch.Tensor:
@@ -60,7 +60,7 @@ def _rectangles(model: Any, monkeypatch: pytest.MonkeyPatch, boxes: Any, iou: to
 
 
 def _varied(boxes: Any, scores: np.ndarray) -> list[int]:
-    """The order by hand: those that differ, the best first, then the others, the best first."""
+    """Return the expected order: boxes with an IoU of at most 0.7 with each other, then the others, both by score."""
     ious, first = _ious(boxes), []
     for place in np.argsort(-scores, kind="stable").tolist():
         if not first or ious[place, first].max() <= 0.7:
@@ -68,7 +68,7 @@ def _varied(boxes: Any, scores: np.ndarray) -> list[int]:
     return first + sorted(set(range(len(scores))) - set(first), key=lambda place: -scores[place])
 
 
-def test_the_first_proposals_differ(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_proposals_have_low_iou_with_each_other(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     corners = rng.integers(0, 3, (64, 2)) * 8
     boxes = np.concatenate([corners, corners + rng.integers(4, 8, (64, 2))], 1)
@@ -80,8 +80,11 @@ def test_the_first_proposals_differ(model: Any, monkeypatch: pytest.MonkeyPatch)
     assert _varied(found.masks.boxes, scores) == list(range(len(found)))
 
 
-def test_of_near_duplicates_one_stays(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last is among the first that differ, and the second, which by score alone would stay for it, goes."""
+def test_near_duplicates_are_suppressed_by_rank(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third box differs from the first, so it ranks before the second and suppresses it as a near-duplicate.
+
+    NMS by score alone would keep the second and suppress the third.
+    """
     boxes = [[0, 4, 24, 28], [4, 4, 28, 28], [5, 4, 28, 28], [0, 4, 24, 28]]
     _rectangles(model, monkeypatch, boxes, torch.tensor([0.9, 0.8, 0.7, 0.6])[:, None].expand(4, 3))
     model.judgement = replace(model.judgement, consensus=0.0)
@@ -90,20 +93,20 @@ def test_of_near_duplicates_one_stays(model: Any, monkeypatch: pytest.MonkeyPatc
     assert np.triu(_ious(found.masks.boxes), 1).max() <= 0.7
 
 
-def test_points_that_agree_count_where_the_model_says_so(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three squares: the lowest in both scores is the one that two points of four agree on, within a pixel."""
+def test_consensus_raises_the_rank_of_masks_that_points_agree_on(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four points agree on one of three squares, the one with the lowest score."""
     squares = [[2, 2, 10, 10], [20, 20, 26, 26], [2, 2, 10, 10], [12, 12, 18, 18]]
     _rectangles(model, monkeypatch, squares, torch.tensor([0.5, 0.7, 0.5, 0.6])[:, None].expand(4, 3))
     firsts = []
     for consensus in (0.0, 0.5):
         model.judgement = replace(model.judgement, consensus=consensus)
         found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
-        assert len(found) == 3  # of those alike, one each
+        assert len(found) == 3  # one of the two equal squares is dropped
         firsts.append(found.boxes.xyxy[0].tolist())
     assert firsts[0][0] == pytest.approx(80, abs=2) and firsts[1][0] == pytest.approx(8, abs=2)
 
 
-def test_at_most_n(model: Any) -> None:
+def test_n_limits_the_number_and_arguments_are_checked(model: Any) -> None:
     picture = bgr_picture(48, 80)
     sam = SAM(model)
     every = sam.proposals(picture, points_stride=4, imgsz=128, nms_thresh=1)
@@ -120,7 +123,7 @@ def test_at_most_n(model: Any) -> None:
         sam.proposals(None)
 
 
-def test_nothing_to_propose(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_masks_are_not_proposed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = model.decode_points
 
     def nothing(*arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Indirect light in generated scenes: mirror images, glossy skins, tints."""
+"""Indirect light in generated scenes: mirror images, glossy surfaces, tints from neighbours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastsam_core.train.textures import TexturePool
 
 
 def standing(size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A grey picture, its labels, and a thing of 12 x 20 pixels: red in its upper half, green in its lower."""
+    """Return a grey image, its labels, and the colours and alpha of a 12 x 20 object, red above and green below."""
     colour = np.zeros((20, 12, 3), np.float32)
     colour[:10, :, 0], colour[10:, :, 1] = 1.0, 1.0
     return (
@@ -25,17 +25,17 @@ def standing(size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     )
 
 
-def test_a_mirror_image_is_upside_down_and_fades() -> None:
+def test_mirror_image_is_upside_down_and_fades() -> None:
     image, labels, colour, alpha = standing()
     mirror_in_ground(image, labels, colour, alpha, (8, 10), 0.4)
     assert not labels.any() and np.all(image[:30] == 0.5) and np.all(image[50:] == 0.5)
     assert np.all(image[30:, :8] == 0.5) and np.all(image[30:, 20:] == 0.5)
     near, far = image[31, 14], image[48, 14]
-    assert near[1] > 0.5 > near[0]  # the thing's lower half comes first
+    assert near[1] > 0.5 > near[0]  # the object's lower half is mirrored first
     assert far[0] > 0.5 > far[1] and far[0] - 0.5 < near[1] - 0.5
 
 
-def test_a_mirror_image_stays_on_what_the_thing_stands_on() -> None:
+def test_mirror_image_stays_on_the_label_below_the_object() -> None:
     image, labels, colour, alpha = standing()
     labels[:, 14:] = 3
     labels[30:40, :] = 7  # a table
@@ -45,19 +45,19 @@ def test_a_mirror_image_stays_on_what_the_thing_stands_on() -> None:
 
 
 @pytest.mark.parametrize("corner", [(8, 44), (8, 43), (50, 10), (0, 0)])
-def test_a_mirror_image_ends_at_the_border(corner: tuple[int, int]) -> None:
+def test_mirror_image_beyond_the_border_stays_in_range(corner: tuple[int, int]) -> None:
     image, labels, colour, alpha = standing()
     mirror_in_ground(image, labels, colour, alpha, corner, 0.4)
     assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
 
 
-def test_what_nobody_sees_has_no_mirror_image() -> None:
+def test_mostly_transparent_object_has_no_mirror_image() -> None:
     image, labels, colour, alpha = standing()
     mirror_in_ground(image, labels, colour, alpha * 0.3, (8, 10), 0.4)
     assert np.all(image == 0.5)
 
 
-def test_only_ground_that_mirrors_shows_what_stands_on_it() -> None:
+def test_only_grounded_objects_on_mirroring_ground_are_mirrored() -> None:
     pool = TexturePool(size=64, count=8, seed=3)
     flat = Finish(roundness=0.0, edge=0.0, shadow=0.0)
     matrix = np.array([[10, 0, 32], [0, 10, 20]], np.float32)
@@ -71,7 +71,7 @@ def test_only_ground_that_mirrors_shows_what_stands_on_it() -> None:
     assert changed[:2] == [0, 0] and changed[2] > 100
 
 
-def test_gloss_shows_a_bright_sky_and_a_dark_ground() -> None:
+def test_gloss_reflects_a_bright_sky_and_a_dark_ground() -> None:
     up = np.array([[-1.0, -0.15, 0.35, 1.0]], np.float32)
     factor, light = surroundings_in(up, 0.8)
     assert factor.dtype == light.dtype == np.float32
@@ -79,7 +79,7 @@ def test_gloss_shows_a_bright_sky_and_a_dark_ground() -> None:
     np.testing.assert_allclose(light[0, [0, 2, 3]], [0, 0.14, 0.28], atol=1e-3)
 
 
-def test_light_between_things_takes_their_colour() -> None:
+def test_tint_by_neighbours_takes_the_colour_of_near_objects() -> None:
     grey = np.full((128, 128, 3), 0.4, np.float32)
     np.testing.assert_allclose(tint_by_neighbours(grey.copy(), 0.05, 0.5), grey, rtol=0.03)
     image = grey.copy()
@@ -90,7 +90,7 @@ def test_light_between_things_takes_their_colour() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 33, 100])
-def test_tints_fit_any_size(size: int) -> None:
+def test_tints_are_finite_at_any_size(size: int) -> None:
     image = np.random.default_rng(size).random((size, size, 3), np.float32)
     tinted = tint_by_neighbours(image.copy(), 0.1, 0.5)
     assert tinted.shape == image.shape and np.isfinite(tinted).all() and np.all(tinted >= 0)

@@ -1,6 +1,6 @@
-"""Image encoders replayed from CUDA graphs: when that is, and that nothing else is to be seen of it.
+"""Image encoders replayed from CUDA graphs: when graphs are recorded and replayed, and that results don't change.
 
-Without a GPU: graph_stand_in.py is in a graph's place.
+Needs no GPU: graph_stand_in.py replaces the graphs. test_gpu_replay.py has the tests on a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_the_third_call_records_and_later_ones_replay(stand: Stand, dtype: Any, mode: Any) -> None:
+def test_third_call_records_and_later_calls_replay(stand: Stand, dtype: Any, mode: Any) -> None:
     model = small_model()
     del model.encode_image
     model.set_image_size(SIZE)
@@ -54,9 +54,9 @@ def test_the_third_call_records_and_later_ones_replay(stand: Stand, dtype: Any, 
         assert stand.replays == ([] if call < 2 else [call - 2])
 
 
-def test_recorded_in_one_mode_and_replayed_in_another(stand: Stand) -> None:
+def test_graph_is_shared_between_no_grad_and_inference_mode(stand: Stand) -> None:
     with torch.inference_mode():
-        encoder = vit()  # with tensors that aren't to be changed outside, and count no changes
+        encoder = vit()  # its inference tensors can't be changed outside, and have no version counter
     for seed in range(8):
         images = picture(seed)
         with torch.inference_mode() if seed % 2 == 0 else torch.no_grad():
@@ -65,10 +65,10 @@ def test_recorded_in_one_mode_and_replayed_in_another(stand: Stand) -> None:
     with torch.inference_mode():
         encoder.neck[0].weight.mul_(2)
     encode_all(encoder, range(8, 10))
-    assert stand.replays == [7]  # which read the weights where they are
+    assert stand.replays == [7]  # the graph reads the changed weights at their address
 
 
-def test_shapes_streams_and_settings_have_graphs_of_their_own(stand: Stand) -> None:
+def test_each_shape_stream_and_setting_has_its_own_graph(stand: Stand) -> None:
     encoder = vit()
     encode_all(encoder, range(4))
     encode_all(encoder, range(4), batch=2)
@@ -121,7 +121,7 @@ def data(encoder: ImageEncoderViT) -> None:
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("change", [in_place, loaded, replaced, data])
-def test_changed_weights_are_recorded_anew(stand: Stand, change: Callable[[Any], None], dtype: Any) -> None:
+def test_changed_weights_are_recorded_again(stand: Stand, change: Callable[[Any], None], dtype: Any) -> None:
     encoder = vit()
     encode_all(in_dtype(encoder, dtype), range(4))
     before = usual(in_dtype(encoder, dtype), picture())
@@ -133,7 +133,7 @@ def test_changed_weights_are_recorded_anew(stand: Stand, change: Callable[[Any],
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("how", ["hook", "pre-hook", "forward", "training", "part in training"])
-def test_altered_encoders_are_called(stand: Stand, how: str, dtype: Any) -> None:
+def test_hooked_patched_or_training_encoders_are_called(stand: Stand, how: str, dtype: Any) -> None:
     encoder, called = vit(), []
     encode_all(in_dtype(encoder, dtype), range(4))
     part = encoder.blocks[1].norm1
@@ -153,7 +153,7 @@ def test_altered_encoders_are_called(stand: Stand, how: str, dtype: Any) -> None
     assert stand.replays == [1]
 
 
-def test_layers_of_others_are_called(stand: Stand) -> None:
+def test_encoder_with_a_foreign_layer_is_not_recorded(stand: Stand) -> None:
     encoder = vit()
     encoder.blocks[0].norm1 = type("Adapter", (nn.LayerNorm,), {})(32)
     encode_all(encoder, range(5))
@@ -164,7 +164,7 @@ def test_layers_of_others_are_called(stand: Stand) -> None:
     "when",
     ["gradients", "autocast", "mode", "global hook", "tracing", "profiler", "capturing", "channels last", "many"],
 )
-def test_calls_that_something_else_looks_at_are_as_usual(stand: Stand, when: str) -> None:
+def test_observed_and_unsuitable_calls_are_not_replayed(stand: Stand, when: str) -> None:
     encoder = vit()
     encode_all(encoder, range(4))
     called: list[int] = []
@@ -198,11 +198,11 @@ def test_calls_that_something_else_looks_at_are_as_usual(stand: Stand, when: str
     assert stand.replays == [2]
 
 
-def test_tensors_on_the_cpu_are_not_for_graphs() -> None:
+def test_only_gpu_tensors_use_graphs() -> None:
     assert not replay._on_gpu(picture()) and replay._on_gpu(gpu_tensor())
 
 
-def test_a_failure_is_said_once_and_nothing_else_is_seen(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_recording_warns_once_and_falls_back(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
     stand.fails = RuntimeError("CUDA error: operation not permitted when stream is capturing\nand much advice")
     for _ in range(2):
         encode_all(vit(), range(8))
@@ -215,12 +215,12 @@ def test_a_failure_is_said_once_and_nothing_else_is_seen(stand: Stand, caplog: p
     encode_all(encoder, range(4))
     stand.fails = None
     encode_all(encoder, range(4))
-    assert not stand.made  # this one isn't tried again
+    assert not stand.made  # an encoder that failed isn't tried again
     encode_all(vit(), range(4))
     assert stand.replays == [1]
 
 
-def test_no_memory_is_a_failure_like_others(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+def test_lack_of_memory_warns_once_and_falls_back(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
     for amount in ("1.00 GiB", "2.00 GiB"):
         stand.fails = torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {amount}.")
         encode_all(vit(), range(4))
@@ -230,7 +230,7 @@ def test_no_memory_is_a_failure_like_others(stand: Stand, caplog: pytest.LogCapt
     assert "(OutOfMemoryError)" in caplog.messages[0] and "1,024 MiB" in caplog.messages[1]
 
 
-def test_a_replay_that_fails_is_the_last(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_replay_warns_and_is_not_repeated(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
     encoder = vit()
     encode_all(encoder, range(4))
 
@@ -242,18 +242,18 @@ def test_a_replay_that_fails_is_the_last(stand: Stand, caplog: pytest.LogCapture
     assert len(stand.made) == 1 and len(caplog.messages) == 1 and "no such graph" in caplog.text
 
 
-def test_errors_of_the_encoder_are_its_own(stand: Stand) -> None:
+def test_encoder_errors_are_raised_and_do_not_disable_graphs(stand: Stand) -> None:
     encoder = vit()
     wrong = torch.randn(1, 4, SIZE, SIZE)
     with torch.no_grad():
         for _ in range(4):
-            with pytest.raises((RuntimeError, ValueError)):  # natively or by PyTorch
+            with pytest.raises((RuntimeError, ValueError)):  # raised by native code or by PyTorch
                 encode(encoder, wrong)
     encode_all(encoder, range(4))
     assert stand.replays == [1]
 
 
-def test_the_least_recently_used_graph_goes(stand: Stand) -> None:
+def test_least_recently_used_graph_is_dropped(stand: Stand) -> None:
     encoder = vit()
     for number in range(MOST_GRAPHS):
         stand.place = f"stream {number}"
@@ -266,14 +266,14 @@ def test_the_least_recently_used_graph_goes(stand: Stand) -> None:
     encode_all(encoder, range(1))
     gc.collect()
     assert [graph() is None for graph in gone] == [False, True, False, False]
-    # Taking turns, more of them than are kept are never recorded.
+    # With more streams in turn than graphs are kept, each key is dropped before its third call.
     for turn in range(12):
         stand.place = f"turn {turn % (MOST_GRAPHS + 1)}"
         encode_all(encoder, range(1))
     assert not stand.made
 
 
-def test_threads_share_graphs(stand: Stand) -> None:
+def test_threads_share_one_graph(stand: Stand) -> None:
     encoder = vit()
     expected = [usual(encoder, picture(seed)) for seed in range(4)]
     encode_all(encoder)
@@ -293,7 +293,7 @@ def test_threads_share_graphs(stand: Stand) -> None:
     assert not wrong and len(stand.made) == 1 and stand.replays[0] > 0
 
 
-def test_while_one_thread_records_others_go_on_as_usual(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_threads_encode_without_graphs_during_a_recording(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, inside, leave = vit(), threading.Event(), threading.Event()
     record = replay.record
 
@@ -315,7 +315,7 @@ def test_while_one_thread_records_others_go_on_as_usual(stand: Stand, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_graphs_go_with_their_encoder_and_are_no_part_of_it(stand: Stand, dtype: Any) -> None:
+def test_graphs_are_freed_with_their_encoder_and_not_copied(stand: Stand, dtype: Any) -> None:
     encoder = vit()
     names = list(encoder.state_dict())
     encode_all(in_dtype(encoder, dtype), range(4))
@@ -326,7 +326,7 @@ def test_graphs_go_with_their_encoder_and_are_no_part_of_it(stand: Stand, dtype:
     assert stand.replays == [1]
     gone = weakref.ref(encoder)
     stand.made.clear()
-    # A graph knows addresses; the stand-in holds what it has recorded.
+    # A real graph holds only addresses; the stand-in holds the recorded function, which references the encoder.
     owner = graphs()
     assert owner is not None
     (made,) = owner._known.values()
@@ -337,7 +337,7 @@ def test_graphs_go_with_their_encoder_and_are_no_part_of_it(stand: Stand, dtype:
     assert gone() is None and graphs() is None
 
 
-def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastsam_cuda_graphs_switch_and_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "cuda_module", object())
     monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
     for value, reason in (("", replay.SWITCHED_OFF), ("0", replay.SWITCHED_OFF), ("1", "")):
@@ -356,19 +356,19 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert replay._read_switch() == "the CUDA kernels are not in use"
 
 
-def test_switched_off_nothing_is_recorded(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_recorded_when_switched_off(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "off", replay.SWITCHED_OFF)
     encode_all(vit(), range(5))
     assert not stand.made
 
 
-def test_a_gpu_that_runs_no_kernels_has_no_graphs(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_recorded_on_a_gpu_without_kernels(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "why_not_on", lambda device: "there is no code for it")
     encode_all(vit(), range(5))
     assert not stand.made
 
 
-def test_on_another_gpu_than_the_current_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoding_on_another_gpu_makes_it_current(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[Any] = []
 
     def device(which: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From names to files: where checkpoints are looked for, what may be downloaded, and what is said where nothing is."""
+"""Resolving model names to files: search order, downloads, and error messages for missing checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def nano() -> State:
 # --- folders
 
 
-def test_order_of_places(folders: tuple[Path, Path]) -> None:
+def test_current_folder_precedes_the_home_folder(folders: tuple[Path, Path]) -> None:
     here, home = folders
     for name in ("sam_b.pt", "sam_vit_b_01ec64.pth", "my.safetensors", "sub/my.pt"):
         stored = touch(home, name)
@@ -42,7 +42,7 @@ def test_order_of_places(folders: tuple[Path, Path]) -> None:
         local.unlink()
 
 
-def test_one_official_file_serves_all_its_names(folders: tuple[Path, Path]) -> None:
+def test_official_file_is_found_by_all_its_names(folders: tuple[Path, Path]) -> None:
     here, home = folders
     stored = touch(home, "sam_vit_b_01ec64.pth")
     assert resolve("sam_b.pt") == resolve("sam_b") == stored
@@ -50,7 +50,7 @@ def test_one_official_file_serves_all_its_names(folders: tuple[Path, Path]) -> N
     assert resolve("sam_b").resolve() == local
 
 
-def test_folder_of_the_models_name_is_no_obstacle(folders: tuple[Path, Path]) -> None:
+def test_folder_named_like_a_model_is_skipped(folders: tuple[Path, Path]) -> None:
     here, home = folders
     (here / "sam_b").mkdir()
     stored = touch(home, "sam_b.pt")
@@ -60,7 +60,7 @@ def test_folder_of_the_models_name_is_no_obstacle(folders: tuple[Path, Path]) ->
         resolve("mine")
 
 
-def test_bundled_model(
+def test_bundled_model_is_found_after_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: tuple[Path, Path], nano: State
 ) -> None:
     (tmp_path / "weights").mkdir()
@@ -93,12 +93,12 @@ def test_bundled_model(
         (["sam_b.pt"], TypeError, "not a list"),
     ],
 )
-def test_what_cannot_be_found(model: Any, error: type[Exception], message: str) -> None:
+def test_missing_or_invalid_checkpoints_raise(model: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load_model(model)
 
 
-def test_typo_in_a_folder_suggests_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typo_suggests_files_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "finetuned.pt")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -118,7 +118,7 @@ def test_none_means_sam_b(folders: tuple[Path, Path]) -> None:
 
 @pytest.fixture
 def mobile(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """What stands for the published mobile_sam.pt."""
+    """Return bytes that are published as mobile_sam.pt, with their size and hash, during a test."""
     data = bytes(range(256)) * 1200
     facts = published.Published(hashlib.sha256(data).hexdigest(), len(data))
     monkeypatch.setitem(published.BY_FILE_NAME, "mobile_sam.pt", facts)
@@ -129,7 +129,7 @@ def at(monkeypatch: pytest.MonkeyPatch, name: str, *urls: str) -> None:
     monkeypatch.setitem(registry.MODELS, name, replace(registry.MODELS[name], urls=urls))
 
 
-def test_download_into_the_home_folder(
+def test_download_resumes_into_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, mobile: bytes, folders: tuple[Path, Path]
 ) -> None:
     here, home = folders
@@ -143,14 +143,16 @@ def test_download_into_the_home_folder(
     assert os.listdir(home) == ["mobile_sam.pt"] and os.listdir(here) == []
 
 
-def test_home_that_is_no_folder_is_named(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_home_that_is_a_file_names_fastsam_home(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("file").touch()
     monkeypatch.setenv("FASTSAM_HOME", os.path.abspath("file"))
     with pytest.raises(OSError, match="FASTSAM_HOME can name another one"):
         load_model("sam_b.pt")
 
 
-def test_download_of_another_file_is_refused(
+def test_download_with_another_hash_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch, mobile: bytes, folders: tuple[Path, Path]
 ) -> None:
     with serve(FileServer(mobile[:-1] + b"x")) as address:
@@ -160,14 +162,14 @@ def test_download_of_another_file_is_refused(
     assert os.listdir(folders[1]) == []
 
 
-def test_hash_is_not_asked_of_the_users_file(mobile: bytes, folders: tuple[Path, Path]) -> None:
+def test_hash_of_local_files_is_not_checked(mobile: bytes, folders: tuple[Path, Path]) -> None:
     for folder in folders:
         path = touch(folder, "mobile_sam.pt")
         assert resolve("mobile_sam.pt").resolve() == path
         path.unlink()
 
 
-def test_second_address_serves_when_the_first_is_out_of_reach(
+def test_download_falls_back_to_the_second_address(
     monkeypatch: pytest.MonkeyPatch, mobile: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(handler: Any) -> None:
@@ -182,7 +184,7 @@ def test_second_address_serves_when_the_first_is_out_of_reach(
     assert any("answers 404" in record.getMessage() for record in caplog.records)
 
 
-def test_meta_name_means_metas_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meta_file_name_is_downloaded_only_from_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def answer(handler: Any) -> None:
@@ -199,11 +201,11 @@ def test_meta_name_means_metas_file(monkeypatch: pytest.MonkeyPatch) -> None:
         assert asked == ["/sam_vit_b_01ec64.pth"] * 2 + ["/assets/sam_b.pt"]
 
 
-def test_published_facts_are_plausible() -> None:
+def test_published_hashes_and_sizes_are_plausible() -> None:
     for facts in published.BY_FILE_NAME.values():
         assert facts.sha256 is not None and len(bytes.fromhex(facts.sha256)) == 32
         assert facts.size is not None and facts.size > 4e7
-    # Four bytes per parameter, and some for names: a digit lost in a size would show.
+    # Four bytes per parameter plus up to 300 kB for names. A missing digit in a size would fail.
     for name, file in (("sam_b", "sam_vit_b_01ec64.pth"), ("sam_l", "sam_vit_l_0b3195.pth")):
         size = published.BY_FILE_NAME[file].size
         values = sum(torch.Size(shape).numel() for shape in checkpoint._expected(name).values())

@@ -1,4 +1,4 @@
-"""Results and Boxes: the Ultralytics objects' attributes and methods, and what this package adds."""
+"""Results and Boxes: the attributes and methods of Ultralytics' classes, and those that this package adds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result() -> Results:
 # --- boxes ---
 
 
-def test_boxes_columns() -> None:
+def test_boxes_coordinates_conf_and_cls() -> None:
     boxes = Boxes(torch.tensor([[10.0, 20, 30, 60, 0.5, 2]]), (100, 200))
     assert boxes.xyxy.tolist() == [[10, 20, 30, 60]]
     assert boxes.xywh.tolist() == [[20, 40, 20, 40]]
@@ -48,7 +48,7 @@ def test_boxes_with_track_ids() -> None:
     assert (boxes.id.tolist(), boxes.conf.tolist(), boxes.cls.tolist()) == ([7], [0.5], [2])
 
 
-def test_boxes_as_arrays_agree() -> None:
+def test_boxes_as_arrays_match_tensors() -> None:
     tensor = scene.results().boxes
     assert tensor is not None
     array = tensor.numpy()
@@ -58,7 +58,7 @@ def test_boxes_as_arrays_agree() -> None:
     assert isinstance(array[0].to("cpu").data, torch.Tensor)
 
 
-def test_a_single_index_keeps_the_row() -> None:
+def test_indexing_boxes_keeps_two_dimensions() -> None:
     boxes = scene.results().boxes
     assert boxes is not None
     assert boxes[1].shape == (1, 6) and boxes[-1].cls.tolist() == [3]
@@ -67,17 +67,17 @@ def test_a_single_index_keeps_the_row() -> None:
 
 
 @pytest.mark.parametrize("data", [torch.zeros(2, 5), torch.zeros(8), np.zeros((1, 2, 6)), torch.tensor(1.0)])
-def test_boxes_of_other_shapes(data: Any) -> None:
+def test_boxes_of_other_shapes_raise_value_error(data: Any) -> None:
     with pytest.raises(ValueError, match="boxes are"):
         Boxes(data, (10, 10))
 
 
-def test_boxes_of_other_types() -> None:
+def test_boxes_of_other_types_raise_type_error() -> None:
     with pytest.raises(TypeError, match="list"):
         Boxes([[1, 2, 3, 4, 5, 6]], (10, 10))  # type: ignore[arg-type]
 
 
-def test_clipping_leaves_the_given_tensor_alone() -> None:
+def test_clipped_does_not_modify_the_given_data() -> None:
     with torch.inference_mode():
         given = torch.tensor([[-5.0, -5, 300, 300, 0.5, 0]])
     boxes = Boxes(given, (100, 200)).clipped()
@@ -89,7 +89,7 @@ def test_clipping_leaves_the_given_tensor_alone() -> None:
 # --- results as a container ---
 
 
-def test_attributes(result: Results) -> None:
+def test_results_attributes(result: Results) -> None:
     assert result.orig_shape == (48, 64) and result.path == "/pictures/cat.jpg"
     assert result.names == {0: "0", 1: "1", 2: "2", 3: "3"}
     assert result.speed == {"preprocess": 1.0, "inference": 2.0, "postprocess": 3.0}
@@ -99,7 +99,7 @@ def test_attributes(result: Results) -> None:
     assert set(Results(scene.picture(), "a", {}).speed.values()) == {None}
 
 
-def test_nothing_found_and_everything_filtered() -> None:
+def test_empty_results_in_every_method() -> None:
     nothing = Results(scene.picture(), "a.jpg", {}, torch.zeros(0, 6))
     assert nothing.masks is None and len(nothing) == 0
     filtered = scene.results()[[]]
@@ -116,7 +116,7 @@ def test_nothing_found_and_everything_filtered() -> None:
 @pytest.mark.parametrize(
     "index", [2, slice(2, 3), [2], torch.tensor([False, False, True, False]), np.array([2]), (np.array([2]),)]
 )
-def test_indexing_takes_every_part(result: Results, index: Any) -> None:
+def test_indexing_selects_every_part(result: Results, index: Any) -> None:
     chosen = result[index]
     assert len(chosen) == 1 and chosen.boxes is not None and chosen.masks is not None
     assert chosen.boxes.cls.tolist() == [2] and chosen.masks.is_rle
@@ -127,7 +127,7 @@ def test_indexing_takes_every_part(result: Results, index: Any) -> None:
     assert chosen.names == result.names and len(result) == 4
 
 
-def test_ragged_points_stay_with_their_objects() -> None:
+def test_indexing_selects_ragged_points() -> None:
     points = [torch.ones(2, 2), torch.ones(1, 2) * 3]
     result = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=points)
     assert [one.tolist() for one in result[[1]].point_coords] == [[[3, 3]]]
@@ -140,13 +140,13 @@ def test_ragged_points_stay_with_their_objects() -> None:
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
 
-def test_iteration_ends(result: Results) -> None:
+def test_iteration_stops_after_the_last_object(result: Results) -> None:
     assert [len(one) for one in result] == [1, 1, 1, 1]
     with pytest.raises(IndexError):
         result[4]
 
 
-def test_rows_as_a_numpy_array(result: Results) -> None:
+def test_boxes_and_masks_convert_to_numpy_arrays(result: Results) -> None:
     assert result.boxes is not None and result.masks is not None
     for part in (result.boxes, result.masks, result.boxes.numpy(), result.boxes[:0]):
         np.testing.assert_array_equal(np.asarray(part), np.asarray(part.data))
@@ -156,7 +156,7 @@ def test_rows_as_a_numpy_array(result: Results) -> None:
     assert (np.asarray(result.boxes) >= 0).all()
 
 
-def test_moves(result: Results) -> None:
+def test_numpy_cpu_and_to_convert_every_part(result: Results) -> None:
     array = result.numpy()
     assert array.boxes is not None and array.masks is not None
     for part in (array.boxes.data, array.masks.data, array.predicted_iou, array.point_coords):
@@ -188,17 +188,17 @@ def test_new_and_update(result: Results) -> None:
     result.update(masks=torch.from_numpy(scene.masks()[:1]))
     assert len(result.summary()) == 1
     result.update(boxes=torch.zeros(4, 6), masks=torch.from_numpy(scene.masks()))
-    assert result.predicted_iou is None  # that of four other objects
+    assert result.predicted_iou is None  # it described four other objects
     with pytest.raises(ValueError, match="keypoints and obb are not supported"):
         result.update(keypoints=torch.zeros(1, 17, 3))
 
 
-def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
+def test_assigned_data_replaces_boxes_and_masks(result: Results) -> None:
     assert result.boxes is not None and result.masks is not None
     second = result[1]
     result.masks.data = result.masks.data[1:2]
     result.boxes.data = result.boxes.data[1:2]
-    assert result.predicted_iou is result.point_coords is None  # which are of four objects
+    assert result.predicted_iou is result.point_coords is None  # they describe four objects
     np.testing.assert_array_equal(result.plot(), second.plot())
     assert result.summary() == second.summary() and len(result[0]) == 1
     assert "predicted_iou" not in repr(result) and result.to_dicts()[0]["bbox"] == second.to_dicts()[0]["bbox"]
@@ -222,13 +222,13 @@ def test_boxes_and_masks_may_be_assigned(result: Results) -> None:
         ({"boxes": torch.zeros(1, 5)}, ValueError),
     ],
 )
-def test_parts_that_do_not_fit(change: dict[str, Any], error: type[Exception]) -> None:
+def test_mismatched_parts_raise_errors(change: dict[str, Any], error: type[Exception]) -> None:
     arguments = {"orig_img": scene.picture(), "path": "a.jpg", "names": {}, "boxes": torch.zeros(1, 6), **change}
     with pytest.raises(error):
         Results(**arguments)
 
 
-def test_copies_and_pickles(result: Results) -> None:
+def test_copies_and_pickles_are_equal(result: Results) -> None:
     for other in (pickle.loads(pickle.dumps(result)), copy.copy(result), copy.deepcopy(result)):
         assert other.to_dicts() == result.to_dicts() and other.names == result.names
 
@@ -256,7 +256,7 @@ def test_verbose_counts_classes() -> None:
     assert Results(scene.picture(), "a", ["dog", "cat"], boxes).verbose() == "1 dog, 2 cats, "
 
 
-def test_summary(result: Results) -> None:
+def test_summary_rows(result: Results) -> None:
     rows = result.summary()
     assert rows[1]["name"] == "1" and rows[1]["class"] == 1 and rows[1]["confidence"] == 0.875
     assert rows[1]["box"] == {"x1": 12, "y1": 10, "x2": 23, "y2": 19}
@@ -283,7 +283,7 @@ def test_masks_alone_give_boxes_and_scores() -> None:
     assert Results(scene.picture(), "a", {}, masks=torch.from_numpy(scene.masks())).rows()[0, 4] == 1
 
 
-def test_csv_and_json(result: Results) -> None:
+def test_csv_and_json_match_summary(result: Results) -> None:
     read = list(csv.DictReader(io.StringIO(result.to_csv())))
     assert [row["name"] for row in read] == ["0", "1", "2", "3"]
     assert json.loads(read[1]["box"]) == result.summary()[1]["box"]
@@ -291,7 +291,7 @@ def test_csv_and_json(result: Results) -> None:
     assert result.tojson(normalize=True) == result.to_json(normalize=True)
 
 
-def test_data_frames_come_from_what_is_installed(result: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_df_uses_polars_or_else_pandas(result: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install polars"):
@@ -306,7 +306,7 @@ def test_data_frames_come_from_what_is_installed(result: Results, monkeypatch: p
     assert result.to_df()[0] == "polars"
 
 
-def test_dicts_there_and_back(result: Results) -> None:
+def test_to_dicts_and_from_dicts_round_trip(result: Results) -> None:
     records = result.to_dicts()
     assert list(records[0]) == [
         "segmentation",
@@ -361,7 +361,7 @@ def test_save_txt_appends_polygons(result: Results, tmp_path: Path) -> None:
     assert appended[:3] == lines and [line.split()[-1] for line in appended[3:]] == ["0.95", "0.875", "0.75"]
 
 
-def test_save_txt_of_boxes(tmp_path: Path) -> None:
+def test_save_txt_writes_boxes_without_masks(tmp_path: Path) -> None:
     result = Results(scene.picture(), "a", {}, torch.tensor([[0.0, 0, 32, 24, 9, 0.5, 4]]))
     result.save_txt(tmp_path / "a.txt", save_conf=True)
     assert (tmp_path / "a.txt").read_text() == "4 0.25 0.25 0.5 0.5 0.5 9\n"
@@ -387,26 +387,26 @@ def test_save_crop_sorts_by_class_and_never_overwrites(tmp_path: Path, caplog: p
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
     assert written == ["a_b/frame.jpg", "person/frame-2.jpg", "person/frame.jpg"]
     assert "box 2" in caplog.text
-    # 20 x 10 pixels, 2 % and 10 pixels wider, and outwards to whole pixels on the left and on top
+    # 20 x 10 pixels grow by 2 % and 10 pixels; all edges are then rounded down
     assert cv2.imread(str(tmp_path / "person" / "frame.jpg")).shape == (21, 31, 3)
     result.save_crop(tmp_path, "frame.png")
     assert (tmp_path / "person" / "frame-4.jpg").exists()
 
 
-def test_a_mask_in_the_first_column_has_a_crop(tmp_path: Path) -> None:
-    """Its box ends where it begins, at 0, with that column inside."""
+def test_box_of_zero_width_has_a_crop(tmp_path: Path) -> None:
+    """Boxes of masks include their last pixel, so that of a mask in column 0 has x1 = x2 = 0."""
     Results(scene.picture(), "a", {0: "edge"}, torch.tensor([[0.0, 20, 0, 29, 1, 0]])).save_crop(tmp_path)
     assert [path.name for path in (tmp_path / "edge").iterdir()] == ["im.jpg"]
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a\\b", "", "con:1", "ü" * 200, "a " * 150])
-def test_class_names_do_not_lead_out_of_the_crops_folder(tmp_path: Path, name: str) -> None:
+def test_class_names_cannot_escape_the_crops_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "crops"
     Results(scene.picture(), "a", {0: name}, torch.tensor([[1.0, 1, 9, 9, 1, 0]])).save_crop(folder)
     assert [path.parent.parent for path in tmp_path.rglob("*.jpg")] == [folder]
 
 
-def test_save_names_and_folders(result: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_default_name_and_new_folders(result: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert result.save() == "results_cat.jpg"
     target = tmp_path / "new" / "folder" / "a.PNG"
@@ -419,7 +419,7 @@ def test_save_names_and_folders(result: Results, tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "new", "results_cat.jpg", "results_walk.jpg"]
 
 
-def test_a_failed_save_leaves_the_old_file(result: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_file(result: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.jpg"
     target.write_bytes(b"old")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
@@ -429,7 +429,7 @@ def test_a_failed_save_leaves_the_old_file(result: Results, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("name", ["a", "a.heic", "a.txt"])
-def test_save_in_an_unknown_format(result: Results, tmp_path: Path, name: str) -> None:
+def test_save_in_an_unknown_format_raises(result: Results, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="suffix"):
         result.save(tmp_path / name)
 
@@ -441,7 +441,7 @@ def test_show_opens_a_viewer(result: Results, monkeypatch: pytest.MonkeyPatch) -
     assert shown == [((64, 48), "/pictures/cat.jpg")]
 
 
-def test_notebook_picture(result: Results) -> None:
+def test_notebook_image_is_at_most_1024_wide(result: Results) -> None:
     decoded = cv2.imdecode(np.frombuffer(result._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(decoded, result.plot())
     large = Results(np.zeros((3, 3000, 3), np.uint8), "a", {})

@@ -1,4 +1,4 @@
-"""`fastsam_core.rle` against `pycocotools.mask`, on every sibling: the same bytes, values, dtypes and shapes."""
+"""`fastsam_core.rle` on every sibling has the same bytes, values, dtypes and shapes as `pycocotools.mask`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sibling(request, monkeypatch):
     return request.param
 
 
-# The fixture holds for a whole test, so hypothesis need not set it up for every example.
+# The fixture `sibling` applies to a whole test, so hypothesis need not reset it for every example.
 relaxed = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -43,7 +43,7 @@ def same_array(ours, theirs):
     assert (ours == theirs).all()
 
 
-# ------------------------------------------------------------------------------------------------------- as pycocotools
+# ------------------------------------------------------------------------------------------------- equal to pycocotools
 
 
 @relaxed
@@ -51,7 +51,7 @@ def same_array(ours, theirs):
 @example(mask=np.ones((1, 1, 1), np.uint8))
 @example(mask=np.zeros((5, 7, 2), np.uint8))
 @example(mask=np.stack([disc(), 1 - disc()], -1))
-def test_encode_and_decode(sibling, mask):
+def test_encode_and_decode_match_pycocotools(sibling, mask):
     column_major = np.asfortranarray(mask)
     theirs = coco.encode(column_major)
     for layout in (column_major, np.ascontiguousarray(mask), mask.astype(bool), mask * 255, mask[::-1][::-1]):
@@ -69,7 +69,7 @@ def test_encode_and_decode(sibling, mask):
 
 @relaxed
 @given(mask=masks)
-def test_measurements(sibling, mask):
+def test_area_and_bbox_match_pycocotools(sibling, mask):
     encoded = coco.encode(np.asfortranarray(mask))
     same_array(rle.area(encoded), coco.area(encoded))
     same_array(rle.toBbox(encoded), coco.toBbox(encoded))
@@ -79,7 +79,7 @@ def test_measurements(sibling, mask):
 
 @relaxed
 @given(shape=st.tuples(sides, sides), data=st.data())
-def test_iou_and_merge(sibling, shape, data):
+def test_iou_and_merge_match_pycocotools(sibling, shape, data):
     pairs = [data.draw(arrays(np.uint8, (*shape, 3), elements=bits)) for _ in range(2)]
     dt, gt = (coco.encode(np.asfortranarray(mask)) for mask in pairs)
     for crowd in ([0, 0, 0], [1, 0, 1], np.array([1, 1, 0], np.uint8), [True, False, False]):
@@ -102,7 +102,7 @@ polygon_lists = st.lists(coordinates, min_size=6, max_size=16).map(lambda values
 @given(polygons=st.lists(polygon_lists, min_size=1, max_size=3), height=sides, width=sides)
 @example(polygons=[[1.0, 1, 3, 1, 3, 3], [0.0, 0, 40, 40]], height=9, width=9)  # the second is a line
 @example(polygons=[[-5.0, -5, 30, -5, 30, 30, -5, 30]], height=7, width=8)  # all of the mask
-def test_polygons(sibling, polygons, height, width):
+def test_polygons_match_pycocotools(sibling, polygons, height, width):
     assert rle.frPyObjects(polygons, height, width) == coco.frPyObjects(polygons, height, width)
     if len(polygons[0]) > 4:
         assert rle.frPyObjects(polygons[0], height, width) == coco.frPyObjects(polygons[:1], height, width)[0]
@@ -110,7 +110,7 @@ def test_polygons(sibling, polygons, height, width):
 
 @relaxed
 @given(boxes=box_arrays, height=sides, width=sides)
-def test_boxes_as_masks(sibling, boxes, height, width):
+def test_boxes_as_masks_match_pycocotools(sibling, boxes, height, width):
     theirs = coco.frPyObjects(boxes, height, width)
     assert rle.frPyObjects(boxes, height, width) == theirs
     assert rle.frPyObjects(boxes, float(height), np.float64(width)) == theirs
@@ -120,7 +120,7 @@ def test_boxes_as_masks(sibling, boxes, height, width):
 
 @relaxed
 @given(dt=box_arrays, gt=box_arrays)
-def test_iou_of_boxes(dt, gt):
+def test_iou_of_boxes_matches_pycocotools(dt, gt):
     for crowd in ([0] * len(gt), [1] * len(gt)):
         theirs = coco.iou(dt, gt, crowd)
         same_array(rle.iou(dt, gt, crowd), theirs)
@@ -129,7 +129,7 @@ def test_iou_of_boxes(dt, gt):
 
 @relaxed
 @given(mask=masks)
-def test_uncompressed_runs(sibling, mask):
+def test_uncompressed_runs_match_pycocotools(sibling, mask):
     flat = mask[:, :, 0].ravel(order="F")
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
     counts = np.diff([0, *edges, flat.size]).tolist()
@@ -137,12 +137,12 @@ def test_uncompressed_runs(sibling, mask):
     assert rle.frPyObjects(raw, *mask.shape[:2]) == coco.frPyObjects(raw, *mask.shape[:2])
     assert rle.frPyObjects([raw, raw], *mask.shape[:2]) == coco.frPyObjects([raw, raw], *mask.shape[:2])
     assert rle.frPyObjects({**raw, "counts": np.array(counts)}, 1, 1) == rle.encode(mask[:, :, 0])
-    # What is compressed already is only checked.
+    # Input that is already compressed is validated and returned.
     compressed = coco.encode(np.asfortranarray(mask[:, :, 0]))
     assert rle.frPyObjects([compressed], 1, 1) == [compressed]
 
 
-def test_empty_runs_inside_are_kept_and_harmless(sibling):
+def test_inner_runs_of_length_zero_are_kept(sibling):
     raw = {"size": [4, 5], "counts": [3, 0, 2, 4, 0, 2, 9, 0]}
     packed = rle.frPyObjects(raw, 4, 5)
     assert packed == coco.frPyObjects(raw, 4, 5)
@@ -155,7 +155,7 @@ def test_empty_runs_inside_are_kept_and_harmless(sibling):
     assert rle.iou([packed], [packed], [0]).tolist() == [[1.0]]
 
 
-def test_empty_lists(sibling):
+def test_empty_lists_give_empty_results(sibling):
     assert rle.decode([]).shape == (0, 0, 0)
     assert rle.area([]).dtype == np.uint32 and rle.area([]).shape == (0,)
     assert rle.toBbox([]).dtype == np.float64 and rle.toBbox([]).shape == (0, 4)
@@ -182,7 +182,7 @@ def test_masks_without_pixels(sibling, shape):
     assert rle.frPyObjects([[0.0, 0, 3, 0, 3, 3]], *shape) == [packed]
 
 
-def test_very_large_masks_are_measured_but_not_decoded(sibling):
+def test_huge_masks_are_measured_and_decoding_raises_memory_error(sibling):
     side = 2**20
     counts = [side * 5 + 3, 10, side**2 - side * 5 - 13]
     large = rle.frPyObjects({"size": [side, side], "counts": counts}, side, side)
@@ -199,7 +199,7 @@ def test_very_large_masks_are_measured_but_not_decoded(sibling):
             function(full)
 
 
-def test_numbers_at_the_limit(sibling):
+def test_masks_just_below_2_to_62_pixels(sibling):
     height = 2**31
     pixels = height * (height - 1)  # just below 2^62
     raw = {"size": [height, height - 1], "counts": [0, pixels - 1, 0, 1]}
@@ -213,7 +213,7 @@ def test_numbers_at_the_limit(sibling):
 # ----------------------------------------------------------------------------------------------- tensors in and out
 
 
-def test_from_and_to_masks(sibling):
+def test_from_masks_and_to_masks_round_trip(sibling):
     rng = np.random.default_rng(3)
     dense = torch.from_numpy(rng.random((3, 17, 23)) < 0.4)
     theirs = coco.encode(np.asfortranarray(dense.numpy().transpose(1, 2, 0).astype(np.uint8)))
@@ -239,7 +239,7 @@ def test_from_and_to_masks(sibling):
     assert rle.from_masks(torch.zeros(0, 4, 4, dtype=torch.bool)) == []
 
 
-def test_read_only_arrays(sibling):
+def test_encode_accepts_read_only_arrays(sibling):
     mask = disc()
     mask.flags.writeable = False
     assert rle.encode(mask) == coco.encode(np.asfortranarray(mask))
@@ -247,7 +247,7 @@ def test_read_only_arrays(sibling):
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("shape", [(1, 300), (300, 1), (64, 64), (65, 129), (3, 20_000), (20_000, 3)])
-def test_sizes_around_the_kernels_blocks(sibling, shape, density):
+def test_sizes_around_kernel_blocks(sibling, shape, density):
     mask = (np.random.default_rng(5).random(shape) < density).astype(np.uint8)
     theirs = coco.encode(np.asfortranarray(mask))
     assert rle.encode(mask) == rle.encode(np.asfortranarray(mask)) == theirs
@@ -256,7 +256,7 @@ def test_sizes_around_the_kernels_blocks(sibling, shape, density):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cpu")])
-def test_thread_counts_agree(name, monkeypatch):
+def test_thread_counts_give_equal_results(name, monkeypatch):
     use_sibling(monkeypatch, name)
     dense = torch.from_numpy(np.random.default_rng(4).random((7, 700, 600)) < 0.02)
     results = []

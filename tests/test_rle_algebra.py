@@ -1,4 +1,4 @@
-"""Set operations and windows of RLE masks against the same on dense arrays, on every sibling."""
+"""Set operations, crops and shifts of RLE masks on every sibling, against the same on dense arrays."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def window_of(mask: np.ndarray, x: int, y: int, width: int, height: int) -> np.n
 
 @relaxed
 @given(masks=pairs)
-def test_set_operations(sibling: str, masks: np.ndarray) -> None:
+def test_set_operations_match_dense_masks(sibling: str, masks: np.ndarray) -> None:
     a, b = rle.from_masks(masks[0]), rle.from_masks(masks[1])
     for ours, dense in SETS.values():
         assert ours(a, b) == rle.from_masks(dense(*masks))
@@ -55,7 +55,9 @@ def test_set_operations(sibling: str, masks: np.ndarray) -> None:
 
 @relaxed
 @given(masks=pairs, window=st.tuples(near, near, st.integers(0, 20), st.integers(0, 20)), data=st.data())
-def test_windows(sibling: str, masks: np.ndarray, window: tuple[int, int, int, int], data: st.DataObject) -> None:
+def test_crop_paste_and_translate_match_dense_masks(
+    sibling: str, masks: np.ndarray, window: tuple[int, int, int, int], data: st.DataObject
+) -> None:
     given_masks = masks[0]
     packed = rle.from_masks(given_masks)
     expected = [window_of(mask, *window) for mask in given_masks]
@@ -67,7 +69,7 @@ def test_windows(sibling: str, masks: np.ndarray, window: tuple[int, int, int, i
     assert rle.crop(packed, torch.from_numpy(several)) == rle.from_masks(np.stack(expected))
     runs = [{"size": [3, 4], "counts": counts} for counts in rle.crop_runs(packed, several)]
     np.testing.assert_array_equal(rle.decode(rle.frPyObjects(runs, 3, 4)).transpose(2, 0, 1), np.stack(expected))
-    # The same moved the other way.
+    # Pasting and translating move the mask the other way.
     x, y, width, height = window
     expected = [window_of(mask, -x, -y, width, height) for mask in given_masks]
     assert rle.paste(packed, (x, y), (height, width)) == rle.from_masks(np.stack(expected))
@@ -75,7 +77,7 @@ def test_windows(sibling: str, masks: np.ndarray, window: tuple[int, int, int, i
     assert rle.translate(packed, (x, y)) == rle.from_masks(np.stack(expected))
 
 
-def test_a_crop_put_back_is_the_mask(sibling: str) -> None:
+def test_paste_of_a_crop_restores_the_mask(sibling: str) -> None:
     masks = np.random.default_rng(0).random((5, 30, 40)) < 0.02
     packed = rle.from_masks(masks)
     boxes = rle.toBbox(packed).astype(int)
@@ -84,7 +86,7 @@ def test_a_crop_put_back_is_the_mask(sibling: str) -> None:
     assert rle.paste(crops, boxes[:, :2], (30, 40)) == packed
 
 
-def test_text_of_the_kind_that_came_in(sibling: str) -> None:
+def test_counts_keep_the_type_of_the_first_argument(sibling: str) -> None:
     text = rle.from_masks(np.eye(4, dtype=bool)[None])[0]
     data = {**text, "counts": text["counts"].encode()}
     assert isinstance(rle.union(text, data)["counts"], str)
@@ -94,14 +96,14 @@ def test_text_of_the_kind_that_came_in(sibling: str) -> None:
     assert rle.translate([], (1, 2)) == rle.paste([], (1, 2), (3, 4)) == rle.crop_runs([], (0, 0, 2, 2)) == []
 
 
-def test_empty_runs_inside_do_not_matter(sibling: str) -> None:
+def test_inner_runs_of_length_zero_are_dropped(sibling: str) -> None:
     packed = rle.frPyObjects({"size": [4, 5], "counts": [3, 0, 2, 4, 0, 2, 9, 0]}, 4, 5)
     plain = rle.encode(rle.decode(packed))
     assert rle.union(packed, packed) == rle.intersection(packed, packed) == rle.crop(packed, (0, 0, 5, 4)) == plain
     assert rle.area(rle.symmetric_difference(packed, plain)) == 0
 
 
-def test_very_large_masks(sibling: str) -> None:
+def test_huge_masks_are_cropped_and_pasted(sibling: str) -> None:
     side = 2**20
     whole = {"size": [side, side], "counts": [side * 5 + 3, 10, side**2 - side * 5 - 13]}
     large = rle.frPyObjects(whole, 0, 0)
@@ -112,7 +114,7 @@ def test_very_large_masks(sibling: str) -> None:
 
 @pytest.mark.parametrize("kind", ["blobs", "two parts", "noise", "mixed"])
 @each_sibling_of("rle_iou")
-def test_iou_of_all_kinds_of_columns(sibling: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iou_matches_dense_masks(sibling: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sibling(monkeypatch, sibling)
     rng = np.random.default_rng(5)
     y, x = np.ogrid[:90, :130]
@@ -169,12 +171,12 @@ RUNS = torch.tensor([4, 6]), torch.tensor([0, 2])
 
 
 @pytest.mark.parametrize("call", MALFORMED)
-def test_bad_input_is_a_value_error(sibling: str, call: Callable[[], Any]) -> None:
+def test_bad_input_raises_value_error(sibling: str, call: Callable[[], Any]) -> None:
     with pytest.raises(ValueError):
         call()
 
 
-def test_one_and_several_do_not_mix() -> None:
+def test_single_masks_and_lists_do_not_mix() -> None:
     with pytest.raises(TypeError, match="single"):
         rle.union(GOOD, [GOOD])
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Ten thousand random and damaged RLE strings: every sibling gives the same verdict, and the same runs where valid."""
+"""Ten thousand random and damaged RLE strings: all siblings accept the same ones, and decode them to equal runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CASES = 10_000
 
 
 def valid_strings(rng: random.Random) -> list[tuple[bytes, int, int]]:
-    """Text, height and width of masks from sparse to dense."""
+    """Return (text, height, width) of masks from sparse to dense."""
     numbers = np.random.default_rng(rng.randrange(2**32))
     found = []
     for _ in range(200):
         height, width = rng.randint(0, 30), rng.randint(0, 30)
         mask = numbers.random((height, width)) < rng.choice([0.0, 0.02, 0.3, 0.5, 1.0])
         found.append((rle.encode(mask.astype(np.uint8))["counts"], height, width))
-    # Runs and differences of every length in characters.
+    # Runs, and differences of runs, that take any number of characters.
     for bits in range(1, 62, 3):
         height = 2 ** (bits // 2) + 1
         raw = {"size": [height, 2 ** (bits - bits // 2)], "counts": [1, 2, 0, 0]}
@@ -70,7 +70,7 @@ def fuzz_cases() -> list[tuple[bytes, int, int]]:
 
 
 def runs_of(sibling: str, cases: list[tuple[bytes, int, int]]) -> list[list[int] | None]:
-    """The runs of each string, None where it is refused; any exception but ValueError fails the test."""
+    """Return the runs of each string, or None if it raises ValueError; other exceptions fail the test."""
     from_string = ops.siblings("rle_from_string")[sibling]
     found: list[list[int] | None] = []
     for text, height, width in cases:
@@ -95,10 +95,10 @@ def expected(cases):
     return runs_of("reference", cases)
 
 
-def test_accepted_strings_have_runs_that_fit(cases, expected):
+def test_accepted_strings_have_runs_that_sum_to_the_pixels(cases, expected):
     accepted = [(runs, h * w) for runs, (_, h, w) in zip(expected, cases, strict=True) if runs is not None]
     assert all(min(runs, default=0) >= 0 and sum(runs) == pixels for runs, pixels in accepted)
-    # Neither verdict may be rare, or these tests would show little.
+    # Both valid and invalid strings must be frequent for these tests to be meaningful.
     assert CASES // 20 < len(accepted) < CASES // 2
 
 
@@ -108,7 +108,7 @@ def test_siblings_agree_on_every_string(sibling, cases, expected):
         assert ours == theirs, case
 
 
-# Each gives the area of the mask, by a way of its own; the third is no smaller.
+# Different ways to compute the area of a mask; the third, the area of the box, is an upper bound.
 FUNCTIONS = [
     lambda r: int(rle.decode(r).sum()),
     lambda r: int(rle.area(r)),
@@ -121,9 +121,9 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("sibling", NAMES)
-def test_every_function_gives_a_result_or_a_value_error(sibling, cases, expected, monkeypatch):
+def test_every_function_gives_the_area_or_raises_value_error(sibling, cases, expected, monkeypatch):
     use_sibling(monkeypatch, sibling)
-    # The reference has read every string for `expected`; it takes its time, so a third must do here.
+    # The reference is slow and has decoded every string for `expected`, so every third string is enough here.
     step = 3 if sibling == "reference" else 1
     for number, ((text, height, width), runs) in list(enumerate(zip(cases, expected, strict=True)))[::step]:
         damaged = {"size": [height, width], "counts": text if number % 2 else text.decode("latin-1")}

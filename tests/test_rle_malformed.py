@@ -1,4 +1,4 @@
-"""`fastsam_core.rle` refuses what is no mask, on every sibling: broken runs and sizes, other types, other shapes."""
+"""`fastsam_core.rle` raises errors for malformed masks on every sibling: runs, sizes, types and shapes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MALFORMED = {
     "longer than needed": {"size": [4, 5], "counts": b"Y02203"},
     "negative longer than needed": {"size": [4, 5], "counts": b"9220oO"},
     "beyond 64 bits": {"size": [4, 5], "counts": b"PPPPPPPPPPPP6"},
-    # 2**62 - 1, and as much again as the difference to it.
+    # A run of 2**62 - 1, and one that is longer than that by as much again.
     "wrapping sum": {"size": [1, 2**62 - 1], "counts": b"0oooooooooooo30oooooooooooo3"},
     "below the alphabet": {"size": [4, 5], "counts": b"92 203"},
     "above the alphabet": {"size": [4, 5], "counts": b"9p2203"},
@@ -87,22 +87,22 @@ def is_refused(function, value):
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_rle_is_a_value_error_everywhere(sibling, case):
+def test_malformed_rle_raises_value_error_in_every_function(sibling, case):
     assert [name for name, function in EVERY_FUNCTION.items() if not is_refused(function, MALFORMED[case])] == []
 
 
 @pytest.mark.parametrize("function", EVERY_FUNCTION)
 @pytest.mark.parametrize("value", [None, 5, "92203", b"92203", [GOOD], ("size", "counts")], ids=repr)
-def test_what_is_no_dict_is_a_type_error(function, value):
+def test_values_other_than_dicts_raise_type_error(function, value):
     if function in ("decode", "area", "toBbox", "frPyObjects") and value == [GOOD]:
-        return  # a list of RLEs is what these take
+        return  # these accept a list of RLEs
     if function == "iou with nothing":
-        return  # nothing tells a list of these from boxes
+        return  # with an empty list there, these can't be told from boxes
     with pytest.raises((TypeError, ValueError) if function in ("frPyObjects", "iou dt", "iou gt") else TypeError):
         EVERY_FUNCTION[function](value)
 
 
-def test_errors_name_the_item_and_likely_causes(sibling):
+def test_errors_name_the_item_and_the_likely_cause(sibling):
     with pytest.raises(ValueError, match=r"(?s)item 1: malformed RLE .*JSON.*b'\.\.\.'"):
         rle.area([GOOD, {"size": [4, 5], "counts": "b'92203'"}])
     with pytest.raises(ValueError, match="frPyObjects"):
@@ -111,8 +111,8 @@ def test_errors_name_the_item_and_likely_causes(sibling):
         rle.decode({"size": [6, 5], "counts": b"92203"})
 
 
-def test_different_sizes_are_value_errors(sibling):
-    other = rle.encode(np.zeros((5, 4), np.uint8))  # as many pixels
+def test_different_sizes_raise_value_error(sibling):
+    other = rle.encode(np.zeros((5, 4), np.uint8))  # the same number of pixels
     for call in (
         lambda: rle.merge([GOOD, other]),
         lambda: rle.iou([GOOD], [other], [0]),
@@ -140,7 +140,7 @@ def test_different_sizes_are_value_errors(sibling):
     ],
     ids=str,
 )
-def test_malformed_uncompressed_runs(counts, size):
+def test_malformed_uncompressed_runs_raise_value_error(counts, size):
     with pytest.raises(ValueError):
         rle.frPyObjects({"size": size, "counts": counts}, *size)
 
@@ -165,18 +165,18 @@ def test_malformed_uncompressed_runs(counts, size):
     ],
     ids=str,
 )
-def test_malformed_shapes(sibling, shape):
+def test_malformed_polygons_and_boxes_raise_value_error(sibling, shape):
     with pytest.raises(ValueError):
         rle.frPyObjects(shape, 9, 9)
 
 
 @pytest.mark.parametrize("size", [(-1, 5), (4.5, 5), (True, 5), ("4", 5), (2**40, 2**40), (None, 5)], ids=str)
-def test_malformed_sizes_of_shapes(sibling, size):
+def test_malformed_sizes_raise_value_error(sibling, size):
     with pytest.raises(ValueError):
         rle.frPyObjects([[1.0, 1, 3, 1, 3, 3]], *size)
 
 
-def test_a_polygon_that_would_fill_the_memory(sibling):
+def test_polygon_with_too_many_columns_raises_value_error(sibling):
     with pytest.raises(ValueError, match="pixel columns"):
         rle.frPyObjects([[0.0, 0, 4e8, 0, 4e8, 1]], 1, 2**40)
 
@@ -197,7 +197,7 @@ def test_a_polygon_that_would_fill_the_memory(sibling):
         ([["a", 0, 1, 1]], np.zeros((1, 4)), [0], ValueError),
     ],
 )
-def test_malformed_iou_calls(dt, gt, crowd, error):
+def test_malformed_iou_arguments_raise(dt, gt, crowd, error):
     with pytest.raises(error):
         rle.iou(dt, gt, crowd)
 
@@ -214,14 +214,14 @@ def test_malformed_iou_calls(dt, gt, crowd, error):
     ],
     ids=str,
 )
-def test_malformed_masks(sibling, masks):
+def test_malformed_mask_arrays_raise_value_error(sibling, masks):
     with pytest.raises(ValueError):
         rle.encode(masks)
     with pytest.raises(ValueError):
         rle.from_masks(masks)
 
 
-def test_malformed_mask_tensors(sibling):
+def test_malformed_mask_tensors_raise_value_error(sibling):
     for masks in (torch.zeros(2, 3, dtype=torch.bool), torch.zeros(1, 2, 3)):
         with pytest.raises(ValueError):
             rle.from_masks(masks)

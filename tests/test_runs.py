@@ -1,4 +1,4 @@
-"""Masks as column runs, against pycocotools and plain arrays."""
+"""`MaskRuns`, masks as runs in columns, against pycocotools and dense arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _coco(mask):
 
 @given(masks())
 @settings(deadline=None)
-def test_runs_hold_the_mask(mask):
+def test_runs_match_the_mask_and_pycocotools(mask):
     height, width = mask.shape
     runs = MaskRuns.from_mask(mask)
     counts = runs.counts(height, width)
@@ -45,7 +45,7 @@ def test_runs_hold_the_mask(mask):
 
 @given(masks(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
 @settings(deadline=None)
-def test_counts_of_a_mask_placed_in_a_larger_picture(mask, left, top, right, bottom):
+def test_counts_of_a_mask_placed_in_a_larger_image(mask, left, top, right, bottom):
     picture = np.pad(mask, ((top, bottom), (left, right)))
     counts = MaskRuns.from_mask(mask).counts(*picture.shape, left, top)
     np.testing.assert_array_equal(counts, MaskRuns.from_mask(picture).counts(*picture.shape))
@@ -53,7 +53,7 @@ def test_counts_of_a_mask_placed_in_a_larger_picture(mask, left, top, right, bot
     np.testing.assert_array_equal(moved.counts(*picture.shape), counts)
 
 
-def test_paint_shows_a_window_of_the_picture():
+def test_paint_returns_a_window_of_the_image():
     mask = np.zeros((9, 8), bool)
     mask[2:5, 3:6] = [[1, 0, 1], [1, 1, 1], [0, 1, 0]]
     assert (MaskRuns.from_mask(mask).paint(2, 1, 7, 6) == mask[1:6, 2:7]).all()
@@ -70,7 +70,7 @@ def test_join_puts_columns_side_by_side():
     ("size", "dtype"),
     [((10, 10), np.uint8), ((200, 300), np.uint16), ((300, 300), np.uint32), ((70000, 70000), np.uint64)],
 )
-def test_counts_are_compact_and_do_not_overflow(size, dtype):
+def test_counts_use_the_smallest_dtype_that_fits(size, dtype):
     counts = MaskRuns.join([]).counts(*size)
     assert counts.dtype == dtype
     assert counts.tolist() == [size[0] * size[1]]

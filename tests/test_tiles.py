@@ -289,7 +289,6 @@ def test_command_expands_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mon
     """Shells don't expand a ~ inside a word, so the command must."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

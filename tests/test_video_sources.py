@@ -163,7 +163,7 @@ def test_damaged_frame_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "1 of its frames are damaged" in record.getMessage()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file names are bytes there alone")
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes only on POSIX")
 def test_opencv_reads_and_writes_names_that_are_not_utf8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4"))
     try:

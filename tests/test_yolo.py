@@ -129,6 +129,8 @@ def test_batch_matches_single_images(segment: YOLO) -> None:
     for a, b in zip(single, together, strict=True):
         torch.testing.assert_close(a.boxes.data, b.boxes.data, rtol=1e-4, atol=1e-3)
         assert a.masks is not None and b.masks is not None and a.masks.shape == b.masks.shape
+        # A logit within rounding of zero may fall on either side.
+        assert (a.masks.data != b.masks.data).float().mean() < 1e-3
 
 
 def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,8 +287,10 @@ def test_detector_matches_reference(files: dict[str, tuple[Path, DetectionModel]
     np.testing.assert_allclose(found.scores, rows[:, 4], rtol=1e-4, atol=1e-5)
     assert found.class_ids.tolist() == rows[:, 5].tolist() and found.names[1] == "kind 1"
     segmenting = load_detector(files["segment"][0], conf=0.3, device="cpu")(picture)
-    assert len(segmenting.boxes) >= len(expected(files["segment"][1], picture, 96, 0.3)[0])
-    assert len(load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(picture).boxes) <= 2
+    rows, _ = expected(files["segment"][1], picture, 96, 0.3)
+    np.testing.assert_allclose(segmenting.boxes, rows[:, :4], rtol=1e-4, atol=1e-3)
+    chosen = load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(picture)
+    assert chosen.class_ids.tolist() == [1, 1]
 
 
 def test_detector_in_batches_and_threads_matches_single_calls(files: dict[str, tuple[Path, DetectionModel]]) -> None:

@@ -1,4 +1,4 @@
-"""Text detectors with tiny, randomly initialised models of transformers, compared with its own post-processing."""
+"""Text detectors with tiny, randomly initialised models of transformers, compared with that package's own results."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_car_on_a_road_is_kept() -> None:
 
 
 def test_best_matching_piece_is_merged_first() -> None:
-    """The garden's mask shares more pixels with the neighbour's house than the house does, and agrees with it less."""
+    """The second tile's house shares more pixels with the garden, but agrees better with the first tile's house."""
     grid = row_of(2)
     house, garden, neighbour = blank(grid), blank(grid), blank(grid)
     garden[4:28, 4:31] = True  # house and garden end inside the first tile

@@ -1,4 +1,4 @@
-"""SAM: loading, info, calls, moving, and what it doesn't do."""
+"""The SAM class: loading checkpoints, info, predicting, callbacks, moving between devices, and copying."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def sam(model: SamModel) -> SAM:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """Recipe weights under a name that says nothing."""
+    """Return a file of the recipe's weights whose name doesn't identify a model."""
     path = tmp_path / "checkpoint.pt"
     torch.save(small_weights(), path)
     return path
 
 
-def test_weights_are_loaded_at_once(checkpoint: Path) -> None:
+def test_constructor_loads_weights_and_sets_attributes(checkpoint: Path) -> None:
     sam = SAM(str(checkpoint))
     assert isinstance(sam.model, SamModel) and not sam.model.training
     assert sam.device == torch.device("cpu") and sam.task == "segment" and sam.predictor is None
@@ -49,7 +49,7 @@ def test_weights_are_loaded_at_once(checkpoint: Path) -> None:
     assert "sam_nano" in repr(sam)
 
 
-def test_what_is_no_model(tmp_path: Path) -> None:
+def test_missing_file_or_wrong_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         SAM(tmp_path / "missing.pt")
     for wrong in (None, 3):
@@ -57,7 +57,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
             SAM(wrong)  # type: ignore[arg-type]
 
 
-def test_info(sam: SAM, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_returns_and_prints_model_summary(sam: SAM, capsys: pytest.CaptureFixture[str]) -> None:
     parameters = sum(value.numel() for value in sam.model.parameters())
     layers = sum(1 for module in sam.model.modules() if not list(module.children()))
     assert sam.info() == (layers, parameters, parameters, 0.0)
@@ -72,7 +72,7 @@ def test_info(sam: SAM, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mask_decoder.iou_token.weight" in "\n".join(lines)
 
 
-def test_calls_give_the_predictors_results(sam: SAM, model: SamModel) -> None:
+def test_call_and_predict_match_predictor(sam: SAM, model: SamModel) -> None:
     picture = bgr_picture(48, 64)
     direct = Predictor(overrides={"model": model, **QUIET})
     for prompts in (
@@ -89,7 +89,7 @@ def test_calls_give_the_predictors_results(sam: SAM, model: SamModel) -> None:
     assert isinstance(sam.predictor, Predictor)
 
 
-def test_positional_arguments(sam: SAM) -> None:
+def test_prompts_as_positional_arguments(sam: SAM) -> None:
     picture = bgr_picture(48, 64)
     sam.overrides.update(CALL)
     assert len(sam(picture, False, BOXES)[0]) == 2
@@ -106,7 +106,7 @@ def test_nothing_is_written_by_default(sam: SAM, tmp_path: Path, monkeypatch: py
     assert (tmp_path / "runs" / "segment" / "predict" / "image0.jpg").is_file()
 
 
-def test_options_of_a_call_are_its_own(sam: SAM) -> None:
+def test_call_options_do_not_persist_but_overrides_do(sam: SAM) -> None:
     picture = bgr_picture(48, 64)
     assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
     assert sam.predictor is not None and sam.predictor.args.conf is None
@@ -116,7 +116,7 @@ def test_options_of_a_call_are_its_own(sam: SAM) -> None:
     assert len(sam(picture, bboxes=BOXES, verbose=False, imgsz=128)[0]) == 0
 
 
-def test_the_models_own_input_size_is_the_default(checkpoint: Path) -> None:
+def test_input_size_defaults_to_that_of_the_model(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
     sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], verbose=False)
     assert sam.model.image_size == MODELS["sam_nano"].image_size
@@ -126,7 +126,7 @@ def test_the_models_own_input_size_is_the_default(checkpoint: Path) -> None:
     assert sam.model.image_size == MODELS["sam_nano"].image_size
 
 
-def test_a_calls_input_size_is_not_the_models_own_for_other_predictors(checkpoint: Path) -> None:
+def test_input_size_of_a_call_does_not_become_the_models_default(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
     sam(bgr_picture(30, 40), bboxes=[], imgsz=128, verbose=False)
     other = SAM(sam.model)
@@ -137,14 +137,14 @@ def test_a_calls_input_size_is_not_the_models_own_for_other_predictors(checkpoin
     assert other.model.image_size == 64
 
 
-def test_unknown_options_are_refused(sam: SAM) -> None:
+def test_unknown_and_invalid_options_are_refused(sam: SAM) -> None:
     with pytest.raises(TypeError, match="did you mean bboxes"):
         sam(bgr_picture(30, 40), bbox=[1, 2, 3, 4])
     with pytest.raises(ValueError, match="finite"):
         sam(bgr_picture(30, 40), bboxes=[1, 2, 3, float("nan")])
 
 
-def test_without_a_source_the_bundled_pictures_are_used(
+def test_bundled_images_are_used_without_a_source(
     sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import cv2
@@ -156,11 +156,13 @@ def test_without_a_source_the_bundled_pictures_are_used(
     assert "no source given" in caplog.text
 
 
-def test_first_calls_of_several_threads_share_a_predictor(sam: SAM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_first_calls_share_one_predictor(sam: SAM, monkeypatch: pytest.MonkeyPatch) -> None:
     picture, together, made = bgr_picture(20, 30), threading.Barrier(2), []
 
     def make(*args: Any, **kwargs: Any) -> Predictor:
-        with suppress(threading.BrokenBarrierError):  # as long as nobody else makes one too
+        with suppress(
+            threading.BrokenBarrierError
+        ):  # expected: no second thread arrives while the first makes its predictor
             together.wait(0.5)
         made.append(Predictor(*args, **kwargs))
         return made[-1]
@@ -175,7 +177,7 @@ def test_first_calls_of_several_threads_share_a_predictor(sam: SAM, monkeypatch:
         assert torch.equal(result.boxes.data, alone.boxes.data)
 
 
-def test_familiar_paths(sam: SAM) -> None:
+def test_ultralytics_import_paths(sam: SAM) -> None:
     import fastsam_core.models.sam.model
     import fastsam_core.models.sam.predict
 
@@ -189,7 +191,7 @@ def test_familiar_paths(sam: SAM) -> None:
     assert len(predictor(bgr_picture(30, 40), bboxes=[1, 2, 20, 20])[0]) == 1
 
 
-def test_callbacks(sam: SAM) -> None:
+def test_callbacks_can_be_added_cleared_and_reset(sam: SAM) -> None:
     seen: list[Any] = []
     sam.add_callback("on_predict_end", seen.append)
     sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
@@ -205,7 +207,7 @@ def test_callbacks(sam: SAM) -> None:
             method()
 
 
-def test_moving(sam: SAM) -> None:
+def test_device_and_dtype_methods(sam: SAM) -> None:
     assert sam.to("cpu") is sam and sam.cpu() is sam and sam.eval() is sam.model
     sam.overrides["quantize"] = 32
     assert sam.half() is sam and sam.overrides == {"dtype": torch.float16}
@@ -225,12 +227,12 @@ def test_moving(sam: SAM) -> None:
 
 
 @pytest.mark.parametrize("name", ["train", "export"])
-def test_what_it_does_not_do(sam: SAM, name: str) -> None:
+def test_train_and_export_are_not_implemented(sam: SAM, name: str) -> None:
     with pytest.raises(NotImplementedError, match="predicts only"):
         getattr(sam, name)(data="coco.yaml")
 
 
-def test_copies_and_pickles(checkpoint: Path) -> None:
+def test_deepcopy_and_pickle_give_the_same_results(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
     expected = sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle
     for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):

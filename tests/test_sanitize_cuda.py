@@ -1,4 +1,4 @@
-"""What `make sanitize-cuda` shows compute-sanitizer on a GPU, made here on the emulator."""
+"""The calls that `make sanitize-cuda` runs under compute-sanitizer on a GPU, made here on the emulator."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ pytestmark = [
 ]
 
 
-def test_every_kernel_is_among_the_calls() -> None:
+def test_calls_launch_every_kernel() -> None:
     module = cuda_emulation.load()
     module.launched()
     sanitize_cuda.make_calls("cpu", EMULATED, quick=True)
-    # The one is for more rows than the emulator gets through in a moment, the other is never launched.
+    # many_rows_kernel needs more rows than the emulator can process quickly; probe_kernel is never launched.
     shown = {name.split("<")[0] for name in module.launched()} | {"many_rows_kernel", "probe_kernel"}
     assert shown == check_cuda.written_kernels()
 
 
-def test_tools_that_are_not_there_are_refused() -> None:
+def test_unknown_tool_is_refused() -> None:
     with pytest.raises(SystemExit, match="unknown tool helgrind; choose from memcheck, racecheck"):
         sanitize_cuda.main(["memcheck", "helgrind"])

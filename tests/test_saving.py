@@ -1,4 +1,4 @@
-"""What runs write: folders, pictures, videos, labels, crops."""
+"""Files that prediction writes: run folders, images, videos, labels and crops."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
 
 
 @pytest.fixture(autouse=True)
-def inside_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def predictor(model: SamModel) -> Predictor:
-    """As used directly: it saves."""
+    """Return a predictor that saves its results, which is the default of Predictor."""
     return Predictor(overrides={"model": model, **QUIET, "save": True})
 
 
@@ -51,7 +51,7 @@ def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
 
 
-def test_a_place_that_cannot_be_written_to_says_what_to_do(tmp_path: Path) -> None:
+def test_unwritable_project_folder_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match=r"\(give project= to choose another folder, or save=False") as caught:
         run_folder(Config(project=str(tmp_path / "file" / "out")))
@@ -61,7 +61,9 @@ def test_a_place_that_cannot_be_written_to_says_what_to_do(tmp_path: Path) -> No
         run_folder(Config(project=str(tmp_path), exist_ok=True))
 
 
-def test_a_predictor_has_one_folder(predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictor_saves_all_results_to_one_folder(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import cv2
 
     picture = bgr_picture(48, 64)
@@ -89,12 +91,12 @@ def test_a_callback_that_fails_at_the_start_leaves_no_folder(predictor: Predicto
     assert list((tmp_path / "runs" / "segment").iterdir()) == []
 
 
-def test_nothing_is_written_unless_asked(model: SamModel, tmp_path: Path) -> None:
+def test_nothing_is_written_with_save_false(model: SamModel, tmp_path: Path) -> None:
     result = Predictor(overrides={"model": model, **QUIET})(bgr_picture(48, 64), bboxes=BOXES)[0]
     assert list(tmp_path.iterdir()) == [] and result.save_dir is None
 
 
-def test_pictures_of_one_stem_don_t_overwrite_each_other(predictor: Predictor, tmp_path: Path) -> None:
+def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predictor, tmp_path: Path) -> None:
     import cv2
 
     sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "b" / "X.bmp"]
@@ -107,8 +109,8 @@ def test_pictures_of_one_stem_don_t_overwrite_each_other(predictor: Predictor, t
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
 
 
-def test_pictures_that_are_too_long_for_jpeg(predictor: Predictor) -> None:
-    """They don't end the run."""
+def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> None:
+    """Images over JPEG's limit of 65500 pixels a side are saved as PNG; they don't end the run."""
     pictures = [np.full(shape, 90, np.uint8) for shape in ((48, 80, 3), (2, 65501, 3), (65500, 2, 3))]
     assert len(predictor(pictures, bboxes=[0, 0, 65501, 65501])) == 3
     assert predictor.save_dir is not None
@@ -117,7 +119,7 @@ def test_pictures_that_are_too_long_for_jpeg(predictor: Predictor) -> None:
     assert files(Path("crops")) == ["line/im-2.png", "line/im.png"]
 
 
-def test_labels_and_crops(predictor: Predictor) -> None:
+def test_save_txt_and_save_crop(predictor: Predictor) -> None:
     options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
     result = predictor(bgr_picture(48, 64), bboxes=BOXES, **options)[0]
     assert predictor.save_dir is not None
@@ -133,7 +135,7 @@ def test_labels_and_crops(predictor: Predictor) -> None:
     assert not label.exists(), "no objects, no file"
 
 
-def test_videos(predictor: Predictor, tmp_path: Path) -> None:
+def test_video_is_saved_with_its_frames_and_labels(predictor: Predictor, tmp_path: Path) -> None:
     import cv2
 
     make_video(tmp_path / "film.avi")
@@ -150,7 +152,7 @@ def test_videos(predictor: Predictor, tmp_path: Path) -> None:
     capture.release()
 
 
-def test_where_no_video_can_be_written_its_frames_are_pictures(
+def test_frames_are_saved_as_images_if_the_video_cannot_be_opened(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     video = make_video(tmp_path / "clip.avi", 2)
@@ -161,7 +163,7 @@ def test_where_no_video_can_be_written_its_frames_are_pictures(
     assert [record.message.endswith("its frames are written as images") for record in caplog.records] == [True]
 
 
-def test_frames_of_another_size_fit_into_their_video(tmp_path: Path) -> None:
+def test_frame_of_another_size_is_fitted_to_its_video(tmp_path: Path) -> None:
     writer = ResultWriter(tmp_path, Config())
     for number, picture in enumerate((bgr_picture(48, 64), bgr_picture(24, 32))):
         writer.write(Item(picture, "rtsp://camera", frame=number, kind="stream"), Results(picture, "camera", {}))
@@ -169,7 +171,7 @@ def test_frames_of_another_size_fit_into_their_video(tmp_path: Path) -> None:
     assert [item.image.shape for item in load_sources(tmp_path / "camera.avi")] == [(48, 64, 3)] * 2
 
 
-def test_a_video_left_early_is_whole_so_far(predictor: Predictor, tmp_path: Path) -> None:
+def test_closing_the_stream_early_leaves_a_readable_video(predictor: Predictor, tmp_path: Path) -> None:
     import cv2
 
     make_video(tmp_path / "film.avi")
@@ -184,8 +186,10 @@ def test_a_video_left_early_is_whole_so_far(predictor: Predictor, tmp_path: Path
     capture.release()
 
 
-def test_a_video_that_is_too_narrow(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
-    """OpenCV would write over other memory."""
+def test_frames_of_a_too_narrow_video_are_saved_as_images(
+    predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Frames are saved as images instead: at this width OpenCV's writer would overwrite other memory."""
     first, *more = (Image.new("RGB", (3, 1000), (80 * i, 0, 0)) for i in range(3))
     first.save("a.gif", save_all=True, append_images=more)
     assert len(predictor("a.gif", bboxes=[0, 0, 3, 900])) == 3
@@ -194,7 +198,7 @@ def test_a_video_that_is_too_narrow(predictor: Predictor, caplog: pytest.LogCapt
     assert "must be at least 8 pixels wide; got 3" in caplog.text
 
 
-def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path) -> None:
+def test_each_video_of_a_folder_gets_its_own_file(predictor: Predictor, tmp_path: Path) -> None:
     folder = tmp_path / "films"
     folder.mkdir()
     make_video(folder / "a.avi", 2)
@@ -213,10 +217,10 @@ def test_videos_of_a_folder_get_a_file_each(predictor: Predictor, tmp_path: Path
         (["film.avi", "more/film.avi"], ["film-2_0", "film-2_1", "film_0", "film_1"]),
     ],
 )
-def test_labels_of_a_picture_and_of_a_frame(
+def test_label_files_of_images_and_video_frames_do_not_collide(
     predictor: Predictor, tmp_path: Path, order: list[str], names: list[str]
 ) -> None:
-    """Frames that a program has taken out of a video are often called as its label files are."""
+    """Frames that a program extracted from a video are often named like the label files of that video."""
     import cv2
 
     (tmp_path / "more").mkdir()
@@ -233,7 +237,7 @@ def test_set_image_refuses_a_video(predictor: Predictor, tmp_path: Path) -> None
         predictor.set_image(make_video(tmp_path / "film.avi"))
 
 
-def test_a_call_that_fails_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path) -> None:
+def test_failed_call_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path) -> None:
     picture = bgr_picture(48, 64)
     for wrong in ({"device": "cuda:99"}, {"masks": np.zeros((3, 3))}):
         with pytest.raises(ValueError, match=r"cuda:99|masks"):

@@ -1,4 +1,4 @@
-"""Generated scenes: exact, disjoint, repeatable labels, and textures that are made once."""
+"""Generated scenes: exact, disjoint and reproducible labels; painting, shapes and textures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scenes(pool: TexturePool) -> list[Scene]:
 
 
 @pytest.mark.parametrize("size", [32, 100, 256])
-def test_a_scene_has_the_promised_arrays(pool: TexturePool, size: int) -> None:
+def test_scene_arrays_have_documented_shapes_and_dtypes(pool: TexturePool, size: int) -> None:
     scene = make_scene(np.random.default_rng(0), size, pool)
     assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
     assert scene.image.flags.c_contiguous and scene.image.flags.writeable
@@ -85,11 +85,11 @@ def test_no_part_repeats_its_object(scenes: list[Scene]) -> None:
             assert np.count_nonzero(scene.parts == part) < 0.92 * np.count_nonzero(scene.labels == owner)
 
 
-def test_a_group_is_what_shows_of_two_objects_or_more(scenes: list[Scene]) -> None:
+def test_groups_consist_of_two_or_more_visible_objects(scenes: list[Scene]) -> None:
     checked = 0
     for scene in scenes:
         groups_of = [np.unique(scene.groups[scene.labels == k]) for k in range(scene.labels.max() + 1)]
-        # No pixel of the background is in a group, and every object is in one group or in none, with all of it.
+        # Background pixels are in no group. All pixels of an object are in one group, or all in none.
         assert groups_of[0].tolist() in ([], [0]) and all(len(groups) == 1 for groups in groups_of[1:])
         for group in range(1, scene.groups.max() + 1):
             shares = np.bincount(scene.labels[scene.groups == group])
@@ -98,7 +98,7 @@ def test_a_group_is_what_shows_of_two_objects_or_more(scenes: list[Scene]) -> No
     assert checked > 20
 
 
-def test_masks_list_objects_then_parts_then_groups_above_the_area(scenes: list[Scene]) -> None:
+def test_masks_lists_objects_parts_and_groups_above_min_area(scenes: list[Scene]) -> None:
     for scene in scenes[:20]:
         masks = scene.masks(0.01)
         objects = [scene.labels == k for k in range(1, scene.labels.max() + 1)]
@@ -113,7 +113,7 @@ def test_masks_list_objects_then_parts_then_groups_above_the_area(scenes: list[S
         assert scene.masks(1.1) == []
 
 
-def test_sizes_and_numbers_of_objects_are_spread(scenes: list[Scene]) -> None:
+def test_sizes_and_numbers_of_objects_vary_widely(scenes: list[Scene]) -> None:
     shares = np.concatenate([np.bincount(scene.labels.ravel())[1:] / scene.labels.size for scene in scenes])
     counts = np.array([scene.labels.max() for scene in scenes])
     assert shares.max() > 0.3 and np.median(shares) < 0.06 and np.mean(shares > 0.01) > 0.5
@@ -123,7 +123,7 @@ def test_sizes_and_numbers_of_objects_are_spread(scenes: list[Scene]) -> None:
     assert 0.2 < background < 0.8
 
 
-def test_pictures_are_neither_dark_nor_empty(scenes: list[Scene]) -> None:
+def test_images_are_neither_dark_nor_uniform(scenes: list[Scene]) -> None:
     means = np.array([scene.image.mean() for scene in scenes])
     assert 60 < means.mean() < 180 and np.mean((means > 20) & (means < 235)) > 0.9
     assert all(scene.image.std() > 5 for scene in scenes)
@@ -141,7 +141,7 @@ def test_a_bad_range_of_objects_is_refused(pool: TexturePool, objects: tuple[int
         make_scene(np.random.default_rng(0), 64, pool, objects=objects)
 
 
-def test_an_unknown_layout_is_refused_with_the_known_ones(pool: TexturePool) -> None:
+def test_unknown_layout_error_lists_known_layouts(pool: TexturePool) -> None:
     with pytest.raises(ValueError, match="scatter"):
         make_scene(np.random.default_rng(0), 64, pool, layout="underwater")
 
@@ -166,14 +166,14 @@ def test_later_objects_cover_earlier_ones_and_shadows_are_not_labelled(pool: Tex
     expected = np.zeros((64, 64), np.int32)
     expected[8:32, 8:32] = 1
     expected[20:44, 20:44] = 2
-    # OpenCV's polygons take in the pixels that their outline touches.
+    # OpenCV's polygons include the pixels that their outline touches.
     assert np.mean(painter.labels != expected) < 0.03
     assert np.all(painter.labels[21:43, 21:43] == 2)
     darkened = (painter.image < before - 0.02).all(axis=2) & (painter.labels == 0)
     assert np.count_nonzero(darkened) > 20
 
 
-def test_groups_are_what_is_painted_inside_of_their_context(pool: TexturePool) -> None:
+def test_objects_painted_inside_grouped_context_form_a_group(pool: TexturePool) -> None:
     painter = _painter(pool)
     painter.paint(_square(2, 2, 12))
     with painter.grouped():
@@ -186,7 +186,7 @@ def test_groups_are_what_is_painted_inside_of_their_context(pool: TexturePool) -
     assert painter.group_of == [0, 0, 1, 1, 2, 0]
 
 
-def test_the_members_of_a_cluster_are_objects_of_one_group(pool: TexturePool) -> None:
+def test_cluster_members_are_objects_of_one_group(pool: TexturePool) -> None:
     painter = _painter(pool)
     left, right = ([Piece.of([box(x, -1, x + 2, 1)])] for x in (-2.0, 0.0))
     pair = cluster([left, right])
@@ -230,7 +230,7 @@ def test_print_on_a_part_leaves_the_part_whole(pool: TexturePool) -> None:
     matrix = np.array([[20, 0, 32], [0, 20, 32]], np.float32)
     painter.paint(Placed(fit(pieces), matrix, Finish(), pliable=False))
     assert painter.parts[32, 32] == 1 and painter.parts[32, 16] == 1
-    assert painter.parts[32, 48] == 0 and painter.labels[32, 48] == 1  # a later piece of its own is not of the part
+    assert painter.parts[32, 48] == 0 and painter.labels[32, 48] == 1  # this later piece isn't part 1
 
 
 def test_nothing_is_painted_far_from_a_frayed_outline(pool: TexturePool) -> None:
@@ -244,7 +244,7 @@ def test_nothing_is_painted_far_from_a_frayed_outline(pool: TexturePool) -> None
         assert np.any(painter.image[75, 75] != before[75, 75])
 
 
-def test_a_moving_thing_is_smeared_along_its_way(pool: TexturePool) -> None:
+def test_smear_blurs_beyond_the_outline(pool: TexturePool) -> None:
     blurred = []
     for smear in (0.0, 12.0):
         painter = _painter(pool)
@@ -256,7 +256,7 @@ def test_a_moving_thing_is_smeared_along_its_way(pool: TexturePool) -> None:
 
 
 @pytest.mark.parametrize("detail", dict.fromkeys((*INSIDE, *OUTSIDE)))
-def test_details_of_a_backdrop_are_drawn_in_place(pool: TexturePool, detail: Detail) -> None:
+def test_backdrop_details_are_drawn_in_place_and_reproducible(pool: TexturePool, detail: Detail) -> None:
     changed = 0
     for seed in range(6):
         pictures = []
@@ -270,7 +270,7 @@ def test_details_of_a_backdrop_are_drawn_in_place(pool: TexturePool, detail: Det
     assert changed >= 5
 
 
-def test_slots_name_stuff() -> None:
+def test_slots_map_to_named_materials() -> None:
     assert [of_slot(slot(name)) for name in NAMES] == [of_slot(slot(name, 3)) for name in NAMES]
     assert len({slot(name, number) for name in NAMES for number in range(5)}) == 5 * len(NAMES)
     assert of_slot(slot("tyre")).colours.max() < 0.3
@@ -286,13 +286,13 @@ def test_a_person_wears_several_materials_and_has_two_hands(pose: str) -> None:
         assert all(np.isfinite(piece.points).all() for piece in figure.pieces)
 
 
-def test_print_stays_on_what_it_is_printed_on() -> None:
+def test_print_pieces_are_clipped_and_are_no_parts() -> None:
     for seed in range(40):
         pieces = printed(np.random.default_rng(seed), (-0.5, -0.4, 0.5, 0.4))
         assert pieces and all(piece.clip and not piece.part for piece in pieces)
 
 
-def test_an_object_outside_of_the_picture_is_no_object(pool: TexturePool) -> None:
+def test_object_outside_of_the_image_is_not_counted(pool: TexturePool) -> None:
     painter = _painter(pool)
     painter.paint(_square(200, -300, 24))
     painter.paint(_square(-23.9, 4, 24))
@@ -341,7 +341,7 @@ def test_the_area_of_a_disc_and_of_a_stroke() -> None:
     assert bar.area == pytest.approx(0.4, rel=0.3)
 
 
-def test_a_stroke_covers_all_within_its_width() -> None:
+def test_stroke_covers_exactly_its_width() -> None:
     path = np.array([(2.0, 3.0), (9.0, 4.0), (10.0, 11.0), (3.0, 9.0)], np.float32)
     canvas = np.zeros((140, 140), np.uint8)
     fill(canvas, Piece.of(stroke(path, 1.0)), (0.0, 0.0), 10.0)
@@ -357,7 +357,7 @@ def test_a_stroke_covers_all_within_its_width() -> None:
 # Textures -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_is_a_function_of_its_seed_and_makes_its_textures_once(pool: TexturePool) -> None:
+def test_texture_pool_depends_only_on_its_seed(pool: TexturePool) -> None:
     again, other = TexturePool(size=128, count=24, seed=3), TexturePool(size=128, count=24, seed=4)
     first = pool.sample(np.random.default_rng(1), 80)
     np.testing.assert_array_equal(first, again.sample(np.random.default_rng(1), 80))
@@ -367,7 +367,7 @@ def test_a_pool_is_a_function_of_its_seed_and_makes_its_textures_once(pool: Text
 
 
 @pytest.mark.parametrize("size", [1, 50, 128, 300])
-def test_samples_are_colours_of_the_asked_size(pool: TexturePool, size: int) -> None:
+def test_samples_are_colours_of_the_requested_size(pool: TexturePool, size: int) -> None:
     for seed in range(8):
         texture = pool.sample(np.random.default_rng(seed), size)
         assert texture.shape == (size, size, 3) and texture.dtype == np.float32
@@ -379,7 +379,7 @@ def test_textures_range_from_flat_to_strong(pool: TexturePool) -> None:
     assert min(spread) < 0.02 and max(spread) > 0.15
 
 
-def test_every_kind_of_texture_uses_its_range() -> None:
+def test_every_texture_is_finite_and_varies() -> None:
     pool = TexturePool(size=64, count=60, seed=0)
     ramp = colour_map(np.random.default_rng(0), np.full(3, 0.5, np.float32), 0.1)
     assert ramp.shape == (256, 3) and ramp.dtype == np.float32
@@ -399,7 +399,7 @@ def test_grain_is_standard_normal_at_any_size(pool: TexturePool, size: int) -> N
 
 
 @pytest.mark.parametrize(("size", "count"), [(16, 4), (64, 0), (-1, 4)])
-def test_a_bad_pool_is_refused(size: int, count: int) -> None:
+def test_bad_texture_pool_arguments_are_refused(size: int, count: int) -> None:
     with pytest.raises(ValueError, match="texture pool"):
         TexturePool(size=size, count=count)
 

@@ -1,8 +1,9 @@
 """The SAM examples of the Ultralytics page, with nothing changed but the import (and `yolo` to `fastsam`).
 
-Checkpoints are written from the golden recipe. Its IoU head is shifted up, so that masks pass the default filter of
-predicted IoU > 0.25. Segment everything decodes up to 20,480 prompts in these examples, minutes on a CPU: SAM-b does so
-once; elsewhere it is a network of the same classes with small dimensions, and the mask decoder one that draws discs.
+Checkpoints hold the golden recipe's weights with the bias of the IoU head raised, so that masks pass the default
+filter of predicted IoU > 0.25. Segmenting everything decodes up to 20,480 prompts in these examples, which takes
+minutes on a CPU. One slow test does so with the real SAM-b. The others use a network of the same classes with small
+dimensions, and a stand-in for the mask decoder that draws discs.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ auto_annotate(data="path/to/images", det_model="yolov8x.pt", sam_model="sam_b.pt
 
 
 def run(example: str) -> dict[str, Any]:
-    """Run an example with its import changed; the names that it leaves."""
+    """Run an example with its import changed. Return the variables that it defines."""
     names: dict[str, Any] = {"cv2": cv2}
     exec(example.replace("from ultralytics", "from fastsam_core"), names)
     return names
@@ -96,7 +97,7 @@ def run(example: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures that the examples name, under their relative paths."""
+    """Return a folder with the images that the examples name, under their relative paths."""
     folder = tmp_path_factory.mktemp("pictures")
     for name, height, width in (
         ("ultralytics/assets/zidane.jpg", 720, 1280),
@@ -110,8 +111,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with the pictures, and an empty home for checkpoints."""
+def workdir(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with the images; point FASTSAM_HOME, where checkpoints are looked up, to a new one."""
     shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "home"))
@@ -119,7 +120,7 @@ def place(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def write_checkpoint(name: str, target: Path) -> None:
-    """The recipe's weights for a model of the registry, with predicted IoUs from about 0.3 to 1."""
+    """Write the recipe's weights for a model of the registry, shifted to predict IoUs from about 0.3 to 1."""
     state = fill_state_dict(checkpoint._build(registry.MODELS[name]).state_dict())
     state["mask_decoder.iou_prediction_head.layers.2.bias"] += 0.7
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +142,8 @@ def sam_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_sam_b(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`sam_b` as a miniature, its checkpoint in the current folder."""
+def small_sam_b(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replace `sam_b` by a miniature network, with its checkpoint in the current folder."""
 
     def encoder() -> ImageEncoderViT:
         return ImageEncoderViT(16, 2, 2, (1,), out_channels=16)
@@ -150,14 +151,14 @@ def small_sam_b(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     row = dataclasses.replace(registry.MODELS["sam_b"], encoder=encoder, embed_dim=16, decoder_mlp_dim=32)
     monkeypatch.setitem(registry.MODELS, "sam_b", row)
     checkpoint._expected.cache_clear()
-    write_checkpoint("sam_b", place / "sam_b.pt")
+    write_checkpoint("sam_b", workdir / "sam_b.pt")
     yield
     checkpoint._expected.cache_clear()
 
 
 @pytest.fixture
 def discs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A stand-in for the decoder in segment everything: every 97th point is the middle of a disc. Counts the points."""
+    """Replace `decode_points`: every 97th point is the centre of a disc. Return the number of points of each call."""
     seen: list[int] = []
 
     def decode_points(
@@ -192,63 +193,63 @@ def check(result: Results, shape: tuple[int, int], masks: int | None = None, dty
     assert bool(data.flatten(1).any(1).all())
 
 
-def test_prompts(place: Path, small_sam_b: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sam_with_box_and_point_prompts(workdir: Path, small_sam_b: None, capsys: pytest.CaptureFixture[str]) -> None:
     model = run(PROMPTS)["model"]
     said = capsys.readouterr()
     assert "171,422 parameters" in said.out
     assert said.err.count(f"{ZIDANE.resolve()}: 720x1280 1 mask,") == 2
-    assert not (place / "runs").exists()
+    assert not (workdir / "runs").exists()
     check(model.predictor.results[0], (720, 1280), masks=1)
 
 
 @pytest.mark.slow
 @pytest.mark.once("the small networks of this file take the same steps")
 def test_segment_everything_with_sam_b(
-    place: Path, sam_b: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workdir: Path, sam_b: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The real network on all 1,024 clicks. Masks of the recipe's weights are too noisy for the stability filter."""
+    """Decode all 1,024 points with the real network. Its masks are too noisy for the stability filter."""
     monkeypatch.setenv("FASTSAM_HOME", str(sam_b.parent))
     assert cli.main(shlex.split(COMMAND)[1:]) == 0
     said = capsys.readouterr()
     assert "480x640 0 masks" in said.out + said.err
-    assert (place / "runs" / "segment" / "predict" / "image.jpg").is_file()
+    assert (workdir / "runs" / "segment" / "predict" / "image.jpg").is_file()
 
 
-def test_prompts_with_a_predictor(place: Path, mobile_sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictor_with_set_image_and_prompts(workdir: Path, mobile_sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_HOME", str(mobile_sam.parent))
     names = run(PREDICTOR)
     for results in (names["boxed"], names["results"]):
         assert len(results) == 1
         check(results[0], (720, 1280), masks=1)
     assert names["predictor"].features is None
-    assert (place / "runs" / "segment" / "predict").is_dir()
+    assert (workdir / "runs" / "segment" / "predict").is_dir()
 
 
 def test_segment_everything(
-    place: Path, small_sam_b: None, discs: list[int], capsys: pytest.CaptureFixture[str]
+    workdir: Path, small_sam_b: None, discs: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = run(EVERYTHING)["model"]
     assert sum(discs) == 32 * 32
     assert "480x640" in capsys.readouterr().err
     check(model.predictor.results[0], (480, 640))
-    assert not (place / "runs").exists()
+    assert not (workdir / "runs").exists()
 
 
 def test_segment_everything_from_the_command_line(
-    place: Path, small_sam_b: None, discs: list[int], capsys: pytest.CaptureFixture[str]
+    workdir: Path, small_sam_b: None, discs: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     program, *words = shlex.split(COMMAND.replace("yolo", "fastsam"))
     assert program == "fastsam" and cli.main(words) == 0
     assert sum(discs) == 32 * 32
-    folder = place / "runs" / "segment" / "predict"
+    folder = workdir / "runs" / "segment" / "predict"
     assert f"Results saved to {folder}" in capsys.readouterr().out
     drawn = cv2.imread(str(folder / "image.jpg"))
     assert drawn.shape == (480, 640, 3)
     assert np.abs(drawn.astype(int) - bgr_picture(480, 640)).mean() > 1
 
 
-def test_segment_everything_with_more_arguments(
-    place: Path, mobile_sam: Path, discs: list[int], monkeypatch: pytest.MonkeyPatch
+def test_segment_everything_with_crops_and_points_stride(
+    workdir: Path, mobile_sam: Path, discs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTSAM_HOME", str(mobile_sam.parent))
     (result,) = run(MORE_ARGUMENTS)["results"]
@@ -256,8 +257,8 @@ def test_segment_everything_with_more_arguments(
     check(result, (720, 1280))
 
 
-def test_comparison_of_models(
-    place: Path, mobile_sam: Path, small_sam_b: None, discs: list[int], monkeypatch: pytest.MonkeyPatch
+def test_model_comparison_example(
+    workdir: Path, mobile_sam: Path, small_sam_b: None, discs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTSAM_HOME", str(mobile_sam.parent))
     model = run(COMPARISON)["model"]
@@ -266,20 +267,20 @@ def test_comparison_of_models(
     check(model.predictor.results[0], (720, 1280))
 
 
-def test_comparison_with_yolo(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(place / "FastSAM-s.pt", make("segment", nc=1))
-    write(place / "yolov8n-seg.pt", make("segment"))
+def test_model_comparison_with_yolo_example(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(workdir / "FastSAM-s.pt", make("segment", nc=1))
+    write(workdir / "yolov8n-seg.pt", make("segment"))
     names = run(COMPARISON_WITH_YOLO)
     said = capsys.readouterr()
     assert said.out.count("GFLOPs") == 2 and said.err.count("image 2/2") == 2
     for key in ("fastsam", "model"):
         assert names[key].predictor.seen == 2
         check(names[key].predictor.results[0], (720, 1280), dtype=torch.uint8)
-    assert not (place / "runs").exists()
+    assert not (workdir / "runs").exists()
 
 
 def write_yolo(target: Path) -> None:
-    """A narrow network of YOLOv8's architecture for COCO's classes, whose seeded weights score boxes above 0.25."""
+    """Write a narrow YOLOv8 network for COCO's classes, with seeded weights that score boxes above 0.25."""
     widths = dict.fromkeys((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 18, 19, 21), 8)
     stages = (2, 4, 6, 8, 12, 15, 18, 21)
     sizes = Architecture(widths, {**dict.fromkeys(stages, 4), 9: 4}, dict.fromkeys(stages, 1), 16, 80, 8, 8)
@@ -292,14 +293,14 @@ def write_yolo(target: Path) -> None:
     torch.save(state, target)
 
 
-def test_auto_annotation(
-    place: Path, small_sam_b: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_auto_annotate_writes_label_files(
+    workdir: Path, small_sam_b: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_yolo(place / "home" / "yolov8x.pt")
-    monkeypatch.chdir(place)
+    write_yolo(workdir / "home" / "yolov8x.pt")
+    monkeypatch.chdir(workdir)
     with caplog.at_level("INFO", logger="fastsam_core"):
         run(ANNOTATE)
-    labels = place / "path" / "to" / "images_auto_annotate_labels"
+    labels = workdir / "path" / "to" / "images_auto_annotate_labels"
     lines = (labels / "1.txt").read_text().splitlines()
     assert len(lines) > 0 and {line.split()[0] for line in lines} <= {"0", "56"}
     for line in lines:

@@ -1,4 +1,4 @@
-"""The interface of Meta's package: its outputs on golden weights, its types and orders, and restored embeddings."""
+"""The interface of Meta's package: reference outputs on golden weights, types, shapes, order and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 48, 80
 
 @pytest.fixture(scope="module")
 def sam() -> segment_anything.Sam:
-    """sam_nano with the recipe's weights at an input of 128."""
+    """Return sam_nano with the recipe's weights and an input size of 128."""
     model = segment_anything.build_sam_nano(None)
     model.load_state_dict(small_weights())
     model.set_image_size(128)
@@ -54,7 +54,7 @@ def mobile(tmp_path_factory: pytest.TempPathFactory) -> SamPredictor:
     return predictor
 
 
-CLOSE = {"rtol": 2**-11, "atol": 5e-4}  # the stored logits are float16
+TOLERANCE = {"rtol": 2**-11, "atol": 5e-4}  # the stored logits are float16
 SIZE = np.array([1280, 720])
 BOX = np.array([0.2, 0.2, 0.7, 0.9]) * np.tile(SIZE, 2)
 PROMPTS: dict[str, dict[str, Any]] = {
@@ -70,21 +70,21 @@ PROMPTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("multimask_output", [False, True])
 @pytest.mark.parametrize("name", PROMPTS)
-def test_predict(mobile: SamPredictor, name: str, multimask_output: bool) -> None:
+def test_predict_matches_reference(mobile: SamPredictor, name: str, multimask_output: bool) -> None:
     key = f"{name}.multi{int(multimask_output)}"
     masks, scores, low_res = mobile.predict(**PROMPTS[name], multimask_output=multimask_output)
     count = 3 if multimask_output else 1
     assert masks.shape == (count, 720, 1280) and masks.dtype == bool
     assert scores.shape == (count,) and scores.dtype == np.float32
     assert low_res.shape == (count, 256, 256) and low_res.dtype == np.float32
-    np.testing.assert_allclose(low_res, GOLDEN[f"{key}.low_res"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(low_res, GOLDEN[f"{key}.low_res"].astype(np.float32), **TOLERANCE)
     np.testing.assert_allclose(scores, GOLDEN[f"{key}.iou"], atol=2e-4)
     np.testing.assert_allclose(masks.sum((1, 2)), GOLDEN[f"{key}.area"], rtol=0.005)
 
 
 @pytest.mark.parametrize("multimask_output", [False, True])
 @pytest.mark.parametrize("name", PROMPTS)
-def test_parts_called_as_training_code_does(mobile: SamPredictor, name: str, multimask_output: bool) -> None:
+def test_prompt_encoder_and_decoder_match_reference(mobile: SamPredictor, name: str, multimask_output: bool) -> None:
     sam, prompt = mobile.model, PROMPTS[name]
     points = boxes = None
     if "point_coords" in prompt:
@@ -102,20 +102,20 @@ def test_parts_called_as_training_code_does(mobile: SamPredictor, name: str, mul
     )
     assert dense.shape == (1, 256, 64, 64) and low_res.requires_grad
     key = f"{name}.multi{int(multimask_output)}"
-    np.testing.assert_allclose(low_res[0].detach(), GOLDEN[f"{key}.low_res"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(low_res[0].detach(), GOLDEN[f"{key}.low_res"].astype(np.float32), **TOLERANCE)
     np.testing.assert_allclose(scores[0].detach(), GOLDEN[f"{key}.iou"], atol=2e-4)
 
 
-def test_mask_input_and_logits(mobile: SamPredictor) -> None:
+def test_mask_input_and_return_logits_match_reference(mobile: SamPredictor) -> None:
     logits, _, low_res = mobile.predict(**PROMPTS["point"], return_logits=True)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits[:, ::8, ::8], GOLDEN["point.mask_full_sample"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(logits[:, ::8, ::8], GOLDEN["point.mask_full_sample"].astype(np.float32), **TOLERANCE)
     _, scores, refined = mobile.predict(**PROMPTS["point"], mask_input=low_res[:1], multimask_output=False)
-    np.testing.assert_allclose(refined, GOLDEN["mask_point.multi0.low_res"].astype(np.float32), **CLOSE)
+    np.testing.assert_allclose(refined, GOLDEN["mask_point.multi0.low_res"].astype(np.float32), **TOLERANCE)
     np.testing.assert_allclose(scores, GOLDEN["mask_point.multi0.iou"], atol=2e-4)
 
 
-def test_embedding(mobile: SamPredictor) -> None:
+def test_image_embedding_matches_reference(mobile: SamPredictor) -> None:
     embedding = mobile.get_image_embedding()
     assert embedding.shape == (1, 256, 64, 64) and embedding is mobile.features and mobile.is_image_set
     assert np.abs(embedding.flatten()[GOLDEN["embedding_idx"]].numpy() - GOLDEN["embedding_val"]).max() < 2e-4
@@ -125,8 +125,8 @@ def test_embedding(mobile: SamPredictor) -> None:
 @pytest.mark.parametrize(
     ("name", "mode"), [("landscape", "binary_mask"), ("crops", "coco_rle"), ("small_regions", "uncompressed_rle")]
 )
-def test_generate(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference's records, in order, when the network is replaced by the golden file's blobs."""
+def test_generated_records_match_reference(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the golden file's blobs in place of the network, the records and their order are the reference's."""
     golden = json.loads((DATA / f"everything_{name}.json").read_text())
     model = segment_anything.build_sam_nano(None)
     model.set_image_size(1024)
@@ -166,18 +166,18 @@ def test_generate(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
-def test_it_is_our_predictor(predictor: SamPredictor) -> None:
+def test_predict_matches_fastsam_predictor(predictor: SamPredictor) -> None:
     ours = Predictor(overrides={**QUIET, "model": small_model()})
     ours.set_image(golden_recipe.test_image(HEIGHT, WIDTH)[..., ::-1].copy())
     box, point = [4.0, 6.0, 40.0, 30.0], [20.0, 25.0]
     (result,) = ours(bboxes=box, points=[[point]], labels=[[1]], multimask_output=True)
     masks, scores, _ = predictor.predict(np.array([point]), np.array([1]), np.array(box))
     np.testing.assert_array_equal(masks, result.masks.data.numpy())
-    # Coordinates are scaled in float64 here, as Meta's are, and in float32 there.
+    # SamPredictor scales coordinates in float64, as Meta's does; Predictor scales them in float32.
     np.testing.assert_allclose(scores, result.predicted_iou.numpy(), atol=1e-5)
 
 
-def test_a_sam_with_the_same_modules_may_predict_at_another_size() -> None:
+def test_sam_sharing_modules_may_use_another_input_size() -> None:
     image, ours = golden_recipe.test_image(HEIGHT, WIDTH), SAM(small_model())
     ours.model.set_image_size(128)
     predictor = SamPredictor(ours)
@@ -195,7 +195,7 @@ def test_a_sam_with_the_same_modules_may_predict_at_another_size() -> None:
     assert SamPredictor(ours).transform.target_length == 128
 
 
-def test_bgr_and_scaled_tensors(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+def test_bgr_images_and_resized_tensors(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
     image = golden_recipe.test_image(HEIGHT, WIDTH)
     other = SamPredictor(sam)
     other.set_image(image[..., ::-1], image_format="BGR")
@@ -208,7 +208,7 @@ def test_bgr_and_scaled_tensors(sam: segment_anything.Sam, predictor: SamPredict
         other.set_torch_image(scaled[..., :100], (HEIGHT, WIDTH))
 
 
-def test_many_prompts_at_once(predictor: SamPredictor) -> None:
+def test_predict_torch_with_batched_prompts(predictor: SamPredictor) -> None:
     boxes = torch.tensor([[4.0, 6, 40, 30], [20, 10, 60, 40]])
     scaled = predictor.transform.apply_boxes_torch(boxes, (HEIGHT, WIDTH))
     masks, scores, low_res = predictor.predict_torch(None, None, scaled, None, False)
@@ -233,7 +233,7 @@ def test_many_prompts_at_once(predictor: SamPredictor) -> None:
 
 @pytest.mark.parametrize("prompt", ["nothing", "boxes", "points", "points and boxes", "masks", "points and masks"])
 @pytest.mark.parametrize("multimask_output", [False, True])
-def test_modules_called_one_by_one(
+def test_module_calls_match_decode_prompts(
     sam: segment_anything.Sam, predictor: SamPredictor, prompt: str, multimask_output: bool
 ) -> None:
     boxes = torch.tensor([[4.0, 6, 90, 60], [20, 10, 60, 70]]) if "boxes" in prompt else None
@@ -264,7 +264,7 @@ def test_modules_called_one_by_one(
         torch.testing.assert_close(judged, scores, rtol=1e-4, atol=1e-4)
 
 
-def test_a_kept_embedding_can_be_put_back(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+def test_saved_embedding_can_be_restored(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
     expected = predictor.predict(box=np.array([4, 6, 40, 30]))
     kept = predictor.features, predictor.original_size, predictor.input_size
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
@@ -277,7 +277,7 @@ def test_a_kept_embedding_can_be_put_back(sam: segment_anything.Sam, predictor: 
             np.testing.assert_array_equal(array, wanted)
 
 
-def test_what_is_refused(predictor: SamPredictor) -> None:
+def test_predictor_refuses_invalid_input(predictor: SamPredictor) -> None:
     with pytest.raises(ValueError, match="image_format must be"):
         predictor.set_image(np.zeros((4, 4, 3), np.uint8), "HSV")
     with pytest.raises(TypeError, match="a NumPy array"):
@@ -290,14 +290,14 @@ def test_what_is_refused(predictor: SamPredictor) -> None:
         predictor.predict(box=np.array([[4, 6, 40, 30]] * 2))
     assert predictor.predict(box=np.array([[4, 6, 40, 30]]))[0].shape[0] == 3
     assert predictor.predict(box=torch.tensor([4, 6, 40, 30]))[0].shape[0] == 3
-    for nothing in (np.zeros((0, 2)), np.array([]), []):  # all clicks taken back
+    for nothing in (np.zeros((0, 2)), np.array([]), []):  # as when a tool has removed all clicks
         assert predictor.predict(nothing, np.zeros(0))[0].shape[0] == 3
     with pytest.raises(ValueError, match="no prompt"):
         predictor.predict()
     logits = np.random.default_rng(0).normal(size=(1, 1, 32, 32))
     one, other, whole = (predictor.predict(mask_input=given)[1] for given in (logits[0, 0], logits[0], logits))
     assert (one == other).all() and (one == whole).all()
-    assert predictor.is_image_set  # what was set before stays
+    assert predictor.is_image_set  # the refused calls didn't change the image
     predictor.reset_image()
     assert not predictor.is_image_set and predictor.features is None
     for call in (predictor.predict, predictor.get_image_embedding, lambda: predictor.predict_torch(None, None)):
@@ -310,7 +310,7 @@ def test_what_is_refused(predictor: SamPredictor) -> None:
 # ------------------------------------------------------------------------------------------------------- the generator
 
 
-def test_the_generator_is_our_segment_everything(sam: segment_anything.Sam) -> None:
+def test_generator_matches_segment_everything(sam: segment_anything.Sam) -> None:
     image = golden_recipe.test_image(HEIGHT, WIDTH)
     generator = SamAutomaticMaskGenerator(sam, 2, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     records = generator.generate(image)
@@ -327,7 +327,7 @@ def test_the_generator_is_our_segment_everything(sam: segment_anything.Sam) -> N
     assert {tuple(record["point_coords"][0]) for record in own.generate(image)} == {(40.0, 24.0)}
 
 
-def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
+def test_generator_refuses_invalid_arguments_and_images(sam: segment_anything.Sam) -> None:
     for arguments, message in (
         ({"points_per_side": None}, "either points_per_side or point_grids"),
         ({"point_grids": [np.zeros((1, 2))]}, "either points_per_side or point_grids"),
@@ -346,7 +346,7 @@ def test_what_the_generator_refuses(sam: segment_anything.Sam) -> None:
             SamAutomaticMaskGenerator(sam).generate(image)  # type: ignore[arg-type]
 
 
-def test_the_generator_says_where_metas_thresholds_do_not_suit(
+def test_generator_warns_if_default_thresholds_do_not_suit_the_model(
     sam: segment_anything.Sam, caplog: pytest.LogCaptureFixture
 ) -> None:
     SamAutomaticMaskGenerator(sam, pred_iou_thresh=0.4)
@@ -359,7 +359,7 @@ def test_the_generator_says_where_metas_thresholds_do_not_suit(
 # -------------------------------------------------------------------------------------------------- models, transforms
 
 
-def test_models(tmp_path: Path) -> None:
+def test_model_registry_builds_and_loads_models(tmp_path: Path) -> None:
     assert set(sam_model_registry) >= {"default", "vit_h", "vit_l", "vit_b", "vit_t"}
     assert sam_model_registry["default"] is segment_anything.build_sam is segment_anything.build_sam_vit_h
     torch.save(small_weights(), tmp_path / "any.pth")
@@ -378,8 +378,8 @@ def test_models(tmp_path: Path) -> None:
     assert shared.model.image_encoder is bundled.image_encoder and SamPredictor(bundled).model is bundled
 
 
-def test_a_batch_of_images(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
-    """`model(batched_input)` gives what the predictor gives image by image."""
+def test_batched_input_matches_predictor(sam: segment_anything.Sam, predictor: SamPredictor) -> None:
+    """`model(batched_input)` gives the same masks as the predictor does for each image."""
     records, expected = [], []
     for size, box in ((HEIGHT, WIDTH), [4.0, 6, 40, 30]), ((90, 60), [10.0, 20, 50, 80]):
         image = golden_recipe.test_image(*size)
@@ -397,7 +397,7 @@ def test_a_batch_of_images(sam: segment_anything.Sam, predictor: SamPredictor) -
 
 
 @pytest.mark.parametrize("size", [(48, 80), (2048, 201), (7, 7)])
-def test_transforms(size: tuple[int, int]) -> None:
+def test_resize_longest_side(size: tuple[int, int]) -> None:
     transform = ResizeLongestSide(64)
     height, width = size
     scale = 64 / max(size)
@@ -424,7 +424,7 @@ def test_transforms(size: tuple[int, int]) -> None:
     assert np.abs(difference).max() < 1.5
 
 
-def test_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_registers_modules_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(sys.modules)
     try:
         segment_anything.install("meta_alias")
@@ -458,14 +458,14 @@ def test_install(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"mask_input": np.full((1, 128, 128), np.nan)}, "mask_input must be finite logits"),
     ],
 )
-def test_prompts_that_do_not_fit(prompt: dict[str, Any], said: str) -> None:
+def test_malformed_prompts_are_refused(prompt: dict[str, Any], said: str) -> None:
     predictor = SamPredictor(small_model())
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
     with pytest.raises(ValueError, match=said):
         predictor.predict(**prompt)
 
 
-def test_grids_that_cannot_be() -> None:
+def test_invalid_points_per_side_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 2048"):
         SamAutomaticMaskGenerator(small_model(), points_per_side=10**6)
     with pytest.raises(TypeError, match="points_per_side must be an integer"):

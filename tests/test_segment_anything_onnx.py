@@ -1,4 +1,4 @@
-"""Meta's module for export to ONNX: what the predictor gives, also as a graph."""
+"""SamOnnxModel: the same results as the predictor, called directly and exported to ONNX."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def prompt_of(model: segment_anything.Sam, count: int, has_mask: float) -> dict[
 
 @pytest.mark.parametrize("has_mask", [0.0, 1.0])
 @pytest.mark.parametrize("count", [2, 4])
-def test_the_model_for_onnx_gives_what_the_predictor_gives(
-    sam: segment_anything.Sam, count: int, has_mask: float
-) -> None:
+def test_onnx_model_matches_predictor(sam: segment_anything.Sam, count: int, has_mask: float) -> None:
     given = prompt_of(sam, count, has_mask)
     predictor = SamPredictor(sam)
     predictor.set_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
@@ -64,12 +62,12 @@ def test_the_model_for_onnx_gives_what_the_predictor_gives(
     assert stability.item() == pytest.approx(float(of_all[1:].max() if count < 3 else of_all[0]), abs=0.01)
 
 
-def test_an_exported_decoder_takes_any_number_of_points(sam: segment_anything.Sam) -> None:
+def test_exported_onnx_model_accepts_any_number_of_points(sam: segment_anything.Sam) -> None:
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     model, example, file = SamOnnxModel(sam, return_single_mask=True), prompt_of(sam, 5, 1.0), io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, about checks of shapes
+        warnings.simplefilter("ignore")  # tracer warnings about shape checks
         torch.onnx.export(
             model,
             tuple(example.values()),

@@ -1,5 +1,5 @@
-"""Meta's model taken apart, as code that trains it or builds on it does: encoders and decoder called by themselves,
-layers replaced, weights changed under a predictor.
+"""Parts of Meta's model, used as training code does: encoders and decoder called on their own, layers replaced, and
+weights changed while a predictor uses them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def predictor_of(model: segment_anything.Sam) -> SamPredictor:
 
 
 def decode(model: segment_anything.Sam, embedding: Tensor, boxes: Tensor | None, multimask_output: bool) -> Any:
-    """The calls that training code makes."""
+    """Call the prompt encoder and the mask decoder as training code does."""
     sparse, dense = model.prompt_encoder(points=None, boxes=boxes, masks=None)
     return model.mask_decoder(
         image_embeddings=embedding,
@@ -50,7 +50,7 @@ def decode(model: segment_anything.Sam, embedding: Tensor, boxes: Tensor | None,
 
 
 @pytest.mark.parametrize("multimask_output", [False, True])
-def test_parts_give_what_the_predictor_gives(sam: segment_anything.Sam, multimask_output: bool) -> None:
+def test_separate_parts_match_predictor(sam: segment_anything.Sam, multimask_output: bool) -> None:
     predictor = predictor_of(sam)
     box = torch.from_numpy(predictor.transform.apply_boxes(BOX, (HEIGHT, WIDTH))).float()
     low_res, scores = decode(sam, predictor.features, box[:, None], multimask_output)
@@ -61,7 +61,7 @@ def test_parts_give_what_the_predictor_gives(sam: segment_anything.Sam, multimas
     assert ((full[0] > sam.mask_threshold).numpy() != masks).mean() < 1e-3
 
 
-def test_a_step_of_training(sam: segment_anything.Sam) -> None:
+def test_training_step_reaches_encoder_and_decoder(sam: segment_anything.Sam) -> None:
     sam.train()
     for parameter in sam.prompt_encoder.parameters():
         parameter.requires_grad = False
@@ -75,7 +75,7 @@ def test_a_step_of_training(sam: segment_anything.Sam) -> None:
 
 
 @torch.no_grad()
-def test_many_images_without_prompts(sam: segment_anything.Sam) -> None:
+def test_decoder_with_a_batch_of_embeddings(sam: segment_anything.Sam) -> None:
     embeddings = torch.randn(3, 128, 8, 8, generator=torch.Generator().manual_seed(1))
     low_res, scores = decode(sam, embeddings, None, True)
     assert low_res.shape == (3, 3, 32, 32) and scores.shape == (3, 3)
@@ -89,8 +89,8 @@ def test_many_images_without_prompts(sam: segment_anything.Sam) -> None:
 
 
 @torch.no_grad()
-def test_parts_of_ones_own() -> None:
-    """Of a patch size of 4, as LiteMedSAM builds them, and with other numbers of masks."""
+def test_custom_prompt_encoder_and_decoder() -> None:
+    """The prompt encoder has patches of 4 pixels, as LiteMedSAM's, and the decoder another number of masks."""
     prompts = PromptEncoder(
         embed_dim=32, image_embedding_size=(16, 16), input_image_size=(64, 64), mask_in_chans=16
     ).eval()
@@ -105,7 +105,7 @@ def test_parts_of_ones_own() -> None:
 
 
 @torch.no_grad()
-def test_an_exported_decoder_takes_any_number_of_prompts() -> None:
+def test_torch_exported_decoder_accepts_any_number_of_prompts() -> None:
     decoder = MaskDecoder(transformer_dim=32, transformer=TwoWayTransformer(2, 32, 4, 64)).eval()
     image = torch.randn(1, 32, 4, 4), torch.randn(1, 32, 4, 4)
     dense, count = torch.randn(1, 32, 1, 1), torch.export.Dim("count", min=2)
@@ -119,7 +119,7 @@ def test_an_exported_decoder_takes_any_number_of_prompts() -> None:
         torch.testing.assert_close(found, expected)
 
 
-# ---------------------------------------------------------------------------------------- decoders of other people's
+# ---------------------------------------------------------------------------------------------------- modified decoders
 
 
 class Adapter(nn.Module):
@@ -131,7 +131,7 @@ class Adapter(nn.Module):
         return self.layer(x) - 0.5 * self.layer.weight.sum(1)
 
 
-class Negative(MaskDecoder):
+class NegatingDecoder(MaskDecoder):
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         masks, scores = super().forward(*args, **kwargs)
         return -masks, scores
@@ -151,7 +151,7 @@ def patched(decoder: OwnDecoder) -> None:
 
 
 def subclassed(decoder: OwnDecoder) -> None:
-    decoder.__class__ = Negative
+    decoder.__class__ = NegatingDecoder
 
 
 def with_other_activation(decoder: OwnDecoder) -> None:
@@ -159,7 +159,7 @@ def with_other_activation(decoder: OwnDecoder) -> None:
 
 
 @pytest.mark.parametrize("change", [adapted, patched, subclassed, with_other_activation])
-def test_a_changed_decoder_is_called(sam: segment_anything.Sam, change: Callable[[OwnDecoder], None]) -> None:
+def test_predictor_uses_a_modified_decoder(sam: segment_anything.Sam, change: Callable[[OwnDecoder], None]) -> None:
     before = predictor_of(sam).predict(box=BOX)[2]
     change(sam.mask_decoder)
     predictor = predictor_of(sam)
@@ -179,7 +179,7 @@ def test_a_changed_decoder_is_called(sam: segment_anything.Sam, change: Callable
     torch.testing.assert_close(logits([8, 0], [2, 1]), made[[8, 0], [2, 1]], rtol=1e-4, atol=1e-4)
 
 
-def test_hooks_of_the_decoder_are_called(sam: segment_anything.Sam) -> None:
+def test_forward_hooks_of_the_decoder_are_called(sam: segment_anything.Sam) -> None:
     seen: list[str] = []
     for part in (sam.mask_decoder, sam.mask_decoder.transformer, sam.mask_decoder.transformer.layers[0]):
         part.register_forward_hook(lambda module, given, result: seen.append(type(module).__name__))
@@ -190,8 +190,8 @@ def test_hooks_of_the_decoder_are_called(sam: segment_anything.Sam) -> None:
 # ------------------------------------------------------------------------------------- what changes under a predictor
 
 
-def assert_as_new(predictor: SamPredictor) -> None:
-    """What it says is what one says that has its features from elsewhere."""
+def assert_matches_new_predictor(predictor: SamPredictor) -> None:
+    """Assert that `predictor` gives the same results as a new one that is assigned a copy of its features."""
     other = SamPredictor(predictor.model)
     other.features, other.is_image_set = predictor.features.clone(), True
     other.original_size, other.input_size = predictor.original_size, predictor.input_size
@@ -199,12 +199,12 @@ def assert_as_new(predictor: SamPredictor) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-def test_weights_and_features_that_change(sam: segment_anything.Sam) -> None:
+def test_changed_weights_and_features_take_effect(sam: segment_anything.Sam) -> None:
     predictor = predictor_of(sam)
     results = [predictor.predict(box=BOX)[2]]
 
     def differs() -> None:
-        assert_as_new(predictor)
+        assert_matches_new_predictor(predictor)
         results.append(predictor.predict(box=BOX)[2])
         assert np.abs(results[-1] - results[-2]).max() > 1e-3
 
@@ -225,7 +225,7 @@ def test_weights_and_features_that_change(sam: segment_anything.Sam) -> None:
     differs()
 
 
-def test_the_image_encoder_by_itself(sam: segment_anything.Sam) -> None:
+def test_image_encoder_works_without_the_other_parts(sam: segment_anything.Sam) -> None:
     images = torch.rand(1, 3, 90, 128) * 255
     with torch.no_grad():
         expected = sam.image_encoder(sam.preprocess(images))
@@ -235,7 +235,7 @@ def test_the_image_encoder_by_itself(sam: segment_anything.Sam) -> None:
     assert sam.double().image_encoder.patch_embed.seq[0].c.weight.dtype == torch.float64
 
 
-def test_an_input_size_that_is_set_part_by_part(sam: segment_anything.Sam) -> None:
+def test_input_size_may_be_set_on_each_part(sam: segment_anything.Sam) -> None:
     sam.image_encoder.img_size = 64  # type: ignore[assignment]
     sam.prompt_encoder.image_embedding_size, sam.prompt_encoder.input_image_size = (4, 4), (64, 64)
     predictor = predictor_of(sam)
@@ -246,10 +246,10 @@ def test_an_input_size_that_is_set_part_by_part(sam: segment_anything.Sam) -> No
         np.testing.assert_array_equal(array, expected)
 
 
-def test_segment_everything_goes_by_the_mask_threshold(sam: segment_anything.Sam) -> None:
+def test_segment_everything_applies_mask_threshold(sam: segment_anything.Sam) -> None:
     image = golden_recipe.test_image(HEIGHT, WIDTH)
     generator = SamAutomaticMaskGenerator(sam, 2, pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1)
-    generator.point_grids[0][:, 0] = 0.5  # the caller's own
+    generator.point_grids[0][:, 0] = 0.5  # callers may edit the grid
     before = generator.generate(image)
     sam.mask_threshold = 0.3
     records = generator.generate(image)
@@ -277,6 +277,6 @@ def test_segment_everything_goes_by_the_mask_threshold(sam: segment_anything.Sam
         ("modeling.transformer", "Attention TwoWayAttentionBlock TwoWayTransformer"),
     ],
 )
-def test_metas_paths(path: str, names: str) -> None:
+def test_import_paths_of_metas_modules(path: str, names: str) -> None:
     module = importlib.import_module(f"fastsam_core.segment_anything.{path}")
     assert all(isinstance(getattr(module, name), type) for name in names.split())

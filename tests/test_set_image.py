@@ -1,4 +1,4 @@
-"""One picture encoded once and prompted often: what can be set, what stays set, and what is refused."""
+"""Predictor.set_image: one image, encoded once and prompted many times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from set_picture import BOXES, HEIGHT, WIDTH, dense, predictor_on_picture
 from small_model import FEW, QUIET, bgr_picture, small_model
 
 
-def test_the_picture_is_encoded_once(predictor: Predictor, model: Any) -> None:
+def test_image_is_encoded_once_for_many_prompts(predictor: Predictor, model: Any) -> None:
     before = model.counts["encoded"]
     for _ in range(3):
         predictor(bboxes=[10, 10, 50, 50])
@@ -26,7 +26,7 @@ def test_the_picture_is_encoded_once(predictor: Predictor, model: Any) -> None:
     assert model.counts["encoded"] == before
 
 
-def test_features(predictor: Predictor, model: SamModel) -> None:
+def test_features_are_the_embedding_of_the_image(predictor: Predictor, model: SamModel) -> None:
     features = predictor.features
     assert features is not None and features.shape == (1, 128, 8, 8) and features.dtype == torch.float32
     assert not features.is_inference() and not features.requires_grad
@@ -34,7 +34,7 @@ def test_features(predictor: Predictor, model: SamModel) -> None:
     assert torch.allclose(features, expected.detach(), atol=1e-5)
 
 
-def test_every_picture_form_gives_the_same_embedding(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+def test_every_image_type_gives_the_same_embedding(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
     import cv2
     from PIL import Image
 
@@ -57,7 +57,7 @@ def test_every_picture_form_gives_the_same_embedding(predictor: Predictor, pictu
     assert predictor(bboxes=BOXES[0])[0].path == "image0.jpg"
 
 
-def test_the_frame_is_the_predictors_own(predictor: Predictor) -> None:
+def test_set_image_copies_the_array(predictor: Predictor) -> None:
     mine = bgr_picture(HEIGHT, WIDTH)
     predictor.set_image(mine)
     mine[:] = 0
@@ -65,7 +65,7 @@ def test_the_frame_is_the_predictors_own(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("several", ["list", "batch", "folder", "none"])
-def test_set_image_takes_exactly_one_picture(predictor: Predictor, tmp_path: Path, several: str) -> None:
+def test_set_image_takes_exactly_one_image(predictor: Predictor, tmp_path: Path, several: str) -> None:
     import cv2
 
     for name in ("a.png", "b.png"):
@@ -82,7 +82,7 @@ def test_set_image_takes_exactly_one_picture(predictor: Predictor, tmp_path: Pat
     assert predictor.features is before, "what was set before stays"
 
 
-def test_set_image_refuses_what_is_no_picture(predictor: Predictor, tmp_path: Path) -> None:
+def test_set_image_refuses_missing_and_invalid_files(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         predictor.set_image(tmp_path / "missing.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
@@ -92,7 +92,7 @@ def test_set_image_refuses_what_is_no_picture(predictor: Predictor, tmp_path: Pa
         predictor.set_image(None)
 
 
-def test_prompting_before_set_image_and_after_reset(model: SamModel) -> None:
+def test_prompting_without_an_image_is_refused(model: SamModel) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET})
     for call in (predictor, predictor.prompt_inference):
         with pytest.raises(ValueError, match="call set_image first"):
@@ -105,7 +105,7 @@ def test_prompting_before_set_image_and_after_reset(model: SamModel) -> None:
         predictor(points=[1, 2])
 
 
-def test_another_input_size_encodes_again_and_the_models_own_is_the_default(model: Any, picture: np.ndarray) -> None:
+def test_input_size_defaults_to_the_models_and_changing_it_encodes_again(model: Any, picture: np.ndarray) -> None:
     model.set_image_size(512)
     predictor = Predictor(overrides={"model": model, **QUIET, "imgsz": None})
     predictor.set_image(picture)
@@ -130,7 +130,7 @@ def test_assigned_features_are_used(predictor: Predictor, model: Any) -> None:
 
 
 @torch.no_grad()
-def test_weights_that_change_under_a_picture(picture: np.ndarray) -> None:
+def test_changed_weights_recompute_features(picture: np.ndarray) -> None:
     model: Any = small_model()
     predictor = predictor_on_picture(model)
     pixels = predictor.preprocess(picture)
@@ -143,7 +143,7 @@ def test_weights_that_change_under_a_picture(picture: np.ndarray) -> None:
     for change, encodes in (
         (lambda: model.mask_decoder.output_upscaling[0].bias.add_(1), 0),
         (lambda: model.prompt_encoder.no_mask_embed.weight.add_(1), 0),
-        (lambda: model.image_encoder.neck[3].bias.add_(1), 2),  # of the picture that is set, and of `pixels`
+        (lambda: model.image_encoder.neck[3].bias.add_(1), 2),  # the image that is set, and `pixels`
         (lambda: model.load_state_dict({name: 1.25 * value for name, value in model.state_dict().items()}), 2),
     ):
         change()
@@ -157,13 +157,13 @@ def test_weights_that_change_under_a_picture(picture: np.ndarray) -> None:
     model.image_encoder.neck[3].bias.add_(1)
     predictor.set_image(picture[::-1])
     assert not torch.equal(predictor.prompt_inference(pixels, bboxes=BOXES)[0], before[0])
-    predictor.features = features  # somebody's own: they stay
+    predictor.features = features  # features that a caller assigns are never recomputed
     model.image_encoder.neck[3].bias.add_(1)
     found()
     assert torch.equal(predictor.features, features)
 
 
-def test_returned_tensors_are_ordinary(predictor: Predictor) -> None:
+def test_returned_tensors_can_be_used_with_autograd(predictor: Predictor) -> None:
     low_res, scores = predictor.prompt_inference(bboxes=BOXES)
     result = predictor(bboxes=BOXES)[0]
     for tensor in (low_res, scores, result.boxes.data, result.predicted_iou):

@@ -1,4 +1,4 @@
-"""Holes and islands, against a search over the whole picture."""
+"""Removal of small holes and islands from masks, compared with a flood fill of the whole mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from siblings import each_sibling
 
 
 def regions(mask):
-    """The 8-connected regions of `mask`, each a list of (row, column), by their first pixel."""
+    """Return the 8-connected regions of `mask`, each a list of (row, column), ordered by first pixel."""
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     found = []
     for seed in sorted(left):
@@ -32,12 +32,12 @@ def regions(mask):
 
 
 def first_block(region):
-    """Of the 2 x 2 blocks that the region has pixels in, in rows of blocks as OpenCV goes through them."""
+    """Return the index of the first 2 x 2 block with a pixel of the region. OpenCV scans blocks row by row."""
     return min(y // 2 * 1000 + x // 2 for y, x in region)
 
 
 def cleaned(mask, min_area):
-    """The rule, as it is said: fill small background regions, then drop small islands, but not all of them."""
+    """Apply the documented rule: fill small background regions, then drop small islands, but never all of them."""
     mask = mask.copy()
     for region in regions(~mask):
         if len(region) < min_area:
@@ -72,7 +72,7 @@ def apply(sibling, mask, min_area):
     seed=st.integers(0, 10000),
 )
 @settings(deadline=None, max_examples=200)
-def test_same_as_a_search_over_the_whole_picture(sibling, height, width, margins, share, min_area, seed):
+def test_matches_flood_fill_of_the_whole_mask(sibling, height, width, margins, share, min_area, seed):
     top, bottom, left, right = margins
     mask = np.pad(np.random.RandomState(seed).rand(height, width) < share, ((top, bottom), (left, right)))
     expected = cleaned(mask, min_area)
@@ -93,7 +93,7 @@ def ring():
 @pytest.mark.parametrize(
     ("min_area", "area", "changed"), [(4, 102, False), (5, 106, True), (7, 100, True), (np.nan, 102, False)]
 )
-def test_a_ring_and_a_speck(sibling, min_area, area, changed):
+def test_hole_and_island_are_removed_below_min_area(sibling, min_area, area, changed):
     result, has_changed = apply(sibling, ring(), min_area)
     assert result.sum() == area
     assert has_changed is changed
@@ -113,8 +113,8 @@ def test_the_largest_island_stays_when_all_are_small(sibling):
 
 
 @each_sibling
-def test_the_background_beyond_the_mask_counts_with_its_whole_size(sibling):
-    # The mask cuts off the last column, 10 pixels, and leaves 990 elsewhere.
+def test_background_outside_the_masks_box_counts_towards_area(sibling):
+    # The mask separates the last column, 10 pixels, from the rest of the background.
     mask = np.zeros((10, 101), bool)
     mask[:, 99] = True
     result, _ = apply(sibling, mask, 10)
@@ -125,7 +125,7 @@ def test_the_background_beyond_the_mask_counts_with_its_whole_size(sibling):
 
 
 @each_sibling
-def test_of_equally_large_islands_the_first_by_blocks_stays(sibling):
+def test_first_block_decides_between_equally_large_islands(sibling):
     mask = np.zeros((8, 12), bool)
     mask[3, 5] = mask[2, 9] = True  # (2, 9) is met first by rows, (3, 5) by blocks
     result, _ = apply(sibling, mask, 9)
@@ -133,7 +133,7 @@ def test_of_equally_large_islands_the_first_by_blocks_stays(sibling):
 
 
 @each_sibling
-def test_many_masks_at_once_and_none(sibling):
+def test_batch_matches_single_masks_and_may_be_empty(sibling):
     random = np.random.RandomState(0)
     masks = random.rand(300, 20, 60) < random.rand(300, 1, 1)
     run = ops.siblings("mask_remove_small_regions")[sibling]
@@ -158,6 +158,6 @@ def test_many_masks_at_once_and_none(sibling):
         ([6], [0, 1], (2, 2**40)),
     ],
 )
-def test_bad_runs(sibling, counts, offsets, size):
+def test_malformed_runs_are_refused(sibling, counts, offsets, size):
     with pytest.raises(ValueError):
         ops.siblings("mask_remove_small_regions")[sibling](torch.tensor(counts), torch.tensor(offsets), *size, 2.0)

@@ -1,4 +1,4 @@
-"""Pictures from files, folders, patterns and lists, as BGR arrays with names; and what is no source."""
+"""Sources: files, folders, patterns and lists become BGR images with paths; invalid sources are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".weird", ""])
-def test_file(tmp_path: Path, suffix: str) -> None:
+def test_single_file_gives_one_item(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"Bild ä中{suffix}")
     for given in (path, str(path)):
         source = load_sources(given)
@@ -59,20 +59,20 @@ def test_missing_file_suggests_close_names(tmp_path: Path) -> None:
         load_sources(tmp_path / "nowhere" / "a.jpg")
 
 
-def test_missing_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_drive_is_reported_as_missing_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows a path may lie on a drive that doesn't exist, so that none of its parents is a folder."""
     monkeypatch.setattr(os.path, "isdir", lambda path: False)
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist$"):
         load_sources("/nowhere/a.jpg")
 
 
-def test_a_picture_as_text_is_named_and_not_repeated(tmp_path: Path) -> None:
+def test_base64_text_is_recognised_and_not_repeated_in_the_error(tmp_path: Path) -> None:
     text = base64.b64encode(write(tmp_path / "a.png", np.zeros((90, 90, 3), np.uint8), "BMP").read_bytes()).decode()
     for given in (text, f"data:image/png;base64,{text}", "data:image/png;base64,iVBORw0KGgo="):
         with pytest.raises(FileNotFoundError, match=rf"{len(given):,} characters; .*base64\.b64decode") as caught:
             load_sources(given)
         assert len(str(caught.value)) < 300
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):  # a name that no system would have
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):  # longer than any file system allows
         load_sources(f"{'a' * 300}/{'b' * 300}.png")
 
 
@@ -92,13 +92,13 @@ def test_unreadable_file_names_the_file_and_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX thing")
-def test_pipe_does_not_block(tmp_path: Path) -> None:
+def test_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="not a regular file"):
         list(load_sources(tmp_path / "a.jpg"))
 
 
-def test_read_image_says_what_is_missing(tmp_path: Path) -> None:
+def test_read_image_reads_a_file_or_names_the_missing_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_image(tmp_path / "a.png")
     assert np.array_equal(read_image(write(tmp_path / "a.png")), BGR)
@@ -107,7 +107,7 @@ def test_read_image_says_what_is_missing(tmp_path: Path) -> None:
 # --- folders, patterns, lists
 
 
-def test_folder(folder: Path) -> None:
+def test_folder_gives_its_images_in_natural_order(folder: Path) -> None:
     source = load_sources(folder)
     assert (source.kind, len(source), source.path) == ("folder", 3, str(folder))
     items = list(source)
@@ -115,7 +115,7 @@ def test_folder(folder: Path) -> None:
     assert [(i.index, i.total) for i in items] == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_numbers_are_in_their_order_and_before_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_natural_order_of_names_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b.png", "10.png", "9.png", "A3.png", "a10.png", "a2.png", "clip10.avi"):
         (tmp_path / name).touch()
     write_video(tmp_path / "clip9.avi", [BGR])
@@ -126,7 +126,7 @@ def test_numbers_are_in_their_order_and_before_letters(tmp_path: Path, monkeypat
     assert names("*") == shown
 
 
-def test_bad_pictures_are_reported_and_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_images_of_a_folder_are_logged_and_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "img2.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (folder / "img3.png").symlink_to(folder / "gone.png")
     with caplog.at_level(logging.WARNING, "fastsam_core"):
@@ -139,13 +139,13 @@ def test_bad_pictures_are_reported_and_skipped(folder: Path, caplog: pytest.LogC
     ]
 
 
-def test_folder_without_pictures(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("")
     with pytest.raises(FileNotFoundError, match=r"no image or video in the folder .*1 other entries.*\*\*"):
         load_sources(tmp_path)
 
 
-def test_patterns(folder: Path) -> None:
+def test_glob_patterns(folder: Path) -> None:
     assert names(f"{folder}/img*.png") == ["img2.png", "img10.png"]
     assert names(f"{folder}/*") == ["IMG1.JPG", "img2.png", "img10.png"]
     assert names(f"{folder}/**/*.png") == ["img2.png", "img10.png", "deep.png"]
@@ -156,12 +156,14 @@ def test_patterns(folder: Path) -> None:
         load_sources(f"{folder}/*.md")
 
 
-def test_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
+def test_existing_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
     write(folder / "a[1].png")
     assert names(f"{folder}/a[1].png") == ["a[1].png"]
 
 
-def test_list_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_file_entries_may_be_files_folders_and_patterns(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "cwd" / "here.png")
     monkeypatch.chdir(tmp_path / "cwd")
     listed = folder / "list.txt"
@@ -173,7 +175,7 @@ def test_list_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [i.error is None for i in items] == [True, True, False, True, True, True]
 
 
-def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+def test_brackets_in_a_folder_name_are_not_a_pattern(tmp_path: Path) -> None:
     folder = tmp_path / "set [1]"
     write(folder / "sub" / "a.png")
     (folder / "list.txt").write_text("sub/*.png\n")
@@ -197,13 +199,13 @@ def test_csv_list_takes_the_first_column(folder: Path) -> None:
         (b"list.txt\n", ValueError, "nested"),
     ],
 )
-def test_bad_list_files(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
+def test_bad_list_files_are_refused(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(error, match=message):
         load_sources(tmp_path / "list.txt")
 
 
-def test_list_file_with_an_empty_folder_goes_on(tmp_path: Path) -> None:
+def test_list_file_goes_on_after_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "a.png")
     (tmp_path / "list.txt").write_text("empty\na.png\n")
@@ -211,13 +213,13 @@ def test_list_file_with_an_empty_folder_goes_on(tmp_path: Path) -> None:
     assert [(Path(i.path).name, i.error is None) for i in items] == [("empty", False), ("a.png", True)]
 
 
-def test_csv_list_that_cannot_be_parsed(tmp_path: Path) -> None:
+def test_unparsable_csv_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path\n{'a' * 200_000}.png\n")
     with pytest.raises(ValueError, match=r"list\.csv is not a list of files: .*field larger than field limit"):
         load_sources(tmp_path / "list.csv")
 
 
-def test_list_of_everything(tmp_path: Path, folder: Path) -> None:
+def test_list_of_arrays_files_and_tensors(tmp_path: Path, folder: Path) -> None:
     path = write(tmp_path / "a.png")
     chw = torch.from_numpy(RGB).permute(2, 0, 1)
     given = [BGR, str(path), Image.fromarray(RGB), chw, encode(RGB, "PNG"), path, folder, torch.stack([chw, chw])]
@@ -238,7 +240,7 @@ def test_list_of_patterns_list_files_and_videos(tmp_path: Path, folder: Path) ->
     given = [f"{folder}/img*.png", folder / "list.txt", *os.scandir(os.fsencode(folder / "sub"))]
     assert names(given) == ["img2.png", "img10.png", "deep.png", "deep.png"]
     source = load_sources([*given, write_video(tmp_path / "clip.avi", [BGR] * 3), BGR])
-    assert source.total is None  # only the end of the video tells
+    assert source.total is None  # unknown until the video ends
     assert [item.index for item in source] == [0, 1, 2, 3, 4, 4, 4, 5]
 
 
@@ -279,7 +281,7 @@ def test_list_goes_on_after_bad_files(tmp_path: Path) -> None:
         (["/nowhere/a.png", "/nowhere/b.png"], FileNotFoundError, "none of the 2 files"),
     ],
 )
-def test_what_is_no_source(given: Any, error: type[Exception], message: str) -> None:
+def test_invalid_sources_are_refused(given: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load_sources(given)
 

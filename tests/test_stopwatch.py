@@ -1,4 +1,4 @@
-"""Time per phase: nested phases, and a GPU that is waited for only where the numbers are read."""
+"""Stopwatch: time per phase, with nested phases and without synchronising the GPU until times are read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that goes when a test says so, in seconds."""
+    """Replace time.perf_counter by a clock that a test sets, in seconds."""
     now = [10.0]
     monkeypatch.setattr(picture.time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_an_inner_phase_stops_the_outer_one(clock: list[float]) -> None:
+def test_nested_phase_pauses_the_outer_phase(clock: list[float]) -> None:
     watch = Stopwatch({"inference": 0.5})
     with watch.phase("postprocess", CPU):
         clock[0] += 1
@@ -36,7 +36,7 @@ def test_an_inner_phase_stops_the_outer_one(clock: list[float]) -> None:
         assert watch.speed == {"preprocess": 16_000, "inference": 2000.5, "postprocess": 5000}
 
 
-def test_a_gpu_is_waited_for_when_the_numbers_are_read(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_is_synchronised_only_when_times_are_read(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     waits = 0
 
     class Event:

@@ -1,4 +1,4 @@
-"""Texts as prompts: open-vocabulary detectors, and SAM that cuts out what they find."""
+"""Text prompts: open-vocabulary detectors, and SAM segmenting the boxes that they find."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TEXTS = ["a dog", "Red Car."]
 
 
 class Batch(dict):  # type: ignore[type-arg]
-    """What processors of transformers return."""
+    """Stand-in for the BatchEncoding that processors of transformers return."""
 
     def to(self, device: Any) -> Batch:
         return self
 
 
 class Tokenizer:
-    """One token per word or full stop; remembers words."""
+    """Tokenizer with one token per word or full stop, and a vocabulary that grows."""
 
     def __init__(self) -> None:
         self.words = {"[CLS]": 101, "[SEP]": 102, ".": 1012}
@@ -52,7 +52,7 @@ class DinoProcessor:
 
 
 class StandIn(torch.nn.Module):
-    """A Grounding DINO or OWL with given boxes; query i means word i of the sentence, or text i."""
+    """Grounding DINO or OWL model with fixed boxes. Column i of its logits is token i of the sentence, or text i."""
 
     def __init__(self, kind: str, most: int = 256) -> None:
         super().__init__()
@@ -85,21 +85,21 @@ owl_processor = OwlProcessor()
 
 
 def check(found: Detections, height: float = 48.0) -> None:
-    """The second box is dropped for its overlap with the first."""
+    """Check the detections of StandIn, whose second box NMS drops because it overlaps the first."""
     assert found.names == {0: "a dog", 1: "Red Car."} and found.class_ids.tolist() == [0, 1]
     np.testing.assert_allclose(found.scores, torch.tensor([2.0, 0.5]).sigmoid().numpy(), rtol=1e-6)
     np.testing.assert_allclose(found.boxes[0], [0, 0, 32, min(height, 48)])
     np.testing.assert_allclose(found.boxes[1], [40, height / 4, 56, min(48, height * 0.75)])
 
 
-def test_grounding_dino() -> None:
+def test_grounding_dino_boxes_scores_and_classes() -> None:
     processor = DinoProcessor()
     found = from_transformers(StandIn("grounding-dino"), processor, texts=TEXTS, device="cpu")(PICTURE)
     check(found)
     assert processor.texts == ["a dog . red car ."]
 
 
-def test_texts_that_are_too_many_for_one_sentence() -> None:
+def test_texts_beyond_the_length_limit_are_split_over_several_sentences() -> None:
     processor = DinoProcessor()
     model = StandIn("grounding-dino", most=7)
     found = from_transformers(model, processor, texts=["a dog", "a red cat", "one bird"], device="cpu")(PICTURE)
@@ -112,12 +112,12 @@ def test_texts_that_are_too_many_for_one_sentence() -> None:
 
 
 @pytest.mark.parametrize(("kind", "height"), [("owlv2", 64.0), ("owlvit", 48.0)])
-def test_owl(kind: str, height: float) -> None:
-    """OWLv2 sees the picture in a square, so that its boxes are shares of the longer side."""
+def test_owl_boxes_scores_and_classes(kind: str, height: float) -> None:
+    """OWLv2 pads images to a square, so its boxes are fractions of the longer side."""
     check(from_transformers(StandIn(kind), owl_processor, texts=TEXTS, device="cpu")(PICTURE), height)
 
 
-def test_thresholds() -> None:
+def test_detector_options_filter_boxes() -> None:
     def count(**options: Any) -> int:
         return len(
             from_transformers(StandIn("owlv2"), owl_processor, texts=TEXTS, device="cpu", **options)(PICTURE).boxes
@@ -127,7 +127,7 @@ def test_thresholds() -> None:
     assert count(iou=0.99) == 3 and count(max_det=1) == 1 and count(classes=[1]) == 1
 
 
-def test_no_texts() -> None:
+def test_empty_or_invalid_texts() -> None:
     detector = OpenVocabularyDetector(StandIn("owlv2"), owl_processor, device="cpu")
     assert detector.find(PICTURE, []).boxes.shape == (0, 4)
     for texts, error in (([], ValueError), (None, ValueError), ([""], ValueError), (3, TypeError), ([1], TypeError)):
@@ -135,7 +135,7 @@ def test_no_texts() -> None:
             TextDetector(detector, texts)
 
 
-def test_a_text_detectors_fingerprint() -> None:
+def test_fingerprint_depends_on_texts_weights_and_options() -> None:
     def fingerprint(texts: Any, weight: float = 1.0, **options: Any) -> str:
         model = StandIn("owlv2")
         torch.nn.init.constant_(model.weight, weight)
@@ -145,7 +145,7 @@ def test_a_text_detectors_fingerprint() -> None:
     assert len({fingerprint("a"), fingerprint("b"), fingerprint("a", 2.0), fingerprint("a", conf=0.5)}) == 4
 
 
-def test_other_models_are_told() -> None:
+def test_unsupported_models_and_processors_are_refused() -> None:
     with pytest.raises(ValueError, match="a bert model doesn't take texts"):
         OpenVocabularyDetector(StandIn("bert"), owl_processor)
     with pytest.raises(ValueError, match="needs its processor"):
@@ -154,7 +154,7 @@ def test_other_models_are_told() -> None:
         from_transformers(StandIn("owlv2"), owl_processor)
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, *args: Any) -> Any:
         raise ImportError(f"No module named {name!r}")
 
@@ -167,7 +167,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Finder(OpenVocabularyDetector):
-    """Finds two boxes for text 1 and one for text 0; counts its calls."""
+    """Detector that finds two boxes for text 1 and one for text 0, and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -181,7 +181,7 @@ class Finder(OpenVocabularyDetector):
         return Detections(boxes[chosen], scores[chosen], class_ids[chosen], dict(enumerate(texts)))
 
 
-def test_sam_cuts_out_what_texts_describe() -> None:
+def test_sam_segments_boxes_found_by_texts() -> None:
     finder, sam = Finder(), SAM(small_model())
     options = {key: value for key, value in QUIET.items() if key != "save"}
     (result,) = sam(PICTURE, texts=TEXTS, text_model=finder, **options)
@@ -198,14 +198,14 @@ def test_sam_cuts_out_what_texts_describe() -> None:
     assert len(nothing) == 0 and nothing.masks is None and finder.calls == 3
 
 
-def test_sam_finds_nothing_by_no_texts_and_loads_nothing_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_list_of_texts_loads_no_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenVocabularyDetector, "__init__", lambda *args, **kwargs: pytest.fail("loaded"))
     options = {key: value for key, value in QUIET.items() if key != "save"}
     (result,) = SAM(small_model())(PICTURE, texts=[], **options)
     assert len(result) == 0 and result.masks is None
 
 
-def test_a_detector_is_loaded_once_and_again_for_other_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detector_is_loaded_again_only_for_other_options(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Any] = []
     monkeypatch.setattr(
         OpenVocabularyDetector, "__init__", lambda self, *args, **options: loaded.append(options["conf"])
@@ -217,7 +217,7 @@ def test_a_detector_is_loaded_once_and_again_for_other_options(monkeypatch: pyte
     assert loaded == [None, 0.5, None]
 
 
-def test_masks_below_the_threshold_take_their_texts_along() -> None:
+def test_conf_removes_masks_with_their_texts() -> None:
     sam = SAM(small_model())
     options = {key: value for key, value in QUIET.items() if key not in ("save", "conf")}
     (everything,) = sam(PICTURE, texts=TEXTS, text_model=Finder(), conf=-1e9, **options)
@@ -228,7 +228,7 @@ def test_masks_below_the_threshold_take_their_texts_along() -> None:
     assert best.boxes.conf.tolist() == [everything.boxes.conf.tolist()[kept]]
 
 
-def test_a_set_picture_is_encoded_once() -> None:
+def test_image_is_encoded_once_for_several_texts() -> None:
     model = small_model()
     predictor = Predictor(overrides={"model": model, "text_model": Finder(), **QUIET})
     predictor.set_image(PICTURE)
@@ -236,7 +236,7 @@ def test_a_set_picture_is_encoded_once() -> None:
     assert model.counts["encoded"] == 1  # type: ignore[operator, index]
 
 
-def test_texts_stand_alone() -> None:
+def test_texts_cannot_be_combined_with_other_prompts() -> None:
     sam = SAM(small_model())
     with pytest.raises(ValueError, match="give them alone, without bboxes"):
         sam(PICTURE, texts=TEXTS, bboxes=[1, 2, 3, 4], text_model=Finder())

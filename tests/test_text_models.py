@@ -1,4 +1,4 @@
-"""Text detectors with the classes of transformers, tiny and random: what is found is what their processors read."""
+"""Text detectors with tiny, randomly initialised models of transformers, compared with that package's own results."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from small_model import QUIET, bgr_picture, small_model
 
 PICTURE = bgr_picture(48, 64)
-# Sizes of the smallest transformer there is.
-PART: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def tiny_bert_tokenizer(transformers: Any, folder: Path) -> Any:
 def tiny_dino(transformers: Any, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     tokenizer = tiny_bert_tokenizer(transformers, folder)
-    text = {**PART, "vocab_size": len(tokenizer)}
+    text = {**TINY, "vocab_size": len(tokenizer)}
     swin = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 4, "image_size": 64}
     config = transformers.GroundingDinoConfig(
         backbone_config=transformers.SwinConfig(**swin, out_features=["stage2", "stage3", "stage4"]),
@@ -59,8 +58,8 @@ def tiny_dino(transformers: Any, folder: Path) -> tuple[Any, Any]:
     return model, transformers.GroundingDinoProcessor(images, tokenizer)
 
 
-def test_real_grounding_dino(transformers: Any, tmp_path: Path) -> None:
-    """Our reading of the outputs agrees with the processor's own."""
+def test_grounding_dino_matches_processor(transformers: Any, tmp_path: Path) -> None:
+    """Detections agree with the processor's own post-processing."""
     model, processor = tiny_dino(transformers, tmp_path)
     detector = OpenVocabularyDetector(model, processor, conf=0.0, iou=1.0, device="cpu")
     found = detector.find(PICTURE, ["a dog", "red car"])
@@ -69,17 +68,16 @@ def test_real_grounding_dino(transformers: Any, tmp_path: Path) -> None:
     inputs = processor(images=shown, text="a dog . red car .", return_tensors="pt")
     with torch.no_grad():
         outputs = model.eval()(**inputs)
-    # By place: the thresholds have other names in older versions.
+    # Thresholds are positional because older versions name them differently.
     (said,) = processor.post_process_grounded_object_detection(outputs, inputs["input_ids"], 0.0, 0.0, [(48, 64)])
-    order = np.argsort(said["boxes"][:, 0].numpy()), np.argsort(found.boxes[:, 0])
-    expected = said["boxes"].numpy()[order[0]].clip(0, [64, 48, 64, 48])
-    np.testing.assert_allclose(np.sort(found.boxes[:, 0]), np.sort(expected[:, 0]), atol=1e-3)
+    expected = said["boxes"].numpy().clip(0, [64, 48, 64, 48])
+    np.testing.assert_allclose(np.sort(found.boxes, 0), np.sort(expected, 0), atol=1e-3)
     likely = outputs.logits[0].sigmoid()
     dog, car = likely[:, 1:3].max(1).values, likely[:, 4:6].max(1).values
     np.testing.assert_allclose(np.sort(found.scores), np.sort(torch.maximum(dog, car).numpy()), rtol=1e-5)
 
 
-def test_real_grounding_dino_through_sam(transformers: Any, tmp_path: Path) -> None:
+def test_sam_with_grounding_dino(transformers: Any, tmp_path: Path) -> None:
     model, processor = tiny_dino(transformers, tmp_path)
     finder = OpenVocabularyDetector(model, processor, conf=0.0, device="cpu")
     options = {key: value for key, value in QUIET.items() if key != "save"}
@@ -87,7 +85,7 @@ def test_real_grounding_dino_through_sam(transformers: Any, tmp_path: Path) -> N
     assert len(result) > 0 and result.names == {0: "a dog"}
 
 
-def test_a_model_by_its_folder(transformers: Any, tmp_path: Path) -> None:
+def test_model_is_loaded_from_its_folder(transformers: Any, tmp_path: Path) -> None:
     model, processor = tiny_dino(transformers, tmp_path)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -97,12 +95,12 @@ def test_a_model_by_its_folder(transformers: Any, tmp_path: Path) -> None:
     assert loaded.fingerprint == direct.fingerprint
 
 
-def test_a_model_that_is_not_there_is_told(transformers: Any, tmp_path: Path) -> None:
+def test_missing_model_is_refused(transformers: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"can't load the model '.*nothing': .* give the folder"):
         load_text_detector("a dog", str(tmp_path / "nothing"), device="cpu")
 
 
-def test_without_a_connection_one_file_is_asked_for(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_file_is_requested_without_a_connection(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
     asked: list[str] = []
@@ -132,15 +130,15 @@ def tiny_clip_tokenizer(transformers: Any, folder: Path) -> Any:
     return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
 
 
-def small(vocabulary: int) -> dict[str, Any]:
-    text = {**PART, "vocab_size": vocabulary, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
-    return {"text_config": text, "vision_config": {**PART, "image_size": 32, "patch_size": 8}, "projection_dim": 16}
+def tiny_clip_config(vocabulary: int) -> dict[str, Any]:
+    text = {**TINY, "vocab_size": vocabulary, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    return {"text_config": text, "vision_config": {**TINY, "image_size": 32, "patch_size": 8}, "projection_dim": 16}
 
 
-def test_real_owlv2(transformers: Any, tmp_path: Path) -> None:
+def test_owlv2_matches_processor_and_limits_texts(transformers: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = tiny_clip_tokenizer(transformers, tmp_path)
-    config = transformers.Owlv2Config(**small(len(tokenizer)))
+    config = transformers.Owlv2Config(**tiny_clip_config(len(tokenizer)))
     model = transformers.Owlv2ForObjectDetection(config)
     images = transformers.Owlv2ImageProcessor(size={"height": 32, "width": 32})
     processor = transformers.Owlv2Processor(images, tokenizer)
@@ -157,16 +155,16 @@ def test_real_owlv2(transformers: Any, tmp_path: Path) -> None:
     assert len(expected) == len(found.boxes)
     np.testing.assert_allclose(np.sort(found.boxes, 0), np.sort(expected, 0), atol=1e-3)
     np.testing.assert_allclose(np.sort(found.scores), np.sort(said["scores"].numpy()), rtol=1e-5)
-    letters = "abcdefghijklmn"  # a token each here, of which 16 with the beginning and the end can be read
+    letters = "abcdefghijklmn"  # one token each; with the start and end tokens, the limit of 16
     assert len(from_transformers(model, processor, texts=[letters], conf=0.0, device="cpu")(PICTURE).boxes)
     with pytest.raises(ValueError, match=r"the text 'abcdefghijklmno' has 15 words and parts of words; .* up to 14"):
         from_transformers(model, processor, texts=["a dog", f"{letters}o"], conf=0.0, device="cpu")(PICTURE)
 
 
-def test_real_yolos(transformers: Any) -> None:
+def test_yolos_detects_its_own_classes(transformers: Any) -> None:
     torch.manual_seed(0)
     config = transformers.YolosConfig(
-        **PART,
+        **TINY,
         image_size=[64, 64],
         patch_size=16,
         num_detection_tokens=10,
@@ -184,10 +182,10 @@ def test_real_yolos(transformers: Any) -> None:
         from_transformers(model, processor, iou=0.5)
 
 
-def test_real_clip(transformers: Any, tmp_path: Path) -> None:
+def test_clip_matcher_matches_model_logits(transformers: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = tiny_clip_tokenizer(transformers, tmp_path)
-    model = transformers.CLIPModel(transformers.CLIPConfig(**small(len(tokenizer))))
+    model = transformers.CLIPModel(transformers.CLIPConfig(**tiny_clip_config(len(tokenizer))))
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor = transformers.CLIPProcessor(images, tokenizer)
     matcher = ClipMatcher(model, processor, device="cpu")

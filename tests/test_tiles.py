@@ -1,4 +1,4 @@
-"""`tiles.segment`: windows of every kind, batches, memory, the command."""
+"""`tiles.segment`: kinds of rasters, batches, options, memory, and the `fastsam tiles` command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def picture() -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- windows
 
 
-def test_two_objects_of_a_picture(picture: np.ndarray) -> None:
+def test_segment_finds_objects_across_tiles(picture: np.ndarray) -> None:
     road, house = sorted(tiles.segment(picture, bright, **SMALL), key=lambda one: -one.area)
     assert road.box.tolist() == [0, 70, 220, 80] and road.area == 2200
     assert house.box.tolist() == [100, 20, 130, 50] and house.area == 900
@@ -35,7 +35,7 @@ def test_two_objects_of_a_picture(picture: np.ndarray) -> None:
 
 
 class Provider:
-    """A raster of one's own. valid: where it has data."""
+    """A user-defined raster, which records the windows it is asked for. valid: boolean mask of the pixels with data."""
 
     def __init__(self, image: np.ndarray, valid: np.ndarray | None = None) -> None:
         self.height, self.width = image.shape[:2]
@@ -48,7 +48,7 @@ class Provider:
         return self._image[y : y + height, x : x + width]
 
 
-def test_every_kind_of_raster_gives_the_same(picture: np.ndarray, tmp_path: Path) -> None:
+def test_every_kind_of_raster_gives_the_same_masks(picture: np.ndarray, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "picture.png"), picture)
     cv2.imwrite(str(tmp_path / "picture.tif"), picture)
     mapped = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=picture.shape)
@@ -61,7 +61,7 @@ def test_every_kind_of_raster_gives_the_same(picture: np.ndarray, tmp_path: Path
     assert tiles.segment(tmp_path / "picture.png", bright, **SMALL).name == "picture.png"
 
 
-def test_windows_are_tiles(picture: np.ndarray) -> None:
+def test_each_tile_is_read_once(picture: np.ndarray) -> None:
     provider = Provider(picture)
     tiles.segment(provider, bright, **SMALL)
     assert {(height, width) for _, _, height, width in provider.asked} == {(64, 64)}
@@ -71,8 +71,8 @@ def test_windows_are_tiles(picture: np.ndarray) -> None:
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
 
 
-def test_a_model_may_write_into_its_tile(picture: np.ndarray) -> None:
-    """Tiles as wide as the picture, whose rows lie in memory as they do in the picture."""
+def test_model_may_modify_its_tile(picture: np.ndarray) -> None:
+    """Tiles span the full width here, so each is a contiguous block of the image and could alias its memory."""
 
     def darkening(tile: np.ndarray) -> list[dict[str, Any]]:
         found = bright(tile)
@@ -87,7 +87,7 @@ def test_a_model_may_write_into_its_tile(picture: np.ndarray) -> None:
     np.testing.assert_array_equal(narrow, before)
 
 
-def test_where_there_is_no_data_there_is_no_object(picture: np.ndarray) -> None:
+def test_no_objects_where_there_is_no_data(picture: np.ndarray) -> None:
     valid = np.ones(picture.shape[:2], bool)
     valid[:, :100] = False
     valid[:60] = False
@@ -97,7 +97,7 @@ def test_where_there_is_no_data_there_is_no_object(picture: np.ndarray) -> None:
     assert counting.calls < 15, "tiles without data aren't segmented"
 
 
-def test_a_mask_mostly_without_data_is_none() -> None:
+def test_mask_mostly_outside_the_data_is_dropped() -> None:
     valid = np.zeros((40, 40), bool)
     valid[:, :18] = True
     provider = Provider(np.zeros((40, 40, 3), np.uint8), valid)
@@ -121,12 +121,12 @@ def test_a_mask_mostly_without_data_is_none() -> None:
         (".", "regular file"),
     ],
 )
-def test_images_that_cannot_be(image: Any, message: str) -> None:
+def test_invalid_images_are_refused(image: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         tiles.segment(image, bright)
 
 
-def test_windows_that_break_their_word(picture: np.ndarray) -> None:
+def test_rasters_that_return_wrong_shapes_are_refused(picture: np.ndarray) -> None:
     broken = Provider(picture)
     broken.read = lambda y, x, height, width: picture[:3, :3]
     with pytest.raises(ValueError, match=r"read\(0, 0, 64, 64\) must give \(64, 64, 3\)"):
@@ -138,8 +138,8 @@ def test_windows_that_break_their_word(picture: np.ndarray) -> None:
         tiles.segment(broken, bright, **SMALL)
 
 
-def test_a_georeference_as_rasterio_has_it(picture: np.ndarray, tmp_path: Path) -> None:
-    """An Affine is nine numbers, and a code text. What can't be is said before the work."""
+def test_georeference_in_rasterios_form(picture: np.ndarray, tmp_path: Path) -> None:
+    """An Affine has nine numbers, and an EPSG code may be a string. Invalid ones are refused before segmenting."""
     placed: Any = Provider(picture)
     placed.georeference = tiles.Georeference("LOCAL_CS[]", (2, 0, 500, 0, -2, 900, 0, 0, 1), ("EPSG", "32632"))  # type: ignore[arg-type]
     found = tiles.segment(placed, bright, **SMALL)
@@ -156,9 +156,7 @@ def test_a_georeference_as_rasterio_has_it(picture: np.ndarray, tmp_path: Path) 
     assert counting.calls == 0
 
 
-def test_the_pixel_limit_holds_for_pictures(
-    picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixel_limit_applies_to_images(picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cv2.imwrite(str(tmp_path / "picture.png"), picture)
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
     with pytest.raises(ValueError, match="FASTSAM_MAX_PIXELS"):
@@ -180,7 +178,7 @@ def test_the_pixel_limit_holds_for_pictures(
         ([{"segmentation": np.ones((64, 64), bool), "predicted_iou": None}], "aren't numbers: .None"),
     ],
 )
-def test_segmenters_that_break_their_word(picture: np.ndarray, returned: Any, message: str) -> None:
+def test_invalid_results_of_a_model_are_refused(picture: np.ndarray, returned: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         tiles.segment(picture, lambda tile: returned, **SMALL)
 
@@ -198,12 +196,12 @@ def test_segmenters_that_break_their_word(picture: np.ndarray, returned: Any, me
         ({"model": "sam_nano.pt", "points_stride": 0}, "points_stride"),
     ],
 )
-def test_options_that_cannot_be(picture: np.ndarray, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(picture: np.ndarray, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         tiles.segment(picture, **options)
 
 
-def test_the_result_does_not_depend_on_the_batch() -> None:
+def test_result_does_not_depend_on_the_batch_size() -> None:
     picture = bgr_picture(150, 230)
     found = {}
     for batch in (1, 2, 5):
@@ -217,13 +215,13 @@ def test_the_result_does_not_depend_on_the_batch() -> None:
 
 
 def native() -> bool:
-    """Whether the native encoder is at work, which gives the same bits for any batch."""
+    """Return whether the native encoder runs. It gives the same bits for any batch size."""
     with torch.no_grad():
         return serves(torch.zeros(1))
 
 
 @pytest.mark.parametrize(("width", "count"), [(1024, 1), (1025, 2), (1920, 2), (1921, 3)])
-def test_tiles_are_of_1024_pixels_and_share_128(width: int, count: int) -> None:
+def test_default_tiles_have_1024_pixels_and_overlap_by_128(width: int, count: int) -> None:
     counting = Counting()
     tiles.segment(np.zeros((8, width, 3), np.uint8), counting)
     assert counting.calls == count
@@ -239,7 +237,7 @@ def test_options_reach_the_model(picture: np.ndarray) -> None:
     assert 0 < counts[0] < counts[1]
 
 
-def test_sam_nano_on_the_bundled_picture() -> None:
+def test_sam_nano_on_the_bundled_image() -> None:
     image = cv2.imread(str(ASSETS / "scene.jpg"))
     found = tiles.segment(image, tile=384, overlap=96, points_stride=16)
     assert len(found) > 5
@@ -256,13 +254,13 @@ def test_sam_nano_on_the_bundled_picture() -> None:
 # --------------------------------------------------------------------------------------------------------------- memory
 
 
-def test_memory_goes_by_the_tile(tmp_path: Path) -> None:
+def test_memory_depends_on_the_tile_size(tmp_path: Path) -> None:
     side, tile = 5000, 512
     raster = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=(side, side, 3))
     raster[2000:2010] = 200
     raster[100:300, 100:300] = 200
 
-    tiles.segment(raster[:1024, :1024], bright, tile=tile, overlap=64)  # imports, and what is made once
+    tiles.segment(raster[:1024, :1024], bright, tile=tile, overlap=64)  # warm-up: imports and caches
     tracemalloc.start()
     try:
         found = tiles.segment(raster, bright, tile=tile, overlap=64, work_dir=tmp_path / "work")
@@ -270,14 +268,14 @@ def test_memory_goes_by_the_tile(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert sorted(found.areas.tolist()) == [200 * 200, 10 * side]
-    # The raster is 95 tiles large. A tile, and its copies as float, label map and so on:
+    # The raster is 95 tiles large. The limit allows one tile and its copies as float, label map and so on.
     assert peak < 12 * tile * tile * 3, f"{peak / (tile * tile * 3):.1f} tiles"
 
 
 # -------------------------------------------------------------------------------------------------------------- command
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(tmp_path / "big.png"), bgr_picture(120, 150))
     options = ["tile=96", "overlap=32", "points_stride=2", "conf_thres=-100", "stability_score_thresh=-1", "imgsz=128"]
     assert cli.main(["tiles", f"source={tmp_path}/big.png", f"output={tmp_path}/out.json", *options]) == 0
@@ -287,10 +285,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "big_objects.gpkg").is_file() and (tmp_path / "work" / "settings.json").is_file()
 
 
-def test_a_home_folder_in_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shells leave a ~ alone that doesn't begin a word."""
+def test_command_expands_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells don't expand a ~ inside a word, so the command must."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
@@ -314,6 +311,8 @@ def test_a_home_folder_in_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("tiles source=missing.png output=x.json", 1, "missing.png"),
     ],
 )
-def test_commands_that_cannot_be(words: str, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_commands_are_refused(
+    words: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words.split()) == status
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""GeoTIFF in, GeoPackage and GeoJSON out; most of it needs rasterio (extra `geo`)."""
+"""Reading GeoTIFFs and writing GeoPackage and GeoJSON. Most tests need rasterio (extra `geo`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NORTH, EAST, PIXEL = 5_200_000.0, 600_000.0, 0.5
 
 
 def write(path: Path, bands: np.ndarray, **options: Any) -> Path:
-    """Bands (B, H, W) as a GeoTIFF in UTM zone 32 north, half a metre a pixel."""
+    """Write bands (B, H, W) as a GeoTIFF in UTM zone 32 north, with half a metre per pixel."""
     profile = {
         "driver": "GTiff", "dtype": bands.dtype, "height": bands.shape[1], "width": bands.shape[2], "count": len(bands),
         "crs": "EPSG:32632", "transform": rasterio.Affine(PIXEL, 0, EAST, 0, -PIXEL, NORTH), "tiled": True,
@@ -47,7 +47,7 @@ def write(path: Path, bands: np.ndarray, **options: Any) -> Path:
 
 
 def scene() -> np.ndarray:
-    """(H, W) float in [0, 1]: a road across and a house that has a yard, over noise."""
+    """Return (H, W) float in [0, 1]: a road across the image and a house with a courtyard, over noise."""
     image = np.random.default_rng(0).random((HEIGHT, WIDTH)) * 0.3
     image[70:80] = 0.8
     image[20:50, 100:130] = 0.8
@@ -63,7 +63,7 @@ EXPECTED = [[0, 70, 220, 80], [100, 20, 130, 50]]
 
 
 def minimal_tiff(path: Path, tags: list[int], big: bool, order: str) -> Path:
-    """A TIFF of one directory with these tags, without pixels."""
+    """Write a TIFF of one directory with these tags and without pixels."""
     head = {"<": b"II", ">": b"MM"}[order]
     if big:
         content = head + struct.pack(f"{order}HHHQQ", 43, 8, 0, 16, len(tags))
@@ -77,7 +77,7 @@ def minimal_tiff(path: Path, tags: list[int], big: bool, order: str) -> Path:
 
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_what_is_a_geotiff(tmp_path: Path, big: bool, order: str) -> None:
+def test_geotiff_is_recognised_by_its_tags(tmp_path: Path, big: bool, order: str) -> None:
     path = tmp_path / "x.tif"
     assert is_geotiff(minimal_tiff(path, [256, 257, 33550], big, order)) and is_tiff(path)
     assert not is_geotiff(minimal_tiff(path, [256, 257, 258], big, order)) and is_tiff(path)
@@ -89,7 +89,7 @@ def test_what_is_a_geotiff(tmp_path: Path, big: bool, order: str) -> None:
     assert not is_geotiff(path)
 
 
-def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_rasterio_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rasterio"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rasterio", None)
@@ -118,10 +118,10 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @needs_rasterio
 @pytest.mark.parametrize("bands", [1, 3, 4, 5])
-def test_bytes_are_taken_as_they_are(tmp_path: Path, bands: int) -> None:
+def test_uint8_bands_are_not_rescaled(tmp_path: Path, bands: int) -> None:
     values = np.random.default_rng(1).integers(0, 256, (bands, 20, 30)).astype(np.uint8)
     path = write(tmp_path / "x.tif", values)
-    if bands >= 3:  # without a fourth band being taken for transparency
+    if bands >= 3:  # so that the fourth band isn't read as alpha
         with rasterio.open(path, "r+") as file:
             file.colorinterp = [ColorInterp.undefined] * bands
     seen: list[np.ndarray] = []
@@ -131,7 +131,7 @@ def test_bytes_are_taken_as_they_are(tmp_path: Path, bands: int) -> None:
 
 
 @needs_rasterio
-def test_colours_by_their_meaning(tmp_path: Path) -> None:
+def test_bands_are_chosen_by_colour_interpretation(tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(0, 256, (4, 20, 30)).astype(np.uint8)
     path = write(tmp_path / "x.tif", values)
     with rasterio.open(path, "r+") as file:
@@ -142,7 +142,7 @@ def test_colours_by_their_meaning(tmp_path: Path) -> None:
 
 
 @needs_rasterio
-def test_palettes(tmp_path: Path) -> None:
+def test_palette_is_applied(tmp_path: Path) -> None:
     places = np.random.default_rng(1).integers(0, 3, (1, 20, 30)).astype(np.uint8)
     path = write(tmp_path / "x.tif", places, photometric="palette")
     colours = {0: (10, 20, 30, 255), 1: (40, 50, 60, 255), 2: (70, 80, 90, 255)}
@@ -158,21 +158,21 @@ def test_palettes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "low", "high"), [("uint16", 900, 1900), ("int16", -500, 700), ("float32", 0.01, 0.02), ("float64", -3, 8)]
 )
-def test_other_depths_are_stretched(tmp_path: Path, dtype: str, low: float, high: float) -> None:
+def test_other_dtypes_are_stretched_between_percentiles(tmp_path: Path, dtype: str, low: float, high: float) -> None:
     values = (low + scene() * (high - low)).astype(dtype)[None].repeat(3, 0)
-    values[:, 0, 0] = high + 15 * (high - low)  # a hot pixel, which must not make the rest black
+    values[:, 0, 0] = high + 15 * (high - low)  # an outlier, which must not darken the rest
     path = write(tmp_path / "x.tif", values)
     shown: list[np.ndarray] = []
     found = tiles.segment(path, lambda tile: shown.append(tile) or bright(tile), **SMALL)
     assert boxes(found) == [[0, 0, 1, 1], *EXPECTED]
-    # Linear between the percentiles, of all pixels here, as the raster is smaller than the sample.
+    # Linear between the percentiles, which cover all pixels because the raster is smaller than the sample.
     cuts = np.percentile(values[0].astype(np.float64), [2, 98])
     scaled = np.rint(np.clip((values[0] - cuts[0]) / (cuts[1] - cuts[0]), 0, 1) * 255)
     assert np.abs(shown[0][..., 0] - scaled[:64, :64]).max() <= 1
 
 
 @needs_rasterio
-def test_a_band_of_one_value(tmp_path: Path) -> None:
+def test_constant_band_becomes_zero(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tif", np.full((1, 20, 30), 7, np.uint16))
     seen: list[np.ndarray] = []
     tiles.segment(path, lambda tile: seen.append(tile) or [], **SMALL)  # type: ignore[func-returns-value]
@@ -181,7 +181,7 @@ def test_a_band_of_one_value(tmp_path: Path) -> None:
 
 @needs_rasterio
 @pytest.mark.parametrize("how", ["nodata", "alpha", "nan", "nodata of float"])
-def test_nodata_becomes_no_object(tmp_path: Path, how: str) -> None:
+def test_nodata_pixels_are_excluded(tmp_path: Path, how: str) -> None:
     blank = np.zeros((HEIGHT, WIDTH), bool)
     blank[:, :100] = blank[:60] = True
     values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
@@ -205,7 +205,7 @@ def test_nodata_becomes_no_object(tmp_path: Path, how: str) -> None:
 
 
 @needs_rasterio
-def test_files_in_the_rasters_place(tmp_path: Path) -> None:
+def test_saved_files_are_georeferenced(tmp_path: Path) -> None:
     values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
     found = tiles.segment(write(tmp_path / "x.tif", values), bright, **SMALL)
     assert boxes(found) == EXPECTED and found.transform == (PIXEL, 0, EAST, 0, -PIXEL, NORTH)
@@ -240,7 +240,7 @@ def test_files_in_the_rasters_place(tmp_path: Path) -> None:
 
 
 @needs_rasterio
-def test_corners_at_whole_degrees(tmp_path: Path) -> None:
+def test_geojson_corners_at_round_degrees_are_exact(tmp_path: Path) -> None:
     degrees = rasterio.Affine(0.001, 0, 10, 0, -0.001, 50)
     path = write(tmp_path / "x.tif", np.full((1, 40, 50), 200, np.uint8), crs="EPSG:4326", transform=degrees)
     found = tiles.segment(path, bright, **SMALL)
@@ -250,8 +250,8 @@ def test_corners_at_whole_degrees(tmp_path: Path) -> None:
 
 
 @needs_rasterio
-def test_long_edges_bend_on_wgs_84(tmp_path: Path) -> None:
-    """A sea over a whole satellite picture, with an island three pixels from its upper edge."""
+def test_long_edges_are_subdivided_on_wgs_84(tmp_path: Path) -> None:
+    """The object is a sea that covers a whole satellite image, with an island three pixels below its upper edge."""
     side = 10_980
     columns = np.arange(side)
     shore = (columns >= 5000) & (columns < 5200)
@@ -262,7 +262,7 @@ def test_long_edges_bend_on_wgs_84(tmp_path: Path) -> None:
     content = json.loads(tiles.RasterObjects([piece], side, side, where).save(tmp_path / "x.geojson").read_text())
     exterior, island = content["features"][0]["geometry"]["coordinates"]
     assert len(island) < 10 and len(exterior) < 100
-    # The raster's border, a point for each pixel: how far, in pixels, from where the file's edges run.
+    # Distance in pixels from each point of the raster's border to the nearest edge in the file.
     x = np.arange(side + 1)
     start, end = np.zeros_like(x), np.full_like(x, side)
     border = np.concatenate([np.stack(pair, 1) for pair in ((x, start), (x, end), (start, x), (end, x))])
@@ -275,7 +275,7 @@ def test_long_edges_bend_on_wgs_84(tmp_path: Path) -> None:
 
 
 @needs_rasterio
-def test_a_datum_of_its_own_is_not_taken_for_a_numbered_one(tmp_path: Path) -> None:
+def test_custom_datum_is_not_written_as_an_epsg_code(tmp_path: Path) -> None:
     shifted = rasterio.CRS.from_string("+proj=utm +zone=32 +ellps=GRS80 +towgs84=10,20,30 +units=m")
     path = write(tmp_path / "x.tif", np.rint(scene() * 255).astype(np.uint8)[None], crs=shifted)
     found = tiles.segment(path, bright, **SMALL)
@@ -290,9 +290,9 @@ def test_a_datum_of_its_own_is_not_taken_for_a_numbered_one(tmp_path: Path) -> N
 @needs_rasterio
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 @pytest.mark.parametrize("name", ["x.tfw", "x.TIFW", "x.wld"])
-def test_a_world_file_says_where_a_tiff_lies(tmp_path: Path, name: str) -> None:
+def test_world_file_gives_the_transform(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "x.tif", np.rint(scene() * 255).astype(np.uint8)[None], crs=None, transform=None)
-    # Of the middle of the first pixel.
+    # A world file gives the centre of the first pixel.
     sides = (PIXEL, 0, 0, -PIXEL, EAST + PIXEL / 2, NORTH - PIXEL / 2)
     (tmp_path / name).write_text("\n".join(map(str, sides)))
     found = tiles.segment(path, bright, **SMALL)
@@ -301,10 +301,10 @@ def test_a_world_file_says_where_a_tiff_lies(tmp_path: Path, name: str) -> None:
 
 @needs_rasterio
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-def test_only_windows_are_read(
+def test_pixel_limit_does_not_apply_to_rasters_read_by_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A GeoTIFF with more pixels than are decoded at once, and a TIFF that says nothing of its place."""
+    """Both a GeoTIFF and a TIFF without georeference may have more pixels than FASTSAM_MAX_PIXELS."""
     values = np.rint(scene() * 255).astype(np.uint8)[None].repeat(3, 0)
     path = write(tmp_path / "x.tif", values)
     plain = write(tmp_path / "plain.tif", values, crs=None, transform=None)
@@ -316,7 +316,7 @@ def test_only_windows_are_read(
 
 
 @needs_rasterio
-def test_resuming_a_geotiff(tmp_path: Path) -> None:
+def test_geotiff_run_can_be_resumed(tmp_path: Path) -> None:
     values = (scene() * 5000).astype(np.uint16)[None]
     path = write(tmp_path / "x.tif", values, nodata=0)
     first = tiles.segment(path, bright, work_dir=tmp_path / "work", **SMALL)
@@ -325,7 +325,7 @@ def test_resuming_a_geotiff(tmp_path: Path) -> None:
 
 
 @needs_rasterio
-def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+def test_damaged_and_unsupported_files_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tif", np.rint(scene() * 255).astype(np.uint8)[None], compress="deflate")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -342,10 +342,10 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     ("crs", "transform"),
     [
         ('LOCAL_CS["site",UNIT["metre",1]]', None),
-        ("EPSG:32632", (1e9, 0, 5e12, 0, -1e9, 5e12)),  # nowhere near the zone
+        ("EPSG:32632", (1e9, 0, 5e12, 0, -1e9, 5e12)),  # far outside the zone
     ],
 )
-def test_rasters_without_a_place_on_wgs_84(
+def test_rasters_that_cannot_be_placed_on_wgs_84(
     tmp_path: Path, crs: str, transform: tuple[float, ...] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = {} if transform is None else {"transform": rasterio.Affine(*transform)}
@@ -356,14 +356,14 @@ def test_rasters_without_a_place_on_wgs_84(
         found.save(tmp_path / "x.geojson")
     assert not (tmp_path / "x.geojson").exists() and len(found) == 2
     found.save(tmp_path / "x.gpkg")
-    # The command says so before it segments: there is no such model.
+    # The command reports it before segmenting: the model doesn't even exist.
     assert cli.main(["tiles", f"source={path}", f"output={tmp_path / 'x.geojson'}", "model=nothing.pt"]) == 1
     assert "WGS 84" in capsys.readouterr().err
 
 
 @needs_rasterio
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-def test_ground_control_points_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ground_control_points_are_reported_as_unused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corners = [(0, 0, 10, 50), (0, WIDTH, 11, 50), (HEIGHT, 0, 10, 49)]
     points = [rasterio.control.GroundControlPoint(*corner) for corner in corners]
     path = write(tmp_path / "a.tif", (scene() * 255).astype(np.uint8)[None], crs=None, transform=None)
@@ -375,7 +375,7 @@ def test_ground_control_points_are_told(tmp_path: Path, caplog: pytest.LogCaptur
 
 @needs_rasterio
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-def test_rational_polynomials_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rational_polynomials_are_reported_as_unused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.tif", (scene() * 255).astype(np.uint8)[None], crs=None, transform=None)
     numbers = {f"{axis}_{kind}": 1.0 for axis in ("lat", "long", "height", "line", "samp") for kind in ("off", "scale")}
     factors = {f"{axis}_{part}_coeff": [1.0] * 20 for axis in ("line", "samp") for part in ("num", "den")}
@@ -387,7 +387,7 @@ def test_rational_polynomials_are_told(tmp_path: Path, caplog: pytest.LogCapture
 
 @needs_rasterio
 @pytest.mark.parametrize("bits", [1, 2, 4, 7])
-def test_fewer_bits_are_brought_to_the_range_of_eight(tmp_path: Path, bits: int) -> None:
+def test_fewer_than_eight_bits_are_scaled_to_eight(tmp_path: Path, bits: int) -> None:
     most = 2**bits - 1
     levels = np.rint(scene() * most).astype(np.uint8)
     with open_raster(write(tmp_path / "a.tif", levels[None], nbits=bits)) as raster:

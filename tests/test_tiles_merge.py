@@ -1,4 +1,4 @@
-"""Merging over seams: exact tiles give back the objects of the raster, and noisy ones what they should."""
+"""Merging masks across tile seams, from exact and from noisy segmentations of the tiles; runs and grids."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fastsam_core.tiles.pieces import Piece, piece_of
 from label_examples import masks
 
 
-def exact(labels: np.ndarray, grid: Grid, connectivity: int = 8) -> list[Piece]:
-    """What a perfect segmenter finds in each tile: the connected parts of each label that the tile shows."""
+def exact_pieces(labels: np.ndarray, grid: Grid, connectivity: int = 8) -> list[Piece]:
+    """Return what a perfect model finds in each tile: the connected components of each label inside the tile."""
     found = []
     for tile in grid:
         x1, y1, x2, y2 = tile.box
@@ -45,7 +45,7 @@ def objects(pieces: list[Piece], grid: Grid, merge_iou: float = 0.5) -> list[np.
 
 
 def pieces_of(grid: Grid, *shown: tuple[int, np.ndarray]) -> list[Piece]:
-    """Pieces of masks of the whole raster, each as the tile of the number shows it."""
+    """Cut masks of the whole raster to tiles. shown: pairs of a tile's number and a mask."""
     found = []
     for number, mask in sorted(shown, key=lambda one: one[0]):
         x1, y1, x2, y2 = grid[number].box
@@ -59,7 +59,7 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
 
 @st.composite
 def label_maps(draw: st.DrawFn) -> np.ndarray:
-    """Rectangles and lines over one another, and noise."""
+    """Draw label maps of overlapping rectangles and lines, with noise."""
     height, width = draw(st.integers(1, 30)), draw(st.integers(1, 30))
     labels = np.zeros((height, width), np.int32)
     for label in range(1, draw(st.integers(1, 8)) + 1):
@@ -78,25 +78,27 @@ def tilings(draw: st.DrawFn) -> tuple[int, int]:
     return tile, draw(st.integers(1, tile // 2))
 
 
-# Merging reads small masks thousands of times, which takes the PyTorch siblings twenty times as long.
+# Merging reads small masks thousands of times, and the PyTorch siblings take twenty times as long.
 @settings(max_examples=60 if ops.available_isas() else 15, deadline=None)
 @given(labels=label_maps(), tiling=tilings(), connectivity=st.sampled_from([4, 8]))
 @example(labels=np.eye(30, dtype=np.int32), tiling=(6, 1), connectivity=8)
-def test_exact_tiles_give_back_the_objects(labels: np.ndarray, tiling: tuple[int, int], connectivity: int) -> None:
+def test_merging_exact_tiles_restores_the_objects(
+    labels: np.ndarray, tiling: tuple[int, int], connectivity: int
+) -> None:
     grid = Grid(*labels.shape, *tiling)
     expected = []
     for label in np.unique(labels[labels > 0]):
         count, of_pixel = cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=connectivity)
         expected += [of_pixel == part for part in range(1, count)]
-    found = objects(exact(labels, grid, connectivity), grid)
+    found = objects(exact_pieces(labels, grid, connectivity), grid)
     assert same(found, expected)
 
 
-# ------------------------------------------------------------------------------------- segmenters that are not exact
+# ------------------------------------------------------------------------------------- noisy segmentations of the tiles
 
 
 def row_of(count: int, tile: int = 32, overlap: int = 8) -> Grid:
-    """Tiles side by side."""
+    """Return a grid of one row of `count` tiles."""
     return Grid(tile, tile + (count - 1) * (tile - overlap), tile, overlap)
 
 
@@ -105,7 +107,7 @@ def blank(grid: Grid) -> np.ndarray:
 
 
 def frayed(mask: np.ndarray, seed: int, share: float = 0.2) -> np.ndarray:
-    """The mask without some of the pixels at its border, and with some beyond."""
+    """Flip a fraction `share` of the pixels on both sides of the mask's border."""
     shape = np.ones((3, 3), np.uint8)
     inside, around = cv2.erode(mask.astype(np.uint8), shape), cv2.dilate(mask.astype(np.uint8), shape)
     border = (inside != around) & (np.random.default_rng(seed).random(mask.shape) < share)
@@ -126,7 +128,7 @@ def test_a_road_through_five_tiles_is_one_object() -> None:
     assert iou(found, road) > 0.8 and found[:, 0].any() and found[:, -1].any()
 
 
-def test_objects_come_by_their_first_pieces_with_scores_by_area() -> None:
+def test_order_follows_first_pieces_and_scores_are_weighted_by_area() -> None:
     grid = row_of(2)
     bar, dot = blank(grid), blank(grid)
     bar[4:8, 4:50] = dot[20:24, 10:14] = True
@@ -138,7 +140,7 @@ def test_objects_come_by_their_first_pieces_with_scores_by_area() -> None:
     assert (whole.predicted_iou, whole.stability) == pytest.approx((0.5 + 0.4 * share, 0.2 + 0.4 * share))
 
 
-def test_what_lies_in_the_overlap_comes_out_once() -> None:
+def test_object_inside_the_overlap_is_found_once() -> None:
     grid = Grid(56, 56, 32, 8)
     house = blank(grid)
     house[25:31, 25:31] = True  # within all four tiles
@@ -147,8 +149,8 @@ def test_what_lies_in_the_overlap_comes_out_once() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_two_objects_side_by_side_stay_two(seed: int) -> None:
-    """Across the seam, their common border in another place in each tile."""
+def test_adjacent_objects_stay_separate(seed: int) -> None:
+    """Both objects cross the seam, and each tile places their common border differently."""
     grid = row_of(2)
     field, meadow = blank(grid), blank(grid)
     field[4:16, 4:50] = meadow[16:28, 4:50] = True
@@ -162,7 +164,7 @@ def test_two_objects_side_by_side_stay_two(seed: int) -> None:
     assert sorted(iou(mask, meadow) > 0.8 for mask in found) == [False, True]
 
 
-def test_a_tile_that_runs_two_objects_into_one_does_not_unite_them() -> None:
+def test_one_mask_over_two_objects_does_not_unite_them() -> None:
     grid = row_of(2)
     large, small = blank(grid), blank(grid)
     large[4:18, 4:50] = small[18:28, 4:50] = True
@@ -172,21 +174,21 @@ def test_a_tile_that_runs_two_objects_into_one_does_not_unite_them() -> None:
     )
 
 
-def test_what_one_tile_shows_side_by_side_is_not_united() -> None:
-    """The second tile has both in one mask, apart from each other where the first one looks."""
+def test_objects_separate_in_one_tile_are_not_united_by_another() -> None:
+    """The second tile has both in one mask, with a gap between them inside the overlap."""
     grid = row_of(2)
     upper, lower = blank(grid), blank(grid)
     upper[4:16, 4:50] = lower[16:28, 4:50] = True
     both = upper | lower
     both[15:17, 24:32] = False
-    for turn in (np.asarray, np.flipud, np.transpose, partial(np.rot90, k=-1)):  # the tiles stay in order
+    for turn in (np.asarray, np.flipud, np.transpose, partial(np.rot90, k=-1)):  # tiles stay in order
         one, other, whole = map(turn, (upper, lower, both))
         grid = Grid(*one.shape, 32, 8)
         assert len(objects(pieces_of(grid, (0, one), (0, other), (1, whole)), grid)) == 2
 
 
-def test_the_link_with_most_pixels_comes_first() -> None:
-    """As before, but one is larger, and what runs into both is taken for more of that one."""
+def test_mask_over_two_objects_joins_the_larger() -> None:
+    """One of the two objects is larger, and the mask that covers both is merged with that one."""
     grid = row_of(2)
     for large, small, seam in ((slice(4, 20), slice(20, 28), 20), (slice(12, 28), slice(4, 12), 12)):
         one, other, both = blank(grid), blank(grid), blank(grid)
@@ -197,25 +199,25 @@ def test_the_link_with_most_pixels_comes_first() -> None:
             assert same(found, [one | both, other])
 
 
-def test_a_car_on_a_road_stays() -> None:
-    """Its pieces are cut off, and the road covers them, but each has its partner."""
+def test_car_on_a_road_is_kept() -> None:
+    """The car's pieces are cut off by the seam and covered by the road, but they match each other."""
     grid = row_of(2)
     road, car = blank(grid), blank(grid)
     road[6:26], car[12:18, 22:34] = True, True
     assert same(objects(pieces_of(grid, (0, road), (0, car), (1, road), (1, car)), grid), [road, car])
 
 
-def test_the_best_partner_comes_first() -> None:
-    """The garden's mask shares more pixels with the neighbour's house than the house does, and agrees with it less."""
+def test_best_matching_piece_is_merged_first() -> None:
+    """The second tile's house shares more pixels with the garden, but agrees better with the first tile's house."""
     grid = row_of(2)
     house, garden, neighbour = blank(grid), blank(grid), blank(grid)
-    garden[4:28, 4:31] = True  # both end before the first tile does
+    garden[4:28, 4:31] = True  # house and garden end inside the first tile
     house[6:22, 10:30], neighbour[6:23, 10:30] = True, True
     neighbour[:, :24] = False
     assert same(objects(pieces_of(grid, (0, garden), (0, house), (1, neighbour)), grid), [garden, house | neighbour])
 
 
-def test_outer_goes_with_outer_and_inner_with_inner() -> None:
+def test_nested_objects_are_merged_with_their_counterparts() -> None:
     grid = row_of(2)
     house, roof = blank(grid), blank(grid)
     house[6:26, 10:46] = roof[9:23, 14:42] = True
@@ -223,7 +225,7 @@ def test_outer_goes_with_outer_and_inner_with_inner() -> None:
     assert same(found, [house, roof])
 
 
-def test_an_arch_whose_feet_are_of_different_size() -> None:
+def test_parts_of_different_size_join_one_object() -> None:
     grid = Grid(56, 32, 32, 8)
     arch = blank(grid)
     arch[10:50, 3:5] = arch[10:50, 10:30] = arch[6:12, 3:30] = True
@@ -233,8 +235,8 @@ def test_an_arch_whose_feet_are_of_different_size() -> None:
     np.testing.assert_array_equal(found, arch)
 
 
-def test_a_part_of_a_road_does_not_take_the_place_of_the_road() -> None:
-    """The middle tile has the road, and before it, with the better score, its left half alone."""
+def test_part_of_an_object_does_not_replace_the_object() -> None:
+    """The middle tile has two masks: first the left half of the road alone, then the road."""
     grid = row_of(3)
     road, half = blank(grid), blank(grid)
     road[12:18], half[12:18, :40] = True, True
@@ -242,8 +244,8 @@ def test_a_part_of_a_road_does_not_take_the_place_of_the_road() -> None:
     np.testing.assert_array_equal(found, road)
 
 
-def test_two_views_of_a_road_become_one() -> None:
-    """One of the middle tile's ends early, the other is too narrow; the road goes on to both sides."""
+def test_two_masks_of_one_object_in_a_tile_are_merged() -> None:
+    """The middle tile has two masks of the road: one too short, one too narrow. The road continues on both sides."""
     grid = row_of(3)
     road = blank(grid)
     road[10:20] = True
@@ -255,25 +257,25 @@ def test_two_views_of_a_road_become_one() -> None:
         np.testing.assert_array_equal(found, road)
 
 
-def test_a_fragment_goes_where_the_whole_is_shown() -> None:
+def test_fragment_is_dropped_if_the_whole_object_is_found() -> None:
     grid = row_of(2)
     whole, fragment = blank(grid), blank(grid)
-    whole[4:28, 6:31] = True  # ends before the first tile does; the second shows columns from 24
-    fragment[8:18, 24:28] = True  # what the second makes of it
+    whole[4:28, 6:31] = True  # ends inside the first tile; the second tile starts at column 24
+    fragment[8:18, 24:28] = True  # the second tile's mask of it
     found = objects(pieces_of(grid, (0, whole), (1, fragment)), grid)
     assert same(found, [whole])
 
 
-def test_a_fragment_stays_where_nothing_else_is_shown() -> None:
+def test_fragment_is_kept_if_nothing_covers_it() -> None:
     grid = row_of(2)
     fragment, elsewhere = blank(grid), blank(grid)
     fragment[8:18, 24:28] = elsewhere[20:26, 4:20] = True
     assert same(objects(pieces_of(grid, (0, elsewhere), (1, fragment)), grid), [fragment, elsewhere])
-    # In the yard of a house, which doesn't cover it.
+    # The fragment lies in the courtyard of a house, which doesn't cover it.
     house = blank(grid)
     house[4:28, 6:31], house[7:19, 20:30] = True, False
     assert same(objects(pieces_of(grid, (0, house), (1, fragment)), grid), [fragment, house])
-    # What is cut off, and reaches far into its tile, is more than the other tile can show.
+    # A cut-off mask that reaches far into its tile is more than the other tile can show.
     long = blank(grid)
     long[8:18, 24:50] = elsewhere[8:18, 4:30] = True
     elsewhere[6:22, 4:30] = True
@@ -303,7 +305,7 @@ def test_frayed_discs_are_found_once_each(seed: int) -> None:
     for tile in grid:
         x1, y1, x2, y2 = tile.box
         for number, disc in enumerate(discs):
-            # Slivers at a tile's edge aren't found.
+            # A model misses slivers at a tile's edge.
             if disc[y1:y2, x1:x2].sum() >= 40:
                 shown.append((tile.number, frayed(disc, 1000 * tile.number + number, 0.1)))
     found = objects(pieces_of(grid, *shown), grid)
@@ -322,7 +324,7 @@ two_masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 
 @settings(max_examples=80, deadline=None)
 @given(pair=two_masks, corner=st.tuples(st.integers(0, 2**33), st.integers(0, 2**33)))
-def test_runs_do_what_pixels_do(pair: tuple[np.ndarray, np.ndarray], corner: tuple[int, int]) -> None:
+def test_run_operations_match_pixel_operations(pair: tuple[np.ndarray, np.ndarray], corner: tuple[int, int]) -> None:
     a, b = pair
     height, width = a.shape
     x, y = corner
@@ -361,7 +363,7 @@ def test_grids_cover_the_raster(sides: tuple[int, int], tiling: tuple[int, int])
         assert all(before[1] - after[0] >= overlap for before, after in pairwise(boxes))
 
 
-def test_pairs_are_the_tiles_that_share_pixels() -> None:
+def test_grid_pairs_are_the_overlapping_tiles() -> None:
     grid = Grid(70, 90, 32, 16)
     boxes = [tile.box for tile in grid]
     for number, a in enumerate(boxes):
@@ -375,12 +377,12 @@ def test_pairs_are_the_tiles_that_share_pixels() -> None:
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(1, 1), (64, 0), (64, 33), (64.0, 8), (64, True)])
-def test_grids_that_cannot_be(tile: int, overlap: int) -> None:
+def test_invalid_grids_are_refused(tile: int, overlap: int) -> None:
     with pytest.raises((ValueError, TypeError), match=r"tile|overlap"):
         Grid(100, 100, tile, overlap)
 
 
-def test_specks_are_counted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_pairs_in_chunks_match_a_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     a, b = (MaskRuns.from_mask(random.random((40, 40)) < 0.3) for _ in range(2))
     sides = shapes.parts(a), shapes.parts(b)

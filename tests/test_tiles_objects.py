@@ -1,4 +1,4 @@
-"""Objects of a raster: 64-bit places, windows, polygons, and the files they are saved to."""
+"""RasterObjects: 64-bit coordinates, windows, polygons, indexing, and the files they are saved to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from test_outlines import CORNERS, ISLAND, any_mask
 
 RING = np.pad(np.zeros((2, 3), bool), 2, constant_values=True)
 DIAMOND = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
-# Joined along edges, but for one corner at which the ring closes.
+# A ring of pixels joined along edges, except where it closes at a corner.
 HOOK = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
 
 # Predicted IoU and stability of the first, second and third object.
@@ -36,7 +36,7 @@ SCORES = ((0.75, 0.5), (0.625, 0.375), (0.5, 0.25))
 
 
 def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options: Any) -> RasterObjects:
-    """Masks with their corners x, y, in a square raster, each with scores of its own."""
+    """Place masks with their corners at x, y in a square raster, with the scores of SCORES."""
     pieces = [
         piece_of(0, MaskRuns.from_mask(mask, x, y), *own) for (mask, x, y), own in zip(placed, SCORES, strict=False)
     ]
@@ -44,7 +44,7 @@ def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options:
 
 
 def ring_areas(rings: list[np.ndarray]) -> list[float]:
-    """Signed, positive where y upwards makes it counterclockwise."""
+    """Return signed areas, positive for rings that are counterclockwise with y pointing up."""
     return [float((r[:-1, 0] * r[1:, 1] - r[1:, 0] * r[:-1, 1]).sum()) / 2 for r in rings]
 
 
@@ -52,7 +52,7 @@ def ring_areas(rings: list[np.ndarray]) -> list[float]:
 
 
 def whole_columns(grid: Grid, columns: slice) -> list[Any]:
-    """Each tile's part of a mask of whole columns of the raster."""
+    """Return each tile's piece of a mask of whole columns of the raster."""
     found = []
     for tile in grid:
         x1, y1, x2, y2 = tile.box
@@ -65,8 +65,8 @@ def whole_columns(grid: Grid, columns: slice) -> list[Any]:
 
 
 @pytest.mark.parametrize(("side", "columns"), [(50_000, 44_000), (70_000, 65_000)])
-def test_sizes_beyond_32_bits(side: int, columns: int) -> None:
-    """A mask of more than 2^31, and of more than 2^32 pixels, across many tiles."""
+def test_mask_areas_beyond_32_bits(side: int, columns: int) -> None:
+    """Merge a mask of more than 2^31 (or 2^32) pixels across many tiles."""
     grid = Grid(side, side, 20_000, 1000)
     (whole,) = merge(whole_columns(grid, slice(1000, 1000 + columns)), grid, 0.5)
     area = side * columns
@@ -83,8 +83,8 @@ def test_sizes_beyond_32_bits(side: int, columns: int) -> None:
     np.testing.assert_array_equal(shown, [[False, False, True, True]] * 3 + [[False] * 4] * 2)
 
 
-def test_places_beyond_32_bits(tmp_path: Path) -> None:
-    """Small masks at the far end of a raster of 10^10 pixels, whose flat positions don't fit into 32 bits."""
+def test_pixel_positions_beyond_32_bits(tmp_path: Path) -> None:
+    """Place a small mask at the far end of a raster of 10^10 pixels. Its flat positions don't fit into 32 bits."""
     side = 100_000
     found = objects((RING, side - RING.shape[1], side - RING.shape[0]), side=side)
     assert found[0].offset.tolist() == [side - RING.shape[1], side - RING.shape[0]]
@@ -108,7 +108,7 @@ def test_places_beyond_32_bits(tmp_path: Path) -> None:
 @example(mask=CORNERS)
 @example(mask=DIAMOND)
 @example(mask=HOOK)
-def test_windows_and_polygons(mask: np.ndarray) -> None:
+def test_windows_and_polygons_match_the_mask(mask: np.ndarray) -> None:
     if not mask.any():
         return
     (found,) = objects((mask, 40_000, 50_000))
@@ -133,7 +133,7 @@ def test_windows_and_polygons(mask: np.ndarray) -> None:
     assert len(seen) == count - 1
 
 
-def test_a_sequence() -> None:
+def test_indexing_windows_and_dense() -> None:
     found = objects((RING, 10, 20), (DIAMOND, 500, 600), (CORNERS, 12, 22))
     assert len(found) == 3 and found[-1].area == 3 and [one.area for one in found] == found.areas.tolist()
     assert [one.area for one in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
@@ -150,7 +150,7 @@ def test_a_sequence() -> None:
     assert len(found.within(21, 11, 0, 90)) == len(found.within(21, 11, 90, -1)) == 0
     assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0
     x1, y1, x2, y2 = found.boxes[1].tolist()
-    for apart in (0, 1):  # windows that end or begin where the diamond does, on each side, and a pixel farther in
+    for apart in (0, 1):  # windows that touch the diamond from outside on each side, then overlap it by a pixel
         sides = ((y1, x1 - 5, 9, 5 + apart), (y1, x2 - apart, 9, 5), (y1 - 5, x1, 5 + apart, 9), (y2 - apart, x1, 5, 9))
         assert [len(found.within(*window)) for window in sides] == [apart] * 4
     shown = found.dense(598, 500, 5, 3)
@@ -163,7 +163,7 @@ def test_a_sequence() -> None:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def test_coco_is_read_by_others(tmp_path: Path) -> None:
+def test_coco_file_matches_pycocotools(tmp_path: Path) -> None:
     found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80)
     content = json.loads(found.save(tmp_path / "found.json").read_text())
     assert content["images"] == [{"id": 1, "file_name": "raster", "width": 80, "height": 80}]
@@ -192,7 +192,7 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
 
 
 def geometries(blob: bytes) -> tuple[int, list[float], list[list[np.ndarray]]]:
-    """srs_id, envelope and rings of a GeoPackage geometry, read by the standard's clause 2.1.3."""
+    """Read srs_id, envelope and rings of a GeoPackage geometry by clause 2.1.3 of the standard."""
     magic, version, flags, system = struct.unpack_from("<2sBBi", blob)
     assert magic == b"GP" and version == 0 and flags & 1
     assert flags >> 1 & 7 == 1, "an envelope of x and y"
@@ -216,12 +216,12 @@ def geometries(blob: bytes) -> tuple[int, list[float], list[list[np.ndarray]]]:
     return system, envelope, parts
 
 
-# A made-up system, 2 units a pixel, x from 500,000 and y down from 4,000,000.
+# A made-up coordinate system with 2 units per pixel and the origin at x = 500,000, y = 4,000,000; y points up.
 WHERE = Georeference('LOCAL_CS["site"]', (2.0, 0.0, 500_000.0, 0.0, -2.0, 4_000_000.0))
 
 
 @pytest.mark.parametrize("where", [None, WHERE, WHERE._replace(crs=""), WHERE._replace(authority=("EPSG", 32633))])
-def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
+def test_geopackage_tables_and_geometries(tmp_path: Path, where: Georeference | None) -> None:
     found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80, georeference=where)
     path = found.save(tmp_path / "found.gpkg")
     database = sqlite3.connect(path)
@@ -261,10 +261,10 @@ def test_geopackage(tmp_path: Path, where: Georeference | None) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_a_geopackages_index_follows_what_others_change(tmp_path: Path) -> None:
+def test_geopackage_index_follows_changes_by_other_programs(tmp_path: Path) -> None:
     path = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80).save(tmp_path / "found.gpkg")
     with closing(sqlite3.connect(path)) as database:
-        # The functions that annex F.3 asks of whoever changes a file.
+        # SQL functions that annex F.3 requires of programs that change a file.
         for place, side in enumerate(("MinX", "MaxX", "MinY", "MaxY")):
             database.create_function(f"ST_{side}", 1, lambda blob, place=place: geometries(blob)[1][place])
         database.create_function("ST_IsEmpty", 1, lambda blob: None if blob is None else not geometries(blob)[2])
@@ -284,13 +284,13 @@ def test_a_geopackages_index_follows_what_others_change(tmp_path: Path) -> None:
         assert index("DELETE FROM objects WHERE id = 2") == {9: diamond}
 
 
-def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_undecodable_raster_name_is_replaced(tmp_path: Path) -> None:
     found = RasterObjects([], 3, 4, name="b\udcffd.tif")
     with closing(sqlite3.connect(found.save(tmp_path / "found.gpkg"))) as database:
         assert database.execute("SELECT description FROM gpkg_contents").fetchone() == ("objects of b?d.tif",)
 
 
-def test_files_without_objects(tmp_path: Path) -> None:
+def test_saving_without_objects(tmp_path: Path) -> None:
     none = RasterObjects([], 10, 20)
     assert none.boxes.shape == (0, 4) and list(none) == []
     assert json.loads(none.save(tmp_path / "none.geojson").read_text())["features"] == []
@@ -301,15 +301,15 @@ def test_files_without_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["found.shp", "found", "folder.json"])
-def test_files_that_cannot_be(tmp_path: Path, name: str) -> None:
+def test_unsupported_file_names_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(ValueError, match=r"\.gpkg, \.geojson, \.json"):
         objects((RING, 0, 0)).save(tmp_path / name)
 
 
-def test_files_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_path_refuses_unwritable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_text("")
-    # Before hours of work, too.
+    # check_path runs before hours of work.
     with pytest.raises(ValueError, match=r"a\.png is not a folder"):
         RasterObjects.check_path(tmp_path / "a.png" / "deep" / "found.gpkg")
     assert RasterObjects.check_path(tmp_path / "new" / "found.gpkg").name == "found.gpkg"

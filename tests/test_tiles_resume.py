@@ -1,4 +1,4 @@
-"""`tiles.segment` with a `work_dir`: runs that stop and go on, and folders that aren't theirs."""
+"""`tiles.segment` with a `work_dir`: interrupted runs resume, and folders of other runs are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def test_a_second_run_segments_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+def test_second_run_reuses_all_tiles(picture: np.ndarray, tmp_path: Path) -> None:
     counting = Counting()
     first = tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)
     before = content(tmp_path / "work")
@@ -36,13 +36,13 @@ def test_a_second_run_segments_nothing(picture: np.ndarray, tmp_path: Path) -> N
     assert masks_of(tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)) == masks_of(first)
     assert counting.calls == 15 and content(tmp_path / "work") == before
     assert masks_of(first) == masks_of(tiles.segment(picture, bright, **SMALL)), "without a folder, the same"
-    # Merging is done anew, with whatever threshold; numbers may be NumPy's.
+    # Merging is repeated with any threshold. Settings may be NumPy integers.
     same: dict[str, Any] = {name: np.int64(side) for name, side in SMALL.items()}
     tiles.segment(picture, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **same)
     assert counting.calls == 15
 
 
-def test_an_error_loses_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+def test_finished_tiles_survive_an_error(picture: np.ndarray, tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("out of memory")
 
@@ -55,7 +55,7 @@ def test_an_error_loses_nothing(picture: np.ndarray, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("batch", [1, 4])
-def test_killed_at_any_moment_the_bytes_are_the_same(picture: np.ndarray, tmp_path: Path, batch: int) -> None:
+def test_killed_runs_resume_to_identical_files(picture: np.ndarray, tmp_path: Path, batch: int) -> None:
     expected = tiles.segment(picture, Counting(), work_dir=tmp_path / "whole", batch=batch, **SMALL)
     work = tmp_path / "work"
 
@@ -81,7 +81,7 @@ def test_killed_at_any_moment_the_bytes_are_the_same(picture: np.ndarray, tmp_pa
                 die()
             rename(*paths)
 
-        os.replace = replace  # type: ignore[assignment]  # in the child alone
+        os.replace = replace  # type: ignore[assignment]  # only in the child process
         tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
 
     done = []
@@ -117,7 +117,7 @@ def test_other_settings_are_refused(picture: np.ndarray, tmp_path: Path) -> None
     assert content(tmp_path) == before
 
 
-def test_other_places_without_data_are_other_pixels(tmp_path: Path) -> None:
+def test_changed_valid_mask_is_refused_as_other_pixels(tmp_path: Path) -> None:
     class Dark:
         height, width = 40, 50
         kept = np.ones((40, 50), bool)
@@ -135,14 +135,14 @@ def test_other_places_without_data_are_other_pixels(tmp_path: Path) -> None:
         tiles.segment(raster, bright, work_dir=tmp_path, **SMALL)
 
 
-def test_a_file_is_no_work_dir(picture: np.ndarray, tmp_path: Path) -> None:
+def test_file_as_work_dir_is_refused(picture: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match="work_dir must be a folder"):
             tiles.segment(picture, bright, work_dir=folder, **SMALL)
 
 
-def test_options_of_a_model_are_settings(picture: np.ndarray, tmp_path: Path) -> None:
+def test_changed_model_options_are_refused(picture: np.ndarray, tmp_path: Path) -> None:
     sam = SAM(small_model())
     options: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, **FEW}
     tiles.segment(picture, sam, work_dir=tmp_path, **options)
@@ -150,7 +150,7 @@ def test_options_of_a_model_are_settings(picture: np.ndarray, tmp_path: Path) ->
         tiles.segment(picture, sam, work_dir=tmp_path, **(options | {"points_stride": 1}))
 
 
-def test_files_that_are_gone_damaged_or_foreign(
+def test_missing_and_damaged_tiles_are_segmented_again(
     picture: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
@@ -172,6 +172,6 @@ def test_files_that_are_gone_damaged_or_foreign(
         tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
 
 
-def test_one_process_at_a_time(picture: np.ndarray, tmp_path: Path) -> None:
+def test_work_dir_in_use_is_refused(picture: np.ndarray, tmp_path: Path) -> None:
     with store.TileFiles(tmp_path, {}), pytest.raises(ValueError, match="another process"):
         tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)

@@ -1,4 +1,4 @@
-"""TinyViT's native form against its PyTorch form, which every device and all training use."""
+"""TinyViT: the native CPU form and the GPU form match the plain PyTorch form, and are used only where supported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operati
 
 
 def network() -> TinyViT:
-    """Odd widths and windows, and statistics that batch normalisation can't have by default."""
+    """Return a TinyViT with odd widths and window sizes, and batch normalisation unlike its default."""
     torch.manual_seed(3)
     model = TinyViT((12, 20, 36, 44), (1, 1, 2, 1), (1, 2, 3, 2), (3, 3, 5, 4), out_channels=24)
     for module in model.modules():
@@ -33,7 +33,7 @@ def network() -> TinyViT:
 
 @needs_native
 @pytest.mark.parametrize("size", [(64, 64), (97, 50), (16, 160), (5, 3)])
-def test_native_form_gives_what_pytorch_gives(size):
+def test_native_form_matches_pytorch(size):
     model, images = network(), torch.randn(2, 3, *size)
     kept = images.clone()
     expected = model(images)  # gradients are on
@@ -46,13 +46,13 @@ def test_native_form_gives_what_pytorch_gives(size):
 
 @needs_native
 @pytest.mark.parametrize("counted", [True, False])
-def test_changed_weights_count_at_once(counted):
+def test_changed_weights_take_effect_at_once(counted):
     model, images = network(), torch.randn(1, 3, 48, 48)
     with torch.no_grad():
         before = model(images)
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
-                (tensor if counted else tensor.data).mul_(1.01)  # PyTorch counts changes, but not through `.data`
+                (tensor if counted else tensor.data).mul_(1.01)  # `.data` bypasses the version counter
         after = model(images)
         restored = pickle.loads(pickle.dumps(copy.deepcopy(model)))(images)
     assert not torch.allclose(before, after) and torch.equal(after, restored)
@@ -78,7 +78,7 @@ def test_other_dtypes_run_in_pytorch():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(64, 64), (97, 50), (16, 160), (5, 3)])
 @torch.no_grad()
-def test_the_form_for_gpus_gives_what_pytorch_gives(monkeypatch, size, dtype):
+def test_gpu_form_matches_pytorch(monkeypatch, size, dtype):
     monkeypatch.setattr(tiny_vit, "serves", lambda *tensors: False)
     model, images = network().to(dtype), torch.randn(2, 3, *size, dtype=dtype)
     before = images.clone()
@@ -88,7 +88,7 @@ def test_the_form_for_gpus_gives_what_pytorch_gives(monkeypatch, size, dtype):
 
 
 @torch.no_grad()
-def test_what_the_form_for_gpus_keeps_is_made_again_for_changed_weights(monkeypatch):
+def test_gpu_form_recomputes_its_cache_when_weights_change(monkeypatch):
     monkeypatch.setattr(kept, "KEPT_ON", ["cpu"])
     model, images, made = network().double(), torch.randn(1, 3, 48, 48, dtype=torch.float64), []
     usual = model._plan
@@ -103,11 +103,11 @@ def test_what_the_form_for_gpus_keeps_is_made_again_for_changed_weights(monkeypa
     assert not torch.allclose(model(images), first)
 
 
-WHY_NOT = ["gradients", "training", "hook", "another layer", "autocast", "float32", "mixed", "uncounted", ""]
+OBSTACLES = ["gradients", "training", "hook", "another layer", "autocast", "float32", "mixed", "uncounted", ""]
 
 
-@pytest.mark.parametrize("why", WHY_NOT)
-def test_when_the_form_for_gpus_serves(monkeypatch, why):
+@pytest.mark.parametrize("why", OBSTACLES)
+def test_gpu_form_is_used_only_where_supported(monkeypatch, why):
     monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
     monkeypatch.setattr(tiny_vit, "serves", lambda *tensors: False)
     with torch.inference_mode(why == "uncounted"):
@@ -134,17 +134,17 @@ def test_when_the_form_for_gpus_serves(monkeypatch, why):
 
 
 @torch.no_grad()
-def test_nothing_is_kept_of_what_a_graph_captures(monkeypatch):
+def test_bias_made_during_graph_capture_is_not_cached(monkeypatch):
     layer = network().layers[1].blocks[0].attn
     with monkeypatch.context() as patch:
         patch.setattr(tiny_vit, "capturing", lambda: True)
         captured = layer._bias()
-        assert layer._bias() is not captured  # which holds nothing before the graph has been replayed
+        assert layer._bias() is not captured  # a captured tensor has no values until the graph is replayed
     kept = layer._bias()
     assert torch.equal(kept, captured) and layer._bias() is kept
 
 
-def test_weights_made_in_inference_mode_are_gathered_once_and_their_changes_noticed():
+def test_bias_of_inference_mode_weights_is_cached_until_they_change():
     with torch.inference_mode():
         layer = network().layers[1].blocks[0].attn
         kept = layer._bias()
@@ -155,7 +155,7 @@ def test_weights_made_in_inference_mode_are_gathered_once_and_their_changes_noti
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*is deprecated:DeprecationWarning")
-def test_a_traced_network_passes_pytorchs_own_checks():
+def test_traced_network_passes_pytorchs_checks():
     model, (images, others) = network(), torch.randn(2, 1, 3, 64, 64)
-    traced = torch.jit.trace(model, images)  # which traces again, without gradients, and compares the graphs
+    traced = torch.jit.trace(model, images)  # trace runs again without gradients and compares the graphs
     torch.testing.assert_close(traced(others), model(others))

@@ -1,4 +1,4 @@
-"""The trainer: losses, runs that learn, and runs that resume to the same weights."""
+"""Training: losses, the training loop, resuming, and the command line."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import fit_windows
 
 SHORT = TrainConfig(phases=(Phase(64, 2, 8), Phase(96, 2, 2)), prompts=3, pool=8, reuse=2, seed=3)
-# Shorter runs of this file remain.
+# The other tests still run the trainer, for fewer steps.
 ONCE = pytest.mark.once("gradients are PyTorch's")
 
 
 def scenes(size: int = 96, seed: int = 3) -> SceneDataset:
-    """With few textures, which are quick to make."""
+    """Return generated scenes with few textures, which saves time."""
     return SceneDataset(size, seed=seed, textures=4)
 
 
@@ -47,12 +47,12 @@ def test_mask_loss_prefers_the_right_mask() -> None:
     losses = Truth(target).losses(candidates)[0]
     assert losses.argmin() == 0
     assert losses[0] < 0.01
-    # A small object weighs as much as its background: neither all nor nothing is a way out.
+    # A small object weighs as much as its background, so predicting all or nothing stays costly.
     assert losses[2] > 2
     assert losses[3] > 2
 
 
-def test_mask_iou() -> None:
+def test_mask_iou_of_half_overlapping_and_empty_masks() -> None:
     target = torch.zeros(1, 4, 4)
     target[0, :2] = 1
     half = torch.full((4, 4), -1.0)
@@ -62,7 +62,7 @@ def test_mask_iou() -> None:
     assert mask_iou(torch.full((1, 1, 4, 4), -1.0), torch.zeros(1, 4, 4)).item() == 0
 
 
-def test_ambiguous_prompts_teach_the_best_mask_most() -> None:
+def test_ambiguous_prompts_train_mostly_the_best_mask() -> None:
     target = torch.zeros(1, 8, 8)
     target[0, :4] = 1
     logits = torch.randn(1, 4, 8, 8)
@@ -77,7 +77,7 @@ def test_ambiguous_prompts_teach_the_best_mask_most() -> None:
     assert strength[[1, 3]].sum() < 0.1 * others_alone
 
 
-def test_background_clicks_teach_the_iou_alone() -> None:
+def test_background_clicks_train_only_the_iou_prediction() -> None:
     logits = torch.randn(1, 4, 8, 8, requires_grad=True)
     iou = torch.full((1, 4), 0.7, requires_grad=True)
     arguments = Truth(torch.zeros(1, 8, 8)), torch.tensor([True]), torch.zeros(1)
@@ -91,7 +91,7 @@ def test_background_clicks_teach_the_iou_alone() -> None:
 
 
 @ONCE
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = Trainer(SHORT, scenes(), tmp_path / "straight", workers=0).run()
 
     class Stopped(Exception):
@@ -115,8 +115,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypa
         torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_curves_of_a_resumed_run_go_on_after_its_last_step(tmp_path: Path) -> None:
-    """Also of one of more than a million steps."""
+def test_resumed_curves_continue_after_the_last_step(tmp_path: Path) -> None:
+    """Rows after the last step are removed, also where steps have seven digits."""
     values = dict.fromkeys(COLUMNS, 0.5)
     curves = Curves(tmp_path, 0)
     for step in (999_980, 1_000_020, 1_000_040):
@@ -127,7 +127,7 @@ def test_curves_of_a_resumed_run_go_on_after_its_last_step(tmp_path: Path) -> No
 
 
 @ONCE
-def test_weights_that_are_not_finite_do_not_take_the_place_of_saved_ones(tmp_path: Path) -> None:
+def test_non_finite_weights_do_not_overwrite_saved_ones(tmp_path: Path) -> None:
     trainer = Trainer(SHORT, scenes(), tmp_path, workers=0)
     trainer.step = 1
     trainer._save()
@@ -139,10 +139,10 @@ def test_weights_that_are_not_finite_do_not_take_the_place_of_saved_ones(tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", {}, {"head": {}}, {"optimizer": {}}])
-def test_a_damaged_state_is_named(
+def test_damaged_state_file_is_refused_by_name(
     content: bytes | dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Damaged, of something else, or of a version whose parts are others."""
+    """The state is damaged, another file, or from a version with other parts."""
     path = tmp_path / "state.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -158,7 +158,7 @@ def test_a_damaged_state_is_named(
 
 
 @pytest.mark.parametrize(("error", "status"), [(FloatingPointError("lower it"), 1), (KeyboardInterrupt(), 130)])
-def test_the_command_ends_without_a_traceback(
+def test_command_exits_without_a_traceback(
     error: BaseException,
     status: int,
     tmp_path: Path,
@@ -176,8 +176,8 @@ def test_the_command_ends_without_a_traceback(
 
 
 @ONCE
-def test_a_run_learns(tmp_path: Path) -> None:
-    """A few pictures, again and again: masks must come out better at the end than at the start."""
+def test_training_reduces_loss_and_raises_iou(tmp_path: Path) -> None:
+    """Train on a few images again and again. The loss must fall and the IoU rise."""
     config = TrainConfig(
         phases=(Phase(64, 60, 8),),
         prompts=6,
@@ -199,7 +199,7 @@ def test_a_run_learns(tmp_path: Path) -> None:
     assert cv2.imread(str(sheets[-1])).shape == (2 * 64, 4 * 64, 3)
 
 
-def test_the_decoder_alone_is_trained_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_train_decoder_leaves_the_image_encoder_unchanged(tmp_path: Path) -> None:
     config = TrainConfig(model="sam_nano.pt", train="decoder", phases=(Phase(64, 2, 2),), prompts=3, pool=4)
     trainer = Trainer(config, scenes(64), tmp_path, workers=0)
     before = load_model("sam_nano.pt").state_dict()
@@ -207,12 +207,12 @@ def test_the_decoder_alone_is_trained_where_that_is_asked_for(tmp_path: Path) ->
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed and not any(name.startswith("image_encoder.") for name in changed)
     assert any(name.startswith("mask_decoder.") for name in changed)
-    # What was trained further keeps the precision that it was trained in, and can be loaded.
+    # A fine-tuned model keeps its training precision and can be loaded.
     assert {t.dtype for t in load_file(trainer.weights).values()} == {torch.float32, torch.int64}
     assert load_model(trainer.weights).name == "sam_nano"
 
 
-def test_a_run_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_stops_after_its_minutes_with_all_phases_visited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0, 0.1)
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     config = TrainConfig(phases=(Phase(64, 1_000_000, 1), Phase(96, 1_000_000, 1)), prompts=3, pool=4, minutes=0.05)
@@ -226,7 +226,7 @@ def test_a_run_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @ONCE
-def test_bfloat16_trains_as_float32_does(tmp_path: Path) -> None:
+def test_bfloat16_loss_is_close_to_float32(tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):
         config = TrainConfig(phases=(Phase(64, 3, 8),), prompts=3, pool=8, precision=precision)
@@ -236,7 +236,7 @@ def test_bfloat16_trains_as_float32_does(tmp_path: Path) -> None:
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
 
 
-def test_windows_shrink_with_the_grid_and_keep_their_biases() -> None:
+def test_fit_windows_shrinks_windows_and_keeps_bias_indices() -> None:
     model = registry.build("sam_nano")
     assert isinstance(model.image_encoder, TinyViT)
     layers = [module for module in model.image_encoder.modules() if isinstance(module, Attention)]
@@ -244,7 +244,7 @@ def test_windows_shrink_with_the_grid_and_keep_their_biases() -> None:
     fit_windows(model.image_encoder, 128)
     assert {layer.window_size for layer in layers} == {8}
     for layer, (window, index) in zip(layers, before, strict=True):
-        # The distance from one place to another has the same number as in the whole window.
+        # Each offset between two positions has the same bias index as in the whole window.
         whole = index.view(window, window, window, window)[:8, :8, :8, :8]
         assert torch.equal(layer.bias_index.view(8, 8, 8, 8), whole)
     fit_windows(model.image_encoder, 512)
@@ -252,7 +252,7 @@ def test_windows_shrink_with_the_grid_and_keep_their_biases() -> None:
         assert layer.window_size == window and torch.equal(layer.bias_index, index)
 
 
-def test_the_command_writes_half_precision_weights(
+def test_command_writes_half_precision_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "SceneDataset", lambda size, *, seed: scenes(size, seed))
@@ -267,7 +267,7 @@ def test_the_command_writes_half_precision_weights(
         Trainer(TrainConfig(model="mobile_sam", pool=1, phases=(Phase(64, 1, 1),)), scenes(), tmp_path)
 
 
-def test_the_command_trains_on_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_trains_on_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("images", "masks"):
         (tmp_path / "set" / folder).mkdir(parents=True)
     for number in range(3):
@@ -285,7 +285,7 @@ def test_the_command_trains_on_labelled_images(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_how_to_train_can_be_said(own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_command_options_reach_the_config(own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[TrainConfig] = []
 
     class Stop(Exception):
@@ -369,7 +369,9 @@ def test_evaluate_scores_an_untrained_model_low() -> None:
         ("--data nowhere --plane-shares 1 1", "--plane-shares is for generated scenes"),
     ],
 )
-def test_mistakes_are_one_line(arguments: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_exit_with_an_error(
+    arguments: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main([*arguments.split(), "--output", str(tmp_path / "run")])
     assert re.search(said, capsys.readouterr().err)
@@ -385,7 +387,7 @@ def test_mistakes_are_one_line(arguments: str, said: str, tmp_path: Path, capsys
         ("--device nowhere", "device='nowhere' is not a device"),
     ],
 )
-def test_mistakes_in_scoring_a_model_are_one_line(
+def test_invalid_evaluation_arguments_exit_with_an_error(
     arguments: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -393,7 +395,7 @@ def test_mistakes_in_scoring_a_model_are_one_line(
     assert re.search(said, capsys.readouterr().err)
 
 
-def test_images_of_which_none_is_usable_are_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_usable_images_exits_with_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.png").write_bytes(b"broken")

@@ -1,4 +1,4 @@
-"""Calibration: the head that predicts IoU learns, and nothing else changes."""
+"""Calibration: fitting the head that predicts IoU, while all other weights stay the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scenes() -> SceneDataset:
     return SceneDataset(64, seed=9, textures=4)
 
 
-def test_the_head_alone_learns() -> None:
+def test_fit_head_changes_only_the_iou_head() -> None:
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     judged = calibrate.judged_prompts(model, scenes(), 21, 6, seed=1, workers=0)
@@ -41,7 +41,7 @@ def test_the_head_alone_learns() -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_tokens_are_what_the_predicted_iou_is_read_from(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_tokens_reproduce_the_predicted_iou(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     embedding, points, labels = torch.randn(1, 128, 4, 4), 64 * torch.rand(5, 1, 2), torch.ones(5, 1)
     with torch.no_grad():
@@ -54,14 +54,14 @@ def test_tokens_are_what_the_predicted_iou_is_read_from(native: bool, monkeypatc
     torch.testing.assert_close(logits[:, 1:], expected_logits, rtol=1e-3, atol=1e-4)
 
 
-def test_too_few_pictures_are_refused() -> None:
+def test_too_few_images_are_refused() -> None:
     model = small()
     judged = calibrate.judged_prompts(model, scenes(), 1, 3, seed=1, workers=0)
     with pytest.raises(ValueError, match="too few to hold some out"):
         calibrate.fit_head(model, judged, seed=1)
 
 
-def test_the_command_writes_a_model(
+def test_command_writes_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(calibrate, "SceneDataset", lambda size, *, seed: SceneDataset(size, seed=seed, textures=2))
@@ -71,7 +71,8 @@ def test_the_command_writes_a_model(
     assert "mean squared error" in capsys.readouterr().out
     before, after = load_model("sam_nano.pt").state_dict(), load_model(target).state_dict()
     assert {t.dtype for t in load_file(target).values()} == {torch.float16, torch.int64}
-    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith(HEAD))
+    changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    assert changed and all(name.startswith(HEAD) for name in changed)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_the_command_writes_a_model(
         ("--output x.safetensors --workers -1", "--workers is 0 or more, not -1"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_invalid_arguments_are_reported_in_one_line(
     arguments: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Labelled images to train on: the forms they come in, what can't be used, and processes."""
+"""LabelledFolder: training data in several label formats, unusable images, and loader processes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ HEIGHT, WIDTH = 40, 64
 
 
 def same(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
-    """Whether two lists hold the same masks, in any order."""
+    """Return whether two lists hold the same masks, in any order."""
     return sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in wanted)
 
 
 def apart(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Masks that don't overlap."""
+    """Return masks that don't overlap."""
     taken = np.zeros((HEIGHT, WIDTH), bool)
     found = []
     for number in range(count):
@@ -50,20 +50,20 @@ def block(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-# --- forms of data: each writes the same images and masks, and gives the arguments that open them ---
+# --- data formats: each function writes the same images and masks and returns the arguments that open them ---
 
 
 def write_images(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        # Told apart by their first pixel.
+        # The first pixel identifies the image.
         picture = bgr_picture(HEIGHT, WIDTH).copy()
         picture[0, 0] = number, 2 * number, 3 * number
         cv2.imwrite(str(folder / name), picture)
 
 
 def number_of(found: LabelledImage) -> int:
-    """Which of `write_images`' pictures it is."""
+    """Return the number that `write_images` stored in the image."""
     return int(found.image[0, 0, 2])
 
 
@@ -109,7 +109,7 @@ def as_coco_polygons(place: Path, content: Content) -> dict[str, Any]:
 
 
 def as_coco_runs(place: Path, content: Content) -> dict[str, Any]:
-    """Run lengths as plain numbers, with a crowd, an object without a mask, and an image without objects."""
+    """Write COCO with uncompressed RLE, a crowd, an object without a mask, and an image without objects."""
     arguments = as_coco(place, content)
     written = json.loads((place / "labels.json").read_text())
     for one in written["annotations"]:
@@ -145,7 +145,7 @@ FORMS: list[Form] = [as_label_maps, as_npz, *OVERLAPPING]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_planes_give_back_the_masks(tmp_path: Path, form: Form) -> None:
+def test_every_format_gives_the_images_and_masks(tmp_path: Path, form: Form) -> None:
     content = {"a.png": apart(3, 1), "b.png": apart(5, 2), "c.png": apart(1, 3)}
     data = LabelledFolder(**form(tmp_path, content), size=WIDTH, min_area=0)
     assert data.names == list(content) and len(data) == 3
@@ -154,13 +154,13 @@ def test_planes_give_back_the_masks(tmp_path: Path, form: Form) -> None:
         picture = cv2.imread(str(next(tmp_path.rglob(data.names[number]))))
         np.testing.assert_array_equal(found.image, picture[:, :, ::-1])
         assert found.image.flags.c_contiguous and found.planes.dtype == np.int16
-        # They don't overlap, so one plane holds them all.
+        # The masks don't overlap, so one plane holds them all.
         assert found.planes.shape == (1, HEIGHT, WIDTH) and same(masks_of(found), masks)
     assert not data.skipped and not data.left_out
 
 
 @pytest.mark.parametrize("form", OVERLAPPING)
-def test_overlapping_masks_in_all_forms_that_can_hold_them(tmp_path: Path, form: Form) -> None:
+def test_overlapping_masks_are_put_in_different_planes(tmp_path: Path, form: Form) -> None:
     whole, part, other = block(0, 0, 30, 30), block(5, 5, 10, 10), block(10, 25, 20, 20)
     found = LabelledFolder(**form(tmp_path, {"a.png": [part, other, whole]}), size=WIDTH)[0]
     assert found.planes.shape == (2, HEIGHT, WIDTH) and same(masks_of(found), [part, other, whole])
@@ -168,7 +168,7 @@ def test_overlapping_masks_in_all_forms_that_can_hold_them(tmp_path: Path, form:
 
 
 @pytest.mark.parametrize(("size", "height", "width"), [(32, 20, 32), (50, 31, 50), (96, 60, 96)])
-def test_forms_agree_at_other_sizes(tmp_path: Path, size: int, height: int, width: int) -> None:
+def test_formats_agree_at_other_sizes(tmp_path: Path, size: int, height: int, width: int) -> None:
     content = {"a.png": apart(4, 5)}
     found = []
     for form in FORMS:
@@ -185,7 +185,7 @@ def test_forms_agree_at_other_sizes(tmp_path: Path, size: int, height: int, widt
     np.testing.assert_array_equal(
         found[0].image[:, :, ::-1], cv2.resize(picture, (width, height), interpolation=method)
     )
-    # An independent measure of the share: each pixel cut into 20 x 20, then averaged by OpenCV.
+    # Coverage measured independently: each pixel is repeated 20 x 20 times, then OpenCV averages.
     fine = [np.kron(mask, np.ones((20, 20))) for mask in content["a.png"]]
     shares = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) for mask in fine]
     clear = [abs(share - 0.5) > 0.01 for share in shares]
@@ -194,7 +194,7 @@ def test_forms_agree_at_other_sizes(tmp_path: Path, size: int, height: int, widt
         assert any(((share > 0.5) == mask)[sure].all() for mask in masks)
 
 
-def test_masks_without_a_plane_are_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_without_a_plane_are_counted_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nested = [block(0, 0, 8 * k, 10 * k) for k in range(1, 6)]
     data = LabelledFolder(**as_coco(tmp_path, {"a.png": nested, "b.png": nested[:4], "c.png": nested[:3]}), size=WIDTH)
     for _ in range(2):
@@ -205,10 +205,10 @@ def test_masks_without_a_plane_are_counted_and_told_once(tmp_path: Path, caplog:
     assert "a.png: 2 of 5 masks are skipped" in record.getMessage() and record.levelno == logging.WARNING
 
 
-# --- what can't be used ---
+# --- unusable images and masks ---
 
 
-def test_small_masks_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_below_min_area_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small, large = block(0, 0, 4, 6), block(10, 10, 20, 20)  # 24 and 400 of 2,560 pixels
     arguments = as_coco(tmp_path, {"a.png": [small], "b.png": [small, large]})
     assert len(masks_of(LabelledFolder(**arguments, size=WIDTH, min_area=24 / 2560)[1])) == 2
@@ -224,7 +224,7 @@ def test_small_masks_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def broken(place: Path) -> tuple[LabelledFolder, Path]:
-    """Images 0 to 7, of which 1, 2 and 7 can't be used, each for a reason of its own, and 4 isn't there."""
+    """Write images 0 to 7 and their masks; 1, 2 and 7 are unusable for different reasons, and 4 is missing."""
     content = {f"{k}.png": [block(0, 0, 10, 10 + k)] for k in range(8)}
     as_label_maps(place, content)
     images = place / "images"
@@ -235,9 +235,7 @@ def broken(place: Path) -> tuple[LabelledFolder, Path]:
     return LabelledFolder(place, size=WIDTH), images
 
 
-def test_the_next_usable_image_takes_the_place_of_one_that_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unusable_image_is_replaced_by_the_next_usable_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, _ = broken(tmp_path)
     assert data.names == [f"{k}.png" for k in (0, 1, 2, 3, 5, 6, 7)]
     (record,) = caplog.records
@@ -252,7 +250,7 @@ def test_the_next_usable_image_takes_the_place_of_one_that_is_not(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_images_that_vanish_while_they_are_used(tmp_path: Path) -> None:
+def test_images_deleted_during_use_raise_an_error(tmp_path: Path) -> None:
     data, images = broken(tmp_path)
     assert number_of(data[0]) == 0
     for path in images.glob("*.png"):
@@ -263,7 +261,7 @@ def test_images_that_vanish_while_they_are_used(tmp_path: Path) -> None:
     assert "none of 7 images is usable" in text and text.count("no such file") == 5 and "and 2 more" in text
 
 
-def test_objects_that_can_not_be_used_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_objects_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     arguments = as_coco_runs(tmp_path, {"a.png": [block(0, 0, 9, 9)], "b.png": [block(0, 0, 9, 9)]})
     data = LabelledFolder(**arguments, size=WIDTH)
     for _ in range(2):
@@ -272,7 +270,7 @@ def test_objects_that_can_not_be_used_are_told_once(tmp_path: Path, caplog: pyte
     assert "a.png: objects skipped: 1, the first: object 2: it has a box but no mask" in record.getMessage()
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_only_on_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_yolo(tmp_path, {"a.png": apart(2), "b.png": apart(2)})
     (tmp_path / "labels" / "lonely.txt").write_text("")
     read: list[str] = []
@@ -283,7 +281,7 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     assert data[1] and read == ["b.png"]
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_arguments_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     arguments = as_npz(tmp_path / "set", {"a.png": apart(1)})
     for options, error, said in (
@@ -313,13 +311,15 @@ def test_mistakes(tmp_path: Path) -> None:
 # --- processes ---
 
 GOOD = (0, 3, 5, 6)  # of the images that `broken` makes
-NONE_USABLE = (
+NO_USABLE_IMAGE = (
     r"none of 7 images is usable: 0.png: no such file.*; 1.png: .*not an image.*; 2.png: .*damaged.*; and 2 more"
 )
 
 
 @pytest.mark.parametrize(("workers", "how"), [(0, None), (2, None), pytest.param(2, "spawn", marks=pytest.mark.slow)])
-def test_loaders(tmp_path: Path, workers: int, how: str | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_loader_gives_the_same_items_and_skips_the_same_images(
+    tmp_path: Path, workers: int, how: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     data, images = broken(tmp_path)
     wanted = [pickle.dumps(found) for found in LabelledFolder(tmp_path, size=WIDTH)]
     caplog.clear()
@@ -329,30 +329,30 @@ def test_loaders(tmp_path: Path, workers: int, how: str | None, caplog: pytest.L
     for _ in range(2):
         found = [one for batch in loader for one in batch]
         assert [pickle.dumps(one) for one in found] == wanted
-    # Whoever has found it out.
+    # The same, whichever process found the image unusable. Only the main process's log is captured.
     assert data.skipped == ["1.png", "2.png", "7.png"] and len(caplog.records) == (0 if workers else 3)
     assert [number_of(one) for one in data] == [0, 3, 3, 3, 5, 6, 0]
     for number in GOOD:
         (images / f"{number}.png").unlink()
     caplog.clear()
-    with pytest.raises(ValueError, match=NONE_USABLE):
+    with pytest.raises(ValueError, match=NO_USABLE_IMAGE):
         data[0]
-    # Told where it was found out, and not again where the reasons are needed.
+    # Each image is logged once, and not again when the error lists the reasons.
     assert len(caplog.records) == len(GOOD)
 
 
-def test_a_loader_of_which_no_image_is_usable_says_why(tmp_path: Path) -> None:
+def test_data_loader_without_usable_images_says_why(tmp_path: Path) -> None:
     data, images = broken(tmp_path)
     for number in GOOD:
         (images / f"{number}.png").unlink()
     loader: DataLoader[LabelledImage] = DataLoader(data, num_workers=1, collate_fn=list)
-    with pytest.raises(ValueError, match=NONE_USABLE) as caught:
+    with pytest.raises(ValueError, match=NO_USABLE_IMAGE) as caught:
         next(iter(loader))
-    # The frames hold the loader's process, which whatever collects the garbage would wait for, five seconds.
+    # Frames in the traceback keep the loader alive; collecting it later would wait five seconds for its process.
     traceback.clear_frames(caught.tb)
 
 
-def test_pickled_sets_give_the_same(tmp_path: Path) -> None:
+def test_pickled_data_set_gives_the_same_items(tmp_path: Path) -> None:
     for form in (as_coco, as_yolo, as_npz):
         place = tmp_path / form.__name__
         place.mkdir()

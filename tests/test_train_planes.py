@@ -1,4 +1,4 @@
-"""Masks to train on: at another resolution, and in planes."""
+"""Training masks: resizing by area coverage, and arranging overlapping masks in planes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from label_examples import masks as drawn_masks
 
 
 def masks_of(found: LabelledImage) -> list[np.ndarray]:
-    """Every mask, plane by plane; that planes are numbered from 1 on is checked."""
+    """Return every mask, plane by plane, after checking that each plane is numbered from 1 without gaps."""
     masks = []
     for plane in found.planes:
         numbers = np.unique(plane)
@@ -28,7 +28,7 @@ def masks_of(found: LabelledImage) -> list[np.ndarray]:
 
 
 def blob(seed: int, height: int, width: int) -> np.ndarray:
-    """A smooth shape, perhaps with several parts and holes."""
+    """Return a mask of smooth blobs, which may have several parts and holes."""
     noise = np.random.default_rng(seed).random((height, width), np.float32)
     return np.asarray(cv2.GaussianBlur(noise, (0, 0), 4) > 0.51)
 
@@ -37,13 +37,13 @@ def blob(seed: int, height: int, width: int) -> np.ndarray:
 
 
 @given(st.data())
-def test_a_pixel_belongs_to_what_covers_more_than_half_of_it(data: st.DataObject) -> None:
+def test_resized_pixel_is_set_if_more_than_half_is_covered(data: st.DataObject) -> None:
     old, new = (data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9))) for _ in range(2))
     mask = data.draw(drawn_masks(*old))
     patch = resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), new)
     found = np.zeros(new, bool)
     patch.of(found)[...] = patch.mask
-    # Whole numbers: both grids in their common refinement.
+    # Exact in integers: count on a grid that refines both.
     fine = [math.lcm(*pair) for pair in zip(old, new, strict=True)]
     refined = np.kron(mask, np.ones([side // own for side, own in zip(fine, old, strict=True)], int))
     covered = refined.reshape(new[0], fine[0] // new[0], new[1], fine[1] // new[1]).sum((1, 3))
@@ -54,7 +54,7 @@ def test_a_pixel_belongs_to_what_covers_more_than_half_of_it(data: st.DataObject
         np.testing.assert_array_equal(found, mask)
 
 
-def test_large_masks_keep_their_area() -> None:
+def test_large_mask_matches_opencv_area_resize() -> None:
     mask = blob(3, 1500, 2100)
     patch = resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (219, 307))
     share = cv2.resize(mask.astype(np.float32), (307, 219), interpolation=cv2.INTER_AREA)
@@ -68,17 +68,17 @@ def test_large_masks_keep_their_area() -> None:
 
 
 @given(st.lists(drawn_masks(6, 9).filter(lambda mask: mask.any()), min_size=1, max_size=8), st.integers(1, 4))
-def test_overlaps_lie_in_different_planes(masks: list[np.ndarray], most: int) -> None:
+def test_overlapping_masks_lie_in_different_planes(masks: list[np.ndarray], most: int) -> None:
     patches = [resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (6, 9)) for mask in masks]
     planes, left_out = arrange(patches, (6, 9), most)
     assert planes.dtype == np.int16 and 1 <= len(planes) <= most
     found = masks_of(LabelledImage(np.zeros((6, 9, 3), np.uint8), planes))
     rest = [mask.tobytes() for mask in masks]
     for mask in found:
-        rest.remove(mask.tobytes())  # each is one of those given, and as often
+        rest.remove(mask.tobytes())  # ValueError unless it is one of the given masks, as often
     assert len(rest) == left_out
     assert (planes[0] == 1).sum() == max(mask.sum() for mask in masks)
-    # None lies in a later plane without need, and none is left out without.
+    # A mask is in a later plane, or left out, only if it overlaps a mask in every earlier plane.
     for number, plane in enumerate(planes):
         for mask in (plane == k for k in range(1, int(plane.max()) + 1)):
             assert all((mask & (earlier != 0)).any() for earlier in planes[:number])
@@ -87,7 +87,7 @@ def test_overlaps_lie_in_different_planes(masks: list[np.ndarray], most: int) ->
         assert len(planes) == most and all((mask & (plane != 0)).any() for plane in planes)
 
 
-def test_a_plane_holds_no_more_masks_than_it_can_number() -> None:
+def test_full_plane_continues_in_the_next() -> None:
     count = MAX_REGIONS - 1
     pixel = np.ones((1, 1), np.bool_)
     patches = [Patch(k // 20, k % 20, pixel, 1) for k in range(count + 2)]

@@ -1,4 +1,4 @@
-"""What the trainer draws: views of pictures, regions to ask for, clicks, boxes, and clicks that correct a mask."""
+"""Random training inputs: views of images, target regions, clicks, boxes and corrective clicks; pool and feeder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def generator() -> torch.Generator:
 
 
 def square_planes() -> Tensor:
-    """Two pictures: one with an object, which has a part; one with two objects. (2, 2, 64, 64)"""
+    """Return planes (2, 2, 64, 64) of two images: one object with a part, and two objects."""
     planes = torch.zeros(2, 2, SIZE, SIZE, dtype=torch.uint8)
     planes[0, 0, 8:40, 16:48] = 1
     planes[0, 1, 12:24, 20:32] = 1
@@ -35,13 +35,13 @@ def square_planes() -> Tensor:
     return planes
 
 
-def at(masks: Tensor, points: Tensor) -> Tensor:
-    """What each mask holds at its point."""
+def values_at(masks: Tensor, points: Tensor) -> Tensor:
+    """Return the value of each mask at its point."""
     x, y = points.long().unbind(1)
     return masks[torch.arange(len(masks)), y, x]
 
 
-def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> None:
+def test_targets_are_regions_of_their_image(generator: torch.Generator) -> None:
     planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
     drawn = draw_targets(Regions(planes, inside, min_area=0.01, shares=(0.7, 0.3)), 300, generator, background=0.06)
     assert drawn.picture.tolist() == [0] * 300 + [1] * 300
@@ -64,11 +64,11 @@ def test_targets_are_regions_of_their_picture(generator: torch.Generator) -> Non
         torch.testing.assert_close(cells, mask.view(16, 4, 16, 4).float().mean((1, 3)))
     objects = {(0, (0, 1)), (0, (1, 1)), (1, (0, 1)), (1, (0, 2))}
     assert seen == objects | {(0, "background"), (1, "background")}
-    # Where no part is, its share goes to the objects.
+    # Where an image has no parts, their share goes to its objects, so the background stays near 0.06.
     assert 0.02 < (~drawn.is_object).float().mean() < 0.15
 
 
-def test_small_regions_are_not_asked_for(generator: torch.Generator) -> None:
+def test_regions_below_min_area_are_not_drawn(generator: torch.Generator) -> None:
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
     drawn = draw_targets(Regions(square_planes(), inside, min_area=0.1), 100, generator, background=0.0)
     areas = drawn.masks.sum((1, 2))
@@ -77,7 +77,7 @@ def test_small_regions_are_not_asked_for(generator: torch.Generator) -> None:
     assert not nothing.is_object.any() and not nothing.targets.any()
 
 
-def test_background_clicks_stay_on_the_picture(generator: torch.Generator) -> None:
+def test_background_clicks_stay_inside_the_image(generator: torch.Generator) -> None:
     inside = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     inside[:, :32] = True
     planes = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
@@ -86,12 +86,12 @@ def test_background_clicks_stay_on_the_picture(generator: torch.Generator) -> No
     assert (points[:, 1] < 32).all() and not drawn.is_object.any()
 
 
-def test_clicks_and_boxes_fit_their_masks(generator: torch.Generator) -> None:
+def test_clicks_and_jittered_boxes_fit_their_masks(generator: torch.Generator) -> None:
     masks = torch.zeros(400, SIZE, SIZE, dtype=torch.bool)
     masks[:200, 10:43, 20:31] = True
     masks[200:, 5:60, 17] = True  # one pixel wide
     points = clicks_in(masks, generator)
-    assert at(masks, points).float().mean() > 0.99
+    assert values_at(masks, points).float().mean() > 0.99
     assert len(points[:200].unique(dim=0)) > 60
     boxes = boxes_around(masks, generator)
     assert (boxes[:200] - torch.tensor([20.0, 10.0, 30.0, 42.0])).abs().max() <= 3.21
@@ -107,12 +107,12 @@ def test_clicks_prefer_the_inside(generator: torch.Generator) -> None:
     assert from_centre.mean() < 0.85 * uniform.mean()
 
 
-def test_depths_count_steps_to_the_outside() -> None:
+def test_depths_count_steps_to_the_mask_border() -> None:
     cells = torch.zeros(1, 16, 16, dtype=torch.bool)
     cells[0, 2:9, 4:9] = True
     depth = depths(cells)[0]
     assert depth[5, 6] == 3 and depth[2, 4] == 1 and depth[1, 4] == 0
-    assert depths(torch.ones(1, 16, 16, dtype=torch.bool)).amax() == 4  # no deeper than a quarter of the side
+    assert depths(torch.ones(1, 16, 16, dtype=torch.bool)).amax() == 4  # at most a quarter of the side
 
 
 def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) -> None:
@@ -120,14 +120,14 @@ def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) ->
     masks[:, 8:40, 8:40] = True
     targets = masks.view(300, 16, 4, 16, 4).float().mean((2, 4))
     logits = torch.full((300, 16, 16), -5.0)
-    logits[:, 2:10, 6:14] = 5.0  # its left half missing, as much to the right too many
+    logits[:, 2:10, 6:14] = 5.0  # the left half is missing, and as much is added on the right
     points, labels = corrections(masks, targets, logits, generator)
     assert {0, 1} == set(labels.tolist())
     x = points[:, 0]
     assert torch.equal(labels == 1, x < 24)
     assert (x[labels == 0] >= 40).all() and (points[:, 1] >= 8).all() and (points[:, 1] < 40).all()
     points, labels = corrections(masks, targets, 10 * (targets - 0.5), generator)
-    assert (labels == 1).all() and at(masks, points).all()
+    assert (labels == 1).all() and values_at(masks, points).all()
 
 
 def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
@@ -142,7 +142,7 @@ def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
 
 
 def picture_pool() -> Pool:
-    """One picture of 48 x 64 pixels whose colours tell the place, and whose label is its brighter half."""
+    """Return a pool of one 48 x 64 image whose colours encode the position and whose label is its right half."""
     pool = Pool(2, SIZE, 2, torch.device("cpu"))
     rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
     image = torch.stack([4 * columns, 4 * rows, torch.full_like(rows, 100)], 2).to(torch.uint8)
@@ -150,7 +150,7 @@ def picture_pool() -> Pool:
     return pool
 
 
-def test_views_show_picture_and_labels_at_the_same_place() -> None:
+def test_views_keep_image_and_labels_aligned() -> None:
     views = draw_views(picture_pool(), 64, 96, np.random.default_rng(0))
     assert views.images.shape == (64, 3, 96, 96) and views.planes.shape == (64, 2, 96, 96)
     deviation, mean = (torch.tensor(x)[:, None, None] for x in (PIXEL_STD, PIXEL_MEAN))
@@ -161,20 +161,20 @@ def test_views_show_picture_and_labels_at_the_same_place() -> None:
         assert max(rows, columns) == 96 and inside[:rows, :columns].all()
         wide += columns > rows
         red, _, blue = (image * deviation + mean)[:, :rows, :columns]
-        if (blue - 100).abs().max() < 0.01:  # its colours were left alone
+        if (blue - 100).abs().max() < 0.01:  # colours not augmented
             plain += 1
-            border = (red - 128).abs() < 6  # a pixel and a half, as views are up to four times as large
+            border = (red - 128).abs() < 6  # 1.5 pixels of the image, which views enlarge up to fourfold
             assert torch.equal(planes[0, :rows, :columns][~border] == 1, (red >= 128)[~border])
     assert plain > 10 and 5 < wide < 64
 
 
 def plain(number: int, side: int, levels: int) -> LabelledImage:
-    """A square of the colour `number`, all of it one region in each plane."""
+    """Return a square image of colour `number` that is one region in each plane."""
     return LabelledImage(np.full((side, side, 3), number, np.uint8), np.ones((levels, side, side), np.int16))
 
 
 @pytest.mark.parametrize("together", [1, 2, 3, 5])
-def test_the_pool_forgets_the_oldest(together: int) -> None:
+def test_full_pool_replaces_the_oldest_images(together: int) -> None:
     pool = Pool(3, 8, 2, torch.device("cpu"))
     examples = [plain(number, 8 - number, 2 if number < 2 else 1) for number in range(5)]
     for first in range(0, 5, together):
@@ -187,9 +187,9 @@ def test_the_pool_forgets_the_oldest(together: int) -> None:
     assert not pool.planes[:, 1].any()
 
 
-def test_pictures_that_come_together_may_differ() -> None:
+def test_images_of_different_sizes_are_padded_together() -> None:
     wide = LabelledImage(np.full((2, 6, 3), 9, np.uint8), np.full((3, 2, 6), 255, np.int16))
-    tall = LabelledImage(np.full((5, 1, 3), 7, np.uint8), np.full((1, 5, 1), 256, np.int16))  # too large a number
+    tall = LabelledImage(np.full((5, 1, 3), 7, np.uint8), np.full((1, 5, 1), 256, np.int16))  # exceeds uint8
     both = together_of([wide, tall])
     assert both.data.shape == (2, 6, 5, 6) and both.data.dtype == torch.uint8 and both.shapes == [(2, 6), (5, 1)]
     assert (both.data[0, :3, :2] == 9).all() and (both.data[0, 3:, :2] == 255).all() and not both.data[0, :, 2:].any()
@@ -198,7 +198,7 @@ def test_pictures_that_come_together_may_differ() -> None:
 
 
 class Counted(Dataset[LabelledImage]):
-    """Pictures of their own number."""
+    """Data set whose images are filled with their index. Item `bad` raises OSError."""
 
     def __init__(self, length: int, bad: int = -1) -> None:
         self.length, self.bad = length, bad
@@ -221,12 +221,12 @@ def numbers_of(pictures: Iterable[Pictures]) -> list[int]:
     found = []
     for some in pictures:
         assert len(some) == len(some.data) and some.shapes == [(4, 4)] * len(some)
-        assert not some.data[:, 3:].any()  # numbers that don't fit are no region
+        assert not some.data[:, 3:].any()  # numbers beyond uint8 are dropped
         found += some.data[:, 0, 0, 0].tolist()
     return found
 
 
-def test_a_feeder_goes_round_in_order(workers: int) -> None:
+def test_feeder_cycles_through_the_data_in_order(workers: int) -> None:
     feeder = Feeder(Counted(5), 3, workers)
     taken = [numbers_of(feeder.take(count)) for count in (7, 0, 1, 2, 9)]
     feeder.close()
@@ -234,7 +234,7 @@ def test_a_feeder_goes_round_in_order(workers: int) -> None:
     assert [number for some in taken for number in some] == [(3 + k) % 5 for k in range(19)]
 
 
-def test_a_feeder_gives_what_is_ready(workers: int) -> None:
+def test_take_ready_returns_available_images_in_order(workers: int) -> None:
     feeder = Feeder(Counted(5), 0, workers)
     found = numbers_of(feeder.take(3))
     while len(found) < 30:
@@ -246,14 +246,14 @@ def test_a_feeder_gives_what_is_ready(workers: int) -> None:
     assert found == [k % 5 for k in range(len(found))]
 
 
-def test_a_feeder_hands_on_what_went_wrong(workers: int) -> None:
+def test_feeder_raises_the_data_sets_error(workers: int) -> None:
     feeder = Feeder(Counted(5, bad=2), 0, workers)
     with pytest.raises(OSError, match="no such picture"):
         list(feeder.take(5))
     feeder.close()
 
 
-def test_scenes_depend_on_seed_and_number_alone() -> None:
+def test_scenes_depend_only_on_seed_and_index() -> None:
     one, other = (SceneDataset(64, seed=5, textures=4) for _ in range(2))
     first = one[3]
     other[2]

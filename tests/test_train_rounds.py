@@ -1,4 +1,4 @@
-"""A training step: prompts decoded together are as those decoded group by group, and nothing waits for a GPU."""
+"""Training step: prompts decoded together match those decoded group by group, and no step waits for the GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = 64
 
 
 def plain_mask_loss(logits: Tensor, targets: Tensor, evenness: float) -> Tensor:
-    """Cross-entropy of object and background, each a mean of its own, plus dice; written down as it is defined."""
+    """Return the mask loss from its definition: cross-entropy, weighted by evenness, plus dice."""
     targets = targets[:, None].expand_as(logits)
     entropy = -(targets * F.logsigmoid(logits) + (1 - targets) * F.logsigmoid(-logits))
     here, elsewhere = targets.sum((2, 3)).clamp(min=1), (1 - targets).sum((2, 3)).clamp(min=1)
@@ -44,7 +44,7 @@ def plain_mask_loss(logits: Tensor, targets: Tensor, evenness: float) -> Tensor:
 
 
 @pytest.mark.parametrize("evenness", [0.0, 0.4, 1.0])
-def test_mask_loss_is_what_it_says(evenness: float) -> None:
+def test_mask_loss_matches_its_definition(evenness: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 4 * torch.randn(5, 4, 8, 8, generator=generator)
     targets = torch.rand(5, 8, 8, generator=generator).round(decimals=1)
@@ -52,8 +52,10 @@ def test_mask_loss_is_what_it_says(evenness: float) -> None:
     torch.testing.assert_close(Truth(targets, evenness).losses(logits), plain_mask_loss(logits, targets, evenness))
 
 
-def nearest_to_certain(masks: Tensor, targets: Tensor, logits: Tensor, generator: object) -> tuple[Tensor, Tensor]:
-    """Corrections without chance: a click on the cell of the largest logit, labelled by what is asked for there."""
+def deterministic_corrections(
+    masks: Tensor, targets: Tensor, logits: Tensor, generator: object
+) -> tuple[Tensor, Tensor]:
+    """Replace random corrections: click on the cell with the largest logit, labelled by the target there."""
     cell = logits.flatten(1).argmax(1)
     side = logits.shape[-1]
     label = targets.flatten(1).gather(1, cell[:, None])[:, 0] > 0.5
@@ -63,7 +65,7 @@ def nearest_to_certain(masks: Tensor, targets: Tensor, logits: Tensor, generator
 def group_by_group(
     model: SamModel, embeddings: Tensor, groups: list[Group], rounds: int, evenness: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """Loss, with its gradients, and the mean IoU of the first and of the last round, each group by itself."""
+    """Return loss (after backward) and mean IoU of the first and last round, computed separately for each group."""
     count = sum(len(group.labels) for group in groups)
     encoder, total = model.prompt_encoder, torch.zeros(())
     ious = [torch.zeros(()), torch.zeros(())]
@@ -88,7 +90,7 @@ def group_by_group(
             chosen = iou[:, 1:].argmax(1) + 1 if ambiguous else torch.zeros_like(iou[:, 0]).long()
             fed = logits.detach()[torch.arange(len(logits)), chosen]
             if turn < rounds - 1:
-                click, label = nearest_to_certain(wanted.masks, wanted.targets, fed, None)
+                click, label = deterministic_corrections(wanted.masks, wanted.targets, fed, None)
                 group.points = torch.cat([group.points, click[:, None]], 1)
                 group.labels = torch.cat([group.labels, label[:, None]], 1)
     total.backward()
@@ -96,8 +98,8 @@ def group_by_group(
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_groups_decoded_together_are_as_each_by_itself(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interactive, "corrections", nearest_to_certain)
+def test_groups_decoded_together_match_each_on_its_own(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interactive, "corrections", deterministic_corrections)
     torch.manual_seed(0)
     model = registry.build("sam_nano")
     model.set_image_size(SIZE)
@@ -107,7 +109,7 @@ def test_groups_decoded_together_are_as_each_by_itself(rounds: int, monkeypatch:
     planes[0, 0, 8:40, 16:48], planes[0, 1, 12:24, 20:32], planes[1, 0, 4:20, 4:60] = 1, 1, 2
     inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
     groups = draw_groups(planes, inside, 9, generator, min_area=0.01, background=0.3)
-    assert not groups[0].wanted.is_object.all()  # so that the groups' objects are not as many as their prompts
+    assert not groups[0].wanted.is_object.all()  # so that objects and prompts differ in number
     copies = copy.deepcopy(groups)
     embeddings = torch.randn(2, model.prompt_encoder.embed_dim, 4, 4, generator=generator)
     one, each = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
@@ -132,7 +134,7 @@ def test_groups_decoded_together_are_as_each_by_itself(rounds: int, monkeypatch:
         assert group.points.shape[1] == (rounds if group.boxes is None else rounds - 1)
 
 
-def test_draws_are_those_of_multinomial() -> None:
+def test_draws_match_torch_multinomial() -> None:
     weights = (
         torch.rand(500, 40, generator=torch.Generator().manual_seed(1)).relu_().where(torch.rand(500, 40) < 0.3, 0)
     )
@@ -142,7 +144,7 @@ def test_draws_are_those_of_multinomial() -> None:
 
 
 class Blocks(Dataset[LabelledImage]):
-    """Noise, with a few blocks as regions."""
+    """Data set of noise images with a few square regions."""
 
     def __len__(self) -> int:
         return 8
@@ -157,18 +159,18 @@ class Blocks(Dataset[LabelledImage]):
 
 
 def trainer_in_a_run(folder: Path, device: str = "cpu", precision: str = "bfloat16") -> Trainer:
-    """With pictures in its pool, and after a first step."""
+    """Return a trainer with images in its pool and one step done."""
     config = TrainConfig(phases=(Phase(SIZE, 100, 8),), prompts=6, pool=8, precision=precision)
     trainer = Trainer(config, Blocks(), folder, device, workers=0)
     trainer._enter_phase(0)
     trainer.pool.add(together_of([Blocks()[k] for k in range(8)]))
     trainer._train_step(0)
-    trainer.step = 21  # every twentieth looks at the gradient's norm
+    trainer.step = 21  # every 20th step reads the gradient norm; this isn't one
     return trainer
 
 
-class Asked(TorchDispatchMode):
-    """Notes operations for which a GPU's host would wait: whose shapes, or whose results, depend on values there."""
+class WaitRecorder(TorchDispatchMode):
+    """Records operations for which the host would wait for a GPU, because shapes or results depend on device values."""
 
     ALWAYS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_dim"})
 
@@ -186,7 +188,7 @@ class Asked(TorchDispatchMode):
             for index in (args[1] if isinstance(args[1], list | tuple) else ())
         ):
             self.found.append(f"{name} by a mask")
-        self.uploads += name == "lift_fresh"  # numbers of the host made a tensor
+        self.uploads += name == "lift_fresh"  # a tensor made of host numbers
         return func(*args, **(kwargs or {}))
 
 
@@ -199,30 +201,30 @@ class Asked(TorchDispatchMode):
         (lambda x: torch.multinomial(x, 1), "multinomial"),
     ],
 )
-def test_waits_are_seen(wait: Callable[[Tensor], object], name: str) -> None:
-    with Asked() as asked:
+def test_wait_recorder_detects_waiting_operations(wait: Callable[[Tensor], object], name: str) -> None:
+    with WaitRecorder() as recorder:
         wait(torch.ones(3))
-    assert name in asked.found
+    assert name in recorder.found
 
 
 @pytest.mark.once("gradients are PyTorch's")
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_a_step_asks_nothing_of_the_device(tmp_path: Path, rounds: int) -> None:
+def test_training_step_reads_nothing_from_the_device(tmp_path: Path, rounds: int) -> None:
     trainer = trainer_in_a_run(tmp_path)
     trainer.config = replace(trainer.config, rounds=tuple(float(k == rounds - 1) for k in range(4)))
-    # On a CPU it is one operation for each parameter, and asks; on a GPU it is fused.
+    # The unfused optimizer, the default on a CPU, reads values of the device. On a GPU it is fused.
     trainer.optimizer = torch.optim.AdamW(trainer.trained, fused=True)
-    with Asked() as asked:
+    with WaitRecorder() as recorder:
         trainer._train_step(0)
-    assert not asked.found
-    assert asked.uploads == 1  # what was drawn for the views, in one piece
-    assert trainer.optimizer.state  # it was a step
+    assert not recorder.found
+    assert recorder.uploads == 1  # random numbers for the views, in one tensor
+    assert trainer.optimizer.state  # the optimizer did run
 
 
 @pytest.mark.gpu
-def test_a_step_does_not_wait_for_the_gpu(tmp_path: Path) -> None:
+def test_training_step_does_not_wait_for_the_gpu(tmp_path: Path) -> None:
     trainer = trainer_in_a_run(tmp_path, "cuda")
-    for _ in range(12):  # every number of rounds
+    for _ in range(12):  # enough to use every number of rounds
         trainer._train_step(0)
         trainer.step += 2 if trainer.step % 20 == 19 else 1
     with waits() as found:

@@ -1,4 +1,4 @@
-"""Views of pictures, made for all at once, beside the same ones made one by one."""
+"""Random views of images, made in batches, compared with the same views made one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES = [(96, 96), (96, 50), (41, 96), (17, 96), (96, 9)]
 
 
 def noise_pool() -> Pool:
-    """Noise, also around the pictures, where a view must not look."""
+    """Return a pool of noise, also in the padding around the images, which views must not read."""
     pool = Pool(len(SHAPES), SIDE, 2, torch.device("cpu"))
     pool.data[:] = torch.randint(256, pool.data.shape, generator=torch.Generator().manual_seed(1))
     pool.shapes[:] = SHAPES
@@ -27,8 +27,8 @@ def noise_pool() -> Pool:
 
 
 def one_by_one(pool: Pool, count: int, size: int, rng: np.random.Generator) -> tuple[Views, list[tuple[int, ...]]]:
-    """What `draw_views` gives, by PyTorch's own resize and by slices; and how high and wide each view's window is, how
-    high and wide it is shown, and whether it is mirrored.
+    """Return the views of `draw_views`, made with slices and PyTorch's resize, and how each was made: height and width
+    of its window, height and width of the view, and whether it is mirrored.
     """
     images, planes = torch.zeros(count, 3, size, size), torch.zeros(count, 2, size, size, dtype=torch.uint8)
     inside = torch.zeros(count, size, size, dtype=torch.bool)
@@ -63,16 +63,16 @@ def one_by_one(pool: Pool, count: int, size: int, rng: np.random.Generator) -> t
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160])
-def test_views_made_at_once_are_those_made_one_by_one(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crops, "_PIXELS_ON_CPU", 7 * SIDE**2)  # seven at a time, and a rest
+def test_batched_views_match_views_made_one_by_one(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "_PIXELS_ON_CPU", 7 * SIDE**2)  # batches of seven and a remainder
     pool = noise_pool()
     wanted, kinds = one_by_one(pool, 120, size, np.random.default_rng(size))
     found = draw_views(pool, 120, size, np.random.default_rng(size))
     assert torch.equal(found.inside, wanted.inside) and torch.equal(found.planes, wanted.planes)
     assert found.planes.dtype == torch.uint8 and found.images.dtype == torch.float32
-    # Of values up to 255, divided by 57: a few roundings.
+    # Values up to 255, divided by about 57: a few rounding errors.
     torch.testing.assert_close(found.images, wanted.images, rtol=1e-5, atol=1e-5)
-    # All kinds were among them.
+    # The sample covers all kinds of views.
     assert {mirrored for *_, mirrored in kinds} == {True, False}
     assert any(tall > height for height, _, tall, _, _ in kinds) == (size > 32)
     assert any(tall < height for height, _, tall, _, _ in kinds) == (size < 96)
@@ -80,8 +80,8 @@ def test_views_made_at_once_are_those_made_one_by_one(size: int, monkeypatch: py
     assert any((height, width) not in SHAPES for height, width, *_ in kinds)
 
 
-def test_a_view_is_its_picture_alone() -> None:
-    """What lies around a picture in its square, and the pictures beside it, have no part in it."""
+def test_view_depends_only_on_its_image() -> None:
+    """Changing the padding around the images, or another image of the pool, doesn't change a view."""
     pool = noise_pool()
     before = draw_views(pool, 60, 64, np.random.default_rng(0))
     chosen: Tensor = torch.from_numpy(np.random.default_rng(0).integers(len(pool), size=60))

@@ -1,4 +1,4 @@
-"""Videos frame by frame, and streams, for which local video files stand in."""
+"""Video sources frame by frame, and streams, tested with local video files and fake cameras."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRAMES, FPS = 12, 10.0
 
 
 def make_video(path: Path, frames: int = FRAMES) -> Path:
-    """A Motion JPEG file whose k-th frame is grey of value 20 k."""
+    """Write a Motion JPEG file whose k-th frame is grey with value 20 k."""
     return write_video(path, [np.full((32, 48, 3), 20 * k, np.uint8) for k in range(frames)], FPS)
 
 
@@ -44,7 +44,7 @@ def grey(item: Any) -> int:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 5, 100])
-def test_video(video: Path, stride: int) -> None:
+def test_video_frames_and_metadata(video: Path, stride: int) -> None:
     source = load_sources(video, vid_stride=stride)
     assert (source.kind, source.path, source.total) == ("video", str(video), None)
     items = list(source)
@@ -65,9 +65,7 @@ def test_animated_gif_is_a_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_gif_without_durations_keeps_its_frames(
-    tmp_path: Path, stride: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_gif_without_durations_keeps_its_frames(tmp_path: Path, stride: int, caplog: pytest.LogCaptureFixture) -> None:
     frames = [Image.new("RGB", (48, 32), (60 * k,) * 3) for k in range(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     items = list(load_sources(tmp_path / "a.gif", vid_stride=stride))
@@ -75,7 +73,7 @@ def test_a_gif_without_durations_keeps_its_frames(
     assert not caplog.records
 
 
-def test_a_gif_that_breaks_off_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_gif_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (3, 32, 48, 3), dtype=np.uint8)
     frames, file = [Image.fromarray(one) for one in noise], BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=50)
@@ -88,7 +86,7 @@ def test_a_gif_that_breaks_off_gives_its_frames_and_a_warning(tmp_path: Path, ca
         list(load_sources(tmp_path / "a.gif"))
 
 
-def test_folder_gives_pictures_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_gives_images_before_videos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "z.png")
     make_video(tmp_path / "b.avi", 2)
     (tmp_path / "c.mp4").write_bytes(b"no video")
@@ -108,16 +106,14 @@ def test_folder_gives_pictures_first(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert load_sources(tmp_path).expected() == 3
 
 
-def test_unreadable_video(tmp_path: Path) -> None:
+def test_unreadable_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video at all")
     with pytest.raises(ValueError, match=r"a\.mp4: not a video"):
         list(load_sources(tmp_path / "a.mp4"))
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "WebP", "PNG", "GIF"])
-def test_of_a_picture_file_with_several_frames_the_first_is_taken_and_that_is_said(
-    kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_first_frame_of_a_multi_frame_image_is_used_and_logged(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     frames = [Image.new("RGB", (48, 32), color) for color in ("red", "blue")]
     several, single = BytesIO(), BytesIO()
     options = {"lossless": True} if kind == "WebP" else {}
@@ -131,7 +127,7 @@ def test_of_a_picture_file_with_several_frames_the_first_is_taken_and_that_is_sa
     assert kind in record.getMessage() and "only the first is used" in record.getMessage()
 
 
-def test_damage_beyond_the_first_frame_is_none_of_the_pictures() -> None:
+def test_damage_after_the_first_frame_does_not_matter() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3), dtype=np.uint8)
     frames, file, alone = [Image.fromarray(one) for one in noise], BytesIO(), BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
@@ -153,11 +149,11 @@ def test_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog: 
     assert f"{path} ended after {len(items)} of the {FRAMES} frames" in record.getMessage()
 
 
-def test_a_damaged_frame_is_left_out_and_the_others_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_frame_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = bytearray(make_video(tmp_path / "a.avi").read_bytes())
     start = -1
     for _ in range(6):
-        start = data.index(b"\xff\xc0", start + 1)  # where a JPEG says its size
+        start = data.index(b"\xff\xc0", start + 1)  # start-of-frame marker, followed by the segment's length
     data[start + 2 : start + 4] = b"\xff\xff"
     (tmp_path / "a.avi").write_bytes(data)
     with caplog.at_level(logging.WARNING, "fastsam_core"):
@@ -167,8 +163,8 @@ def test_a_damaged_frame_is_left_out_and_the_others_stay(tmp_path: Path, caplog:
     assert "1 of its frames are damaged" in record.getMessage()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file names are bytes there alone")
-def test_opencv_is_given_names_that_are_not_utf8(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes only on POSIX")
+def test_opencv_reads_and_writes_names_that_are_not_utf8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4"))
     try:
         folder.mkdir()
@@ -195,19 +191,19 @@ def test_opencv_is_given_names_that_are_not_utf8(tmp_path: Path) -> None:
         "(Path(sys.argv[1]) / path).parent.mkdir(); (Path(sys.argv[1]) / path).write_bytes(data)\n"
         "assert sheet.sheet(Path(sys.argv[1]))\n"
     )
-    # In a process of its own, since OpenCV ends it where it can't read a name.
+    # In a subprocess, because OpenCV aborts the process on a name that it can't read.
     subprocess.run([sys.executable, "-c", program, folder], check=True)
     assert (folder / "b.avi").stat().st_size
 
 
-def test_pixel_limit_holds_for_videos(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_limit_applies_to_videos(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
     with pytest.raises(ValueError, match="48 x 32 = 1,536 pixels"):
         list(load_sources(video))
 
 
 class Recorder:
-    """Passes everything on to a capture, and notes its release. (Subclassing OpenCV's types corrupts memory.)"""
+    """Wraps a capture and counts calls of release. (Subclassing OpenCV's types corrupts memory.)"""
 
     released = 0
 
@@ -252,7 +248,7 @@ def test_buffered_stream_gives_every_frame(video: Path) -> None:
     assert {(i.kind, i.path, i.index, i.total, i.fps) for i in items} == {("stream", str(video), 0, 1, FPS)}
 
 
-def test_buffered_stream_waits_for_a_slow_taker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_stream_waits_for_a_slow_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "BUFFER", 3)
     items = []
     for item in stream_items([str(make_video(tmp_path / "a.avi"))], stream_buffer=True):
@@ -261,11 +257,11 @@ def test_buffered_stream_waits_for_a_slow_taker(tmp_path: Path, monkeypatch: pyt
     assert items == list(range(FRAMES))
 
 
-def test_unbuffered_stream_keeps_the_latest(video: Path) -> None:
+def test_unbuffered_stream_keeps_only_the_latest_frame(video: Path) -> None:
     items: Iterator[Any] = stream_items([str(video)])
     frames = [next(items).frame]
     while any("fastsam stream" in thread.name for thread in threading.enumerate()):
-        time.sleep(0.01)  # the reader runs on to the end while nobody takes
+        time.sleep(0.01)  # wait until the reader has reached the end
     frames += [item.frame for item in items]
     assert len(frames) == len(set(frames)) <= 2
     assert frames == sorted(frames) and frames[-1] == FRAMES - 1
@@ -299,7 +295,7 @@ def test_streams_file_of_addresses_and_cameras(tmp_path: Path, monkeypatch: pyte
     assert list(source) == [] and opened == ["rtsp://camera/1", 2] and source.path == str(tmp_path / "a.streams")
 
 
-def test_one_dead_stream_leaves_the_others(video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_stream_does_not_stop_the_others(video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = tmp_path / "broken.avi"
     broken.write_bytes(b"nothing")
     with caplog.at_level(logging.WARNING, "fastsam_core"):
@@ -320,14 +316,14 @@ def test_one_dead_stream_leaves_the_others(video: Path, tmp_path: Path, caplog: 
         (b"a.streams", ValueError, "neither an address"),
     ],
 )
-def test_bad_streams_files(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
+def test_bad_streams_files_are_refused(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
     (tmp_path / "a.streams").write_bytes(content)
     with pytest.raises(error, match=message):
         load_sources(tmp_path / "a.streams")
 
 
 class FakeCapture:
-    """A camera that gives some frames and then fails, or blocks until it is told to fail."""
+    """A camera that gives `frames` frames and then fails, or first waits for `block` to be set."""
 
     def __init__(self, frames: int, block: threading.Event | None = None) -> None:
         self.left, self.block = frames, block
@@ -352,7 +348,7 @@ class FakeCapture:
 
 
 @pytest.mark.parametrize("address", [0, "0", 7, "rtsp://camera/1", "TCP://1.2.3.4:5", "rtmp://x"])
-def test_cameras_and_addresses(address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cameras_and_stream_addresses_are_opened(address: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
 
     def open_capture(where: Any) -> FakeCapture:
@@ -369,7 +365,9 @@ def test_cameras_and_addresses(address: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert opened[0] == (int(address) if str(address).isdigit() else address)
 
 
-def test_address_is_opened_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_address_is_reopened_with_increasing_delays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     captures = iter([FakeCapture(2), FakeCapture(-1), FakeCapture(3), *[FakeCapture(-1)] * 9])
     waits: list[float] = []
     monkeypatch.setattr(stream_module, "open_capture", lambda where: next(captures))
@@ -381,7 +379,9 @@ def test_address_is_opened_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     assert [r.getMessage() for r in caplog.records] == ["stream rtsp://camera: can't be opened"]
 
 
-def test_silent_stream_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_silent_stream_ends_after_the_timeout(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     block, ask_stop = threading.Event(), stream_module.StreamReader.ask_stop
     monkeypatch.setattr(stream_module, "open_capture", lambda where: FakeCapture(2, block))
     monkeypatch.setattr(stream_module.StreamReader, "ask_stop", lambda reader: (block.set(), ask_stop(reader)))
@@ -392,7 +392,7 @@ def test_silent_stream_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert threading.active_count() <= started
 
 
-def test_frames_that_the_stride_leaves_out_are_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_skipped_by_the_stride_keep_the_stream_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(stream_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr(stream_module, "open_capture", lambda where: FakeCapture(5))

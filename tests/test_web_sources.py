@@ -1,4 +1,4 @@
-"""Pictures from addresses: what servers may answer, and how much and how long they may."""
+"""Images from web addresses: server responses, and limits of size and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return picture_folder(tmp_path / "pics")
 
 
-def test_urls(folder: Path) -> None:
+def test_server_responses(folder: Path) -> None:
     data = encode(RGB, "PNG")
 
     def answer(handler: Any) -> None:
@@ -63,7 +63,7 @@ def test_urls(folder: Path) -> None:
         list(load_sources(f"{address}/a.png"))
 
 
-def test_addresses_may_have_letters_and_spaces_that_need_escapes() -> None:
+def test_special_characters_in_addresses_are_escaped() -> None:
     asked: list[str] = []
 
     def answer(handler: Any) -> None:
@@ -89,7 +89,7 @@ def test_malformed_urls_are_reported_and_the_list_goes_on(
         web.fetch("http://[bad/x.jpg")
 
 
-def test_url_limits() -> None:
+def test_download_size_and_time_limits() -> None:
     def endless(handler: Any) -> None:
         handler.send_response(200)
         handler.end_headers()
@@ -111,7 +111,7 @@ def test_url_limits() -> None:
         web.fetch(f"{address}/a.png")
 
 
-def test_a_server_that_trickles_has_a_deadline() -> None:
+def test_slow_response_ends_at_the_deadline() -> None:
     import time
 
     sent = []

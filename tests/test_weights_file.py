@@ -1,4 +1,4 @@
-"""Files of weights: which formats and wrappings are read, and that nothing of others is run."""
+"""Checkpoint files: formats and wrappers that are read, invalid files, and that pickled code never runs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ WRITERS: dict[str, Callable[[Any, Path], None]] = {
     "weights.pt": lambda state, path: torch.save(state, path),
     "weights.pth": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
     "weights.safetensors": lambda state, path: save_file(state, path),
-    # The content decides, so a wrong suffix does no harm.
+    # The format is detected from the content, so a wrong suffix is harmless.
     "misnamed.pt": lambda state, path: save_file(state, path),
     "misnamed.safetensors": lambda state, path: torch.save(state, path),
 }
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_formats(tmp_path: Path, nano: State, name: str) -> None:
+def test_weights_are_read_from_every_format(tmp_path: Path, nano: State, name: str) -> None:
     WRITERS[name](nano, tmp_path / name)
     state = read_state_dict(tmp_path / name)
     assert state.keys() == nano.keys() and all(torch.equal(state[key], nano[key]) for key in nano)
@@ -72,13 +72,13 @@ def test_weights_become_float32(nano: State, dtype: torch.dtype) -> None:
         lambda state: {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")},
     ],
 )
-def test_wrapped_state_dicts(nano: State, wrap: Callable[[State], Any]) -> None:
+def test_wrapped_state_dicts_are_unwrapped(nano: State, wrap: Callable[[State], Any]) -> None:
     torch.save(wrap(nano), "w.pt")
     model = load_model("w.pt")
     assert same(model, {**model.state_dict(), **nano})
 
 
-def test_loading_neither_follows_the_file_nor_uses_random_numbers(nano: State) -> None:
+def test_loading_copies_the_weights_and_leaves_the_random_state(nano: State) -> None:
     save_file(nano, "w.safetensors")
     torch.save(nano, "w.pt")
     torch.manual_seed(11)
@@ -93,14 +93,14 @@ def test_loading_neither_follows_the_file_nor_uses_random_numbers(nano: State) -
 
 
 class Evil:
-    """Unpickling it would make a file."""
+    """Object that creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("executed",)
 
 
 class Module(torch.nn.Linear):
-    """Stands for the whole modules that some checkpoints pickle."""
+    """Stand-in for the modules that some checkpoints pickle whole."""
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -116,28 +116,28 @@ def test_code_in_a_checkpoint_is_not_executed(content: Any, zipped: bool) -> Non
     assert not os.path.exists("executed")
 
 
-def test_pickled_module_is_named() -> None:
+def test_pickled_module_is_refused_by_class_name() -> None:
     torch.save({"model": Module(2, 2)}, "yolo.pt")
     with pytest.raises(ValueError, match=rf"pickled Python objects \({__name__}\.Module\)"):
         load_model("yolo.pt")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_detector_is_named(legacy: bool) -> None:
+def test_detector_checkpoint_is_refused(legacy: bool) -> None:
     yolo_files.write(Path("best.pt"), yolo_files.make(), legacy=legacy)
     with pytest.raises(ValueError, match=r"best\.pt is not a Segment Anything model; YOLO and FastSAM"):
         load_model("best.pt")
 
 
 def test_tar_that_looks_like_a_pickle_is_refused() -> None:
-    # torch.load gives such files to a reader of old tar checkpoints first.
+    # torch.load tries its reader of old tar checkpoints first on such files.
     buffer, content = BytesIO(), pickle.dumps(Evil())
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("..tensors")
         info.size = len(content)
         archive.addfile(info, BytesIO(content))
     data = bytearray(buffer.getvalue())
-    data[:2] = b"\x80\x02"  # the start of a name for tar, of a pickle for torch
+    data[:2] = b"\x80\x02"  # read as a file name by tar, as a pickle header by torch
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     Path("w.pt").write_bytes(data)
@@ -177,7 +177,7 @@ def test_compressed_archive_is_refused(nano: State) -> None:
         (b"\x10\0\0\0\0\0\0\0{not json at all", "damaged safetensors"),
     ],
 )
-def test_files_that_are_no_checkpoints(content: bytes, message: str) -> None:
+def test_other_files_are_refused(content: bytes, message: str) -> None:
     Path("w.pt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
         load_model("w.pt")
@@ -193,7 +193,7 @@ def test_files_that_are_no_checkpoints(content: bytes, message: str) -> None:
         ({"model": {"a": 1}}, "no tensors by name, but 'a'"),
     ],
 )
-def test_files_without_a_state_dict(content: Any, message: str) -> None:
+def test_files_without_a_state_dict_are_refused(content: Any, message: str) -> None:
     torch.save(content, "w.pt")
     with pytest.raises(ValueError, match=message):
         load_model("w.pt")

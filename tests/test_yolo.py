@@ -1,4 +1,4 @@
-"""YOLOv8 end to end against an independent evaluation of the same file, and what users call."""
+"""YOLOv8 end to end, compared with an independent evaluation of the same file, and the public interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from small_model import bgr_picture
 from yolo_files import DetectionModel, expected, make, write
 
 QUIET: dict[str, Any] = {"verbose": False, "conf": 0.3}
-# Even padding in whole cells, in halves, odd padding, none, upright, and larger than the input.
+# Padding by whole cells, by half cells, odd padding, no padding, portrait, larger than the input, very wide.
 SHAPES = [(48, 64), (61, 90), (100, 37), (96, 96), (90, 33), (200, 301), (7, 90)]
 
 
@@ -53,7 +53,7 @@ def one(results: Any) -> Results:
 
 @pytest.mark.parametrize("task", ["detect", "segment"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_boxes_scores_and_masks(
+def test_boxes_scores_and_masks_match_reference(
     files: dict[str, tuple[Path, DetectionModel]], task: str, shape: tuple[int, int]
 ) -> None:
     path, net = files[task]
@@ -71,7 +71,7 @@ def test_boxes_scores_and_masks(
         assert masks.any((1, 2)).all() and masks.sum() > 1000
 
 
-def test_a_box_in_the_padding_has_an_empty_mask() -> None:
+def test_box_in_the_padding_has_an_empty_mask() -> None:
     place = Letterbox.of((300, 640), (640, 640))  # ten rows of padding above
     boxes = place.boxes(torch.tensor([[10.0, 0, 50, 9], [10.0, 20, 50, 80], [10.0, 20, 10, 80]]))
     prototypes, coefficients = torch.ones(2, 80, 160), torch.ones(3, 2)
@@ -83,7 +83,7 @@ def test_a_box_in_the_padding_has_an_empty_mask() -> None:
     ("options", "changed"),
     [({"conf": 0.6}, {"conf": 0.6}), ({"iou": 0.2}, {"iou": 0.2}), ({"max_det": 4}, {"max_det": 4})],
 )
-def test_options(
+def test_thresholds_match_reference(
     files: dict[str, tuple[Path, DetectionModel]], options: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     path, net = files["detect"]
@@ -96,7 +96,7 @@ def test_options(
     np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
 
 
-def test_classes_and_agnostic_suppression(segment: YOLO) -> None:
+def test_classes_and_agnostic_nms(segment: YOLO) -> None:
     picture = bgr_picture(61, 90)
     everything = one(segment(picture, **QUIET)).boxes.cls.tolist()
     assert len(set(everything)) > 2
@@ -106,7 +106,7 @@ def test_classes_and_agnostic_suppression(segment: YOLO) -> None:
     assert len(one(segment(picture, agnostic_nms=True, **QUIET))) < len(everything)
 
 
-def test_input_sizes(files: dict[str, tuple[Path, DetectionModel]], segment: YOLO) -> None:
+def test_imgsz_sets_the_input_size(files: dict[str, tuple[Path, DetectionModel]], segment: YOLO) -> None:
     picture = bgr_picture(61, 90)
     rows, _ = expected(files["segment"][1], picture, 160, 0.3)
     result = one(segment(picture, imgsz=160, **QUIET))
@@ -115,13 +115,13 @@ def test_input_sizes(files: dict[str, tuple[Path, DetectionModel]], segment: YOL
     assert len(tall) and not torch.equal(torch.as_tensor(tall.boxes.data[:1]), torch.as_tensor(result.boxes.data[:1]))
 
 
-def test_nothing_found(segment: YOLO) -> None:
+def test_result_without_detections(segment: YOLO) -> None:
     result = one(segment(np.zeros((40, 50, 3), np.uint8), conf=1.0, verbose=False))
     assert len(result) == 0 and result.masks is None and result.boxes.data.shape == (0, 6)
     assert result.verbose() == "(no detections), "
 
 
-def test_a_batch_gives_what_single_pictures_give(segment: YOLO) -> None:
+def test_batch_matches_single_images(segment: YOLO) -> None:
     pictures = [bgr_picture(*shape) for shape in ((48, 64), (61, 90), (48, 64), (90, 33), (96, 128))]
     single = [one(segment(picture, **QUIET)) for picture in pictures]
     together = list(segment(pictures, batch=4, **QUIET))
@@ -129,6 +129,8 @@ def test_a_batch_gives_what_single_pictures_give(segment: YOLO) -> None:
     for a, b in zip(single, together, strict=True):
         torch.testing.assert_close(a.boxes.data, b.boxes.data, rtol=1e-4, atol=1e-3)
         assert a.masks is not None and b.masks is not None and a.masks.shape == b.masks.shape
+        # A logit within rounding of zero may fall on either side.
+        assert (a.masks.data != b.masks.data).float().mean() < 1e-3
 
 
 def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +153,7 @@ def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytes
         model.add_callback("on_nothing", print)
 
 
-def test_code_written_for_ultralytics(segment: YOLO) -> None:
+def test_ultralytics_attributes_and_mask_dtype(segment: YOLO) -> None:
     assert segment.fuse() is None and segment.model.names is segment.names
     masks = one(segment(bgr_picture(48, 64), **QUIET)).masks
     assert masks is not None and masks.is_rle and masks.data.dtype == torch.uint8
@@ -172,7 +174,7 @@ def test_classes_can_be_renamed(segment: YOLO) -> None:
         segment.names = names
 
 
-def test_saving(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> None:
+def test_save_and_save_txt_write_files(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> None:
     cv2.imwrite("a.png", bgr_picture(48, 64))
     YOLO(files["detect"][0])("a.png", save=True, save_txt=True, **QUIET)
     assert (place / "runs" / "detect" / "predict" / "a.jpg").is_file()
@@ -182,7 +184,7 @@ def test_saving(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> N
     assert (place / "runs" / "segment" / "predict" / "a.jpg").is_file()
 
 
-def test_the_error_of_a_source_comes_after_its_pictures(segment: YOLO) -> None:
+def test_error_of_a_source_is_raised_after_its_images(segment: YOLO) -> None:
     def pictures() -> Any:
         yield bgr_picture(48, 64)
         raise OSError("the disk has gone")
@@ -193,7 +195,7 @@ def test_the_error_of_a_source_comes_after_its_pictures(segment: YOLO) -> None:
     assert len(found) == 1
 
 
-def test_what_a_model_says(segment: YOLO, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_and_attributes(segment: YOLO, capsys: pytest.CaptureFixture[str]) -> None:
     layers, parameters, gradients, gflops = segment.info(imgsz=64)  # type: ignore[misc]
     said = capsys.readouterr().out
     assert f"{parameters:,} parameters, 0 gradients, {gflops:.1f} GFLOPs" in said
@@ -202,7 +204,7 @@ def test_what_a_model_says(segment: YOLO, capsys: pytest.CaptureFixture[str]) ->
     assert segment.info(verbose=False) is None
     assert segment.task == "segment" and segment.names[3] == "kind 3" and segment.device == torch.device("cpu")
     assert "5 classes" in repr(segment)
-    assert segment.sizes.classes == 5  # of the module
+    assert segment.sizes.classes == 5  # attribute of the module
     with pytest.raises(AttributeError, match="neither YOLO nor its model"):
         segment.no_such_thing  # noqa: B018
     for action in (segment.train, segment.val, segment.export):
@@ -210,7 +212,7 @@ def test_what_a_model_says(segment: YOLO, capsys: pytest.CaptureFixture[str]) ->
             action()
 
 
-def test_moving(files: dict[str, tuple[Path, DetectionModel]]) -> None:
+def test_device_and_dtype_methods(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     model = YOLO(files["detect"][0])
     assert model.to("cpu").cpu().float() is model
     assert model.half().overrides == {"half": True} and model.float().overrides == {}
@@ -225,7 +227,7 @@ def test_moving(files: dict[str, tuple[Path, DetectionModel]]) -> None:
         model(picture, device="cuda:77", **QUIET)
 
 
-def test_mistakes(segment: YOLO, tmp_path: Path) -> None:
+def test_invalid_options_and_checkpoints_are_refused(segment: YOLO, tmp_path: Path) -> None:
     picture = bgr_picture(48, 64)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"max_dets": 3}, TypeError, "did you mean max_det"),
@@ -252,7 +254,7 @@ def test_mistakes(segment: YOLO, tmp_path: Path) -> None:
         YoloPredictor()(picture)
 
 
-def test_options_without_effect_say_so(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
+def test_options_without_effect_are_logged(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
     picture = bgr_picture(48, 64)
     segment(picture, points_stride=3, task="detect", imgsz=97, **QUIET)
     said = caplog.text
@@ -260,11 +262,11 @@ def test_options_without_effect_say_so(segment: YOLO, caplog: pytest.LogCaptureF
     assert "task='detect' has no effect" in said and "not a multiple of 32; using 128" in said
 
 
-def test_no_source_means_the_samples(segment: YOLO) -> None:
+def test_sample_images_are_used_without_a_source(segment: YOLO) -> None:
     assert one(segment(**QUIET)).path.startswith(str(ASSETS))
 
 
-def test_as_a_predictor(segment: YOLO) -> None:
+def test_predictor_matches_model(segment: YOLO) -> None:
     picture = bgr_picture(48, 64)
     predictor = YoloPredictor(overrides={"model": segment.ckpt_path, "save": False, **QUIET})
     assert len(one(predictor(picture))) == len(one(segment(picture, **QUIET)))
@@ -275,7 +277,7 @@ def test_as_a_predictor(segment: YOLO) -> None:
 # --- as a detector
 
 
-def test_as_a_detector(files: dict[str, tuple[Path, DetectionModel]]) -> None:
+def test_detector_matches_reference(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     path, net = files["detect"]
     picture = bgr_picture(61, 90)
     rows, _ = expected(net, picture, 96, 0.3)
@@ -285,11 +287,13 @@ def test_as_a_detector(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     np.testing.assert_allclose(found.scores, rows[:, 4], rtol=1e-4, atol=1e-5)
     assert found.class_ids.tolist() == rows[:, 5].tolist() and found.names[1] == "kind 1"
     segmenting = load_detector(files["segment"][0], conf=0.3, device="cpu")(picture)
-    assert len(segmenting.boxes) >= len(expected(files["segment"][1], picture, 96, 0.3)[0])
-    assert len(load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(picture).boxes) <= 2
+    rows, _ = expected(files["segment"][1], picture, 96, 0.3)
+    np.testing.assert_allclose(segmenting.boxes, rows[:, :4], rtol=1e-4, atol=1e-3)
+    chosen = load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(picture)
+    assert chosen.class_ids.tolist() == [1, 1]
 
 
-def test_detectors_take_batches_and_threads(files: dict[str, tuple[Path, DetectionModel]]) -> None:
+def test_detector_in_batches_and_threads_matches_single_calls(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     detector = load_detector(files["detect"][0], conf=0.3, device="cpu")
     pictures = [bgr_picture(48 + 8 * index, 64) for index in range(4)]
     alone = [detector(picture).scores for picture in pictures]
@@ -309,7 +313,9 @@ def test_detectors_take_batches_and_threads(files: dict[str, tuple[Path, Detecti
         np.testing.assert_array_equal(found[index], scores)
 
 
-def test_a_detectors_fingerprint(files: dict[str, tuple[Path, DetectionModel]], tmp_path: Path) -> None:
+def test_fingerprint_depends_on_weights_and_options(
+    files: dict[str, tuple[Path, DetectionModel]], tmp_path: Path
+) -> None:
     path, _ = files["detect"]
     copy = tmp_path / "elsewhere.pt"
     copy.write_bytes(path.read_bytes())
@@ -344,14 +350,14 @@ def test_letterbox_of_any_shape(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(weights.sum(1), torch.ones(size))
 
 
-def test_boxes_that_are_not_finite_are_told() -> None:
+def test_non_finite_boxes_are_refused() -> None:
     bins = torch.full((1, 64, 3), float("nan"))
     raw = Raw(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
     with pytest.raises(ValueError, match="boxes that aren't finite"):
         decode(raw, 0, conf=0.1, iou=0.5, max_det=3)
 
 
-def test_of_too_many_candidates_the_strongest_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_are_limited_to_the_highest_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.detect.yolo.decode._MAX_CANDIDATES", 3)
     logits = torch.tensor([-1.0, 2, 0, 1, 2])
     centres = 100.0 * torch.arange(1, 6)[:, None].expand(5, 2)
@@ -362,7 +368,7 @@ def test_of_too_many_candidates_the_strongest_are_left(monkeypatch: pytest.Monke
     torch.testing.assert_close((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, centres[chosen])
 
 
-def test_options_are_read_and_copied() -> None:
+def test_config_normalises_and_copies_options() -> None:
     config = DetectConfig(imgsz=640, classes=[3, 1, 1])
     assert config.imgsz == (640, 640) and config.classes == (1, 3)
     assert config.updated({"imgsz": [320, 640], "half": True}).imgsz == (320, 640)

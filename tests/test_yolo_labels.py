@@ -1,4 +1,4 @@
-"""YOLO label files and class names of other people: what is forgiven, and what is refused by file and line."""
+"""YOLO label files and class names from other programs: accepted variants, and errors by file and line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SQUARE = "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
         f"3 {SQUARE} 0.75\n",
     ],
 )
-def test_yolo_spellings(tmp_path: Path, text: str) -> None:
+def test_yolo_line_variants_are_read(tmp_path: Path, text: str) -> None:
     labels = yolo_text(tmp_path, text)
     (found,) = labels.objects
     assert (labels.file_name, labels.size, found.class_id) == ("a.png", SIZE, 3)
@@ -53,11 +53,11 @@ def test_yolo_spellings(tmp_path: Path, text: str) -> None:
     np.testing.assert_array_equal(pixels(labels, 0), filled([[5, 4, 25, 4, 25, 20, 5, 20]], *SIZE))
 
 
-def test_yolo_boxes(tmp_path: Path) -> None:
+def test_yolo_boxes_are_read_and_clipped(tmp_path: Path) -> None:
     labels = yolo_text(tmp_path, "1 0.5 0.5 0.2 0.1\n2 0.1 0.5 0.4 0.2 0.25\n")
     assert [found.class_id for found in labels.objects] == [1, 2]
     assert labels.objects[0].box == pytest.approx((20, 18, 30, 22)) and labels.objects[0].score is None
-    # What lies outside the picture is cut off.
+    # Boxes are clipped to the image.
     assert labels.objects[1].box == pytest.approx((0, 16, 15, 24)) and labels.objects[1].score == 0.25
 
 
@@ -81,7 +81,7 @@ def test_yolo_boxes(tmp_path: Path) -> None:
         (f"0 {SQUARE} 7", r"line 2: 10 numbers, the last of which is not a score: 7 lies outside"),
     ],
 )
-def test_yolo_lines_that_are_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_yolo_lines_are_refused(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "images").mkdir()
     Image.new("L", SIZE[::-1]).save(tmp_path / "images" / "a.png")
@@ -89,14 +89,14 @@ def test_yolo_lines_that_are_refused(tmp_path: Path, line: str, message: str) ->
     refused("yolo", tmp_path, message)
 
 
-def test_yolo_files_that_are_no_text(tmp_path: Path) -> None:
+def test_yolo_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(b"0 0.1 \xff\xfe")
     refused("yolo", tmp_path, r"a\.txt is not UTF-8 text: invalid start byte at byte 6")
 
 
 @pytest.mark.parametrize("layout", ["beside", "labels and images", "the root", "other names"])
-def test_yolo_folders(tmp_path: Path, layout: str) -> None:
+def test_yolo_folder_layouts(tmp_path: Path, layout: str) -> None:
     labels, images = {
         "beside": (tmp_path, tmp_path),
         "labels and images": (tmp_path / "labels" / "train", tmp_path / "images" / "train"),
@@ -119,10 +119,10 @@ def test_yolo_folders(tmp_path: Path, layout: str) -> None:
         ("sub/1.png", (20, 30), 1),
         ("sub/3.png", (20, 30), 0),  # without a label file
     ]
-    assert len(list(found)) == 3  # once more
+    assert len(list(found)) == 3  # can be iterated again
 
 
-def test_yolo_folders_that_are_links(tmp_path: Path) -> None:
+def test_linked_yolo_folders_are_followed_once(tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         (tmp_path / "store" / kind).mkdir(parents=True)
         (tmp_path / "set" / kind).mkdir(parents=True)
@@ -133,11 +133,11 @@ def test_yolo_folders_that_are_links(tmp_path: Path) -> None:
     assert [(one.file_name, len(one.objects)) for one in read_labels(tmp_path / "set", "yolo")] == [("train/a.png", 1)]
 
 
-def test_yolo_folders_without_images(tmp_path: Path) -> None:
+def test_yolo_folder_without_images_is_refused(tmp_path: Path) -> None:
     refused("yolo", tmp_path, "no image in .* or below it", FileNotFoundError)
 
 
-def test_an_image_that_is_called_like_a_list_of_names(tmp_path: Path) -> None:
+def test_label_file_named_classes_is_not_a_list_of_names(tmp_path: Path) -> None:
     for name in ("classes", "sub/classes"):
         (tmp_path / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def test_an_image_that_is_called_like_a_list_of_names(tmp_path: Path) -> None:
     assert read_labels(tmp_path, "yolo").names == {0: "cow"}
 
 
-def test_yolo_labels_without_an_image(tmp_path: Path) -> None:
+def test_labels_without_a_unique_readable_image_are_refused(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "b.txt").write_text("")
     refused("yolo", tmp_path, r"no image b\.\* in .* for .*b\.txt; say images=", FileNotFoundError)
@@ -165,12 +165,12 @@ def test_yolo_labels_without_an_image(tmp_path: Path) -> None:
     refused("yolo", tmp_path / "nowhere", "no such folder", NotADirectoryError)
 
 
-def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+def test_sizes_follow_the_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("a.jpg", "b.png", "c.webp", "d.tif"):
         Image.new("RGB", (30, 20)).save(tmp_path / name, exif=exif)
-    # Pillow puts a PNG's orientation before the pixels; it may as well come after them.
+    # Pillow writes a PNG's orientation before the pixels, but it may also follow them.
     data = (tmp_path / "b.png").read_bytes()
     start = data.index(b"eXIf") - 4
     length = int.from_bytes(data[start : start + 4], "big") + 12
@@ -181,9 +181,9 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     xmp.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
     Image.new("RGB", (30, 20)).save(tmp_path / "f.png", pnginfo=xmp)
     Image.new("RGB", (30, 20)).save(tmp_path / "g.png")
-    as_image_magick_has_it = PngImagePlugin.PngInfo()
-    as_image_magick_has_it.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n")
-    Image.new("RGB", (30, 20)).save(tmp_path / "h.png", pnginfo=as_image_magick_has_it)
+    as_image_magick = PngImagePlugin.PngInfo()
+    as_image_magick.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n")
+    Image.new("RGB", (30, 20)).save(tmp_path / "h.png", pnginfo=as_image_magick)
     sizes = [one.size for one in read_labels(tmp_path, "yolo")]
     assert sizes == [(30, 20)] * 6 + [(20, 30), (30, 20)]
     assert [read_image(path).shape[:2] for path in sorted(tmp_path.iterdir())] == sizes
@@ -217,7 +217,7 @@ def test_any_yolo_line_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
         "\ufeff# all\r\n\"names\":\r\n  0: a cat\r\n  1: 'it''s'\r\n  2: 'd\"g\u00e9'\r\n",
     ],
 )
-def test_names_in_yaml(tmp_path: Path, text: str) -> None:
+def test_yaml_names_match_pyyaml(tmp_path: Path, text: str) -> None:
     import yaml
 
     (tmp_path / "data.yaml").write_text(text, encoding="utf-8")
@@ -226,7 +226,7 @@ def test_names_in_yaml(tmp_path: Path, text: str) -> None:
     assert (list(theirs.values()) if isinstance(theirs, dict) else theirs) == ["a cat", "it's", 'd"gé']
 
 
-def test_names_with_signs_of_their_own(tmp_path: Path) -> None:
+def test_names_with_special_characters(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names:  # all\n# of them\n  '0': c#  # c sharp\n  \"1\" : ''\n  2: '#'\n")
     assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 1: "", 2: "#"}
     class_names.write(tmp_path / "data.yaml", {2: "#", 0: "c#"})
@@ -245,7 +245,7 @@ def test_names_with_signs_of_their_own(tmp_path: Path) -> None:
         'names:\n  0: "\\x"',
     ],
 )
-def test_names_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+def test_unreadable_names_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"data.yaml: its names can't be read .*write one `0: name` a line"):
         class_names.read(tmp_path / "data.yaml")
@@ -257,8 +257,8 @@ name = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8
 @settings(max_examples=100, deadline=None)
 @given(names=st.dictionaries(st.integers(0, 99), name, max_size=5))
 @example(names={0: "  ", 1: "#", 2: "a: b", 3: "\x85\u2028", 4: "'\"\\", 5: "no", 6: "😀", 7: '1/4" #8'})
-@example(names={0: "\x00\x7f", 1: "\ufeff\uffff", 2: "dog\udce9"})  # the last as from a command line that isn't UTF-8
-def test_names_there_and_back(names: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> None:
+@example(names={0: "\x00\x7f", 1: "\ufeff\uffff", 2: "dog\udce9"})  # a byte that isn't UTF-8
+def test_names_round_trip_and_match_pyyaml(names: dict[int, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     import yaml
 
     path = tmp_path_factory.mktemp("names") / "data.yaml"
@@ -267,7 +267,7 @@ def test_names_there_and_back(names: dict[int, str], tmp_path_factory: pytest.Te
     assert (yaml.safe_load(path.read_text(encoding="utf-8"))["names"] or {}) == names
 
 
-def test_names_from_text_and_arguments(tmp_path: Path) -> None:
+def test_names_from_classes_txt_and_arguments(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\r\nbig dog\r\n\r\n")
     labels = yolo_text(tmp_path, "")
     assert labels.names == {0: "cat", 1: "big dog"}

@@ -1,4 +1,4 @@
-"""YOLOv8 checkpoints: formats, facts, what is folded, and what is told of other networks."""
+"""YOLOv8 checkpoints: formats, metadata, folded normalisation, conversion, and errors for other networks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def raw(network: Network) -> list[torch.Tensor]:
     return [value for value in out if value is not None]
 
 
-def test_formats_give_one_network(net: DetectionModel) -> None:
+def test_every_format_gives_the_same_network(net: DetectionModel) -> None:
     half = copy.deepcopy(net).half()
     files = {
         "zip.pt": lambda path: write(path, net),
@@ -65,19 +65,19 @@ def test_formats_give_one_network(net: DetectionModel) -> None:
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), name
 
 
-def test_the_average_of_the_weights_wins(net: DetectionModel) -> None:
+def test_ema_weights_are_preferred(net: DetectionModel) -> None:
     other = make("segment", seed=5)
     path = write(Path("w.pt"), net, ema=copy.deepcopy(other).half())
     assert torch.equal(raw(read_weights(path).network())[0], raw(read_weights(write(Path("o.pt"), other)).network())[0])
 
 
-def test_a_module_alone(net: DetectionModel) -> None:
+def test_pickled_module_without_a_dict_is_read(net: DetectionModel) -> None:
     with published_paths():
         torch.save(net, "w.pt")
     assert read_weights(Path("w.pt")).facts.names[2] == "kind 2"
 
 
-def test_facts(net: DetectionModel) -> None:
+def test_names_input_size_and_epsilon_are_read(net: DetectionModel) -> None:
     weights = read_weights(write(Path("w.pt"), net))
     assert weights.facts.names == {i: f"kind {i}" for i in range(5)}
     assert weights.facts.imgsz == 96 and weights.facts.epsilon == 1e-3
@@ -96,14 +96,14 @@ def test_facts(net: DetectionModel) -> None:
     assert read_weights(write(Path("w.pt"), changed)).facts.epsilon == 1e-5
 
 
-def test_names_without_facts() -> None:
+def test_default_names_without_metadata() -> None:
     weights = Weights({}, read_weights(write(Path("w.pt"), make())).facts.__class__())
     assert weights.names(80) == COCO_NAMES and COCO_NAMES[0] == "person" and COCO_NAMES[79] == "toothbrush"
     assert weights.names(1) == {0: "object"} and weights.names(2) == {0: "0", 1: "1"}
     assert len(COCO_NAMES) == 80 and len(set(COCO_NAMES.values())) == 80
 
 
-def test_folding_is_the_two_layers() -> None:
+def test_folded_convolution_matches_convolution_and_normalisation() -> None:
     torch.manual_seed(0)
     conv, bn = nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4, eps=1e-3)
     for part in (bn.weight, bn.bias, bn.running_mean):
@@ -124,7 +124,7 @@ def test_folding_is_the_two_layers() -> None:
         fold(state, 1e-3)
 
 
-def test_converted_files_hold_tensors_and_facts(net: DetectionModel) -> None:
+def test_converted_file_holds_tensors_and_metadata(net: DetectionModel) -> None:
     write(Path("w.pt"), net)
     done = convert_checkpoint("w.pt", "out/w.safetensors")
     assert done.path == Path("out/w.safetensors") and done.model == "YOLOv8, segment, 5 classes"
@@ -152,7 +152,7 @@ def test_sam_checkpoints_are_converted_too() -> None:
     assert load_model("nano.safetensors").name == "sam_nano"
 
 
-def test_what_is_not_converted(net: DetectionModel) -> None:
+def test_invalid_conversions_are_refused(net: DetectionModel) -> None:
     write(Path("w.pt"), net)
     with pytest.raises(ValueError, match=r"to \.safetensors, not to 'w\.pth'"):
         convert_checkpoint("w.pt", "w.pth")
@@ -233,7 +233,7 @@ def _norm(net: DetectionModel) -> None:
         (_norm, r"model\.5\.bn doesn't fit"),
     ],
 )
-def test_modified_networks_are_told(net: DetectionModel, how: Callable[[DetectionModel], Any], message: str) -> None:
+def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[DetectionModel], Any], message: str) -> None:
     write(Path("w.pt"), change(net, how))
     with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
         load("w.pt")
@@ -248,38 +248,38 @@ def test_modified_networks_are_told(net: DetectionModel, how: Callable[[Detectio
         ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"convolution model\.2\.cv1\.conv\.weight is missing"),
     ],
 )
-def test_other_contents_are_told(content: Any, message: str) -> None:
+def test_files_without_a_yolo_network_are_refused(content: Any, message: str) -> None:
     torch.save(content, "w.pt")
     with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
         load("w.pt")
 
 
-def test_another_module_is_told() -> None:
+def test_pickled_module_of_another_class_is_refused() -> None:
     with published_paths():
         torch.save({"model": nn.Linear(2, 2)}, "w.pt")
     with pytest.raises(ValueError, match=r"holds a torch\.nn\.modules\.linear\.Linear, which is not a network"):
         load("w.pt")
 
 
-def test_damaged_facts_are_told(net: DetectionModel) -> None:
+def test_damaged_metadata_is_refused(net: DetectionModel) -> None:
     for text in ("{", "[]", '{"names": 3}', '{"names": {}, "imgsz": "x", "epsilon": 1}', "[" * 100_000):
         save_file(net.state_dict(), "w.safetensors", metadata={"fastsam_core": text})
         with pytest.raises(ValueError, match=r"w\.safetensors: its metadata are damaged"):
             read_weights(Path("w.safetensors"))
 
 
-# Width and depth multiples, most channels, and the published parameters: of detection, and in millions of segmentation.
+# Width and depth multiples, maximum channels, and published parameters: detection, and segmentation in millions.
 SIZES = {"n": (0.25, 1 / 3, 1024, 3_157_200, 3.4), "s": (0.5, 1 / 3, 1024, 11_166_560, 11.8)}
 SIZES |= {"m": (0.75, 2 / 3, 768, 25_902_640, 27.3), "l": (1.0, 1.0, 512, 43_691_520, 46.0)}
 SIZES |= {"x": (1.25, 1.0, 512, 68_229_648, 71.8)}
-# GFLOPs at 640 as published.
+# Published GFLOPs at 640 of detection and segmentation.
 GFLOPS = {"n": (8.7, 12.6), "s": (28.6, 42.6), "m": (78.9, 110.2), "l": (165.2, 220.5), "x": (257.8, 344.1)}
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("segments", [False, True])
-def test_published_sizes(size: str, segments: bool) -> None:
-    """The networks of the family as published have the published numbers of parameters and operations."""
+def test_parameters_and_gflops_match_published_numbers(size: str, segments: bool) -> None:
+    """Networks of the published architecture have the published numbers of parameters and operations."""
     width, depth, most, *parameters = SIZES[size]
 
     def channels(count: int) -> int:
@@ -307,13 +307,13 @@ def test_published_sizes(size: str, segments: bool) -> None:
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert Architecture.of(shapes) == sizes and sizes.task == ("segment" if segments else "detect")
     count = sum(value.numel() for value in network.parameters())
-    # Published before folding: two numbers per normalised channel instead of one, and the distances' 16.
+    # Published counts are before folding: two numbers per normalised channel instead of one, and 16 fixed DFL weights.
     folded = [module.conv for module in network.modules() if isinstance(module, Conv)]
     count += sum(conv.out_channels for conv in folded) + 16
     assert count == parameters[0] if not segments else count / 1e6 == pytest.approx(parameters[1], rel=0.003)
     published = GFLOPS[size][segments]
     if segments:
-        # These count each weight of the transposed convolution at all four positions that share it.
+        # The published numbers count each weight of the transposed convolution at all four positions that share it.
         published -= 3 * 2 * network.model[HEAD].proto.upsample.weight.numel() * 80 * 80 / 1e9
     assert gflops(network, 640) == pytest.approx(published, rel=0.01)
 
@@ -321,7 +321,9 @@ def test_published_sizes(size: str, segments: bool) -> None:
 # --- names and files
 
 
-def test_official_names_are_looked_up(net: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_found_locally_or_downloaded_by_name(
+    net: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def fetch(name: str, urls: Any) -> Path:
@@ -346,7 +348,7 @@ def test_official_names_are_looked_up(net: DetectionModel, tmp_path: Path, monke
         load(str(tmp_path / "home"))
 
 
-def test_the_input_size_that_is_used(net: DetectionModel) -> None:
+def test_input_size_comes_from_the_file_or_its_name(net: DetectionModel) -> None:
     assert load(write(Path("w.pt"), net)).imgsz == 96
     torch.save(net.state_dict(), "state.pt")
     torch.save(net.state_dict(), "FastSAM-mine.pt")

@@ -212,13 +212,19 @@ def test_why_not_names_dtype_and_compute_capability(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.attention(1, 16, 1, 4, 4, 2, 48, 16, 16, 0, 0, 16, 0, 0), "no kernels for this head"),
+        (
+            lambda m: m.attention(1, 16, 1, 4, 4, 2, 48, 16, 16, 0, 0, 16, 0, 0),
+            "no kernels for this number of channels per head",
+        ),
         (lambda m: m.attention(3, 16, 1, 4, 4, 2, 64, 16, 16, 0, 0, 16, 0, 0), "no kernels for this dtype"),
         (lambda m: m.attention(1, 16, 0, 4, 4, 2, 64, 16, 16, 0, 0, 16, 0, 0), "sizes must be positive"),
         (lambda m: m.attention(1, 16, 1, 4, 4, 2, 64, 16, 16, -1, 0, 16, 0, 0), "window must not be negative"),
         (lambda m: m.attention(1, 16, 1, 4, 4, 2, 64, 16, 16, 3, 0, 16, 0, 0), "need a padding vector"),
         (lambda m: m.attention(1, 16, 1, 2**20, 2**20, 2, 64, 16, 16, 0, 0, 16, 0, 0), r"more than 2\^28 tokens"),
-        (lambda m: m.windowed_attention(1, 16, 1, 4, 4, 2, 64, 16, 2, 0, 16, 0), "no kernels for this head"),
+        (
+            lambda m: m.windowed_attention(1, 16, 1, 4, 4, 2, 64, 16, 2, 0, 16, 0),
+            "no kernels for this number of channels per head",
+        ),
         (lambda m: m.windowed_attention(1, 16, 1, 4, 4, 2, 32, 16, 0, 0, 16, 0), "window must be positive"),
         (lambda m: m.windowed_attention(1, 16, 1, 4, 4, 2, 32, 16, 2**40, 16, 16, 0), r"more than 2\^28 tokens"),
     ],

@@ -56,7 +56,7 @@ def test_report_names_versions_instruction_set_and_kernels(monkeypatch, tmp_path
         assert f"not in use: {ops.why('nms')['cpu']}" in report
     else:
         forced = os.environ.get("FASTSAM_ISA")
-        assert f"{ops.isa()} ({'forced by FASTSAM_ISA' if forced else 'the best of this machine'})" in report
+        assert f"{ops.isa()} ({'forced by FASTSAM_ISA' if forced else 'the best that this machine supports'})" in report
 
 
 def test_report_gives_the_reason_why_native_code_is_off(monkeypatch):

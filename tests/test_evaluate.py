@@ -347,7 +347,10 @@ def test_unusable_images_and_objects_are_reported(
     reasons = {(failure.image, failure.object): failure.reason for failure in found.failures}
     assert reasons.keys() == {("c.npz", None), ("a.png", "99"), ("b.png", None)}
     for (image, _), reason in reasons.items():
-        assert any(record.getMessage().startswith(image) and reason in record.getMessage() for record in caplog.records)
+        assert any(
+            record.getMessage().startswith(f"skipped {image}") and reason in record.getMessage()
+            for record in caplog.records
+        )
     assert "could not be used: 2 images or files, 1 object" in str(found) and "1 crowd" in str(found)
     assert len(json.loads((tmp_path / "out" / "val.json").read_text())["failures"]) == 3
     with pytest.raises(ValueError, match=r"no object to evaluate: 1 of 2 images .*first problem: c.npz"):

@@ -353,7 +353,7 @@ def test_generator_warns_if_default_thresholds_do_not_suit_the_model(
     SamAutomaticMaskGenerator(sam_model_registry["vit_t"]())
     assert not caplog.records
     SamAutomaticMaskGenerator(sam)
-    assert "use pred_iou_thresh=0.45, stability_score_thresh=0.5" in caplog.text
+    assert "pred_iou_thresh=0.45, stability_score_thresh=0.5 suit it" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------- models, transforms

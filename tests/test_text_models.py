@@ -157,7 +157,9 @@ def test_owlv2_matches_processor_and_limits_texts(transformers: Any, tmp_path: P
     np.testing.assert_allclose(np.sort(found.scores), np.sort(said["scores"].numpy()), rtol=1e-5)
     letters = "abcdefghijklmn"  # one token each; with the start and end tokens, the limit of 16
     assert len(from_transformers(model, processor, texts=[letters], conf=0.0, device="cpu")(PICTURE).boxes)
-    with pytest.raises(ValueError, match=r"the text 'abcdefghijklmno' has 15 words and parts of words; .* up to 14"):
+    with pytest.raises(
+        ValueError, match=r"the text 'abcdefghijklmno' has 15 tokens, i.e. words and parts of words; .* up to 14"
+    ):
         from_transformers(model, processor, texts=["a dog", f"{letters}o"], conf=0.0, device="cpu")(PICTURE)
 
 

@@ -165,7 +165,7 @@ def test_missing_and_damaged_tiles_are_segmented_again(
     assert content(tmp_path) == before
     assert sum("is segmented again" in record.message for record in caplog.records) == 2
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(ValueError, match="by another version"):
+    with pytest.raises(ValueError, match="not of this version of tiles"):
         tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match="without settings"):

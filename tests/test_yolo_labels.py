@@ -155,7 +155,7 @@ def test_label_file_named_classes_is_not_a_list_of_names(tmp_path: Path) -> None
 def test_labels_without_a_unique_readable_image_are_refused(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "b.txt").write_text("")
-    refused("yolo", tmp_path, r"no image b\.\* in .* for .*b\.txt; say images=", FileNotFoundError)
+    refused("yolo", tmp_path, r"no image b\.\* in .* for .*b\.txt; give images=", FileNotFoundError)
     (tmp_path / "b.txt").rename(tmp_path / "a.txt")
     Image.new("L", (4, 4)).save(tmp_path / "a.bmp")
     refused("yolo", tmp_path, r"a\.txt may belong to any of a\.bmp, a\.png")

@@ -184,10 +184,10 @@ def test_upscale_refuses_prompt_indices_out_of_range(sibling: str) -> None:
     state, asked, factors, index, *rest = arguments("decoder_upscale", **SMALL)
     upscale = ops.siblings("decoder_upscale")[sibling]
     for wrong in (-1, 2):
-        with pytest.raises(ValueError, match="prompt"):
+        with pytest.raises(ValueError, match="index must be indices of the prompts in asked"):
             upscale(state, asked, factors, index.clone().fill_(wrong), *rest)
     for wrong in (-1, SMALL["prompts"]):
-        with pytest.raises(ValueError, match="prompt"):
+        with pytest.raises(ValueError, match="asked must be indices of the prompts that were decoded"):
             upscale(state, asked.clone().fill_(wrong), factors, index, *rest)
 
 

@@ -124,9 +124,12 @@ def decoder_upscale(
         state, asked, factors, index, weights, base, bias, norm_weight, norm_bias, norm_eps, enlarge_more,
         enlarge_more_bias, height, width, out,
     )  # fmt: skip
-    for name, numbers, count in (("index", index, len(asked)), ("asked", asked, len(state))):
+    for name, numbers, count, owner in (
+        ("asked", asked, len(state), "the prompts that were decoded"),
+        ("index", index, len(asked), "the prompts in asked"),
+    ):
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
-            raise ValueError(f"{name} is out of range; it must be from 0 to {count - 1}")
+            raise ValueError(f"{name} must be indices of {owner}, from 0 to {count - 1}")
     length = height * width
 
     def rounded(x: Tensor) -> Tensor:

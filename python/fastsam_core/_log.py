@@ -1,4 +1,4 @@
-"""The package's logger, and functions that log a message once or report to the user."""
+"""The package's logger, and functions that log a message once, report to the user, or count things in words."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def say(message: str) -> None:
             print(message, file=sys.stderr)
     else:
         logger.info(message)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return the number with its noun, as in "1 image" and "2 images". plural: if it isn't the noun and an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

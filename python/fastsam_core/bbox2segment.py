@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._log import logger
+from ._log import counted, logger
 from .annotate.segmenter import Segmenter
 from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, class_names, yolo_folder
 from .picture import Picture
@@ -80,7 +80,7 @@ def yolo_bbox2segment(
             written += 1
     notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "boxes dropped")]
     said = "".join(f"; {what}: {count}" for count, what in notes if count)
-    logger.info("%d label file%s in %s%s", written, "" if written == 1 else "s", folder, said)
+    logger.info("%s in %s%s", counted(written, "label file"), folder, said)
     return folder
 
 

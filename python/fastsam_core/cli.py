@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._arguments import UsageError, parse
-from ._log import logger
+from ._log import counted, logger
 from .config import ALIASES, FIELDS, PROMPT_KEYS, SWITCHES, TEXTS, Config, DetectConfig, unknown_option
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _predict(values: dict[str, Any]) -> None:
     if not images:
         raise ValueError(f"no image of {source} could be read")
     what = "object" if getattr(model, "task", None) == "detect" else "mask"
-    print(f"{_count(images, 'image')}, {_count(found, what)}, {time.perf_counter() - started:.1f} s")
+    print(f"{counted(images, 'image')}, {counted(found, what)}, {time.perf_counter() - started:.1f} s")
 
 
 _PROMPTS_OF = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}
@@ -242,7 +242,7 @@ def _convert(values: dict[str, Any]) -> None:
     from .convert_checkpoint import convert_checkpoint
 
     done = convert_checkpoint(*checkpoints)
-    print(f"{done.path}: {done.model}, {_count(done.tensors, 'tensor')}")
+    print(f"{done.path}: {done.model}, {counted(done.tensors, 'tensor')}")
 
 
 def _doctor(values: dict[str, Any]) -> None:
@@ -274,10 +274,6 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "help": _help,
     "version": _version,
 }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class _Terminal(logging.Handler):

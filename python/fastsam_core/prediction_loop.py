@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import saving
-from ._log import say, warn_once
+from ._log import counted, say, warn_once
 from .config import Config
 from .picture import Stopwatch
 from .results import Results
@@ -153,8 +153,8 @@ class PredictionLoop:
             shape = self._input_shape(config)
             say(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
         if writer is not None and saving.wants_folder(config):
-            files = "label file" if writer.labels == 1 else "label files"
-            labels = f", {writer.labels} {files} in {writer.folder / 'labels'}" if config.save_txt else ""
+            files = counted(writer.labels, "label file")
+            labels = f", {files} in {writer.folder / 'labels'}" if config.save_txt else ""
             say(f"Results saved to {writer.folder}{labels}")
 
     def _folder(self, config: Config) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .._log import counted
 from .truth import Failure
 
 
@@ -125,15 +126,15 @@ class Evaluation:
     def _head(self) -> str:
         least = 100 * float(self.settings["min_area"])
         head = (
-            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {_count(self.objects, 'object')} of at "
-            f"least {least:g} % of the image in {_count(self.images, 'image')}; skipped: {self.small} smaller, "
-            f"{_count(self.crowds, 'crowd')}"
+            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {counted(self.objects, 'object')} of at "
+            f"least {least:g} % of the image in {counted(self.images, 'image')}; skipped: {self.small} smaller, "
+            f"{counted(self.crowds, 'crowd')}"
         )
         images = sum(failure.object is None for failure in self.failures)
         if self.failures:
             objects = len(self.failures) - images
-            head += f"; could not be used: {_count(images, 'image or file', 'images or files')}, "
-            head += _count(objects, "object")
+            head += f"; could not be used: {counted(images, 'image or file', 'images or files')}, "
+            head += counted(objects, "object")
         return head
 
     __str__ = table
@@ -148,7 +149,3 @@ def _shown(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arguments import UsageError, check_keys
+from .._log import counted
 from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
@@ -180,9 +181,5 @@ def run(values: dict[str, Any]) -> None:
             raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
     check_keys(values, list(dict.fromkeys(["images", "names", *_options_of(WRITERS[to])])), f"convert to={to}")
     done = convert_labels(data, output, from_=from_, to=to, **values)
-    left = f"; {_count(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
-    print(f"{_count(done.images, 'image')}, {_count(done.objects, 'object')}{left}; saved to {Path(output)}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    left = f"; {counted(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
+    print(f"{counted(done.images, 'image')}, {counted(done.objects, 'object')}{left}; saved to {Path(output)}")

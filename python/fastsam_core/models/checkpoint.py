@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._files import home
+from .._log import counted
 from ..device import select_device
 from .download import download
 from .locate import as_path, as_text, fetch, no_file, not_found
@@ -121,7 +122,9 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     guess = next((text for pattern, text in _OTHERS if any(re.search(pattern, key) for key in state)), "")
     looks = f"; it looks like {guess}" if guess else ""
     expected = likely or f"one of: {', '.join(MODELS)}"
-    raise ValueError(f"found {_tensors(len(state))} ({first}...){looks}. Expected the state dict of {expected}")
+    raise ValueError(
+        f"found {counted(len(state), 'tensor')} ({first}...){looks}. Expected the state dict of {expected}"
+    )
 
 
 def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
@@ -137,8 +140,8 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
     broken = [key for key, value in model.state_dict().items() if not _finite(value)]
     if broken:
         raise ValueError(
-            f"NaN or infinite numbers in {_tensors(len(broken))}, such as {broken[0]}: the file is damaged, or the "
-            "training that made it went wrong"
+            f"NaN or infinite numbers in {counted(len(broken), 'tensor')}, such as {broken[0]}: the file is damaged, or "
+            "the training that made it went wrong"
         )
 
 
@@ -149,17 +152,13 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _tensors(count: int) -> str:
-    return f"{count} tensor{'' if count == 1 else 's'}"
-
-
 def describe(name: str, state: Mapping[str, Tensor]) -> str:
     """Describe which tensors of the model `name` are missing in `state`, unexpected, or of another shape or dtype."""
     missing, unexpected, other = _differences(name, state)
     shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected(name)[key]}" for key in other]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
-        f"{_tensors(len(keys))} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
+        f"{counted(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
         for keys, what in parts
         if keys
     )

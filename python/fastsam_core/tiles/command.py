@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from .._arguments import UsageError, check_keys
+from .._log import counted
 
 OPTIONS = {
     "source": "an image or GeoTIFF of any size; GeoTIFFs need the extra `geo`",
@@ -43,7 +44,7 @@ def run(values: dict[str, Any]) -> None:
         _check_place(source)
     objects = segment(source, **given)
     objects.save(output)
-    print(f"{len(objects)} object{'' if len(objects) == 1 else 's'} saved to {output}")
+    print(f"{counted(len(objects), 'object')} saved to {output}")
 
 
 def _check_place(source: str) -> None:

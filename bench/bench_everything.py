@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastsam_core import SAM
+from fastsam_core.encoded_image import model_input
 from fastsam_core.models.precision import why_not_bfloat16
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.picture import model_input
 
 from .bench_decoder_peers import BATCH, POINTS, SAMPLED, grid_points, openvino_decoder
 from .bench_encoder import peer_encoder

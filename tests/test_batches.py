@@ -13,7 +13,7 @@ import torch
 from fastsam_core import SAM, Predictor
 from fastsam_core import rle as coco
 from fastsam_core.config import Config
-from fastsam_core.picture import Picture, encode_together
+from fastsam_core.encoded_image import EncodedImage, encode_batch
 from fastsam_core.sources import Item, Source
 from small_model import FEW, QUIET, bgr_picture, small_model
 
@@ -76,14 +76,14 @@ def test_set_image_works_with_batch(predictor: Predictor, pictures: list[np.ndar
 def test_embeddings_equal_those_of_single_images(pictures: list[np.ndarray]) -> None:
     model = small_model()
     model.set_image_size(128)
-    alone = [Picture(image, "") for image in pictures]
+    alone = [EncodedImage(image, "") for image in pictures]
     for picture in alone:
         picture.prepared(model)
-    together = [Picture(image, "") for image in pictures]
+    together = [EncodedImage(image, "") for image in pictures]
     together[1].features = torch.zeros(1, 128, 8, 8)  # already set, so not computed
     model.batches.clear()
-    encode_together(model, together, None)
-    encode_together(model, together, None)
+    encode_batch(model, together, None)
+    encode_batch(model, together, None)
     assert model.batches == [4]
     for i, (one, other) in enumerate(zip(alone, together, strict=True)):
         if i != 1:

@@ -10,7 +10,7 @@ import torch
 
 from fastsam_core import SAM, Predictor
 from fastsam_core.edges import edge_map, strongest, thinned
-from fastsam_core.picture import Picture
+from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.postprocess import MaskResizer
 from small_model import QUIET, bgr_picture
 
@@ -150,7 +150,7 @@ def test_masks_without_pixels_give_no_edges(model: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
     for thin in (True, False):
-        assert not edge_map(model, Picture(bgr_picture(48, 80), "a"), points_stride=2, thin=thin).any()
+        assert not edge_map(model, EncodedImage(bgr_picture(48, 80), "a"), points_stride=2, thin=thin).any()
 
 
 def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypat
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
     made = MaskResizer((128, 128), (128, 128), 128)
-    picture = Picture(bgr_picture(128, 128), "a")
+    picture = EncodedImage(bgr_picture(128, 128), "a")
     faint, across, down = strongest((clear / 40)[None], made.measure((clear / 40)[None]).boxes, made)
     found = edge_map(model, picture, points_stride=2)
     np.testing.assert_allclose(found, thinned(faint / faint.max(), across, down), atol=1e-6)

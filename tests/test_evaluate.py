@@ -21,6 +21,7 @@ from pycocotools import mask as coco
 from fastsam_core import SAM, FastSAM, Predictor
 from fastsam_core.cli import main
 from fastsam_core.config import Config
+from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.evaluate import Evaluation, Measure, evaluate
 from fastsam_core.evaluate.cases import Cases, draw_case
 from fastsam_core.evaluate.clicks import innermost
@@ -31,7 +32,6 @@ from fastsam_core.evaluate.settings import MEASURES, EvaluateConfig
 from fastsam_core.evaluate.truth import Example, TrueObject
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation
 from fastsam_core.models.fingerprint import weights_hash
-from fastsam_core.picture import Picture
 from fastsam_core.prompts import Prompts
 from fastsam_core.train.scenes import TexturePool, make_scene
 from label_examples import encoded
@@ -136,7 +136,7 @@ def test_previous_logits_are_passed_back_to_the_model(monkeypatch: pytest.Monkey
         return logits, predicted
 
     monkeypatch.setattr(model, "decode_prompts", spy)
-    prompted = Prompted(model, Picture(bgr_picture(40, 60), ""), Config())
+    prompted = Prompted(model, EncodedImage(bgr_picture(40, 60), ""), Config())
     objects = [TrueObject("a", encoded(square(5, 30, 20))), TrueObject("b", encoded(square(2, 2, 9)))]
     first = prompted.one_click(objects)
     prompted.corrected(objects, first, goal=1.1, limit=3)

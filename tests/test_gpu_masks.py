@@ -12,8 +12,8 @@ from torch import Tensor
 from disc_model import LOOSE, Discs
 from fastsam_core import measuring, ops, rle
 from fastsam_core.everything import generate, generate_masks
-from fastsam_core.picture import Stopwatch
 from fastsam_core.postprocess import MaskResizer
+from fastsam_core.stopwatch import Stopwatch
 from gpu_waits import waits
 
 pytestmark = pytest.mark.gpu

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fastsam_core import Predictor, ops
 from fastsam_core.config import Config
+from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.models import registry
 from fastsam_core.models.judgement import OFFICIAL
 from fastsam_core.ops import _native_cuda
-from fastsam_core.picture import Picture, Stopwatch
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
 from fastsam_core.prompts import Prompts
 from fastsam_core.segment import decode_prompts
+from fastsam_core.stopwatch import Stopwatch
 from gpu_waits import waits
 from small_model import QUIET, bgr_picture, small_model
 from test_nms import random_boxes
@@ -151,7 +152,7 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("count", [1, 5])
 def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | None) -> None:
-    model, picture = small_model().cuda(), Picture(bgr_picture(60, 90), "picture")
+    model, picture = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
         prompts = Prompts.read(**given)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from decoder_arguments import randomised
 from fastsam_core.models import registry, replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.kept import kept
+from fastsam_core.models.module_cache import cached
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.replay import Graphs, Replay, encode
 from fastsam_core.models.sam_model import SamModel
@@ -74,7 +74,7 @@ def encode_directly(encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 def graphs_of(encoder: nn.Module) -> list[Replay]:
-    graphs = kept(encoder, "graphs", Graphs)
+    graphs = cached(encoder, "graphs", Graphs)
     assert not graphs._refused
     return [one for one in graphs._known.values() if isinstance(one, Replay)]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastsam_core import doctor
 from fastsam_core.models import replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.kept import kept
+from fastsam_core.models.module_cache import cached
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.replay import MOST_GRAPHS, Graphs, encode
 from fastsam_core.models.tiny_vit import TinyViT
@@ -183,7 +183,7 @@ def test_observed_and_unsuitable_calls_are_not_replayed(stand: Stand, when: str)
         elif when == "profiler":
             context = torch.autograd.profiler.profile
         elif when == "capturing":
-            patch.setattr(replay, "capturing", lambda: True)
+            patch.setattr(replay, "is_capturing", lambda: True)
         elif when == "channels last":
             images = images.contiguous(memory_format=torch.channels_last)
         elif when == "many":
@@ -319,7 +319,7 @@ def test_graphs_are_freed_with_their_encoder_and_not_copied(stand: Stand, dtype:
     encoder = vit()
     names = list(encoder.state_dict())
     encode_all(in_dtype(encoder, dtype), range(4))
-    graphs = weakref.ref(kept(in_dtype(encoder, dtype), "graphs", Graphs))
+    graphs = weakref.ref(cached(in_dtype(encoder, dtype), "graphs", Graphs))
     for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert list(twin.state_dict()) == names
         encode_all(in_dtype(twin, dtype), range(2))

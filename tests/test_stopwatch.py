@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastsam_core import picture
-from fastsam_core.picture import Stopwatch
+from fastsam_core.stopwatch import Stopwatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastsam_core.models import kept, tiny_vit
+from fastsam_core.models import module_cache, tiny_vit
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module, cpu_reason
 
@@ -35,13 +35,13 @@ def network() -> TinyViT:
 @pytest.mark.parametrize("size", [(64, 64), (97, 50), (16, 160), (5, 3)])
 def test_native_form_matches_pytorch(size):
     model, images = network(), torch.randn(2, 3, *size)
-    kept = images.clone()
+    cached = images.clone()
     expected = model(images)  # gradients are on
     with torch.inference_mode():
         given = model(images)
     assert given.is_contiguous() and expected.requires_grad and not given.requires_grad
     torch.testing.assert_close(given, expected.detach(), rtol=1e-4, atol=1e-4)
-    assert torch.equal(images, kept)
+    assert torch.equal(images, cached)
 
 
 @needs_native
@@ -89,7 +89,7 @@ def test_gpu_form_matches_pytorch(monkeypatch, size, dtype):
 
 @torch.no_grad()
 def test_gpu_form_recomputes_its_cache_when_weights_change(monkeypatch):
-    monkeypatch.setattr(kept, "KEPT_ON", ["cpu"])
+    monkeypatch.setattr(module_cache, "CACHED_DEVICES", ["cpu"])
     model, images, made = network().double(), torch.randn(1, 3, 48, 48, dtype=torch.float64), []
     usual = model._plan
     model._plan = lambda: made.append(0) or usual()
@@ -137,19 +137,19 @@ def test_gpu_form_is_used_only_where_supported(monkeypatch, why):
 def test_bias_made_during_graph_capture_is_not_cached(monkeypatch):
     layer = network().layers[1].blocks[0].attn
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_vit, "capturing", lambda: True)
+        patch.setattr(tiny_vit, "is_capturing", lambda: True)
         captured = layer._bias()
         assert layer._bias() is not captured  # a captured tensor has no values until the graph is replayed
-    kept = layer._bias()
-    assert torch.equal(kept, captured) and layer._bias() is kept
+    cached = layer._bias()
+    assert torch.equal(cached, captured) and layer._bias() is cached
 
 
 def test_bias_of_inference_mode_weights_is_cached_until_they_change():
     with torch.inference_mode():
         layer = network().layers[1].blocks[0].attn
-        kept = layer._bias()
-        assert layer.attention_biases.is_inference() and layer._bias() is kept
-        before = kept.clone()
+        cached = layer._bias()
+        assert layer.attention_biases.is_inference() and layer._bias() is cached
+        before = cached.clone()
         layer.attention_biases.add_(1)
         torch.testing.assert_close(layer._bias(), before + 1)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ._log import counted, logger
 from .annotate.segmenter import Segmenter
+from .encoded_image import EncodedImage
 from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, class_names, yolo_folder
-from .picture import Picture
 from .sources.decode import read_image
 
 # A threshold below every predicted IoU: by default no labelled box is dropped.
@@ -72,7 +72,7 @@ def yolo_bbox2segment(
                 continue
             height, width = image.shape[:2]
             boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
-            objects, rectangles = _segmented(segmenter, Picture(image, name), boxes)
+            objects, rectangles = _segmented(segmenter, EncodedImage(image, name), boxes)
             # The writer drops objects without a polygon, such as rectangles that contain no pixel.
             lines = writer.write(ImageLabels(name, width, height, objects, names))
             dropped += len(boxes) - lines
@@ -84,7 +84,9 @@ def yolo_bbox2segment(
     return folder
 
 
-def _segmented(segmenter: Segmenter, picture: Picture, boxes: list[LabelledObject]) -> tuple[list[LabelledObject], int]:
+def _segmented(
+    segmenter: Segmenter, picture: EncodedImage, boxes: list[LabelledObject]
+) -> tuple[list[LabelledObject], int]:
     """Return the boxes' objects with masks, and how many of these masks are just the box's rectangle."""
     if not boxes:
         return [], 0

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import ops
+from .encoded_image import EncodedImage
 from .everything.arguments import check_count, check_number, plan_crops
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch
 from .postprocess import MaskResizer, measured_together
 from .segment import resizer_for
+from .stopwatch import Stopwatch
 
 # Pixels around a mask's box that are computed: the band along an outline reaches one pixel outside the mask, and the
 # Sobel filter reads one pixel farther.
@@ -31,7 +32,7 @@ Array = NDArray[np.float32]
 
 def edge_map(
     model: SamModel,
-    picture: Picture,
+    picture: EncodedImage,
     *,
     points_stride: int = 16,
     points_batch_size: int = 64,
@@ -60,7 +61,7 @@ def edge_map(
 @torch.no_grad()
 def _masks(
     model: SamModel,
-    picture: Picture,
+    picture: EncodedImage,
     resizer: MaskResizer,
     points_stride: int,
     batch_size: int,

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ._files import save_tensors
+from .encoded_image import EncodedImage
 from .models.fingerprint import weights_hash
-from .models.kept import edits
+from .models.module_cache import version_of
 from .models.sam_model import SamModel
-from .picture import Picture
 
 FORMAT = "fastsam_core image embedding"
 VERSION = "1"
@@ -33,7 +33,7 @@ def fingerprint(model: SamModel) -> str:
     training is hashed again.
     """
     tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
-    state = tuple((id(tensor), tensor.data_ptr(), edits(tensor)) for _, tensor in tensors)
+    state = tuple((id(tensor), tensor.data_ptr(), version_of(tensor)) for _, tensor in tensors)
     known = _fingerprints.get(model.image_encoder)
     if known is not None and known[0] == state:
         return known[1]
@@ -42,7 +42,7 @@ def fingerprint(model: SamModel) -> str:
     return digest
 
 
-def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> Path:
+def save(target: str | os.PathLike[str], picture: EncodedImage, model: SamModel) -> Path:
     """Write the image's embedding, with metadata on its model and image, and return the path of the file.
 
     Raises ValueError if there is no embedding yet.
@@ -65,8 +65,8 @@ def save(target: str | os.PathLike[str], picture: Picture, model: SamModel) -> P
     return Path(target)
 
 
-def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | None = None) -> Picture:
-    """Load an embedding and return the image that it belongs to: `picture` if given, else a `Picture` without pixels.
+def load(source: str | os.PathLike[str], model: SamModel, picture: EncodedImage | None = None) -> EncodedImage:
+    """Load an embedding and return the image that it belongs to: `picture` if given, else one without pixels.
 
     Raises FileNotFoundError if there is no such file, and ValueError if it is damaged or not an embedding, was made by
     other weights or at an input size other than the model's current one, or belongs to another image than `picture`.
@@ -83,7 +83,7 @@ def load(source: str | os.PathLike[str], model: SamModel, picture: Picture | Non
         )
     model.prepare(features.to(model.device))  # only to raise ValueError for a wrong shape
     if picture is None:
-        picture = Picture(None, metadata.get("path", ""), (height, width), metadata.get("image"))
+        picture = EncodedImage(None, metadata.get("path", ""), (height, width), metadata.get("image"))
     elif picture.digest != metadata.get("image"):
         raise ValueError(
             f"{source} belongs to another image ({metadata.get('path')}, {height} x {width}) than the one that is "

@@ -15,9 +15,9 @@ import numpy as np
 from . import saving
 from ._log import counted, say, warn_once
 from .config import Config
-from .picture import Stopwatch
 from .results import Results
 from .sources import Item, Source, load_sources
+from .stopwatch import Stopwatch
 
 EVENTS = (
     "on_predict_start",

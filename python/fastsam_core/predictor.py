@@ -15,13 +15,14 @@ from ._log import warn_once
 from ._tensors import tensor_of
 from .base_tensor import picture_shape
 from .config import PROMPT_KEYS, Config, _switch
-from .model_and_picture import ModelAndPicture, one_picture
+from .encoded_image import EncodedImage, encode_batch
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch, encode_together
 from .prediction_loop import Callback
+from .predictor_state import PredictorState, load_single_image
 from .prompts import Prompts, read_texts
 from .results import Results
 from .sources import Item, Source
+from .stopwatch import Stopwatch
 from .text_prompts import TextDetectors, segment_texts
 
 # Methods that subclasses of Ultralytics' predictors override. Here they are only for callers: a run doesn't use them.
@@ -41,7 +42,7 @@ class _Request:
     texts: tuple[str, ...] | None = None
 
 
-class Predictor(ModelAndPicture):
+class Predictor(PredictorState):
     """Predictor that segments the objects of an image by prompts, or everything; `set_image` encodes an image once.
 
     cfg, overrides: options by name (see `config.Config`); `overrides` takes precedence, and neither is modified. The
@@ -118,10 +119,10 @@ class Predictor(ModelAndPicture):
         with self._lock:
             if model is not None:
                 self.setup_model(model)
-            picture: Picture | None = None
+            picture: EncodedImage | None = None
             items: Source | list[Item]
             if source is None:
-                picture = self._picture_at_hand()
+                picture = self._require_image()
                 items = [Item(picture.pixels, picture.path, total=1)]
             else:
                 items = self.setup_source(source, request.config)
@@ -159,14 +160,14 @@ class Predictor(ModelAndPicture):
         self,
         group: list[Item],
         writer: saving.ResultWriter | None,
-        picture: Picture | None,
+        picture: EncodedImage | None,
         request: _Request,
     ) -> Iterator[Results]:
         """Yield the results of a group of items, which are encoded together and decoded one by one.
 
         picture: the image that is set, for a call without source; None otherwise.
         """
-        pictures = [picture or Picture(item.image, item.path) for item in group]
+        pictures = [picture or EncodedImage(item.image, item.path) for item in group]
         with self._lock:
             shared = self._encode_together(pictures, request)
         for item in group:
@@ -176,7 +177,7 @@ class Predictor(ModelAndPicture):
                 (result,) = self._end([item], [result], request.config, writer)
             yield result
 
-    def _encode_together(self, pictures: list[Picture], request: _Request) -> dict[str, float]:
+    def _encode_together(self, pictures: list[EncodedImage], request: _Request) -> dict[str, float]:
         """Encode several images in one pass, unless no embedding is needed.
 
         Returns milliseconds per phase, divided by the number of images.
@@ -184,10 +185,10 @@ class Predictor(ModelAndPicture):
         watch = Stopwatch()
         has_objects = request.texts != () and (request.prompts is None or len(request.prompts) > 0)
         if len(pictures) > 1 and has_objects:
-            encode_together(self._ready(request.config), pictures, request.config.dtype, watch)
+            encode_batch(self._ready(request.config), pictures, request.config.dtype, watch)
         return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
 
-    def _segment(self, picture: Picture, request: _Request, before: Mapping[str, float]) -> Results:
+    def _segment(self, picture: EncodedImage, request: _Request, before: Mapping[str, float]) -> Results:
         """Segment one image. before: milliseconds per phase that were already spent on it."""
         config, watch = request.config, Stopwatch(before)
         model = self._ready(config)
@@ -246,7 +247,7 @@ class Predictor(ModelAndPicture):
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks; generate() segments everything")
         with self._lock:
-            picture = self._picture_for(im)
+            picture = self._image_for(im)
             model = self._ready(self.args)
             return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.dtype)
 
@@ -284,7 +285,7 @@ class Predictor(ModelAndPicture):
             config = self.args if dst_shape is None else self.args.updated({"imgsz": dst_shape})
             model = self._ready(config)
             model.prepare(features)  # only to raise ValueError for a wrong shape
-            picture = Picture(None, "features", (height, width))
+            picture = EncodedImage(None, "features", (height, width))
             picture.features = features
             low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
             result = _prompted(model, picture, low_res, scores)
@@ -299,7 +300,7 @@ class Predictor(ModelAndPicture):
         """
         config = self.args.updated(options)
         with self._lock:
-            picture = self._picture_for(im)
+            picture = self._image_for(im)
             records = segment.generate_records(self._ready(config), picture, config, Stopwatch(), config.verbose)
             result = Results.from_dicts(picture.pixels, picture.path, records, device=self._ready(config).device)
         assert result.boxes is not None
@@ -322,7 +323,7 @@ class Predictor(ModelAndPicture):
         """
         config = self.args.updated(options)
         with self._lock:
-            picture = self._picture_for(im)
+            picture = self._image_for(im)
             model = self._ready(config)
             return edges.edge_map(
                 model,
@@ -348,7 +349,7 @@ class Predictor(ModelAndPicture):
         """
         config = self.args.updated(options)
         with self._lock:
-            picture = self._picture_for(im)
+            picture = self._image_for(im)
             watch = Stopwatch()
             results = proposals.propose(self._ready(config), picture, n, config, watch, nms_thresh=nms_thresh)
             results.speed = dict(watch.speed)
@@ -359,7 +360,7 @@ class Predictor(ModelAndPicture):
 
         orig_imgs: the original image, or a list of one. `img` (the model's input) is ignored.
         """
-        picture = one_picture(orig_imgs)
+        picture = load_single_image(orig_imgs)
         with self._lock:
             model = self._ready(self.args)
             conf = self.args.conf_of(model)
@@ -380,7 +381,9 @@ class Predictor(ModelAndPicture):
         return segment.without_small_regions(masks, min_area, nms_thresh)
 
 
-def _prompted(model: SamModel, picture: Picture, low_res: Tensor, scores: Tensor, conf: float | None = None) -> Results:
+def _prompted(
+    model: SamModel, picture: EncodedImage, low_res: Tensor, scores: Tensor, conf: float | None = None
+) -> Results:
     """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
     chosen = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
     found = segment.FoundMasks(picture, low_res.device)

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from . import ops, rle
 from ._tensors import tensor_of
 from .config import Config
+from .encoded_image import EncodedImage
 from .everything.arguments import check_count, check_number
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch
 from .results import Results
 from .segment import generate_records
+from .stopwatch import Stopwatch
 
 # A threshold below every score: proposals are ranked, not filtered.
 _ALL = -1e30
@@ -26,7 +27,7 @@ _ROWS = 256
 
 
 def propose(
-    model: SamModel, picture: Picture, n: int, config: Config, watch: Stopwatch, *, nms_thresh: float = 0.9
+    model: SamModel, picture: EncodedImage, n: int, config: Config, watch: Stopwatch, *, nms_thresh: float = 0.9
 ) -> Results:
     """Return at most `n` object proposals, best first.
 

@@ -13,15 +13,16 @@ from torch import Tensor
 from . import ops
 from ._tensors import tensor_of
 from .config import Config
+from .encoded_image import EncodedImage
 from .everything import count_batches, generate_masks
 from .everything.candidates import least_decoded
 from .masks import Masks
 from .models.common import to_device
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch
 from .postprocess import MaskResizer, Measured
 from .prompts import Prompts
 from .results import Results
+from .stopwatch import Stopwatch
 
 # Objects decoded together before their masks are converted to run lengths. With three masks each they take 24 MiB of
 # logits at an input size of 1024; resizing a mask prompt of the image's size takes 4 MiB per object.
@@ -35,7 +36,7 @@ Decoded = tuple[Tensor, Tensor, Tensor]
 
 def decode_prompts(
     model: SamModel,
-    picture: Picture,
+    picture: EncodedImage,
     prompts: Prompts,
     multimask_output: bool,
     dtype: torch.dtype | None,
@@ -62,7 +63,7 @@ def decode_prompts(
 
 def low_res_masks(
     model: SamModel,
-    picture: Picture,
+    picture: EncodedImage,
     prompts: Prompts,
     multimask_output: bool,
     dtype: torch.dtype | None = None,
@@ -80,13 +81,13 @@ def low_res_masks(
     return logits.flatten(0, 1), scores.flatten()
 
 
-def resizer_for(model: SamModel, picture: Picture) -> MaskResizer:
+def resizer_for(model: SamModel, picture: EncodedImage) -> MaskResizer:
     """Return the resizer from the model's low-resolution logits to the image's pixels."""
     return MaskResizer(picture.resized_hw(model), picture.original_hw, model.image_size)
 
 
 def segment_prompts(
-    model: SamModel, picture: Picture, prompts: Prompts, multimask_output: bool, config: Config, watch: Stopwatch
+    model: SamModel, picture: EncodedImage, prompts: Prompts, multimask_output: bool, config: Config, watch: Stopwatch
 ) -> Results:
     """Segment prompted objects: one mask each, or three with `multimask_output`; keep predicted IoUs above `conf`."""
     per_object = 3 if multimask_output else 1
@@ -125,7 +126,7 @@ class FoundMasks:
     places: the index of each mask among all that were decoded, which becomes its class; sorted by `results`.
     """
 
-    def __init__(self, picture: Picture, device: torch.device) -> None:
+    def __init__(self, picture: EncodedImage, device: torch.device) -> None:
         self.places: list[int] = []
         self._picture, self._device = picture, device
         self._scores: list[Tensor] = []
@@ -172,7 +173,7 @@ class FoundMasks:
 
 
 def generate_records(
-    model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
+    model: SamModel, picture: EncodedImage, config: Config, watch: Stopwatch, progress: bool = False
 ) -> list[dict[str, Any]]:
     """Segment everything; return the records of `everything.generate_masks`. progress: show a progress bar."""
     options = config.generate_options(model, picture.original_hw)
@@ -217,7 +218,7 @@ def _bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
 
 
 def segment_everything(
-    model: SamModel, picture: Picture, config: Config, watch: Stopwatch, progress: bool = False
+    model: SamModel, picture: EncodedImage, config: Config, watch: Stopwatch, progress: bool = False
 ) -> Results:
     """Segment everything in the image; keep masks with a predicted IoU above `conf`."""
     records = generate_records(model, picture, config, watch, progress)

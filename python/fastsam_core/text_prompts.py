@@ -9,11 +9,12 @@ import torch
 
 from ._tensors import tensor_of
 from .config import Config
+from .encoded_image import EncodedImage
 from .models.sam_model import SamModel
-from .picture import Picture, Stopwatch
 from .prompts import Prompts
 from .results import Results
 from .segment import segment_prompts
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from .detect.open_vocabulary import OpenVocabularyDetector
@@ -42,7 +43,7 @@ class TextDetectors:
 
 def segment_texts(
     model: SamModel,
-    picture: Picture,
+    picture: EncodedImage,
     texts: tuple[str, ...],
     detector: OpenVocabularyDetector,
     multimask_output: bool,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._tensors import tensor_of
 from ..boxes import Boxes
 from ..detect import CheckedDetector, Detections, load_detector, load_text_detector
-from ..picture import Picture
+from ..encoded_image import EncodedImage
 from ..results import Results
 from . import rows
 from .segmenter import Segmenter
@@ -174,7 +174,7 @@ class Annotator:
         )
 
 
-def _prompted(segmenter: Segmenter, picture: Picture, found: Detections) -> Results:
+def _prompted(segmenter: Segmenter, picture: EncodedImage, found: Detections) -> Results:
     """Return the masks of the detected boxes, with the detector's classes and its scores as confidence."""
     results = segmenter.boxes(picture, found.boxes).cpu()
     assert results.boxes is not None

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
+from ..encoded_image import EncodedImage, encode_batch
 from ..models.fingerprint import weights_hash
 from ..models.sam_model import SamModel
-from ..picture import Picture, Stopwatch, encode_together
 from ..predictor import Predictor
 from ..prompts import Prompts
 from ..results import Results
 from ..sam import SAM
 from ..segment import segment_everything, segment_prompts
+from ..stopwatch import Stopwatch
 
 
 class Segmenter:
@@ -63,14 +64,14 @@ class Segmenter:
             settings["sam.point_grids"] = None if grids is None else [np.asarray(grid).tolist() for grid in grids]
         return settings
 
-    def pictures(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Picture]:
+    def pictures(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[EncodedImage]:
         """Wrap BGR uint8 (H, W, 3) images; several are encoded in one pass, a single one only when it is needed."""
-        pictures = [Picture(image, path) for image, path in zip(images, paths, strict=True)]
+        pictures = [EncodedImage(image, path) for image, path in zip(images, paths, strict=True)]
         if len(pictures) > 1:
-            encode_together(self.model, pictures, self.config.dtype)
+            encode_batch(self.model, pictures, self.config.dtype)
         return pictures
 
-    def boxes(self, picture: Picture, boxes: NDArray[np.float32]) -> Results:
+    def boxes(self, picture: EncodedImage, boxes: NDArray[np.float32]) -> Results:
         """Return the masks of boxes (N, 4), decoded in chunks.
 
         A mask's class is the index of its box, as some boxes may get no mask.
@@ -79,6 +80,6 @@ class Segmenter:
         assert prompts is not None
         return segment_prompts(self.model, picture, prompts, False, self.config, Stopwatch())
 
-    def everything(self, picture: Picture) -> Results:
+    def everything(self, picture: EncodedImage) -> Results:
         """Return all masks of the image."""
         return segment_everything(self.model, picture, self.config, Stopwatch())

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from .. import rle
 from ..config import Config
+from ..encoded_image import EncodedImage
 from ..models.sam_model import SamModel
-from ..picture import Picture, Stopwatch
 from ..proposals import propose
+from ..stopwatch import Stopwatch
 from .baselines import disc, grabcut
 from .boundary import boundary_f
 from .clicks import Click, Mask
@@ -44,7 +45,7 @@ class ImageScores:
 
 
 def score_image(
-    model: SamModel, picture: Picture, objects: list[TrueObject], settings: EvaluateConfig, config: Config
+    model: SamModel, picture: EncodedImage, objects: list[TrueObject], settings: EvaluateConfig, config: Config
 ) -> ImageScores:
     """Return the columns that the settings ask for. config: the predictor's options."""
     scores = ImageScores(details=[{} for _ in objects])
@@ -103,7 +104,7 @@ def _click_scores(
 
 
 def _baseline_scores(
-    picture: Picture,
+    picture: EncodedImage,
     objects: list[TrueObject],
     scores: ImageScores,
     found: dict[str, list[float]],
@@ -123,7 +124,7 @@ def _baseline_scores(
 
 
 def _proposal_scores(
-    model: SamModel, picture: Picture, objects: list[TrueObject], found: dict[str, list[float]], config: Config
+    model: SamModel, picture: EncodedImage, objects: list[TrueObject], found: dict[str, list[float]], config: Config
 ) -> None:
     proposed = propose(model, picture, max(PROPOSALS), config.updated({"verbose": False}), Stopwatch())
     rles = proposed.masks.rle if proposed.masks is not None else []

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .. import rle
 from ..config import Config
+from ..encoded_image import EncodedImage
 from ..models.sam_model import SamModel
-from ..picture import Picture, Stopwatch
 from ..prompts import Prompts
 from ..segment import decode_prompts, resizer_for
+from ..stopwatch import Stopwatch
 from .clicks import Click, Mask, innermost, next_click
 from .truth import TrueObject
 
@@ -47,7 +48,7 @@ class FirstMask:
 class Prompted:
     """An image and the model that segments it. Masks are thresholded at full resolution, as in prediction calls."""
 
-    def __init__(self, model: SamModel, picture: Picture, config: Config) -> None:
+    def __init__(self, model: SamModel, picture: EncodedImage, config: Config) -> None:
         self.model, self.picture, self._dtype = model, picture, config.dtype
         self._resizer = resizer_for(model, picture)
 

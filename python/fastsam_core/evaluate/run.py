@@ -16,9 +16,9 @@ from .. import __version__, rle
 from .._files import atomic_path, check_folder, write_text
 from .._log import logger
 from ..config import Config
+from ..encoded_image import EncodedImage
 from ..models.fingerprint import weights_hash
 from ..models.sam_model import SamModel
-from ..picture import Picture
 from ..predictor import Predictor
 from . import baselines, boundary
 from .cases import Cases
@@ -197,7 +197,7 @@ class _Run:
         if not objects:
             return
         self._objects += len(objects)
-        picture = Picture(example.pixels, str(example.path))
+        picture = EncodedImage(example.pixels, str(example.path))
         scores = score_image(self._model, picture, objects, self._chosen, self._config)
         for name, values in scores.columns.items():
             self._columns.setdefault(name, []).append(values)

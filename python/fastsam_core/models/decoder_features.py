@@ -38,8 +38,8 @@ from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
 from .common import MLP, LayerNorm2d
 from .decoder_widened import copies_of, repeated, widened
-from .kept import capturing, edits, kept, place_of
 from .mask_decoder import MaskDecoder, TwoWayBlock
+from .module_cache import cached, is_capturing, stream_key, version_of
 from .native import serves
 from .precision import cast_copy, dtype_of
 
@@ -118,12 +118,12 @@ class Prepared:
 
         Usually all images share the same tensor.
         """
-        known, state = self._placed, (edits(position), place_of(position.device))
+        known, state = self._placed, (version_of(position), stream_key(position.device))
         if known is None or known[0] is not position or known[1] != state:
             with torch.inference_mode(False), torch.no_grad():
                 tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T
                 known = position, state, place(self.weights, repeated(tokens, self.copies).contiguous())
-            if not (position.is_inference() or capturing()):
+            if not (position.is_inference() or is_capturing()):
                 self._placed = known
         return known[2]
 
@@ -148,11 +148,11 @@ def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
     if decoder.training or torch.is_grad_enabled():
         return make()
     first = decoder.transformer.blocks[0]
-    # `kept` doesn't notice changes of plain attributes, so these are part of the key.
+    # `cached` doesn't notice changes of plain attributes, so these are part of the key.
     norms = first.norm4, decoder.output_upscaling[1]
     heads = first.cross_attn_token_to_image.num_heads
     key = "prepared", for_gpu, heads, *(cast(LayerNorm2d, norm).eps for norm in norms)
-    return kept(decoder, key, make, if_counted=True)
+    return cached(decoder, key, make, if_versioned=True)
 
 
 def _upscaling(decoder: MaskDecoder, dtype: torch.dtype | None = None) -> Upscaling:

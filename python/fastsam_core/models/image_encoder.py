@@ -17,7 +17,7 @@ from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last, own
-from .kept import is_settled, kept
+from .module_cache import cached, is_immutable
 from .native import infers, is_exporting, is_plain, remember_layers, serves, serves_on_gpu, unaltered
 
 # GELU in place keeps its operand in the GPU's cache.
@@ -234,7 +234,7 @@ def _infer(blocks: nn.ModuleList, x: Tensor) -> None:
     Calling modules, or merely looking them up, would take much of the little time that the host has per kernel on a
     GPU. `x` may be float32 with narrower weights.
     """
-    known = kept(blocks, "layers", lambda: list(_layers_of(blocks))) if is_settled(blocks) else _layers_of(blocks)
+    known = cached(blocks, "layers", lambda: list(_layers_of(blocks))) if is_immutable(blocks) else _layers_of(blocks)
     layers, on_gpu = iter(known), serves_on_gpu(x)
     first = next(layers)
     # Work on rows, since a linear layer makes two views per call for inputs with more axes. `y` holds every

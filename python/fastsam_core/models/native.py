@@ -9,7 +9,7 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
-from .kept import is_settled, kept, parts_of
+from .module_cache import cached, is_immutable, modules_of
 
 # Attribute in which a network stores the types of its layers.
 _KINDS = "_kinds"
@@ -91,14 +91,14 @@ def is_plain(module: nn.Module, kinds: frozenset[type] | None = None) -> bool:
     """
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
         return False
-    if torch.compiler.is_compiling() or not is_settled(module):
+    if torch.compiler.is_compiling() or not is_immutable(module):
         return _consists(module, kinds)
-    return kept(module, ("plain", kinds), lambda: _consists(module, kinds))
+    return cached(module, ("plain", kinds), lambda: _consists(module, kinds))
 
 
 def _consists(module: nn.Module, kinds: frozenset[type] | None) -> bool:
     """Return whether the module has its original layers, or only layers of these types, and no hooks."""
-    parts = parts_of(module)
+    parts = modules_of(module)
     if kinds is None and list(map(type, parts)) != vars(module).get(_KINDS):
         return False
     for part in parts:
@@ -111,4 +111,4 @@ def _consists(module: nn.Module, kinds: frozenset[type] | None) -> bool:
 
 def remember_layers(module: nn.Module) -> None:
     """Record the types of a network's layers for `unaltered`. Call at the end of its `__init__`."""
-    vars(module)[_KINDS] = list(map(type, parts_of(module)))
+    vars(module)[_KINDS] = list(map(type, modules_of(module)))

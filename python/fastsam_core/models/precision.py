@@ -12,10 +12,10 @@ from torch import nn
 
 from .._log import warn_once
 from ..ops._native import cpu_module
-from .kept import kept, parts_of, settle, tensors_of
+from .module_cache import cached, mark_immutable, modules_of, tensors_of
 from .native import is_plain
 
-# Key under which `kept` stores whether a copy only computes and doesn't depend on its original any more.
+# Key under which `cached` stores whether a copy only computes and doesn't depend on its original any more.
 INDEPENDENT = "independent"
 
 
@@ -91,11 +91,11 @@ def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         return module
 
     def make() -> nn.Module:
-        copy = settle(cast_copy(module, dtype))
-        kept(copy, INDEPENDENT, lambda: _is_independent(copy, module))
+        copy = mark_immutable(cast_copy(module, dtype))
+        cached(copy, INDEPENDENT, lambda: _is_independent(copy, module))
         return copy
 
-    return kept(module, dtype, make)
+    return cached(module, dtype, make)
 
 
 def _is_independent(copy: nn.Module, original: nn.Module) -> bool:
@@ -103,9 +103,9 @@ def _is_independent(copy: nn.Module, original: nn.Module) -> bool:
 
     That means that it has no foreign layers, no hooks and no part in training mode.
     """
-    parts = parts_of(copy)
+    parts = modules_of(copy)
     ours, theirs = (
-        {tensor.untyped_storage()._cdata for tensor in tensors_of(each)} for each in (parts, parts_of(original))
+        {tensor.untyped_storage()._cdata for tensor in tensors_of(each)} for each in (parts, modules_of(original))
     )
     return is_plain(copy) and not any(part.training for part in parts) and not ours & theirs
 

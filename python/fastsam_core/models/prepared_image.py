@@ -12,8 +12,8 @@ from .._tensors import tensor_of
 from .decoder_folded import FoldedImage
 from .decoder_gpu import GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
-from .kept import capturing, kept
 from .mask_decoder import MaskDecoder
+from .module_cache import cached, is_capturing
 from .native import serves, unaltered
 from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
@@ -100,7 +100,7 @@ class PreparedImage:
         # The form may outlive the autocast context.
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             made = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
-        if not capturing():  # tensors made in a capture hold nothing before the replay
+        if not is_capturing():  # tensors made in a capture hold nothing before the replay
             self._folded = made
         return made
 
@@ -126,4 +126,4 @@ def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]
         with torch.inference_mode(False), torch.no_grad():
             return make()
 
-    return kept(encoder, ("shared", encoder.grid_size, dtype), made, if_counted=True)
+    return cached(encoder, ("shared", encoder.grid_size, dtype), made, if_versioned=True)

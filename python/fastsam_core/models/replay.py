@@ -21,7 +21,7 @@ from ..ops._attention.cuda import why_not
 from ..ops._direct import unseen
 from ..ops._native_cuda import cuda_module, stream_of, why_not_on
 from .cuda_graph import record
-from .kept import capturing, kept, parts_of
+from .module_cache import cached, is_capturing, modules_of
 from .native import is_plain
 from .precision import dtype_of
 
@@ -73,7 +73,7 @@ def encode(encoder: nn.Module, images: Tensor) -> Tensor:
     Graphs are used for inference with few images on a GPU, and only if nothing observes the call but its result: no
     gradients, autocast, hooks, compilers, modes or profilers, no capture by others, only this package's and PyTorch's
     own layers, none of them in training mode. Results are the same to the bit, and are new tensors. Changes of the
-    encoder's weights, layers and hooks are noticed as by `kept`, but not changes of plain attributes such as an `eps`.
+    encoder's weights, layers and hooks are noticed as by `cached`, but not changes of plain attributes such as `eps`.
     """
     if off or not _may_replay(encoder, images):
         return _as_usual(encoder, images)
@@ -85,10 +85,10 @@ def encode(encoder: nn.Module, images: Tensor) -> Tensor:
 
 def _encode(encoder: nn.Module, images: Tensor) -> Tensor:
     """Run `encode` on the current device."""
-    if capturing():
+    if is_capturing():
         return _as_usual(encoder, images)
     # For a copy in another dtype this checks nothing: the copy is dropped when its original changes.
-    return kept(encoder, "graphs", Graphs)(encoder, images)
+    return cached(encoder, "graphs", Graphs)(encoder, images)
 
 
 def _as_usual(encoder: nn.Module, images: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class Replay:
 class Graphs:
     """The graphs of one encoder in its current state.
 
-    The encoder is passed to each call instead of being stored, since `kept` requires that a cached value doesn't hold
+    The encoder is passed to each call instead of being stored, since `cached` requires that a cached value doesn't hold
     its module.
     """
 
@@ -213,7 +213,7 @@ class Graphs:
         """Record a graph for this key; if that is impossible or fails, refuse graphs from now on."""
         suits = images.new_empty(0, dtype=dtype_of(encoder))
         try:
-            if not is_plain(encoder) or any(part.training for part in parts_of(encoder)):
+            if not is_plain(encoder) or any(part.training for part in modules_of(encoder)):
                 raise ValueError("it has hooks, replaced layers or layers in training mode")
             if reason := why_not_on(suits.device) or why_not("attention", suits):
                 raise ValueError(reason)

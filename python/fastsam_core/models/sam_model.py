@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, share_out, thread_count
 from . import decoder_gpu, decoder_tiled
-from .ahead import run_in_dtype
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
 from .decoder_gpu import serves_decoder
 from .decoder_tiled import TiledImage
 from .judgement import OFFICIAL
-from .kept import capturing, kept, let_go, place_of
 from .mask_decoder import MaskDecoder
+from .module_cache import cached, evict_stale, is_capturing, stream_key
 from .native import serves, unaltered
 from .prepared_image import Form, PreparedImage
 from .prompt_encoder import PromptEncoder
 from .replay import encode
+from .speculative import run_in_dtype
 
 # Prompts per call of the plain decoder, on a CPU and on a GPU. Each takes 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
@@ -99,7 +99,7 @@ class SamModel(nn.Module):
         counted = first is None or not first.is_inference()
         with torch.inference_mode(False) if counted else nullcontext():
             super()._apply(fn, recurse)
-        let_go(self)
+        evict_stale(self)
         return self
 
     @property
@@ -355,15 +355,15 @@ class SamModel(nn.Module):
         usual = points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not serves(image.embedding)
         if not usual or encoder.training or torch.is_autocast_enabled(device.type):
             return make()
-        known: dict[Any, Tensor] = kept(encoder, ("points", encoder.image_size, image.dtype), dict, if_counted=True)
-        grid = place_of(device), points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
+        known: dict[Any, Tensor] = cached(encoder, ("points", encoder.image_size, image.dtype), dict, if_versioned=True)
+        grid = stream_key(device), points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
         tokens = known.get(grid)
         if tokens is None:
             with torch.inference_mode(False), torch.no_grad():
                 tokens = make()
             while len(known) >= _GRIDS_KEPT:
                 known.pop(next(iter(known)), None)
-            if not capturing():
+            if not is_capturing():
                 known[grid] = tokens
         return tokens
 

@@ -18,7 +18,7 @@ from ..ops._attention.reference import windowed_attention as windowed_attention_
 from ..ops._native_cuda import left_to_pytorch, why_unvalidated
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .kept import capturing, edits, finish, is_settled, kept
+from .module_cache import cached, is_capturing, is_immutable, synchronize, version_of
 from .native import infers, is_plain, remember_layers, serves, serves_on_gpu, unaltered
 from .tiny_vit_gpu import Convolutions, Layer, Plan, Transformer, Transformers, after, by_tap, norm_of
 
@@ -77,11 +77,11 @@ class TinyViT(nn.Module):
             return False
         weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
         # Nothing can be cached for inference tensors, whose changes PyTorch doesn't count.
-        return weight.dtype == images.dtype and (is_settled(self) or not weight.is_inference())
+        return weight.dtype == images.dtype and (is_immutable(self) or not weight.is_inference())
 
     def _infer_on_gpu(self, images: Tensor) -> Tensor:
         """Compute `forward` with few launches and without calling modules."""
-        return kept(self, "plan", self._plan, if_counted=True).of(images)
+        return cached(self, "plan", self._plan, if_versioned=True).of(images)
 
     def _plan(self) -> Plan:
         """Build the plan for `_infer_on_gpu`. Biases that a step leaves out are folded into the step after it."""
@@ -315,15 +315,15 @@ class Attention(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or not counted:
             # `gather` rather than `table[:, index]`, whose backward pass sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
-        made_from = (table.data_ptr(), edits(table), table.dtype, table.device, index.data_ptr(), index.shape)
+        made_from = (table.data_ptr(), version_of(table), table.dtype, table.device, index.data_ptr(), index.shape)
         # PyTorch doesn't count changes through `.data`, which are common when models are averaged, so on the CPU the
         # values are compared as well. On a GPU that would have to wait for it.
         known = self._kept
         if known is None or known[0] != made_from or (table.is_cpu and not torch.equal(table, known[2])):
             made = made_from, table.detach()[:, index], table.detach().clone()
-            if capturing():
+            if is_capturing():
                 return made[1]
-            finish(table)
+            synchronize(table)
             if self._kept is not known:  # another thread's: kernels on its stream, or a CUDA graph, may read it
                 return made[1]
             self._kept = known = made

@@ -10,12 +10,13 @@ from .. import rle
 from .._log import warn_once
 from .._rle_dicts import unpack
 from ..config import Config
+from ..encoded_image import EncodedImage
 from ..everything.arguments import check_count, check_number
 from ..everything.grid import checked_grids
 from ..models.judgement import OFFICIAL
 from ..models.sam.amg import build_all_layer_point_grids
-from ..picture import Picture, Stopwatch
 from ..segment import generate_records
+from ..stopwatch import Stopwatch
 from .predictor import SamPredictor
 
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
@@ -114,7 +115,7 @@ class SamAutomaticMaskGenerator:
             shown = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"image must be an RGB array, uint8 (H, W, 3), not {shown}")
         model = self.predictor.model
-        records = generate_records(model, Picture(image[..., ::-1], "image"), self._config(), Stopwatch())
+        records = generate_records(model, EncodedImage(image[..., ::-1], "image"), self._config(), Stopwatch())
         for record in records:
             record["segmentation"] = self._segmentation(record["segmentation"])
         return records

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..models.kept import edits, kept
+from ..encoded_image import encode
+from ..models.module_cache import cached, version_of
 from ..models.prepared_image import PreparedImage
-from ..picture import encode
 from ..postprocess import MaskResizer
 from .modeling import Sam, as_sam
 from .utils.transforms import ResizeLongestSide
@@ -198,8 +198,8 @@ class SamPredictor:
     def _prepared(self) -> PreparedImage:
         """Return the decoder's precomputed form of `features`, cached until these or the weights change."""
         features = self.get_image_embedding()
-        weights = [kept(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
-        made_from, changes = [features, *weights], edits(features)
+        weights = [cached(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
+        made_from, changes = [features, *weights], version_of(features)
         ready = self._ready
         if (
             ready is None

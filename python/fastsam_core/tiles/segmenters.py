@@ -16,10 +16,10 @@ from ..config import EVERYTHING_OPTIONS
 from ..detect.protocol import qualified_name
 from ..models.native import serves, unaltered
 from ..models.sam_model import SamModel
-from ..picture import Stopwatch
 from ..predictor import Predictor
 from ..sam import SAM
 from ..segment import generate_records
+from ..stopwatch import Stopwatch
 
 _CONTRACT = "it must return a list of dicts with segmentation (RLE of the tile, or bool (H, W)) and predicted_iou"
 

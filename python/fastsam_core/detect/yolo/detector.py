@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...config import DetectConfig
-from ...picture import Stopwatch
+from ...stopwatch import Stopwatch
 from ..protocol import Detections
 from .loaded import load
 from .runner import Objects, find

@@ -12,11 +12,11 @@ from ..._log import warn_once
 from ...config import Config, DetectConfig
 from ...device import select_device
 from ...masks import Masks
-from ...picture import Stopwatch
 from ...prediction_loop import Callback, PredictionLoop
 from ...results import Results
 from ...saving import ResultWriter
 from ...sources import Item
+from ...stopwatch import Stopwatch
 from .loaded import Loaded, load
 from .runner import Objects, find
 

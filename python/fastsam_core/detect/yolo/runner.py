@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...config import DetectConfig
 from ...models.precision import usable_dtype
-from ...picture import Stopwatch
+from ...stopwatch import Stopwatch
 from .decode import Found, decode
 from .letterbox import Letterbox
 from .masks import masks

@@ -17,13 +17,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastsam_core.models import ahead, registry
-from fastsam_core.models import kept as kept_module
-from fastsam_core.models.ahead import run_in_dtype
+from fastsam_core.models import module_cache, registry, speculative
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.kept import is_settled
+from fastsam_core.models.module_cache import is_immutable
 from fastsam_core.models.precision import cast_copy
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.models.speculative import run_in_dtype
 from graph_stand_in import picture, vit
 from test_replay import data, in_place, loaded, replaced
 
@@ -36,15 +35,15 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[str] = []
         self.ran: list[weakref.ref[nn.Module]] = []
-        numbers = kept_module._numbers
+        numbers = module_cache._fingerprint
 
         def look(module: nn.Module) -> Any:
-            if not is_settled(module):
+            if not is_immutable(module):
                 self.steps.append("look")
             return numbers(module)
 
-        monkeypatch.setattr(kept_module, "_numbers", look)
-        monkeypatch.setattr(ahead, "_on_gpu", lambda given: True)
+        monkeypatch.setattr(module_cache, "_fingerprint", look)
+        monkeypatch.setattr(speculative, "_on_gpu", lambda given: True)
 
     def run(self, images: Tensor, encoder: nn.Module) -> Tensor:
         self.steps.append("run")
@@ -151,13 +150,13 @@ def test_old_copy_is_freed_before_new_one_is_made(watch: Watch, monkeypatch: pyt
     for _ in range(2):
         watch.encode(encoder)
     (old,) = watch.ran
-    make = ahead.in_dtype
+    make = speculative.in_dtype
 
     def in_dtype(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         alive.append(old() is not None)
         return make(module, dtype)
 
-    monkeypatch.setattr(ahead, "in_dtype", in_dtype)
+    monkeypatch.setattr(speculative, "in_dtype", in_dtype)
     in_place(encoder)
     watch.encode(encoder)
     assert alive == [False]
@@ -206,7 +205,7 @@ def test_check_comes_first_if_extra_run_is_observable(watch: Watch, when: str) -
     watch.steps.clear()
     with pytest.MonkeyPatch.context() as patch:
         if when == "CPU":
-            patch.setattr(ahead, "_on_gpu", lambda given: given.is_cuda)
+            patch.setattr(speculative, "_on_gpu", lambda given: given.is_cuda)
         elif when == "mode":
             context = partial(torch.device, "cpu")  # a mode for functions
         elif when == "subclass":
@@ -218,7 +217,7 @@ def test_check_comes_first_if_extra_run_is_observable(watch: Watch, when: str) -
         elif when == "global hook":
             patch.setitem(nn.modules.module._global_forward_pre_hooks, 0, lambda *_: None)
         elif when == "capturing":
-            patch.setattr(ahead, "capturing", lambda: True)
+            patch.setattr(speculative, "is_capturing", lambda: True)
         with torch.set_grad_enabled(when == "gradients"), context():
             run_in_dtype(encoder, HALF, images, partial(watch.run, images))
     assert watch.steps == ["look", "run"]

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastsam_core.models import decoder_features, sam_model, tiny_vit
-from fastsam_core.models import kept as kept_module
+from fastsam_core.models import decoder_features, module_cache, sam_model, tiny_vit
 from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_gpu import GpuImage
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.kept import kept
 from fastsam_core.models.mask_decoder import MaskDecoder
+from fastsam_core.models.module_cache import cached
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import Attention
@@ -40,7 +39,7 @@ native = pytest.mark.skipif(cpu_module is None, reason="the compiled operations 
 @pytest.fixture(autouse=True)
 def _caches_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cache for tensors on the CPU too; normally only those on a GPU are cached."""
-    monkeypatch.setattr(kept_module, "KEPT_ON", ["cuda", "cpu"])
+    monkeypatch.setattr(module_cache, "CACHED_DEVICES", ["cuda", "cpu"])
 
 
 def model_of(dtype: torch.dtype = torch.float32) -> SamModel:
@@ -183,15 +182,15 @@ def test_inference_tensors_are_not_cached() -> None:
 def test_cached_values_are_freed_with_their_module() -> None:
     gc.collect()  # frees the entries of other tests
     module = nn.Linear(2, 2)
-    gone = weakref.ref(kept(module, "a", lambda: nn.Linear(1, 1)))
-    assert kept(module, "a", lambda: None) is gone() and kept(module, "b", lambda: None) is None
-    entries = len(kept_module._known)
+    gone = weakref.ref(cached(module, "a", lambda: nn.Linear(1, 1)))
+    assert cached(module, "a", lambda: None) is gone() and cached(module, "b", lambda: None) is None
+    entries = len(module_cache._known)
     with torch.no_grad():
         module.weight.add_(1)
-    assert kept(module, "a", lambda: None) is None
+    assert cached(module, "a", lambda: None) is None
     del module
     gc.collect()
-    assert gone() is None and len(kept_module._known) == entries - 1
+    assert gone() is None and len(module_cache._known) == entries - 1
 
 
 def test_copies_in_another_dtype_are_freed_when_the_model_is_cast() -> None:
@@ -209,10 +208,10 @@ def test_value_made_first_by_another_thread_is_used_by_all() -> None:
     module, others = nn.Linear(2, 2), list[Any]()
 
     def make() -> object:
-        others.append(kept(module, "a", object))
+        others.append(cached(module, "a", object))
         return object()
 
-    assert kept(module, "a", make) is others[0] and kept(module, "a", object) is others[0]
+    assert cached(module, "a", make) is others[0] and cached(module, "a", object) is others[0]
 
 
 @torch.no_grad()
@@ -220,11 +219,11 @@ def test_bias_made_first_by_another_thread_is_kept(monkeypatch: pytest.MonkeyPat
     layer = Attention(8, 2, 3)
     others: list[Tensor] = []
 
-    def finish(table: Tensor) -> None:
-        monkeypatch.setattr(tiny_vit, "finish", lambda table: None)
+    def synchronize(table: Tensor) -> None:
+        monkeypatch.setattr(tiny_vit, "synchronize", lambda table: None)
         others.append(layer._bias())
 
-    monkeypatch.setattr(tiny_vit, "finish", finish)
+    monkeypatch.setattr(tiny_vit, "synchronize", synchronize)
     first = layer._bias()
     assert torch.equal(first, others[0]) and layer._bias() is others[0]
 
@@ -233,37 +232,37 @@ def test_gpu_work_is_finished_before_a_value_is_cached(monkeypatch: pytest.Monke
     module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
 
     def synchronize() -> None:
-        steps.append((len(kept_module._known[module][1]), layer._kept))
+        steps.append((len(module_cache._known[module][1]), layer._kept))
 
     monkeypatch.setattr(Tensor, "is_cuda", True)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=synchronize))
     with torch.no_grad():
         for _ in range(2):
-            kept(module, "key", lambda: steps.append("made"))
+            cached(module, "key", lambda: steps.append("made"))
             layer._bias()
     assert steps == ["made", (0, None), (1, None)]
 
 
 def test_dead_parameter_invalidates_the_cache() -> None:
     module = nn.Linear(2, 2)
-    first = kept(module, "a", object)
-    numbers = kept_module._numbers(module)[0]
-    known = kept_module._known[module][0]
-    assert kept(module, "a", object) is first and known.numbers == numbers
-    known.objects[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
-    assert kept(module, "a", object) is not first
+    first = cached(module, "a", object)
+    numbers = module_cache._fingerprint(module)[0]
+    known = module_cache._known[module][0]
+    assert cached(module, "a", object) is first and known.fingerprint == numbers
+    known.referents[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
+    assert cached(module, "a", object) is not first
 
 
 def test_new_storage_at_the_same_address_invalidates_the_cache() -> None:
     module, memory = nn.Linear(2, 2), np.ones((2, 2), np.float32)
     module.weight.data = torch.from_numpy(memory)
-    first = kept(module, "a", object)
+    first = cached(module, "a", object)
     place, version = module.weight.data_ptr(), module.weight._version
-    assert kept(module, "a", object) is first
+    assert cached(module, "a", object) is first
     memory[:] = 2  # a cast to half precision and back may reuse memory like this
     module.weight.data = torch.from_numpy(memory)
     assert (module.weight.data_ptr(), module.weight._version) == (place, version)
-    assert kept(module, "a", object) is not first
+    assert cached(module, "a", object) is not first
 
 
 @torch.no_grad()
@@ -273,8 +272,8 @@ def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.Monkey
     assert isinstance(half, MaskDecoder)
     first = prepared(half, for_gpu=True)
     looked: list[nn.Module] = []
-    numbers = kept_module._numbers
-    monkeypatch.setattr(kept_module, "_numbers", lambda module: looked.append(module) or numbers(module))
+    numbers = module_cache._fingerprint
+    monkeypatch.setattr(module_cache, "_fingerprint", lambda module: looked.append(module) or numbers(module))
     assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
     scale_weight_in_place(model)
@@ -290,7 +289,7 @@ def test_layers_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(half, "_multiplies_bfloat16", lambda images: False)  # as on a GPU
     first, tiles = half(images), half.patch_embed.tiles()
     looked: list[nn.Module] = []
-    for name in ("native.parts_of", "image_encoder._layers_of"):
+    for name in ("native.modules_of", "image_encoder._layers_of"):
         monkeypatch.setattr(f"fastsam_core.models.{name}", looked.append)
     assert torch.equal(half(images), first) and half.patch_embed.tiles() is tiles and not looked
     hooks = nn.modules.module._global_forward_hooks
@@ -304,8 +303,8 @@ def test_parts_of_equals_pytorchs_modules() -> None:
     model.mask_decoder.again = model.mask_decoder.transformer
     model.mask_decoder.none = None
     model.mask_decoder.register_module("nothing", None)
-    assert {id(part) for part in kept_module.parts_of(model)} == {id(part) for part in model.modules()}
-    assert len(kept_module.parts_of(model)) == len(list(model.modules()))
+    assert {id(part) for part in module_cache.modules_of(model)} == {id(part) for part in model.modules()}
+    assert len(module_cache.modules_of(model)) == len(list(model.modules()))
 
 
 class Counted(TorchDispatchMode):
@@ -367,7 +366,7 @@ def test_changed_position_embedding_is_prepared_anew(monkeypatch: pytest.MonkeyP
     assert torch.equal(own.place(place.clone()).products, own.place(place).products)
     # Another stream prepares its own, because this stream's work may not be finished.
     before = own.place(place)
-    monkeypatch.setattr(decoder_features, "place_of", lambda device: (device, "another stream"))
+    monkeypatch.setattr(decoder_features, "stream_key", lambda device: (device, "another stream"))
     after = own.place(place)
     assert after is not before and own.place(place) is after
 
@@ -390,12 +389,12 @@ def test_tokens_of_point_grids_are_cached(monkeypatch: pytest.MonkeyPatch) -> No
     assert not torch.equal(model._point_tokens(image, POINTS, LABELS), wanted)
     assert len(made) == 4
     # Another stream makes its own, because this stream's work may not be finished.
-    monkeypatch.setattr(sam_model, "place_of", lambda device: (device, "another stream"))
+    monkeypatch.setattr(sam_model, "stream_key", lambda device: (device, "another stream"))
     model._point_tokens(image, POINTS, LABELS)
     assert len(made) == 5
     for step in range(2 * sam_model._GRIDS_KEPT):
         model._point_tokens(image, POINTS + step, LABELS)
-    values = kept_module._known[model.prompt_encoder][1]
+    values = module_cache._known[model.prompt_encoder][1]
     grids = [value for key, value in values.items() if isinstance(key, tuple) and key[0] == "points"]
     assert [len(grid) for grid in grids] == [sam_model._GRIDS_KEPT]
 
@@ -403,8 +402,8 @@ def test_tokens_of_point_grids_are_cached(monkeypatch: pytest.MonkeyPatch) -> No
 @torch.no_grad()
 def test_changes_through_data_are_seen_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert kept_module.KEPT_ON == ["cuda"]
-    monkeypatch.setattr(kept_module, "_numbers", None)  # on the CPU, weights must not be checked either
+    assert module_cache.CACHED_DEVICES == ["cuda"]
+    monkeypatch.setattr(module_cache, "_fingerprint", None)  # on the CPU, weights must not be checked either
     model = model_of()
     before = decoded(model)
     for weight in (model.mask_decoder.transformer.blocks[0].norm4.weight, model.prompt_encoder.no_mask_embed.weight):

@@ -1,12 +1,9 @@
-"""`Picture`: an image and its embedding; and the functions that encode images."""
+"""`EncodedImage`: an image and its embedding; and the functions that encode images."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,64 +15,12 @@ from .models.precision import Dtypes, usable_dtypes
 from .models.prepared_image import PreparedImage
 from .models.sam_model import SamModel
 from .preprocess import preprocess, resized_shape
+from .stopwatch import Stopwatch
 
 Box = tuple[int, int, int, int]
 
 
-class Stopwatch:
-    """Timer that adds up milliseconds per phase, starting from those in `before`. A nested phase pauses the outer one.
-
-    On a CUDA device, which runs asynchronously, phases begin and end with recorded events, so that the host doesn't
-    wait for the device until `speed` is read.
-    """
-
-    def __init__(self, before: Mapping[str, float] | None = None) -> None:
-        self._spent: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0, **(before or {})}
-        self._ended: list[tuple[str, Any, Any]] = []  # (phase, begin, end), not yet added up
-        self._phase: str | None = None
-        self._since: Any = None
-
-    @property
-    def speed(self) -> dict[str, float]:
-        """Milliseconds per phase, counting phases that have ended. Waits for a CUDA device to reach their ends."""
-        for name, begin, end in self._ended:
-            self._spent[name] += _milliseconds(begin, end)
-        self._ended.clear()
-        return self._spent
-
-    @contextmanager
-    def phase(self, name: str, device: torch.device) -> Iterator[None]:
-        """Time the body of the `with` statement. All phases of a stopwatch must use the same `device`."""
-        outer = self._phase
-        self._switch(name, device)
-        try:
-            yield
-        finally:
-            self._switch(outer, device)
-
-    def _switch(self, name: str | None, device: torch.device) -> None:
-        now = _moment(device)
-        if self._phase is not None:
-            self._ended.append((self._phase, self._since, now))
-        self._phase, self._since = name, now
-
-
-def _moment(device: torch.device) -> Any:
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-def _milliseconds(begin: Any, end: Any) -> float:
-    if isinstance(begin, float):
-        return 1000 * (end - begin)
-    end.synchronize()
-    return float(begin.elapsed_time(end))
-
-
-class Picture:
+class EncodedImage:
     """An image and its embedding.
 
     image: BGR uint8 (H, W, 3), or None if only a saved embedding was loaded; then `original_hw`, (height, width), is
@@ -199,8 +144,8 @@ class Picture:
         return model.prepare(features, decoder, matrices)
 
 
-def encode_together(
-    model: SamModel, pictures: Sequence[Picture], dtype: torch.dtype | None, watch: Stopwatch | None = None
+def encode_batch(
+    model: SamModel, pictures: Sequence[EncodedImage], dtype: torch.dtype | None, watch: Stopwatch | None = None
 ) -> None:
     """Encode the images that have no fitting embedding yet, in one pass of the encoder."""
     waiting = [p for p in pictures if p.image is not None and not p.is_encoded(model, dtype)]

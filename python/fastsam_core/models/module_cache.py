@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class _State(NamedTuple):
+class _ModuleState(NamedTuple):
     """State of a module that cached values depend on.
 
     numbers: compared for equality; they include ids of objects. objects: weak references to these objects, since
@@ -24,66 +24,66 @@ class _State(NamedTuple):
     reused.
     """
 
-    numbers: list[Any]
-    objects: list[weakref.ref[Any]]
+    fingerprint: list[Any]
+    referents: list[weakref.ref[Any]]
     storages: list[StorageWeakRef]
 
 
-# Device types on which `kept` caches with `if_counted`. On the CPU recomputing is cheap, and it never misses weights
-# that were changed through `.data`, which is common when models are averaged.
-KEPT_ON = ["cuda"]
+# Device types on which `cached` caches with `if_versioned`. On the CPU recomputing is cheap, and it never misses
+# weights that were changed through `.data`, which is common when models are averaged.
+CACHED_DEVICES = ["cuda"]
 
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[_State, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
-_settled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[_ModuleState, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
+_immutable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def kept(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_counted: bool = False) -> Value:
+def cached(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_versioned: bool = False) -> Value:
     """Return `make()`, cached for as long as `module` lives and its weights, layers and hooks stay unchanged.
 
     Changes in place are noticed if PyTorch counts them: not those through `.data` or NumPy, nor any of tensors that
     were made in inference mode. `make` must read nothing else that can change, and its result must not hold `module`
     itself.
-    key: identifies the value. if_counted: don't cache for modules with tensors made in inference mode, nor for modules
-    on a device type outside of `KEPT_ON`.
+    key: identifies the value. if_versioned: don't cache for modules with tensors made in inference mode, nor for
+    modules on a device type outside of `CACHED_DEVICES`.
     """
-    if if_counted:
+    if if_versioned:
         first = next(module.parameters(), None)
-        if first is not None and first.device.type not in KEPT_ON:
+        if first is not None and first.device.type not in CACHED_DEVICES:
             return make()
-    values, counted = _values(module)
-    if if_counted and not counted:
+    values, versioned = _values(module)
+    if if_versioned and not versioned:
         return make()
     if key in values:
         value: Value = values[key]
         return value
     value = make()
-    if not capturing():
+    if not is_capturing():
         first = next(module.parameters(), None)
         if first is not None:
-            finish(first)
+            synchronize(first)
         # Never replace a value that another thread has stored: it would be freed while kernels on that thread's stream
         # still read it.
         value = values.setdefault(key, value)
     return value
 
 
-def last_kept(module: nn.Module, key: Hashable) -> Any:
-    """Return what `kept` has stored under `key`, even if the module has changed since; None if there is nothing."""
+def last_cached(module: nn.Module, key: Hashable) -> Any:
+    """Return what `cached` has stored under `key`, even if the module has changed since; None if there is nothing."""
     known = _known.get(module)
     return None if known is None else known[1].get(key)
 
 
-def still_kept(module: nn.Module, key: Hashable, value: object) -> bool:
-    """Return whether `kept` would still return `value`, which must not be None.
+def is_current(module: nn.Module, key: Hashable, value: object) -> bool:
+    """Return whether `cached` would still return `value`, which must not be None.
 
     If the module has changed, what was cached for its previous state is dropped.
     """
     return _values(module)[0].get(key) is value
 
 
-def let_go(module: nn.Module) -> None:
+def evict_stale(module: nn.Module) -> None:
     """Drop at once, not at the next use, what was cached for previous states of the module and its parts."""
-    for part in parts_of(module):
+    for part in modules_of(module):
         if part in _known:
             _values(part)
 
@@ -94,16 +94,16 @@ def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
     Values for another state are dropped.
     """
     known = _known.get(module)
-    if known is not None and module in _settled:
+    if known is not None and module in _immutable:
         return known[1], True
-    numbers, objects, counted = _numbers(module)
-    if known is None or known[0].numbers != numbers or [0 for one in known[0].objects if one() is None]:
-        storages = [StorageWeakRef(one.untyped_storage()) for one in objects if isinstance(one, Tensor)]
-        known = _known[module] = _State(numbers, [weakref.ref(one) for one in objects], storages), {}
-    return known[1], counted
+    fingerprint, referents, versioned = _fingerprint(module)
+    if known is None or known[0].fingerprint != fingerprint or [0 for one in known[0].referents if one() is None]:
+        storages = [StorageWeakRef(one.untyped_storage()) for one in referents if isinstance(one, Tensor)]
+        known = _known[module] = _ModuleState(fingerprint, [weakref.ref(one) for one in referents], storages), {}
+    return known[1], versioned
 
 
-def finish(tensor: Tensor) -> None:
+def synchronize(tensor: Tensor) -> None:
     """Wait for the GPU work on the tensor's current stream, if it is on a GPU.
 
     A cached value may be found by a thread on another stream, which doesn't wait for this one.
@@ -112,7 +112,7 @@ def finish(tensor: Tensor) -> None:
         torch.cuda.current_stream(tensor.device).synchronize()
 
 
-def capturing() -> bool:
+def is_capturing() -> bool:
     """Return whether a CUDA graph is being captured.
 
     Tensors that are made during a capture hold nothing before the graph has been replayed, so they must not be cached.
@@ -120,29 +120,29 @@ def capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
-def place_of(device: torch.device) -> Hashable:
+def stream_key(device: torch.device) -> Hashable:
     """Return the device and its current stream, as a part of a cache key.
 
-    For values that are made too often to wait for the GPU (see `finish`): each stream then has its own.
+    For values that are made too often to wait for the GPU (see `synchronize`): each stream then has its own.
     """
     return device, stream_of(device.index) if device.type == "cuda" else None
 
 
-def settle(module: Module) -> Module:
+def mark_immutable(module: Module) -> Module:
     """Mark a module as never changing and return it; its state is no longer checked.
 
     For copies that nobody else can change.
     """
-    _settled.update(parts_of(module))
+    _immutable.update(modules_of(module))
     return module
 
 
-def is_settled(module: nn.Module) -> bool:
-    """Return whether the module or one that contains it was marked by `settle`."""
-    return module in _settled
+def is_immutable(module: nn.Module) -> bool:
+    """Return whether the module or one that contains it was marked by `mark_immutable`."""
+    return module in _immutable
 
 
-def parts_of(module: nn.Module) -> list[nn.Module]:
+def modules_of(module: nn.Module) -> list[nn.Module]:
     """Return the module and all submodules, each once. Faster than `modules()`, which also builds their names."""
     found: dict[int, nn.Module] = {}
     waiting: list[nn.Module | None] = [module]
@@ -155,23 +155,23 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def edits(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
     """Return how many changes in place PyTorch has counted for a tensor; -1 for inference tensors."""
     return -1 if tensor.is_inference() else tensor._version
 
 
-class Weights:
+class WeightSnapshot:
     """The tensors of some modules, and whether they have been changed in place since, as far as PyTorch counts that."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        found = (tensor for module in modules for tensor in tensors_of(parts_of(module)))
+        found = (tensor for module in modules for tensor in tensors_of(modules_of(module)))
         self._tensors = [tensor for tensor in found if not tensor.is_inference()]
         self._edits = self._count()
 
     def _count(self) -> int:
         return sum([tensor._version for tensor in self._tensors])  # hundreds of tensors, for each click
 
-    def have_changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether any of the tensors was changed in place since this object was made."""
         return self._count() != self._edits
 
@@ -182,25 +182,25 @@ def tensors_of(parts: list[nn.Module]) -> list[Tensor]:
     return [tensor for group in groups for tensor in group.values() if tensor is not None]
 
 
-def _numbers(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
+def _fingerprint(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
     """Return the numbers to compare, the objects whose ids are among them, and whether PyTorch counts all changes."""
-    parts = parts_of(module)
+    parts = modules_of(module)
     tensors = tensors_of(parts)
     # Flat lists of numbers are fast to build and compare: this runs for every image, over hundreds of tensors.
-    numbers: list[Any] = [id(one) for one in tensors]
-    numbers += [id(part) for part in parts]
-    numbers += [tensor.data_ptr() for tensor in tensors]
+    fingerprint: list[Any] = [id(one) for one in tensors]
+    fingerprint += [id(part) for part in parts]
+    fingerprint += [tensor.data_ptr() for tensor in tensors]
     # Casts replace a tensor's storage without counting it, and the new storage may have the old address.
-    numbers += [tensor.untyped_storage()._cdata for tensor in tensors]
-    counted = True
+    fingerprint += [tensor.untyped_storage()._cdata for tensor in tensors]
+    versioned = True
     try:
-        numbers += [tensor._version for tensor in tensors]
+        fingerprint += [tensor._version for tensor in tensors]
     except RuntimeError:  # inference tensors have no version
-        counted = False
-        numbers += [edits(tensor) for tensor in tensors]
-    numbers += [part.training for part in parts]
+        versioned = False
+        fingerprint += [version_of(tensor) for tensor in tensors]
+    fingerprint += [part.training for part in parts]
     hooked = [part for part in parts if part._forward_hooks or part._forward_pre_hooks]
-    numbers += [(id(part), *part._forward_pre_hooks, *part._forward_hooks) for part in hooked]
+    fingerprint += [(id(part), *part._forward_pre_hooks, *part._forward_hooks) for part in hooked]
     # An instance attribute `forward`, as wrappers set it.
-    numbers += [(id(part), id(part.__dict__["forward"])) for part in parts if "forward" in part.__dict__]
-    return numbers, tensors + parts, counted
+    fingerprint += [(id(part), id(part.__dict__["forward"])) for part in parts if "forward" in part.__dict__]
+    return fingerprint, tensors + parts, versioned

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from ..ops._direct import unseen
-from .kept import capturing, finish, last_kept, still_kept
+from .module_cache import is_capturing, is_current, last_cached, synchronize
 from .precision import INDEPENDENT, dtype_of, in_dtype
 
 
@@ -30,10 +30,10 @@ def run_in_dtype(
     if copy is not None:
         with suppress(Exception):  # raised again below, unless a stale copy caused it
             result = run(copy)
-            if still_kept(module, dtype, copy):
+            if is_current(module, dtype, copy):
                 return result
             del result
-        finish(given)  # the copy's memory may be reused once it is dropped
+        synchronize(given)  # the copy's memory may be reused once it is dropped
         del copy
     return run(in_dtype(module, dtype))
 
@@ -42,8 +42,8 @@ def _last_copy(module: nn.Module, dtype: torch.dtype | None) -> nn.Module | None
     """Return the most recent independent copy of `module` in `dtype`, which may be stale, or None."""
     if dtype is None or dtype_of(module) == dtype:
         return None
-    copy: nn.Module | None = last_kept(module, dtype)
-    return copy if copy is not None and last_kept(copy, INDEPENDENT) else None
+    copy: nn.Module | None = last_cached(module, dtype)
+    return copy if copy is not None and last_cached(copy, INDEPENDENT) else None
 
 
 def _unobserved(given: Tensor) -> bool:
@@ -53,7 +53,7 @@ def _unobserved(given: Tensor) -> bool:
         and _on_gpu(given)
         and unseen()
         and not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
-        and not capturing()
+        and not is_capturing()
     )
 
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from . import embeddings
 from .config import Config
 from .device import select_device
-from .models.kept import Weights
+from .encoded_image import EncodedImage, model_input
+from .models.module_cache import WeightSnapshot
 from .models.sam_model import SamModel
-from .picture import Picture, model_input
 from .prediction_loop import Callback, PredictionLoop
 from .sources import load_sources
 
 
-class ModelAndPicture(PredictionLoop):
+class PredictorState(PredictionLoop):
     """State of a `Predictor`: its model and the image that is set. args, callbacks: see `PredictionLoop`.
 
     Calls that run the model or set an image hold the lock, so that threads take turns.
@@ -29,9 +29,11 @@ class ModelAndPicture(PredictionLoop):
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
         super().__init__(args, callbacks)
         self.model: SamModel | None = None
-        self.picture: Picture | None = None
-        self._last_input: tuple[weakref.ref[Tensor], Picture] | None = None
-        self._weights: tuple[Weights, Weights] | None = None  # of the image encoder, and of the other modules
+        self.picture: EncodedImage | None = None
+        self._last_input: tuple[weakref.ref[Tensor], EncodedImage] | None = None
+        self._weights: tuple[WeightSnapshot, WeightSnapshot] | None = (
+            None  # of the image encoder, and of the other modules
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_last_input": None, "_weights": None}
@@ -97,10 +99,10 @@ class ModelAndPicture(PredictionLoop):
         changes through `.data` are not noticed. Raises ValueError unless `image` is exactly one image; the image that
         was set before then stays.
         """
-        picture = one_picture(image)
+        picture = load_single_image(image)
         with self._lock:
             self._forget_changed()
-            self._weights = self._present_weights()  # tensors may also have been replaced
+            self._weights = self._take_snapshot()  # tensors may also have been replaced
             prepared = picture.prepared(self._ready(self.args), self.args.dtype)
             with torch.no_grad():
                 prepared.get_ready()  # now, so that the first click doesn't have to wait for it
@@ -127,7 +129,7 @@ class ModelAndPicture(PredictionLoop):
 
         Raises ValueError for a wrong shape, and if no image is set.
         """
-        picture = self._picture_at_hand()
+        picture = self._require_image()
         self._ready(self.args).prepare(features)  # only to raise ValueError for a wrong shape
         picture.features = features
 
@@ -137,7 +139,7 @@ class ModelAndPicture(PredictionLoop):
         Metadata identifies the model and image that it belongs to; see `embeddings`.
         """
         with self._lock:
-            picture, model = self._picture_at_hand(), self._ready(self.args)
+            picture, model = self._require_image(), self._ready(self.args)
             picture.prepared(model, self.args.dtype)  # encodes again if a call has used another imgsz
             return embeddings.save(path, picture, model)
 
@@ -151,38 +153,38 @@ class ModelAndPicture(PredictionLoop):
         with self._lock:
             self.picture = embeddings.load(path, self._ready(self.args), self.picture)
 
-    def _picture_at_hand(self) -> Picture:
+    def _require_image(self) -> EncodedImage:
         if self.picture is None:
             raise ValueError("no image is set: call set_image first, or pass a source")
         self._forget_changed()
         return self.picture
 
-    def _picture_for(self, im: Any) -> Picture:
+    def _image_for(self, im: Any) -> EncodedImage:
         """Return the image of `im`: the last output of `preprocess`, or anything `set_image` accepts.
 
         None means the image that is set.
         """
         if im is None:
-            return self._picture_at_hand()
+            return self._require_image()
         if self._last_input is not None and self._last_input[0]() is im:
             self._forget_changed()
             return self._last_input[1]
-        return one_picture(im)
+        return load_single_image(im)
 
-    def _present_weights(self) -> tuple[Weights, Weights]:
+    def _take_snapshot(self) -> tuple[WeightSnapshot, WeightSnapshot]:
         model = self._ready(self.args)
-        return Weights(model.image_encoder), Weights(model.prompt_encoder, model.mask_decoder)
+        return WeightSnapshot(model.image_encoder), WeightSnapshot(model.prompt_encoder, model.mask_decoder)
 
     def _forget_changed(self) -> None:
         """Drop cached results that depend on weights changed in place since, for example by `load_state_dict`."""
         if self._weights is None:
-            self._weights = self._present_weights()
-        encoder, others = (weights.have_changed() for weights in self._weights)
+            self._weights = self._take_snapshot()
+        encoder, others = (weights.has_changed() for weights in self._weights)
         if encoder or others:
             for picture in (self.picture, self._last_input and self._last_input[1]):
                 if picture is not None:
                     picture.forget(embedding=encoder)
-            self._weights = self._present_weights()
+            self._weights = self._take_snapshot()
 
     def preprocess(self, im: Any) -> Tensor:
         """Convert one image, or a list of one, to the model input (1, 3, S, S) float32: resized, normalised, padded.
@@ -190,16 +192,16 @@ class ModelAndPicture(PredictionLoop):
         The latest result can be passed to `prompt_inference`, `inference` and `generate`, which recognise it and use
         the original image that it was made from.
         """
-        return self._input_of(one_picture(im))
+        return self._input_of(load_single_image(im))
 
-    def _input_of(self, picture: Picture) -> Tensor:
+    def _input_of(self, picture: EncodedImage) -> Tensor:
         assert picture.image is not None
         pixels = model_input(self._ready(self.args), picture.image)
         self._last_input = weakref.ref(pixels), picture
         return pixels
 
 
-def one_picture(image: Any) -> Picture:
+def load_single_image(image: Any) -> EncodedImage:
     """Load the single image that `image` denotes, with its own copy of the pixels.
 
     Raises TypeError for None, and ValueError for several images, none, or one that can't be read.
@@ -218,4 +220,4 @@ def one_picture(image: Any) -> Picture:
     if item.image is None:
         raise ValueError(f"{item.path}: {item.error}")
     # The caller owns the array and may modify it later.
-    return Picture(item.image.copy() if source.kind == "arrays" else item.image, item.path)
+    return EncodedImage(item.image.copy() if source.kind == "arrays" else item.image, item.path)

@@ -13,7 +13,7 @@ from fastsam_core import Predictor, ops
 from fastsam_core.config import Config
 from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.models import registry
-from fastsam_core.models.judgement import OFFICIAL
+from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.ops import _native_cuda
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
 from fastsam_core.prompts import Prompts
@@ -131,7 +131,7 @@ def test_points_with_expanded_labels_are_decoded() -> None:
 def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
     boxes = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
     model = small_model()
-    model.judgement = OFFICIAL  # without stability, which varies a lot for masks of few pixels
+    model.mask_scoring = OFFICIAL  # without stability, which varies a lot for masks of few pixels
     predictor = Predictor(overrides={"model": model, **QUIET})
     predictor.args.device = "cpu"
     predictor.set_image(bgr_picture(60, 90))
@@ -166,7 +166,7 @@ def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | 
 def test_batched_images_equal_single_ones() -> None:
     pictures = [np.roll(bgr_picture(40 + i, 60), 7 * i, axis=1) for i in range(5)]
     model = small_model().cuda()
-    model.judgement = OFFICIAL
+    model.mask_scoring = OFFICIAL
     predictor = Predictor(overrides={"model": model, **QUIET})
     single = predictor(pictures, bboxes=[4.0, 6.0, 25.0, 20.0])
     model.batches.clear()

@@ -145,7 +145,7 @@ def test_decode_points_gives_the_chosen_masks(nano: SamModel, embedding: Tensor)
     with torch.no_grad():
         every, every_iou = nano.decode_prompts(embedding, points, labels, multimask_output=True)
     iou, logits = nano.decode_points(embedding, points, labels)
-    torch.testing.assert_close(nano.judgement.predicted_iou(iou, every), every_iou)
+    torch.testing.assert_close(nano.mask_scoring.predicted_iou(iou, every), every_iou)
     assert not torch.allclose(iou, every_iou)  # `every_iou` includes the masks' stability
     chosen = logits([7, 0, 7, 3], torch.tensor([2, 1, 0, 2]))
     torch.testing.assert_close(chosen, every[[7, 0, 7, 3], [2, 1, 0, 2]], rtol=1e-4, atol=1e-5)

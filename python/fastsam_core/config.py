@@ -311,7 +311,7 @@ class Config:
 
     def conf_of(self, model: SamModel) -> float:
         """Return the predicted IoU above which masks are kept: `conf`, by default that of the model."""
-        return model.judgement.conf if self.conf is None else self.conf
+        return model.mask_scoring.conf if self.conf is None else self.conf
 
     def points_together(self, model: SamModel) -> int:
         """Return how many grid points are decoded together: `points_batch_size`, by default chosen for the device.
@@ -329,11 +329,11 @@ class Config:
         options["points_batch_size"] = self.points_together(model)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
-                options[key] = getattr(model.judgement, key)
+                options[key] = getattr(model.mask_scoring, key)
         for key in ("stability_share", "highest_stability"):
-            options[key] = getattr(model.judgement, key)
+            options[key] = getattr(model.mask_scoring, key)
         if options["min_mask_region_area"] is None and image_hw is not None:
-            options["min_mask_region_area"] = model.judgement.least_region * image_hw[0] * image_hw[1]
+            options["min_mask_region_area"] = model.mask_scoring.least_region * image_hw[0] * image_hw[1]
         return options
 
 

@@ -12,7 +12,7 @@ from ._files import save_tensors
 from .detect.yolo.loaded import OFFICIAL
 from .detect.yolo.weights import read_weights, save_weights, tells_yolo
 from .models.checkpoint import identify, read_state_dict, resolve
-from .models.locate import locate
+from .models.checkpoint_paths import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
     if target.suffix != ".safetensors":
         raise ValueError(f"checkpoints are converted to .safetensors, not to {target.name!r}")
     text = os.fspath(source)
-    path = locate(text, OFFICIAL) if text in OFFICIAL else resolve(text)
+    path = find_checkpoint(text, OFFICIAL) if text in OFFICIAL else resolve(text)
     if target.exists() and target.samefile(path):
         raise ValueError(f"{target} is the source itself; give another name")
     try:

@@ -118,7 +118,7 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
         "weights": f"sha256:{weights_hash(model)}",
         "imgsz": model.image_size,
         "device": str(model.device),
-        "judgement": asdict(model.judgement),
+        "judgement": asdict(model.mask_scoring),
         "dtype": str(config.dtype or model.dtype).removeprefix("torch."),
         **asdict(chosen),
         "measures": list(chosen.measures),

@@ -17,8 +17,8 @@ from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
 from .decoder_gpu import serves_decoder
 from .decoder_tiled import TiledImage
-from .judgement import OFFICIAL
 from .mask_decoder import MaskDecoder
+from .mask_scoring import OFFICIAL
 from .module_cache import cached, evict_stale, is_capturing, stream_key
 from .native import serves, unaltered
 from .prepared_image import Form, PreparedImage
@@ -70,10 +70,10 @@ class SamModel(nn.Module):
     low-resolution logits and predicted IoU.
 
     name: a row of `models.registry`. image_size: the long side S of the model input, a multiple of 16.
-    judgement: how to score and filter its masks; that of the official models unless set.
+    mask_scoring: how to score and filter its masks; that of the official models unless set.
     """
 
-    judgement = OFFICIAL
+    mask_scoring = OFFICIAL
     mask_threshold: float = 0.0  # threshold on logits, for code that calls the modules one by one
     _size: int | None = None  # input size of a model returned by `at_image_size`
 
@@ -226,7 +226,7 @@ class SamModel(nn.Module):
 
         Returns:
             Low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 or 1. The
-            predicted IoU is that of `judgement.predicted_iou`.
+            predicted IoU is that of `mask_scoring.predicted_iou`.
 
         Raises:
             ValueError: no prompt, shapes other than these, or prompts for different numbers of objects.
@@ -239,8 +239,8 @@ class SamModel(nn.Module):
             raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), multimask_output)
-        bounded = self.judgement.bounded(low_res, boxes, points, labels)
-        return bounded, self.judgement.predicted_iou(decoded, low_res)
+        bounded = self.mask_scoring.clip_to_boxes(low_res, boxes, points, labels)
+        return bounded, self.mask_scoring.predicted_iou(decoded, low_res)
 
     def _check_shapes(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None

@@ -12,15 +12,16 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ...device import select_device
+from ...models.checkpoint_paths import find_checkpoint
 from ...models.download import sha256_of
-from ...models.locate import locate
 from .network import Network
 from .weights import read_weights
 
 _ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
 _YOLO = tuple(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx")
 _FASTSAM = ("FastSAM-s.pt", "FastSAM-x.pt")
-# Official files and their addresses. No hashes of them are published: `locate` records that of the first download.
+# Official files and their addresses. No hashes of them are published: `find_checkpoint` records that of the first
+# download.
 OFFICIAL: dict[str, tuple[str, ...]] = {name: (_ASSETS + name,) for name in (*_YOLO, *_FASTSAM)}
 # Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
@@ -52,7 +53,7 @@ def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
     chosen = select_device(device)
     text = os.fspath(model)
     text = next((name for name in (_ALIASES.get(text, text), f"{text}.pt") if name in OFFICIAL), text)
-    path = locate(text, OFFICIAL)
+    path = find_checkpoint(text, OFFICIAL)
     weights = read_weights(path)
     try:
         network = weights.network()

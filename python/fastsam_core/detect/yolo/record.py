@@ -94,12 +94,14 @@ def read_record(content: Any) -> tuple[dict[str, TensorRef], Facts]:
     epsilons: set[Any] = set()
     for name, module in modules.items():
         tensors.update(_own_tensors(name, module))
-        if module.kind in ("BatchNorm2d", "SyncBatchNorm"):
+        if module.class_name in ("BatchNorm2d", "SyncBatchNorm"):
             epsilons.add(module.state.get("eps"))
-        elif module.kind == "Conv2d" and all(key in module.state for key in _CONVOLUTION):
+        elif module.class_name == "Conv2d" and all(key in module.state for key in _CONVOLUTION):
             convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION)
-        elif name.endswith(".act") and module.kind not in ("SiLU", "Identity"):
-            raise ValueError(f"{name} is a {module.kind}, in YOLOv8 a SiLU: a modified network, which is not supported")
+        elif name.endswith(".act") and module.class_name not in ("SiLU", "Identity"):
+            raise ValueError(
+                f"{name} is a {module.class_name}, in YOLOv8 a SiLU: a modified network, which is not supported"
+            )
     if len(epsilons) > 1 or not all(isinstance(value, float) and 0 < value < 1 for value in epsilons):
         raise ValueError("its batch normalisations have different or impossible epsilons")
     facts = Facts(
@@ -128,7 +130,7 @@ def is_first(name: str) -> bool:
 def _check_layers(sequence: Record) -> None:
     layers = sequence.state.get("_modules")
     found = list(layers.values()) if isinstance(layers, dict) else []
-    kinds = [layer.kind if isinstance(layer, Record) else type(layer).__name__ for layer in found]
+    kinds = [layer.class_name if isinstance(layer, Record) else type(layer).__name__ for layer in found]
     for place, (kind, expected) in enumerate(zip(kinds, _LAYERS, strict=False)):
         if kind != expected:
             raise ValueError(

@@ -30,7 +30,7 @@ class Sam(SamModel):
     def __init__(self, model: SamModel) -> None:
         encoder = copy.copy(model.prompt_encoder)  # a copy, since calls of `model` may set its input size
         super().__init__(model.name, model.image_encoder, encoder, model.mask_decoder)
-        self.judgement = model.judgement
+        self.mask_scoring = model.mask_scoring
         self.set_image_size(model.own_image_size)
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             tensor = torch.tensor(values, dtype=torch.float32, device=model.device).view(-1, 1, 1)

@@ -51,10 +51,10 @@ def test_thresholds_default_to_those_of_the_model() -> None:
 
 def test_points_batch_size_defaults_to_that_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano")
-    own = model.points_at_once(torch.float16)
+    own = model.points_per_batch(torch.float16)
     assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == own
     asked: list[torch.dtype | None] = []
-    monkeypatch.setattr(model, "points_at_once", lambda dtype: asked.append(dtype) or 1024)
+    monkeypatch.setattr(model, "points_per_batch", lambda dtype: asked.append(dtype) or 1024)
     assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == 1024
     assert Config().updated({"points_batch_size": 64}).generate_options(model)["points_batch_size"] == 64
     assert asked == [torch.float16]

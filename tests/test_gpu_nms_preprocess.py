@@ -183,8 +183,8 @@ def test_number_of_points_decoded_together_depends_on_kernels_and_memory(monkeyp
     ample = torch.cuda.get_device_properties(0).total_memory >= 8 << 30
     for dtype, together in ((torch.float16, 1024), (torch.bfloat16, 1024), (torch.float32, 512)):
         why_not = ops.why("decoder_first_pass", torch.empty(1, device="cuda", dtype=dtype))["cuda"]
-        assert model.points_at_once(dtype) == (together if ample and not why_not else 64)
+        assert model.points_per_batch(dtype) == (together if ample and not why_not else 64)
     assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7
     monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
-    assert model.points_at_once() == 64  # PyTorch decodes float32 now, also in the next line
-    assert registry.build("sam_nano").cuda().eval().points_at_once() == (512 if ample else 128)
+    assert model.points_per_batch() == 64  # PyTorch decodes float32 now, also in the next line
+    assert registry.build("sam_nano").cuda().eval().points_per_batch() == (512 if ample else 128)

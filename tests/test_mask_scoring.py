@@ -163,9 +163,9 @@ def test_decoder_gets_the_lowest_iou_that_may_pass(monkeypatch: pytest.MonkeyPat
     model, asked = small_model(), []
     plain = model.decode_points
 
-    def decode(*arguments: Any, above: float) -> Any:
-        asked.append(above)
-        return plain(*arguments, above=above)
+    def decode(*arguments: Any, iou_threshold: float) -> Any:
+        asked.append(iou_threshold)
+        return plain(*arguments, iou_threshold=iou_threshold)
 
     monkeypatch.setattr(model, "decode_points", decode)
     mask_scoring = model.mask_scoring

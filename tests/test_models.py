@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoder_arguments import randomised
 from fastsam_core.models import registry
-from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, position_table
+from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, resample_rel_pos
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._attention.windows import partition, unpartition
 from tensor_sizes import LargestTensor
@@ -66,7 +66,7 @@ def attention_reference(attn: Attention, x: Tensor) -> Tensor:
     windows = partition(x, attn.window_size, torch.zeros(x.shape[-1])) if attn.window_size else x
     side_h, side_w = windows.shape[1:3]
     q, k, v = attn.qkv(windows).flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    table_h, table_w = position_table(attn.rel_pos_h, side_h), position_table(attn.rel_pos_w, side_w)
+    table_h, table_w = resample_rel_pos(attn.rel_pos_h, side_h), resample_rel_pos(attn.rel_pos_w, side_w)
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     for a, b in itertools.product(range(side_h * side_w), repeat=2):
         (ya, xa), (yb, xb) = divmod(a, side_w), divmod(b, side_w)

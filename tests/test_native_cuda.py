@@ -19,8 +19,8 @@ import cuda_emulation
 import fastsam_core
 from fastsam_core import doctor, ops, preprocess
 from fastsam_core.models import native
-from fastsam_core.ops import _direct, _native_cuda, schema
-from fastsam_core.ops._direct import goes_directly
+from fastsam_core.ops import _dispatch_bypass, _native_cuda, schema
+from fastsam_core.ops._dispatch_bypass import can_bypass_dispatcher
 from fastsam_core.ops._native import cpu_module
 from op_examples import EXAMPLES
 from siblings import EMULATED, emulated, run_python
@@ -170,7 +170,7 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         current[0] = before
 
     built.EMULATED, built.ARCHITECTURES, built.why_not = False, "80, 90a", lambda: "" if current[0] else NO_CODE
-    for part in (_native_cuda, _direct, native, preprocess):
+    for part in (_native_cuda, _dispatch_bypass, native, preprocess):
         monkeypatch.setattr(part, "cuda_module", built)
     for part in (schema, doctor):
         monkeypatch.setattr(part, "cuda_reason", "")
@@ -188,11 +188,11 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 def test_gpu_without_compiled_code_falls_back_to_pytorch(no_code, monkeypatch):
     with FakeTensorMode():
         tensors = [torch.empty(3, device=f"cuda:{i}") for i in range(2)]
-    monkeypatch.setattr(_direct, "_PLAIN", (type(tensors[0]),))
+    monkeypatch.setattr(_dispatch_bypass, "_PLAIN_TYPES", (type(tensors[0]),))
     assert [ops.why("nms", tensor)["cuda"] for tensor in tensors] == [f"CUDA kernels: {no_code}", ""]
     run = schema._where_it_runs(lambda *args: "kernels", lambda *args: "PyTorch")
     assert [run(1, tensor) for tensor in tensors] == ["PyTorch", "kernels"]
-    for takes in (_native_cuda.serves, goes_directly, native.serves_on_gpu):
+    for takes in (_native_cuda.has_kernels_for, can_bypass_dispatcher, native.can_use_cuda_kernels):
         assert [takes(tensor) for tensor in tensors] == [False, True], takes
     devices = [torch.device(name) for name in ("cuda", "cuda:0", "cuda:1", "cpu")]
     assert [preprocess._takes_frames(device) for device in devices] == [False, False, True, True]

@@ -46,7 +46,7 @@ def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
 def _rectangles(model: Any, monkeypatch: pytest.MonkeyPatch, boxes: Any, iou: torch.Tensor) -> None:
     """Make the model return a rectangle for the i-th point: boxes (N, 4) x1, y1, x2, y2 in low-resolution cells."""
 
-    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float | None = None) -> Any:
+    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, iou_threshold: float | None = None) -> Any:
         def logits(point_index: Any, mask_index: Any) -> torch.Tensor:
             found = torch.full((len(point_index), 32, 32), -9.0)
             for place, point in enumerate(point_index):

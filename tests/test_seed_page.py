@@ -162,7 +162,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
 
     def decode_points(
-        self: SamModel, embedding: Any, points: Tensor, labels: Tensor, above: float | None = None
+        self: SamModel, embedding: Any, points: Tensor, labels: Tensor, iou_threshold: float | None = None
     ) -> tuple[Tensor, Callable[[Any, Any], Tensor]]:
         assert points.shape[1:] == (1, 2) and labels.shape == points.shape[:2]
         first = sum(seen)

@@ -133,7 +133,7 @@ def test_generated_records_match_reference(name: str, mode: str, monkeypatch: py
     model.mask_scoring = OFFICIAL
     batches = iter(range(10**6))
 
-    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float) -> Any:
+    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, iou_threshold: float) -> Any:
         batch = points[:, 0].double().numpy() / 4
         logits, scores = map(torch.from_numpy, golden_recipe.blob_logits(batch, golden["seed"] + next(batches)))
         return scores, lambda point_index, mask_index: logits[point_index, mask_index]

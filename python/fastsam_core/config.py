@@ -318,7 +318,7 @@ class Config:
 
         It affects time and memory; masks change by rounding at most.
         """
-        return model.points_at_once(self.dtype) if self.points_batch_size is None else self.points_batch_size
+        return model.points_per_batch(self.dtype) if self.points_batch_size is None else self.points_batch_size
 
     def generate_options(self, model: SamModel, image_hw: tuple[int, int] | None = None) -> dict[str, Any]:
         """Return the arguments of `everything.generate_masks`. Thresholds that are not given are those of the model.

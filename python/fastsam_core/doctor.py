@@ -141,7 +141,7 @@ def _cuda() -> dict[str, Any]:
         "devices": [torch.cuda.get_device_name(gpu) for gpu in gpus],
         "kernels": cuda_reason or (elsewhere or "in use" if available else f"switched on, but {absent}"),
         "unvalidated": why_unvalidated() or f"{UNVALIDATED}: in use, by FASTSAM_CUDA_KERNELS=1",
-        "graphs": replay.off or ("in use" if available else f"switched on, but {absent}"),
+        "graphs": replay.disabled_reason or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }

@@ -25,7 +25,7 @@ from .decoder_features import Features, Prepared, features, prepared
 from .decoder_folded import DecodedPrompts, FoldedImage
 from .decoder_widened import copies_of, repeated
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
-from .native import serves_on_gpu
+from .native import can_use_cuda_kernels
 
 # Prompts decoded together in half precision; their coefficients take 0.9 MiB each at 64 x 64. Half as many in float32.
 PROMPTS_PER_CHUNK = 1024
@@ -39,7 +39,7 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
     """
     if not embedding.is_cuda or torch.is_grad_enabled():
         return False
-    if not serves_on_gpu(embedding, *others):
+    if not can_use_cuda_kernels(embedding, *others):
         say_served_by_pytorch(
             why_not_cuda("decoder_first_pass", embedding) or "the decoder's tensors differ in dtype or device"
         )

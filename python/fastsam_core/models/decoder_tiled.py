@@ -64,8 +64,8 @@ class TiledImage:
     def with_masks(self, mix: Tensor) -> Callable[[Tensor], AbstractContextManager[TiledImage]]:
         """Return a function from a mask prompt's channels (K, h, w) to a context with the image for that prompt.
 
-        mix: (K, C), what each channel adds to an image token, see `PromptEncoder.mask_mix`. The yielded `TiledImage` is
-        valid inside the context only.
+        mix: (K, C), what each channel adds to an image token, see `PromptEncoder.mask_projection`. The yielded
+        `TiledImage` is valid inside the context only.
         """
         if self._masked is None or not torch.equal(self._masked.mix, mix):
             self._masked = MaskedFeatures(self.features, self._source(), mix)

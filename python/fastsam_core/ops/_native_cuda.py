@@ -95,7 +95,7 @@ def _why_not_on(index: int) -> str:
     return error and f"built for {cuda_module.ARCHITECTURES}, they don't run on the {name}: {error}"
 
 
-def serves(tensor: Tensor) -> bool:
+def has_kernels_for(tensor: Tensor) -> bool:
     """Return whether the module in use can reach this tensor's memory and its kernels run on that device."""
     module = _chosen.get()
     if module is None or tensor.device.type != ("cpu" if module.EMULATED else "cuda"):

@@ -130,7 +130,7 @@ def test_unvalidated_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(tiny_vit, "can_use_cuda_kernels", lambda *tensors: True)
     assert model._runs_on_gpu(torch.randn(1, 3, 64, 64).to(DTYPE))
     assert not conv_on_gpu.why_not("depthwise3x3", torch.empty(1, dtype=DTYPE))
-    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
     with Watch() as watch:
         model(torch.randn(1, 3, 64, 64).to(DTYPE))
     assert "depthwise3x3" not in watch.launches()

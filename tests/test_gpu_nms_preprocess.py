@@ -185,6 +185,6 @@ def test_number_of_points_decoded_together_depends_on_kernels_and_memory(monkeyp
         why_not = ops.why("decoder_first_pass", torch.empty(1, device="cuda", dtype=dtype))["cuda"]
         assert model.points_per_batch(dtype) == (together if ample and not why_not else 64)
     assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7
-    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
     assert model.points_per_batch() == 64  # PyTorch decodes float32 now, also in the next line
     assert registry.build("sam_nano").cuda().eval().points_per_batch() == (512 if ample else 128)

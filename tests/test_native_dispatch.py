@@ -24,7 +24,7 @@ from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops import _threads
 from fastsam_core.ops._native import cpu_module
-from fastsam_core.ops._threads import native_threads, share_out, thread_count
+from fastsam_core.ops._threads import native_threads, parallel_for, thread_count
 from fastsam_core.postprocess import measured_together
 from fastsam_core.preprocess import preprocess
 
@@ -209,7 +209,7 @@ def test_traced_graph_contains_no_native_operations(model: SamModel, images: Ten
 def test_share_out_divides_threads_among_calls(threads: int, calls: int, each: int) -> None:
     torch.set_num_threads(threads)
     seen = list[tuple[int, int]]()
-    share_out(lambda i: seen.append((i, thread_count())), calls)
+    parallel_for(lambda i: seen.append((i, thread_count())), calls)
     assert sorted(seen) == [(i, each) for i in range(calls)]
 
 

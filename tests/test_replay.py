@@ -188,7 +188,7 @@ def test_observed_and_unsuitable_calls_are_not_replayed(gpu: FakeGpu, when: str)
             images = images.contiguous(memory_format=torch.channels_last)
         elif when == "many":
             images = random_images(batch=2)
-            patch.setattr(replay, "MOST_PIXELS", SIZE * SIZE)
+            patch.setattr(replay, "MAX_PIXELS", SIZE * SIZE)
         for _ in range(5):
             with torch.set_grad_enabled(when == "gradients"), context():
                 result = encode(encoder, images)

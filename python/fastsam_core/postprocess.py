@@ -22,7 +22,7 @@ from torch import Tensor
 from . import ops
 from .measuring import MasksOnGpu, MasksOnHost
 from .models.common import to_device
-from .ops._masks.cuda import PreparedAxes
+from .ops._masks.cuda import ResamplingAxes
 from .ops._native import cpu_module
 from .ops._native_cuda import has_kernels_for, stream_of
 from .ops._threads import thread_count
@@ -223,7 +223,7 @@ class MaskResizer:
         stream = _stream_to_keep_on(device)
         return _axes_at(device, *self._key) if stream is None else _axes_kept(device, stream, *self._key)
 
-    def _prepared_on(self, device: torch.device) -> PreparedAxes:
+    def _prepared_on(self, device: torch.device) -> ResamplingAxes:
         """Return the same axes in the form that CUDA kernels take."""
         stream = _stream_to_keep_on(device)
         return _prepared_at(device, *self._key) if stream is None else _prepared_kept(device, stream, *self._key)
@@ -254,13 +254,13 @@ def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, T
     return _axes_at(device, *axes)
 
 
-def _prepared_at(device: torch.device, cells: int, *axes: Any) -> PreparedAxes:
-    return PreparedAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
+def _prepared_at(device: torch.device, cells: int, *axes: Any) -> ResamplingAxes:
+    return ResamplingAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> PreparedAxes:
+def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> ResamplingAxes:
     return _prepared_at(device, *axes)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..ops._decoder.chain import Chain, takes
 from ..ops._decoder.layouts import TOKENS
 from ..ops._decoder.upscaler import Upscaler, can_upscale
-from ..ops._native_cuda import say_served_by_pytorch
+from ..ops._native_cuda import log_pytorch_fallback
 from ..ops.schema import why_not_cuda
 from .decoder_chunk import Chunk
 from .decoder_features import Features, Prepared, features, prepared
@@ -40,18 +40,18 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
     if not embedding.is_cuda or torch.is_grad_enabled():
         return False
     if not can_use_cuda_kernels(embedding, *others):
-        say_served_by_pytorch(
+        log_pytorch_fallback(
             why_not_cuda("decoder_first_pass", embedding) or "the decoder's tensors differ in dtype or device"
         )
         return False
     if torch.is_autocast_enabled("cuda"):
-        say_served_by_pytorch("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
+        log_pytorch_fallback("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
         return False
     reason = next((reason for op in _OPS if (reason := why_not_cuda(op, embedding))), "")
     if not reason and not copies_of(decoder):
         reason = "no kernel supports a decoder of these sizes"
     if reason:
-        say_served_by_pytorch(reason)
+        log_pytorch_fallback(reason)
     return not reason
 
 
@@ -96,9 +96,7 @@ class GpuImage:
         ignored here. Prompts with more tokens than the kernels support are decoded by PyTorch.
         """
         if sparse.shape[1] + 1 + NUM_MASK_TOKENS > TOKENS:
-            say_served_by_pytorch(
-                f"the decoder's kernels take prompts of at most {TOKENS - 1 - NUM_MASK_TOKENS} tokens"
-            )
+            log_pytorch_fallback(f"the decoder's kernels take prompts of at most {TOKENS - 1 - NUM_MASK_TOKENS} tokens")
             if self._folded is None:
                 self._folded = FoldedImage(self.decoder, *self._given)
             return self._folded.decode(sparse, masks, above)

@@ -17,7 +17,7 @@ from threading import Condition
 import torch
 from torch import Tensor
 
-from ..ops._threads import native_threads, share_out, thread_count
+from ..ops._threads import native_threads, parallel_for, thread_count
 from .decoder_chunk import Chunk
 from .decoder_features import features, prepared
 from .decoder_masked import MaskedFeatures
@@ -89,7 +89,7 @@ class TiledImage:
         """
         decoded = TiledPrompts(self, sparse, masks, above)
         self._spares = thread_count()
-        share_out(decoded.add, -(-len(sparse) // PROMPTS_PER_CHUNK))
+        parallel_for(decoded.add, -(-len(sparse) // PROMPTS_PER_CHUNK))
         return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:

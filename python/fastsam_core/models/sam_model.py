@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._native_cuda import has_ample_memory
-from ..ops._threads import native_threads, share_out, thread_count
+from ..ops._threads import native_threads, parallel_for, thread_count
 from . import decoder_gpu, decoder_tiled
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
@@ -390,7 +390,7 @@ class SamModel(nn.Module):
                 with with_mask(channels[0]) as masked:
                     decoded[i] = self._decode_folded(masked, sparse[i : i + 1], multimask_output)
 
-            share_out(decode, len(sparse))
+            parallel_for(decode, len(sparse))
         logits, iou = zip(*(decoded[i] for i in range(len(sparse))), strict=True)
         return torch.cat(logits), torch.cat(iou)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
-from ..ops._native_cuda import left_to_pytorch, why_unvalidated
+from ..ops._native_cuda import falls_back_to_pytorch, unvalidated_disabled_reason
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
 from .module_cache import cached, is_capturing, is_immutable, synchronize, version_of
@@ -94,7 +94,7 @@ class TinyViT(nn.Module):
             or not is_plain(self)
         ):
             return False
-        if left_to_pytorch(why_unvalidated()):
+        if falls_back_to_pytorch(unvalidated_disabled_reason()):
             return False
         weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
         # Nothing can be cached for inference tensors, whose changes PyTorch doesn't count.

@@ -100,7 +100,9 @@ def siblings(op: str) -> dict[str, Callable[..., Any]]:
     for name in available_isas():
         found[f"cpu[{name}]"] = _bound(getattr(schema.NATIVES[op], op), name)
     if op in schema.CUDAS:
-        found.update({name: form(getattr(schema.CUDAS[op], op)) for name, form in _native_cuda.forms.items()})
+        found.update(
+            {name: form(getattr(schema.CUDAS[op], op)) for name, form in _native_cuda.sibling_wrappers.items()}
+        )
     return found
 
 

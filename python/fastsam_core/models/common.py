@@ -58,10 +58,10 @@ def neck(in_channels: int, out_channels: int) -> nn.Sequential:
 
 def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Apply the layers from `neck` with native operations: (B, H, W, in_channels) to (B, out_channels, H, W)."""
-    conv1x1, conv3x3 = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
+    conv1, conv2 = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
     first_norm, last_norm = cast(LayerNorm2d, layers[1]), cast(LayerNorm2d, layers[3])
-    x = first_norm.channels_last(ops.linear(x, conv1x1.weight.flatten(1)))
-    x = ops.conv3x3(x, conv3x3.weight, conv3x3.weight.new_zeros(conv3x3.out_channels))
+    x = first_norm.channels_last(ops.linear(x, conv1.weight.flatten(1)))
+    x = ops.conv3x3(x, conv2.weight, conv2.weight.new_zeros(conv2.out_channels))
     return last_norm.channels_last(x).permute(0, 3, 1, 2).contiguous()
 
 

@@ -35,13 +35,12 @@ def _greedy_nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_thres
     while remaining.numel():
         best, remaining = remaining[0], remaining[1:]
         keep.append(best)
-        overlap = torch.minimum(boxes[best, 2:], boxes[remaining, 2:]) - torch.maximum(
+        sides = torch.minimum(boxes[best, 2:], boxes[remaining, 2:]) - torch.maximum(
             boxes[best, :2], boxes[remaining, :2]
         )
-        intersection = torch.where((overlap > 0).all(1), overlap[:, 0] * overlap[:, 1], 0)
-        suppressed = (
-            intersection / (area[best] + area[remaining] - intersection) > threshold
-        )  # False for 0 / 0 of two empty boxes
+        intersection = torch.where((sides > 0).all(1), sides[:, 0] * sides[:, 1], 0)
+        # False for 0 / 0 of two empty boxes.
+        suppressed = intersection / (area[best] + area[remaining] - intersection) > threshold
         if classes is not None:
             suppressed &= classes[remaining] == classes[best]
         remaining = remaining[~suppressed]

@@ -11,9 +11,8 @@ from .._native_cuda import DTYPES, aligned, falls_back_to_pytorch, on_device_of,
 from . import reference
 from .inputs import check_add_norm, check_no_overlap
 
-_CHANNEL_STEP = (
-    256  # Channels. Numbers that aren't a multiple use the kernel for short rows, in which some threads idle.
-)
+# Numbers of channels that aren't a multiple use the kernel for short rows, in which some threads idle.
+_CHANNEL_STEP = 256
 
 
 def why_not(op: str, tensor: Tensor) -> str:

@@ -99,20 +99,12 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     top = torch.where(left == right, first % height, 0)
     bottom = torch.where(left == right, last % height, height - 1)
 
-    def reduce_per_mask(values: Tensor, reduction: str) -> Tensor:
+    def per_mask(values: Tensor, reduction: str) -> Tensor:
         return torch.zeros_like(offsets[1:]).scatter_reduce_(0, mask_index, values, reduction, include_self=False)
 
-    x, y = reduce_per_mask(left, "amin"), reduce_per_mask(top, "amin")
-    has_foreground = torch.zeros_like(offsets[1:]).index_fill_(0, mask_index, 1)
-    return torch.stack(
-        [
-            x,
-            y,
-            reduce_per_mask(right, "amax") - x + has_foreground,
-            reduce_per_mask(bottom, "amax") - y + has_foreground,
-        ],
-        1,
-    )
+    x, y = per_mask(left, "amin"), per_mask(top, "amin")
+    is_set = torch.zeros_like(offsets[1:]).index_fill_(0, mask_index, 1)
+    return torch.stack([x, y, per_mask(right, "amax") - x + is_set, per_mask(bottom, "amax") - y + is_set], 1)
 
 
 def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
@@ -130,19 +122,19 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
     for d in range(n_dt):
         of_mask = dt_mask_index == d
         # Foreground pixels before a position are those of all runs before, and part of the run that it lies in.
-        ends, is_foreground = dt_ends[of_mask], (dt_index[of_mask] % 2 == 1).to(torch.int64)
-        cumulative = (dt_counts[of_mask] * is_foreground).cumsum(0)  # after each run
+        ends, is_set = dt_ends[of_mask], (dt_index[of_mask] % 2 == 1).to(torch.int64)
+        cumulative = (dt_counts[of_mask] * is_set).cumsum(0)  # after each run
         if ends.numel() == 0:
             continue
 
         def foreground_before(
             position: Tensor,
             ends: Tensor = ends,
-            is_foreground: Tensor = is_foreground,
+            is_set: Tensor = is_set,
             cumulative: Tensor = cumulative,
         ) -> Tensor:
             run = torch.searchsorted(ends, position).clamp_(max=ends.numel() - 1)
-            return cumulative[run] - (ends[run] - position) * is_foreground[run]
+            return cumulative[run] - (ends[run] - position) * is_set[run]
 
         intersection[d].index_add_(0, mask_index, foreground_before(last) - foreground_before(first))
     union = dt_area[:, None] + gt_area[None, :] - intersection

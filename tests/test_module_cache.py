@@ -289,7 +289,7 @@ def test_layers_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(half, "_can_use_bfloat16", lambda images: False)  # as on a GPU
     first, tiles = half(images), half.patch_embed.has_disjoint_patches()
     looked: list[nn.Module] = []
-    for name in ("native.modules_of", "image_encoder._layers_of"):
+    for name in ("native.modules_of", "image_encoder._block_layers"):
         monkeypatch.setattr(f"fastsam_core.models.{name}", looked.append)
     assert torch.equal(half(images), first) and half.patch_embed.has_disjoint_patches() is tiles and not looked
     hooks = nn.modules.module._global_forward_hooks

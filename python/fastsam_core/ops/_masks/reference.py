@@ -18,25 +18,25 @@ from .reference_regions import remove_small_regions
 _STRIP_PIXELS = {"cpu": 1 << 16}
 _MANY_STRIP_PIXELS = 1 << 24
 # Replaces infinite logits, which half precision produces: 0 * infinity would be NaN, and spread.
-_HUGE = 1e30
+_MAX_LOGIT = 1e30
 # Rounding of weights and terms can make a weighted sum exceed its cells by this fraction of their magnitude.
-_ROUNDING = 4e-6
+_ROUNDING_ERROR = 4e-6
 
 
 class _Axis:
     """Three taps, i.e. cells with weights, for each position of one axis of the enlarged masks.
 
-    first: (size,) in NumPy, the first cell of each position, ascending. The constructor raises ValueError for invalid
-    cells or weights; its own `cells` is the number of cells.
+    first: (size,) in NumPy, the first cell of each position, ascending. The constructor raises ValueError for
+    invalid cells or weights.
     """
 
-    def __init__(self, name: str, first: Tensor, weights: Tensor, cells: int) -> None:
-        if not bool((first >= 0).all() and (first.diff() >= 0).all() and first[-1] < cells):
-            raise ValueError(f"{name}_cells must ascend, within 0..{cells - 1}")
+    def __init__(self, name: str, first_cells: Tensor, weights: Tensor, num_cells: int) -> None:
+        if not bool((first_cells >= 0).all() and (first_cells.diff() >= 0).all() and first_cells[-1] < num_cells):
+            raise ValueError(f"{name}_cells must ascend, within 0..{num_cells - 1}")
         if not bool((weights >= 0).all() and ((weights.sum(1) - 1).abs() <= 1e-6).all()):
             raise ValueError(f"{name}_weights must not be negative, and sum to 1 in each row")
-        self.first = first.cpu().numpy()
-        self._taps = (first[:, None] + torch.arange(3, device=first.device)).clamp(max=cells - 1)
+        self.first = first_cells.cpu().numpy()
+        self._taps = (first_cells[:, None] + torch.arange(3, device=first_cells.device)).clamp(max=num_cells - 1)
         self._weights = weights.detach()[:, :, None]
 
     def output_range(self, low: int, high: int) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def mask_runs(
     check_placement((y_cells.shape[0], x_cells.shape[0]), height, width, left, top)
     y = _Axis("y", y_cells, y_weights, logits.shape[1])
     x = _Axis("x", x_cells, x_weights, logits.shape[2])
-    logits = logits.detach().nan_to_num(nan=-_HUGE).clamp(-_HUGE, _HUGE)
+    logits = logits.detach().nan_to_num(nan=-_MAX_LOGIT).clamp(-_MAX_LOGIT, _MAX_LOGIT)
     counts, boxes, sizes = [], [], []
     for mask_logits in logits:
         runs, inner, outer = _measure(mask_logits, y, x, threshold, offset)
@@ -115,9 +115,9 @@ def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float
     """
     low_level = threshold - offset
     peak, magnitude = logits.amax(1), logits.abs().amax(1)
-    rows = (peak + _ROUNDING * magnitude > low_level).nonzero().reshape(-1).tolist()
+    rows = (peak + _ROUNDING_ERROR * magnitude > low_level).nonzero().reshape(-1).tolist()
     peak, magnitude = logits.amax(0), logits.abs().amax(0)
-    columns = (peak + _ROUNDING * magnitude > low_level).nonzero().reshape(-1).tolist()
+    columns = (peak + _ROUNDING_ERROR * magnitude > low_level).nonzero().reshape(-1).tolist()
     if not rows or not columns:
         return MaskRuns.join([]), 0, 0
     (top, bottom), (left, right) = y.output_range(rows[0], rows[-1]), x.output_range(columns[0], columns[-1])

@@ -31,19 +31,19 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 def _load() -> tuple[ModuleType | None, str]:
     """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad variable."""
-    wanted = os.environ.get("FASTSAM_CUDA_KERNELS", "")
-    if wanted not in ("", "0", "1"):
-        raise ValueError(f"FASTSAM_CUDA_KERNELS={wanted}: it must be 1 or 0")
+    switch = os.environ.get("FASTSAM_CUDA_KERNELS", "")
+    if switch not in ("", "0", "1"):
+        raise ValueError(f"FASTSAM_CUDA_KERNELS={switch}: it must be 1 or 0")
     if os.environ.get("FASTSAM_NATIVE", "") == "0":
         return None, "switched off by FASTSAM_NATIVE=0"
     if find_spec("fastsam_core._cuda") is None:
-        if wanted == "1":
+        if switch == "1":
             warn_once(
                 "FASTSAM_CUDA_KERNELS=1, but this installation has no CUDA kernels; PyTorch runs every operation on "
                 "a GPU. FASTSAM_CUDA=ON at installation builds them."
             )
         return None, NOT_BUILT
-    if wanted == "0":
+    if switch == "0":
         return None, SWITCHED_OFF
     try:
         return importlib.import_module("fastsam_core._cuda"), ""

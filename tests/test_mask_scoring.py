@@ -180,11 +180,11 @@ def test_grid_points_are_scored_like_clicks() -> None:
     """Both take half of the decoder's IoU and half of the stability, each at the resolution of its own mask."""
     model = small_model()
     predictor = Predictor(overrides={**QUIET, "model": model})
-    picture = bgr_picture(128, 128)
+    image = bgr_picture(128, 128)
     options = {**FEW, "iou": 1.0, "points_stride": 1, "min_mask_region_area": 0}
-    (everything,) = predictor(picture, **options)
-    (clicked,) = predictor(picture, points=[[64, 64]], labels=[1], multimask_output=True)
-    predictor.set_image(picture)
+    (everything,) = predictor(image, **options)
+    (clicked,) = predictor(image, points=[[64, 64]], labels=[1], multimask_output=True)
+    predictor.set_image(image)
     point = torch.tensor([[[64.0, 64.0]]])
     decoded, logits = model.decode_points(predictor.features, point, torch.ones(1, 1))
     of_click = (decoded[0] + stability_score(logits([0, 0, 0], [0, 1, 2]))) / 2

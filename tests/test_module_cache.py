@@ -246,10 +246,10 @@ def test_gpu_work_is_finished_before_a_value_is_cached(monkeypatch: pytest.Monke
 def test_dead_parameter_invalidates_the_cache() -> None:
     module = nn.Linear(2, 2)
     first = cached(module, "a", object)
-    numbers = module_cache._fingerprint(module)[0]
-    known = module_cache._cache[module][0]
-    assert cached(module, "a", object) is first and known.fingerprint == numbers
-    known.referents[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
+    fingerprint = module_cache._fingerprint(module)[0]
+    state = module_cache._cache[module][0]
+    assert cached(module, "a", object) is first and state.fingerprint == fingerprint
+    state.referents[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
     assert cached(module, "a", object) is not first
 
 
@@ -272,8 +272,8 @@ def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.Monkey
     assert isinstance(half, MaskDecoder)
     first = prepared(half, for_gpu=True)
     looked: list[nn.Module] = []
-    numbers = module_cache._fingerprint
-    monkeypatch.setattr(module_cache, "_fingerprint", lambda module: looked.append(module) or numbers(module))
+    fingerprint = module_cache._fingerprint
+    monkeypatch.setattr(module_cache, "_fingerprint", lambda module: looked.append(module) or fingerprint(module))
     assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
     scale_weight_in_place(model)
@@ -298,7 +298,7 @@ def test_layers_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.MonkeyP
     assert {id(part) for part in looked} >= {id(block) for block in half.blocks}
 
 
-def test_parts_of_equals_pytorchs_modules() -> None:
+def test_modules_of_equals_pytorchs_modules() -> None:
     model = model_of()
     model.mask_decoder.again = model.mask_decoder.transformer
     model.mask_decoder.none = None

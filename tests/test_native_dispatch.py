@@ -275,6 +275,6 @@ def test_why_reports_layers_as_native_only_in_float32() -> None:
 
 
 def test_preprocess_copies_reversed_images_for_another_device() -> None:
-    picture = np.zeros((64, 40, 3), np.uint8)[..., ::-1]
-    pixels, size = preprocess(picture, 64, "meta")
+    image = np.zeros((64, 40, 3), np.uint8)[..., ::-1]
+    pixels, size = preprocess(image, 64, "meta")
     assert pixels.shape == (1, 3, 64, 64) and pixels.device.type == "meta" and size == (64, 40)

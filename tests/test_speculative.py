@@ -35,12 +35,12 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[str] = []
         self.ran: list[weakref.ref[nn.Module]] = []
-        numbers = module_cache._fingerprint
+        fingerprint = module_cache._fingerprint
 
         def look(module: nn.Module) -> Any:
             if not is_immutable(module):
                 self.steps.append("look")
-            return numbers(module)
+            return fingerprint(module)
 
         monkeypatch.setattr(module_cache, "_fingerprint", look)
         monkeypatch.setattr(speculative, "_on_gpu", lambda given: True)

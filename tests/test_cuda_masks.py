@@ -64,9 +64,9 @@ def test_mask_runs_at_borders_of_parts_and_tiles(
     axes = *even_axis(cells[0], size[0]), *even_axis(cells[1], size[1])
     check(EMULATED, logits_of(kind, random, 2, *cells), axes)
     # Less than the image's height, so that no run continues in the next column.
-    check(EMULATED, logits_of(kind, random, 1, *cells), axes, picture=(size[0] + 1, size[1] + 3), corner=(2, 1))
+    check(EMULATED, logits_of(kind, random, 1, *cells), axes, image_size=(size[0] + 1, size[1] + 3), corner=(2, 1))
     # The image's height, but less than its width.
-    check(EMULATED, logits_of(kind, random, 1, *cells), axes, picture=(size[0], size[1] + 3), corner=(1, 0))
+    check(EMULATED, logits_of(kind, random, 1, *cells), axes, image_size=(size[0], size[1] + 3), corner=(1, 0))
 
 
 def test_mask_runs_of_columns_taller_than_a_tile() -> None:
@@ -93,7 +93,7 @@ def test_mask_runs_of_uniform_bands_beside_mixed_ones(order: str) -> None:
     ]
     logits = torch.from_numpy(np.stack(masks).astype(np.float32))
     check(EMULATED, logits, axes)
-    check(EMULATED, logits, axes, picture=(401, 143), corner=(2, 1))
+    check(EMULATED, logits, axes, image_size=(401, 143), corner=(2, 1))
 
 
 def test_mask_runs_of_many_blocks_and_masks() -> None:

@@ -22,7 +22,7 @@ from fastsam_core.stopwatch import Stopwatch
 from gpu_waits import waits
 from small_model import QUIET, bgr_picture, small_model
 from test_nms import random_boxes
-from test_preprocess_ops import picture, same_bits
+from test_preprocess_ops import random_image, same_bits
 
 pytestmark = pytest.mark.gpu
 
@@ -83,7 +83,7 @@ def test_nms_refuses_nan_and_infinity(bad: float) -> None:
 
 @pytest.mark.parametrize("shape", [(1200, 1800), (480, 640), (3000, 4000), (9, 12000), (1024, 1024), (1, 1)])
 def test_preprocessing_equals_the_cpu(shape: tuple[int, int]) -> None:
-    image = picture(shape[1] + 1, *shape)
+    image = random_image(shape[1] + 1, *shape)
     for view in (image, np.ascontiguousarray(image[..., ::-1])[..., ::-1], image.transpose(1, 0, 2)):
         wanted, content = preprocess(view, 1024)
         given, its_content = preprocess(view, 1024, "cuda")
@@ -95,7 +95,7 @@ def test_preprocessing_equals_the_cpu(shape: tuple[int, int]) -> None:
 
 
 def test_preprocessing_never_synchronises_and_can_be_captured() -> None:
-    frames = [torch.from_numpy(picture(seed, 1200, 1800)).cuda() for seed in (1, 2)]
+    frames = [torch.from_numpy(random_image(seed, 1200, 1800)).cuda() for seed in (1, 2)]
     wanted = [ops.preprocess_image(frame, *FORM) for frame in frames]
     with waits() as syncs:
         ops.preprocess_image(frames[0], *FORM)
@@ -110,7 +110,7 @@ def test_preprocessing_never_synchronises_and_can_be_captured() -> None:
 
 
 def test_pinned_frame_may_be_overwritten_after_preprocessing() -> None:
-    frame = torch.from_numpy(picture(1, 1200, 1800)).pin_memory()
+    frame = torch.from_numpy(random_image(1, 1200, 1800)).pin_memory()
     wanted, _ = preprocess(frame.numpy(), 1024, "cuda")
     torch.cuda.synchronize()
     torch.cuda._sleep(50_000_000)  # some tens of milliseconds
@@ -152,14 +152,14 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("count", [1, 5])
 def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | None) -> None:
-    model, picture = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
+    model, random_image = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
         prompts = Prompts.read(**given)
         assert prompts is not None
         for _ in range(2):  # the first call encodes the image and fills caches
             with waits() as syncs:
-                found = [*decode_prompts(model, picture, prompts, True, dtype, Stopwatch())]
+                found = [*decode_prompts(model, random_image, prompts, True, dtype, Stopwatch())]
         assert found[0][1].is_cuda and not syncs, [str(one.message) for one in syncs]
 
 

@@ -66,7 +66,7 @@ __device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4]
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float top = fmaxf(sums.top[i][half], high[i][half]);
-        const float factor = power_of_two(sums.top[i][half] - top);
+        const float factor = exp2_approx(sums.top[i][half] - top);
         sums.top[i][half] = top;
         sums.total[i][half] *= factor;
 #pragma unroll
@@ -84,7 +84,7 @@ __device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4]
     for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float weight = power_of_two(fmaf(scores[i][n][j], scale, base[j / 2]));
+        const float weight = exp2_approx(fmaf(scores[i][n][j], scale, base[j / 2]));
         scores[i][n][j] = weight;
         sums.total[i][j / 2] += weight;
       }

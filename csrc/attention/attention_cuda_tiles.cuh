@@ -39,7 +39,7 @@ struct Tile {
 };
 
 // Fragments of the factors of a product: Left is 16 rows x depth 16, Right is depth 16 x 16 columns. For float32 they
-// are two steps of depth 8, each number in a high and a low part (see split in common/mma.h).
+// are two steps of depth 8, each number in a high and a low part (see split_tf32 in common/mma.h).
 template <typename T>
 struct Left {
   uint32_t x[4];
@@ -68,8 +68,8 @@ __device__ __forceinline__ void load_rows(Left<float>& to, const float* tile, in
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int depth = 16 * step + 8 * (i / 4) + pair() + 4 * (i % 4 / 2);
-    split(tile[Tile<float, kDim>::element(row + group() + 8 * (i % 2), depth)], to.high[i / 4][i % 4],
-          to.low[i / 4][i % 4]);
+    split_tf32(tile[Tile<float, kDim>::element(row + group() + 8 * (i % 2), depth)], to.high[i / 4][i % 4],
+               to.low[i / 4][i % 4]);
   }
 }
 
@@ -85,8 +85,8 @@ __device__ __forceinline__ void load_columns(Right<float>& to, const float* tile
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int depth = 16 * step + 8 * (i / 2 % 2) + pair() + 4 * (i % 2);
-    split(tile[Tile<float, kDim>::element(row + group() + 8 * (i / 4), depth)], to.high[i / 4][i / 2 % 2][i % 2],
-          to.low[i / 4][i / 2 % 2][i % 2]);
+    split_tf32(tile[Tile<float, kDim>::element(row + group() + 8 * (i / 4), depth)], to.high[i / 4][i / 2 % 2][i % 2],
+               to.low[i / 4][i / 2 % 2][i % 2]);
   }
 }
 
@@ -104,8 +104,8 @@ __device__ __forceinline__ void load_table(Right<float>& to, const float* table,
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int64_t from = min(max(row + group() + 8 * (i / 4), 0), last);
-    split(table[from * kDim + 16 * step + 8 * (i / 2 % 2) + pair() + 4 * (i % 2)], to.high[i / 4][i / 2 % 2][i % 2],
-          to.low[i / 4][i / 2 % 2][i % 2]);
+    split_tf32(table[from * kDim + 16 * step + 8 * (i / 2 % 2) + pair() + 4 * (i % 2)],
+               to.high[i / 4][i / 2 % 2][i % 2], to.low[i / 4][i / 2 % 2][i % 2]);
   }
 }
 
@@ -121,8 +121,8 @@ __device__ __forceinline__ void load_depth(Right<float>& to, const float* tile, 
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int depth = row + 8 * (i / 2 % 2) + 2 * pair() + i % 2;
-    split(tile[Tile<float, kDim>::element(depth, 16 * step + 8 * (i / 4) + group())], to.high[i / 4][i / 2 % 2][i % 2],
-          to.low[i / 4][i / 2 % 2][i % 2]);
+    split_tf32(tile[Tile<float, kDim>::element(depth, 16 * step + 8 * (i / 4) + group())],
+               to.high[i / 4][i / 2 % 2][i % 2], to.low[i / 4][i / 2 % 2][i % 2]);
   }
 }
 
@@ -140,8 +140,8 @@ __device__ __forceinline__ void weights_of(Left<float>& to, const float (&first)
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int at = (i % 2) * 2 + i / 2;
-    split(first[at], to.high[0][i], to.low[0][i]);
-    split(second[at], to.high[1][i], to.low[1][i]);
+    split_tf32(first[at], to.high[0][i], to.low[0][i]);
+    split_tf32(second[at], to.high[1][i], to.low[1][i]);
   }
 }
 

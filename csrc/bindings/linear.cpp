@@ -63,7 +63,7 @@ void linear(const Matrix& x, const Matrix& weight, const Vector& bias, int32_t a
   const Rows a = rows_of(x, m, w.k, "x must be (m, k) with contiguous rows");
   const Norm norm = norm_of(norm_weight, norm_bias, w.k, eps);
   require(activation >= kLinearNone && activation <= kLinearRelu, "activation must be 0, 1 or 2");
-  LinearFinish finish{vector_of(bias, w.n, "bias must be (n,)"), activation, nullptr, 0, nullptr, 0};
+  LinearEpilogue finish{vector_of(bias, w.n, "bias must be (n,)"), activation, nullptr, 0, nullptr, 0};
   if (residual) {
     const Rows added = rows_of(*residual, m, w.n, "residual must be (m, n) with contiguous rows");
     finish.residual = added.data, finish.residual_stride = added.stride;

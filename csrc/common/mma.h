@@ -25,7 +25,7 @@ __device__ __forceinline__ int group() { return lane() / 4; }
 __device__ __forceinline__ int pair() { return lane() % 4; }
 
 // 2^x. The emulator's is accurate to 1 ulp, the GPU's approximation to 2 ulp.
-__device__ __forceinline__ float power_of_two(float x) {
+__device__ __forceinline__ float exp2_approx(float x) {
 #ifdef FASTSAM_CUDA_EMULATION
   return exp2f(x);
 #else
@@ -113,7 +113,7 @@ __device__ __forceinline__ void cp_async_wait() {
 // the rest fits a TF32 except for one bit. That bit is truncated, which is no less accurate than rounding it, and which
 // keeps a NaN: GPUs produce NaN with all bits set, which adding the rounding increment would wrap to zero. In `high`
 // that does happen, so `low` must carry the NaN.
-__device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
+__device__ __forceinline__ void split_tf32(float value, uint32_t& high, uint32_t& low) {
   high = (__float_as_uint(value) + 0x1000u) & 0xffffe000u;
   low = __float_as_uint(value - __uint_as_float(high)) & 0xffffe000u;
 }

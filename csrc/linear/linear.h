@@ -32,7 +32,7 @@ struct Norm {
 
 // Computes finish.out (rows, n) from x (rows, k). finish.residual may be finish.out itself; apart from that, the output
 // must not overlap any input.
-void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& finish,
             int64_t threads);
 
 // Computes out = x + W2 GELU(W1 LayerNorm(x) + b1) + b2 block by block, so that the whole hidden layer is never in

@@ -40,7 +40,7 @@ int64_t useful_threads(int64_t threads, int64_t rows, int64_t n, int64_t k) {
 // Writes the packed weights, packed_size(weight) floats, to `panels`.
 void pack(const Weight& weight, float* panels, int64_t threads) {
   const int64_t grain = divide_up(kPackPerThread, kPanel * weight.k);
-  fork_join(threads, panels_of(weight.n), grain, [&](int64_t begin, int64_t end) {
+  fork_join(threads, num_panels(weight.n), grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       kernels().linear.pack(weight.data + p * kPanel * weight.stride, weight.stride,
                             std::min(kPanel, weight.n - p * kPanel), weight.k, panels + p * kPanel * weight.k);
@@ -76,7 +76,7 @@ void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, c
 }
 
 // `finish` with its output and residual moved down to `row`.
-LinearFinish from_row(LinearFinish finish, int64_t row) {
+LinearEpilogue from_row(LinearEpilogue finish, int64_t row) {
   finish.out += row * finish.out_stride;
   if (finish.residual) finish.residual += row * finish.residual_stride;
   return finish;
@@ -91,11 +91,11 @@ Rows prepare(const Rows& x, int64_t first, int64_t rows, int64_t k, const Norm& 
 }
 
 // `linear` for at most kNarrow rows; the threads divide the columns of the output.
-void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& finish,
             int64_t threads) {
   const Floats normal(norm.weight ? rows * row_size(weight.k) : 0);
   const Rows a = prepare(x, 0, rows, weight.k, norm, normal.data());
-  fork_join(threads, panels_of(weight.n), 1, [&](int64_t begin, int64_t end) {
+  fork_join(threads, num_panels(weight.n), 1, [&](int64_t begin, int64_t end) {
     const Floats partial(rows * kPanel);
     kernels().linear.narrow(a.data, a.stride, rows, weight.k, weight.data, weight.stride, begin * kPanel,
                             std::min(end * kPanel, weight.n), partial.data(), finish);
@@ -104,7 +104,7 @@ void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight,
 
 }  // namespace
 
-void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& finish,
             int64_t threads) {
   if (rows <= 0 || weight.n <= 0) return;
   threads = useful_threads(threads, rows, weight.n, weight.k);
@@ -129,9 +129,9 @@ void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, con
   if (rows <= 0 || second.n <= 0) return;
   const int64_t hidden_stride = row_size(first.n);
   const auto to_hidden = [&](float* hidden) {
-    return LinearFinish{first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
+    return LinearEpilogue{first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
   };
-  const LinearFinish to_out{second_bias, kLinearNone, x.data, x.stride, out, out_stride};
+  const LinearEpilogue to_out{second_bias, kLinearNone, x.data, x.stride, out, out_stride};
   threads = useful_threads(threads, rows, first.n, first.k + second.n);
   if (rows <= kNarrow) {
     const Floats hidden(rows * hidden_stride);

@@ -116,7 +116,7 @@ __device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& 
   static_assert(Size::kCopying <= Size::kStages);
 #pragma unroll 1
   for (int y = warp; y < job.rows; y += Size::kCopying, turn.next(Size::kCopying)) {
-    barrier_wait(ring.done(turn.stage), turn.parity ^ 1);  // returns at once in the first round, when all are free
+    mbarrier_wait(ring.done(turn.stage), turn.parity ^ 1);  // returns at once in the first round, when all are free
     unsigned char* const keys = stages + turn.stage * Size::kStageBytes;
     const T* from = window.tokens + (int64_t{y} * job.columns + first) * job.token + vector * 8;
 #pragma unroll 2
@@ -134,8 +134,8 @@ __device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& 
     }
     cp_async_commit();
     cp_async_wait<0>();
-    fence_for_wgmma();
-    barrier_arrive(ring.here(turn.stage));
+    fence_proxy_async();
+    mbarrier_arrive(ring.here(turn.stage));
   }
 }
 
@@ -174,8 +174,8 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
   copy_queries<T, kDim, Size::kAttending, 64, Size::kQueries>(job, window, queries);
   cp_async_commit();
   cp_async_wait<0>();
-  barrier_arrive(ring.queries(group_of_warps));
-  barrier_wait(ring.queries(group_of_warps), 0);
+  mbarrier_arrive(ring.queries(group_of_warps));
+  mbarrier_wait(ring.queries(group_of_warps), 0);
 
   float* const terms = all_terms + warp * 16 * Size::term_rows(job.rows);
   float columns[8][4], scores[1][8][4];
@@ -224,42 +224,42 @@ __device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Windo
 
   Turn<Size::kStages> turn;
   begin_with_columns();
-  wgmma_hold(scores[0]);
-  wgmma_hold(held);
-  barrier_wait(ring.here(0), 0);
+  wgmma_fence_operand(scores[0]);
+  wgmma_fence_operand(held);
+  mbarrier_wait(ring.here(0), 0);
   wgmma_fence();
   begin_scores<T, kDim>(scores[0], held, stages);
   wgmma_wait<0>();
-  wgmma_hold(scores[0]);
+  wgmma_fence_operand(scores[0]);
 #pragma unroll 1
   for (int y = 0; y < job.rows - 1; ++y) {
     weigh(y);
     begin_with_columns();
-    wgmma_hold(weights);
-    wgmma_hold(sums.out[0]);
-    wgmma_hold(scores[0]);
+    wgmma_fence_operand(weights);
+    wgmma_fence_operand(sums.out[0]);
+    wgmma_fence_operand(scores[0]);
     // The parity is flipped for group 0, whose first turn must not wait for the last group.
-    if (kInTurn) barrier_wait(ring.turn(group_of_warps), (y & 1) ^ (group_of_warps == 0));
+    if (kInTurn) mbarrier_wait(ring.turn(group_of_warps), (y & 1) ^ (group_of_warps == 0));
     wgmma_fence();
     const int stage = turn.stage;
     begin_values<T, kDim>(sums.out[0], weights, stages + stage * Size::kStageBytes + Size::kTileBytes);
     turn.next();
-    barrier_wait(ring.here(turn.stage), turn.parity);
+    mbarrier_wait(ring.here(turn.stage), turn.parity);
     wgmma_fence();  // ptxas wants it for registers that are live across the wait loop above; it waits for nothing
     begin_scores<T, kDim>(scores[0], held, stages + turn.stage * Size::kStageBytes);
-    if (kInTurn && lane() == 0) barrier_arrive(ring.turn(group_of_warps + 1 == attending ? 0 : group_of_warps + 1));
+    if (kInTurn && lane() == 0) mbarrier_arrive(ring.turn(group_of_warps + 1 == attending ? 0 : group_of_warps + 1));
     wgmma_wait<0>();
-    wgmma_hold(sums.out[0]);
-    wgmma_hold(scores[0]);
-    if (lane() == 0) barrier_arrive(ring.done(stage));
+    wgmma_fence_operand(sums.out[0]);
+    wgmma_fence_operand(scores[0]);
+    if (lane() == 0) mbarrier_arrive(ring.done(stage));
   }
   weigh(job.rows - 1);
-  wgmma_hold(weights);
-  wgmma_hold(sums.out[0]);
+  wgmma_fence_operand(weights);
+  wgmma_fence_operand(sums.out[0]);
   wgmma_fence();
   begin_values<T, kDim>(sums.out[0], weights, stages + turn.stage * Size::kStageBytes + Size::kTileBytes);
   wgmma_wait<0>();
-  wgmma_hold(sums.out[0]);
+  wgmma_fence_operand(sums.out[0]);
   // Recompute where the output goes, instead of holding it in registers, all of which are in use during the loop.
   write_out<T, kDim, 1>(job, window_of_block(job, anew(Size::kQueries)), row, sums, queries);
 }
@@ -282,20 +282,20 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(co
   const int attending = min(Size::kGroups, (window.count() - window.first + 63) / 64);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Size::kStages; ++stage) {
-      barrier_init(ring.here(stage), kWarp);
-      barrier_init(ring.done(stage), 4 * attending);  // one lane of each warp
+      mbarrier_init(ring.here(stage), kWarp);
+      mbarrier_init(ring.done(stage), 4 * attending);  // one lane of each warp
     }
     for (int i = 0; i < Size::kGroups; ++i) {
-      barrier_init(ring.queries(i), 128);
-      barrier_init(ring.turn(i), 4);
+      mbarrier_init(ring.queries(i), 128);
+      mbarrier_init(ring.turn(i), 4);
     }
   }
   __syncthreads();  // the barriers are initialised; the only block-wide barrier, as exited groups cannot take part
   if (group_of_warps == Size::kGroups) {
-    fewer_registers<Size::kRegistersOfCopying>();
+    warpgroup_reg_dealloc<Size::kRegistersOfCopying>();
     bring_tiles<T, kDim>(job, window, stages, ring);
   } else {
-    more_registers<Size::kRegisters>();
+    warpgroup_reg_alloc<Size::kRegisters>();
     if (group_of_warps < attending) {
       attend_with_tiles<T, kDim>(job, window, attending, queries, terms, shared_address(stages), ring);
     }

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 ARCHITECTURES: str
 EMULATED: bool
 
-def why_not() -> str: ...  # why kernels can't run on the current device, e.g. no code for it; "" if they can
-def shared_memory() -> int: ...  # bytes per multiprocessor of the current device
-def copy(to: int, from_: int, bytes: int, stream: int) -> None: ...  # between host and device; host memory is pinned
+def unavailable_reason() -> str: ...  # why kernels can't run on the current device, e.g. no code for it; "" if they can
+def shared_memory_per_multiprocessor() -> int: ...  # bytes, on the current device
+def copy_async(
+    to: int, from_: int, bytes: int, stream: int
+) -> None: ...  # between host and device; host memory is pinned
 
-class Arrival:  # a CUDA event: `wait` blocks until all work queued before `record` is done
+class Event:  # a CUDA event: `synchronize` blocks until all work queued before `record` is done
     def record(self, stream: int) -> None: ...
-    def wait(self) -> None: ...
+    def synchronize(self) -> None: ...
 
 def attention_has_kernel(dim: int) -> bool: ...
 def windowed_attention_has_kernel(dim: int) -> bool: ...

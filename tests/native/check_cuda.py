@@ -32,7 +32,7 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 print(f"loaded: built for {module.ARCHITECTURES}")
 try:
-    print(f"found a GPU with {module.shared_memory()} bytes of shared memory")
+    print(f"found a GPU with {module.shared_memory_per_multiprocessor()} bytes of shared memory")
 except RuntimeError as error:
     print(f"no GPU; the module's error is: {error}")
 """

@@ -149,7 +149,7 @@ __global__ void warpgroup_kernel(const float4* in, float* out, Slip slip) {
   for (int i = thread; i < 16 * 128 / 16; i += static_cast<int>(blockDim.x)) cp_async_16(memory + 16 * i, in);
   cp_async_commit();
   cp_async_wait<0>();
-  if (slip != Slip::kNoFenceOfCopies) fence_for_wgmma();
+  if (slip != Slip::kNoFenceOfCopies) fence_proxy_async();
   __syncthreads();
   const uint32_t a[4] = {}, beyond = slip == Slip::kOutside ? 16 * 1024 : 0;
   float d[8][4] = {};
@@ -168,18 +168,18 @@ __global__ void warpgroup_kernel(const float4* in, float* out, Slip slip) {
 
 __global__ void barrier_kernel(int arrivals) {
   __shared__ uint64_t barrier;
-  if (threadIdx.x == 0) barrier_init(&barrier, 3);
+  if (threadIdx.x == 0) mbarrier_init(&barrier, 3);
   __syncthreads();
-  barrier_wait(&barrier, 1);  // the phase before the first
-  __syncthreads();            // that of parity 1 that comes next would look the same
-  if (static_cast<int>(threadIdx.x) < arrivals) barrier_arrive(&barrier);
-  barrier_wait(&barrier, 0);
+  mbarrier_wait(&barrier, 1);  // the phase before the first
+  __syncthreads();             // that of parity 1 that comes next would look the same
+  if (static_cast<int>(threadIdx.x) < arrivals) mbarrier_arrive(&barrier);
+  mbarrier_wait(&barrier, 0);
 }
 
 __global__ void unmade_barrier_kernel() {
   __shared__ uint64_t barrier;
   barrier = 0;
-  barrier_arrive(&barrier);
+  mbarrier_arrive(&barrier);
 }
 
 void warpgroups() {

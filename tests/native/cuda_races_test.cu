@@ -62,14 +62,14 @@ __global__ void half_warp_kernel(int* out, bool slip) {
 __global__ void passed_on_kernel(int* out, bool slip) {
   __shared__ uint64_t barrier;
   __shared__ int memory[1];
-  if (thread() == 0) barrier_init(&barrier, 1);
+  if (thread() == 0) mbarrier_init(&barrier, 1);
   __syncthreads();
   if (thread() == 0) {
     memory[0] = 7;
-    barrier_arrive(&barrier);
+    mbarrier_arrive(&barrier);
   }
   if (thread() < 32) return;
-  if (thread() == 32) barrier_wait(&barrier, 0);
+  if (thread() == 32) mbarrier_wait(&barrier, 0);
   if (!slip) __syncwarp();
   // Whoever hasn't waited looks later here; on a GPU it need not.
   if (thread() != 32) __nanosleep(100);
@@ -136,14 +136,14 @@ __global__ void products_kernel(const float4* in, float* out, Slip slip) {
   DYNAMIC_SHARED(char, raw);
   __shared__ uint64_t done;
   char* const memory = raw + (-shared_address(raw) & 1023u);
-  if (thread() == 0) barrier_init(&done, 4);
+  if (thread() == 0) mbarrier_init(&done, 4);
   for (int i = thread(); i < 16 * 128 / 16; i += static_cast<int>(blockDim.x)) cp_async_16(memory + 16 * i, in);
   cp_async_commit();
   cp_async_wait<0>();
-  fence_for_wgmma();
+  fence_proxy_async();
   __syncthreads();
   if (thread() >= 128) {
-    if (slip != Slip::kOthers) barrier_wait(&done, 0);
+    if (slip != Slip::kOthers) mbarrier_wait(&done, 0);
     __nanosleep(100);
     reinterpret_cast<float4*>(memory)[thread() - 128] = in[0];
     return;
@@ -153,11 +153,11 @@ __global__ void products_kernel(const float4* in, float* out, Slip slip) {
   wgmma_fence();
   wgmma<half, true>(d, a, wgmma_descriptor(shared_address(memory), 16, 1024, Swizzle::k128Bytes));
   wgmma_commit();
-  if (slip == Slip::kEarly && thread() % 32 == 0) barrier_arrive(&done);
+  if (slip == Slip::kEarly && thread() % 32 == 0) mbarrier_arrive(&done);
   if (slip == Slip::kEarly) __nanosleep(100);
   if (slip == Slip::kTouch) reinterpret_cast<float4*>(memory)[thread()] = in[0];
   wgmma_wait<0>();
-  if (slip != Slip::kEarly && thread() % 32 == 0) barrier_arrive(&done);
+  if (slip != Slip::kEarly && thread() % 32 == 0) mbarrier_arrive(&done);
   out[thread()] = d[0][0];
 }
 

@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(128, 1) product_kernel(float* out) {
     const int k = i / kColumns, n = i % kColumns;
     *reinterpret_cast<T*>(memory + place<kLayout>(k, n)) = from_float<T>(number(3 * i + 1));
   }
-  fence_for_wgmma();
+  fence_proxy_async();
   __syncthreads();
   uint32_t a[1][4];
   for (int i = 0; i < 4; ++i) {
@@ -90,14 +90,14 @@ __global__ void __launch_bounds__(128, 1) product_kernel(float* out) {
   for (int n = 0; n < kGroups; ++n) {
     for (int j = 0; j < 4; ++j) d[n][j] = 0.5f;
   }
-  wgmma_hold(a);
-  wgmma_hold(d);
+  wgmma_fence_operand(a);
+  wgmma_fence_operand(d);
   wgmma_fence();
   wgmma<T, down(kLayout)>(d, a[0], descriptor<kLayout>(shared_address(memory)));
   wgmma<T, down(kLayout)>(d, a[0], descriptor<kLayout>(shared_address(memory)));
   wgmma_commit();
   wgmma_wait<0>();
-  wgmma_hold(d);
+  wgmma_fence_operand(d);
   for (int n = 0; n < kGroups; ++n) {
     for (int j = 0; j < 4; ++j) out[(row + j / 2 * 8) * kColumns + 8 * n + thread % 4 * 2 + j % 2] = d[n][j];
   }
@@ -141,28 +141,28 @@ __global__ void __launch_bounds__(256, 1) stages_kernel(const float4* in, float*
   __shared__ uint64_t here[2], done[2];
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
-      barrier_init(&here[i], 128);
-      barrier_init(&done[i], 4);
+      mbarrier_init(&here[i], 128);
+      mbarrier_init(&done[i], 4);
     }
   }
   __syncthreads();
   const int thread = static_cast<int>(threadIdx.x % 128);
   if (threadIdx.x >= 128) {
     for (int tile = 0; tile < tiles; ++tile) {
-      barrier_wait(&done[tile % 2], (tile / 2 & 1) ^ 1);
+      mbarrier_wait(&done[tile % 2], (tile / 2 & 1) ^ 1);
       cp_async_16(&stages[tile % 2][thread], in + tile * 128 + thread);
       cp_async_commit();
       cp_async_wait<0>();
-      barrier_arrive(&here[tile % 2]);
+      mbarrier_arrive(&here[tile % 2]);
     }
   } else {
     float sum = 0;
     for (int tile = 0; tile < tiles; ++tile) {
-      barrier_wait(&here[tile % 2], tile / 2 & 1);
+      mbarrier_wait(&here[tile % 2], tile / 2 & 1);
       const float4 other = stages[tile % 2][127 - thread];
       sum = 2 * sum + other.x + other.y + other.z + other.w;
       __syncwarp();
-      if (thread % 32 == 0) barrier_arrive(&done[tile % 2]);
+      if (thread % 32 == 0) mbarrier_arrive(&done[tile % 2]);
     }
     out[thread] = sum;
   }

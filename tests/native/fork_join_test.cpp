@@ -91,7 +91,7 @@ void more_parts_than_threads() {
 }
 
 void wait_for_helpers() {
-  while (fastsam::late_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (fastsam::pending_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 // Each part waits until all others have begun, which needs one thread per part.
@@ -199,9 +199,9 @@ void helpers_late() {
   wait_for_helpers();
   held_back = true, started = 0;
   for (int round = 0; round < 200; ++round) check_fifty_items();
-  require(started >= 1 && started <= std::max<int64_t>(8, fastsam::processors),
+  require(started >= 1 && started <= std::max<int64_t>(8, fastsam::num_processors),
           "the number of late helpers is limited");
-  require(fastsam::late_helpers == started, "all helpers are late");
+  require(fastsam::pending_helpers == started, "all helpers are late");
   const pid_t child = fork();
   if (child == 0) {
     held_back = false;

@@ -67,7 +67,7 @@ void arithmetic() {
       same("vsqrt", lane([](vf x) { return vsqrt(vabs(x)); }, a, i), std::sqrt(std::fabs(a[i])));
       near("vround", lane([](vf x) { return vround(x); }, a, i), std::nearbyint(a[i]), 0.0);
       const float power = std::nearbyint(b[i]);
-      same("vscale2", lane([&](vf x) { return vscale2(x, vset(power)); }, a, i), std::ldexp(a[i], int(power)));
+      same("vldexp", lane([&](vf x) { return vldexp(x, vset(power)); }, a, i), std::ldexp(a[i], int(power)));
     }
     near("vsum", vsum(vload(a)), sum, 1e-3);
     same("vhmax", vhmax(vload(a)), largest);
@@ -137,8 +137,8 @@ void pair_rounding() {
     for (int i = 0; i < kLanes; ++i) {
       const auto rounded = [](float x) {
         int exponent;
-        const double share = std::frexp(double(x), &exponent);
-        return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(share, 8)), exponent - 8));
+        const double mantissa = std::frexp(double(x), &exponent);
+        return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(mantissa, 8)), exponent - 8));
       };
       same("vpair", out[i], pair(rounded(a[i]), rounded(b[i])));
     }

@@ -44,7 +44,7 @@ void Stacks::reserve(size_t count) {
   }
 }
 
-void Fiber::note_stack(void* stack, size_t bytes) {
+void Fiber::set_stack(void* stack, size_t bytes) {
   stack_ = stack;
   stack_bytes_ = bytes;
 #ifdef __SANITIZE_ADDRESS__
@@ -53,7 +53,7 @@ void Fiber::note_stack(void* stack, size_t bytes) {
 #endif
 }
 
-void Fiber::arrived() {
+void Fiber::finish_first_switch() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &left->stack_, &left->stack_bytes_);
 #endif
@@ -71,7 +71,7 @@ void Fiber::resume(Fiber& from) {
 #endif
 }
 
-#ifdef FASTSAM_OWN_SWITCH
+#ifdef FASTSAM_ASM_SWITCH
 
 // Push the callee-saved registers of the System V ABI on the current stack, store its pointer in *left, and pop the
 // registers from the stack that is entered. To C++ this is an ordinary call. The floating-point control words, which
@@ -102,7 +102,7 @@ fastsam_switch_stack:
 )");
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
-  note_stack(stack, bytes);
+  set_stack(stack, bytes);
   // The frame that fastsam_switch_stack pops: six registers, then `entry` as its return address. Above stands the
   // return address of `entry` itself, which is never used, but which the ABI requires to lie 8 below a multiple of 16.
   auto* top = reinterpret_cast<uintptr_t*>(static_cast<char*>(stack) + bytes) - 1;
@@ -117,7 +117,7 @@ void Fiber::switch_from(Fiber& from) { fastsam_switch_stack(&from.stack_pointer_
 #else
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
-  note_stack(stack, bytes);
+  set_stack(stack, bytes);
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack;
   context_.uc_stack.ss_size = bytes;

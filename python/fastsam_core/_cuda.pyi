@@ -11,9 +11,7 @@ EMULATED: bool
 
 def unavailable_reason() -> str: ...  # why kernels can't run on the current device, e.g. no code for it; "" if they can
 def shared_memory_per_multiprocessor() -> int: ...  # bytes, on the current device
-def copy_async(
-    to: int, from_: int, bytes: int, stream: int
-) -> None: ...  # between host and device; host memory is pinned
+def copy_async(to: int, from_: int, bytes: int, stream: int) -> None: ...  # between device and pinned host memory
 
 class Event:  # a CUDA event: `synchronize` blocks until all work queued before `record` is done
     def record(self, stream: int) -> None: ...

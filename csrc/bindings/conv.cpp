@@ -7,8 +7,8 @@ namespace fastsam::bindings {
 
 namespace {
 
+using conv::conv_output_size;
 using conv::Shape;
-using conv::strided;
 
 // Limits below which the kernels' products of sizes stay within int64.
 constexpr int64_t kMaxSide = int64_t{1} << 24, kMaxChannels = int64_t{1} << 20;
@@ -37,7 +37,8 @@ void check_depthwise(const Floats& weight, const Floats& bias, int64_t channels)
 void check_stride(int64_t stride) { require(stride == 1 || stride == 2, "stride must be 1 or 2"); }
 
 float* output(Floats& out, const Shape& shape, int64_t stride, int64_t channels) {
-  require(has_shape(out, {shape.batch, strided(shape.height, stride), strided(shape.width, stride), channels}),
+  require(has_shape(out, {shape.batch, conv_output_size(shape.height, stride), conv_output_size(shape.width, stride),
+                          channels}),
           "out must be (batch, height / stride, width / stride, out_channels)");
   return out.mutable_data();
 }

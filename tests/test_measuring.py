@@ -81,7 +81,7 @@ class LateCopies:
         class Problem:
             def __init__(self, *given: Any) -> None:
                 self.real, self.n = module.MaskProblem(*given), given[1]
-                self.work_bytes = self.real.work_bytes
+                self.workspace_bytes = self.real.workspace_bytes
 
             def measure(self, work: int, lengths: int, boxes: int, sizes: int, stream: int) -> None:
                 found = np.zeros(8 * self.n, np.int64)

@@ -19,7 +19,7 @@ constexpr int64_t kBytesPerThread = int64_t{1} << 20;
 constexpr int64_t kChunk = int64_t{1} << 14;
 
 // The edges of a mask that is contiguous in column-major order, found in one pass through memory.
-std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) {
+std::vector<int64_t> find_changes_along_columns(const uint8_t* mask, int64_t pixels) {
   const RleKernels& isa = kernels().rle;
   uint32_t found[kChunk];
   std::vector<int64_t> changes;
@@ -34,7 +34,7 @@ std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) 
 
 // The edges of a mask whose rows are contiguous. Each row is compared with the one above, which finds the changes row
 // by row. A counting sort then brings them into column order, without a transposed copy of the mask.
-std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
+std::vector<int64_t> find_changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
   const RleKernels& isa = kernels().rle;
   uint32_t found[kChunk];
   std::vector<uint32_t> columns;                                          // x of all changes, row after row
@@ -78,25 +78,25 @@ std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int
 std::vector<int64_t> find_all_changes(const MaskView& masks, int64_t image) {
   const uint8_t* mask = masks.at(image, 0, 0);
   if (masks.stride_y == 1 && (masks.stride_x == masks.height || masks.width == 1)) {
-    return changes_along_columns(mask, masks.height * masks.width);
+    return find_changes_along_columns(mask, masks.height * masks.width);
   }
   if (masks.stride_x == 1 || masks.width == 1) {
-    return changes_along_rows(mask, masks.height, masks.width, masks.stride_y);
+    return find_changes_along_rows(mask, masks.height, masks.width, masks.stride_y);
   }
   std::vector<uint8_t> rows(static_cast<size_t>(masks.height * masks.width));
   uint8_t* out = rows.data();
   for (int64_t y = 0; y < masks.height; ++y) {
     for (int64_t x = 0; x < masks.width; ++x) *out++ = *masks.at(image, y, x);
   }
-  return changes_along_rows(rows.data(), masks.height, masks.width, masks.width);
+  return find_changes_along_rows(rows.data(), masks.height, masks.width, masks.width);
 }
 
 }  // namespace
 
 void check_offsets(const int64_t* offsets, int64_t n, int64_t size) {
-  bool rising = offsets[0] == 0 && offsets[n] == size;
-  for (int64_t i = 0; i < n && rising; ++i) rising = offsets[i] <= offsets[i + 1];
-  if (!rising) {
+  bool is_ascending = offsets[0] == 0 && offsets[n] == size;
+  for (int64_t i = 0; i < n && is_ascending; ++i) is_ascending = offsets[i] <= offsets[i + 1];
+  if (!is_ascending) {
     throw std::invalid_argument("offsets must rise from 0 to " + std::to_string(size) + ", the number of values");
   }
 }
@@ -121,11 +121,11 @@ std::vector<int64_t> check_runs(const RunsView& runs) {
   return totals;
 }
 
-void check_equal(const std::vector<int64_t>& totals, int64_t wanted) {
+void check_equal(const std::vector<int64_t>& totals, int64_t expected) {
   for (const int64_t total : totals) {
-    if (total != wanted) {
-      throw std::invalid_argument("the masks must all have the same size; got pixel counts " + std::to_string(wanted) +
-                                  " and " + std::to_string(total));
+    if (total != expected) {
+      throw std::invalid_argument("the masks must all have the same size; got pixel counts " +
+                                  std::to_string(expected) + " and " + std::to_string(total));
     }
   }
 }
@@ -158,10 +158,10 @@ Runs encode(const MaskView& masks, int64_t threads) {
   const int64_t pixels = masks.height * masks.width;
   std::vector<Edges> changes = find_edges(masks, threads);
   Runs runs;
-  for (Edges& of_one : changes) {
-    append_runs(of_one, pixels, runs.counts);
+  for (Edges& edges : changes) {
+    append_runs(edges, pixels, runs.counts);
     runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
-    Edges().swap(of_one);
+    Edges().swap(edges);
   }
   return runs;
 }

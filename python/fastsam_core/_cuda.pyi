@@ -301,13 +301,13 @@ def preprocess_image(
 ) -> None: ...
 
 RLE_PART_BYTES: int
-# Bits of `error` in rle_read.
+# Bits of `error` in rle_measure.
 RLE_BAD_OFFSETS: int
 RLE_BAD_RUN: int
 RLE_BAD_SUM: int
-RLE_NO_ROWS: int
+RLE_BAD_HEIGHT: int
 
-def rle_encode_parts(height: int, width: int) -> int: ...
+def rle_encode_num_parts(height: int, width: int) -> int: ...
 def rle_encode_count(
     masks: int,  # (n, height, width) bytes with these strides
     n: int,
@@ -316,7 +316,7 @@ def rle_encode_count(
     stride_n: int,
     stride_y: int,
     stride_x: int,
-    parts: int,  # (n * rle_encode_parts * RLE_PART_BYTES,) bytes, written
+    parts: int,  # (n * rle_encode_num_parts * RLE_PART_BYTES,) bytes, written
     lengths: int,  # (n,) int64, written
     stream: int,
 ) -> None: ...
@@ -339,12 +339,12 @@ def rle_offsets(
     offsets: int,  # (n + 1,) int64, written
     stream: int,
 ) -> None: ...
-def rle_read(
+def rle_measure(
     counts: int,  # (size,) int64
     size: int,
     offsets: int,  # (n + 1,) int64
     n: int,
-    error: int,  # (1,) int64, RLE_BAD_... and RLE_NO_ROWS bits are set in it
+    error: int,  # (1,) int64, RLE_BAD_... bits are set in it
     totals: int,  # (n,) int64, written: pixels of each mask
     areas: int,  # (n,) int64, written: foreground pixels of each mask
     heights: int,  # (n,) int64, or 0 together with boxes
@@ -358,7 +358,7 @@ def rle_decode(
     size: int,
     offsets: int,
     n: int,
-    ends: int,  # from rle_read, which must have found no error
+    ends: int,  # from rle_measure, which must have found no error
     height: int,
     width: int,
     column_major: bool,
@@ -411,10 +411,10 @@ class MaskProblem:
         top: int,
     ) -> None: ...
     @property
-    def work_bytes(self) -> int: ...
+    def workspace_bytes(self) -> int: ...
     def measure(
         self,
-        work: int,  # (work_bytes,) bytes, written
+        workspace: int,  # (workspace_bytes,) bytes, written
         lengths: int,  # (n,) int64, written, on the device or in pinned host memory, like the next two
         boxes: int,  # (n, 4) int64
         sizes: int,  # (n, 3) int64
@@ -422,11 +422,11 @@ class MaskProblem:
     ) -> None: ...
     def write(
         self,
-        work: int,
-        chosen: int,  # (k,) int64, indices of masks, or 0 for all
+        workspace: int,
+        selected: int,  # (k,) int64, indices of masks, or 0 for all
         k: int,
         offsets: int,  # (k + 1,) int64
-        counts: int,  # (offsets[k],) int64, or int32 if narrow; written
-        narrow: bool,
+        counts: int,  # (offsets[k],) int64, or int32 if use_int32; written
+        use_int32: bool,
         stream: int,
     ) -> None: ...

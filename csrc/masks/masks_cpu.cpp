@@ -129,7 +129,7 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Number of counts of each mask measured so far; counts() holds these, used() in all.
+  // Number of counts of each mask measured so far; counts() holds these, num_counts() in all.
   const std::vector<int64_t>& lengths() const { return lengths_; }
   const int64_t* counts() const { return counts_.data(); }
   int64_t num_counts() const { return num_counts_; }

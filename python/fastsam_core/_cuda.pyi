@@ -229,15 +229,15 @@ def decoder_upscale(
     out: int,  # (count, 4 * height, 4 * width) float32, written
     stream: int,
 ) -> None: ...
-def nms_scratch_bytes(n: int, wide_boxes: bool) -> int: ...
+def nms_scratch_bytes(n: int, boxes_are_double: bool) -> int: ...
 def nms(
-    boxes: int,  # (n, 4) float32, or float64 if wide_boxes, at a multiple of 16
-    wide_boxes: bool,
+    boxes: int,  # (n, 4) float32, or float64 if boxes_are_double, at a multiple of 16
+    boxes_are_double: bool,
     order: int,  # (n,) int64, box indices by class if there are classes, then by descending score
     classes: int,  # (n,) int64 in that order, or 0
     n: int,
-    best: int,  # the highest score (NaN if there is one), float32, or float64 if wide_scores
-    wide_scores: bool,
+    max_score: int,  # the highest score (NaN if there is one), float32, or float64 if scores_are_double
+    scores_are_double: bool,
     threshold: float,
     scratch: int,  # nms_scratch_bytes(), at a multiple of 16
     scratch_size: int,
@@ -272,24 +272,24 @@ def add_norm(
     eps: float,
     stream: int,
 ) -> None: ...
-def preprocess_scratch_bytes(sides: Sequence[int], to: Sequence[int]) -> int: ...
+def preprocess_scratch_bytes(in_size: Sequence[int], out_size: Sequence[int]) -> int: ...
 def resize_image(
-    image: int,  # (*sides, 3) uint8 with these strides
-    sides: Sequence[int],
+    image: int,  # (*in_size, 3) uint8 with these strides
+    in_size: Sequence[int],
     strides: Sequence[int],
     bgr: bool,
-    to: Sequence[int],  # height and width of the result
+    out_size: Sequence[int],  # height and width of the result
     scratch: int,  # preprocess_scratch_bytes(), at a multiple of 16
     scratch_size: int,
-    out: int,  # (*to, 3) uint8, written
+    out: int,  # (*out_size, 3) uint8, written
     stream: int,
 ) -> None: ...
 def preprocess_image(
     image: int,  # as for resize_image
-    sides: Sequence[int],
+    in_size: Sequence[int],
     strides: Sequence[int],
     bgr: bool,
-    to: Sequence[int],
+    out_size: Sequence[int],
     size: int,
     mean: Sequence[float],
     std: Sequence[float],

@@ -27,7 +27,7 @@ py::tuple mask_runs(const Floats& logits, const Int64s& y_cells, const Floats& y
                                       static_cast<float>(threshold - offset)};
   const float* data = logits.data();
   const int64_t rows = logits.shape(1), columns = logits.shape(2);
-  fastsam::masks::MaskMeasurements measured = unlocked([&] {
+  fastsam::masks::MaskMeasurements measured = without_gil([&] {
     return fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
   });
   return py::make_tuple(to_array(std::move(measured.runs.counts)), to_array(std::move(measured.runs.offsets)),
@@ -43,7 +43,7 @@ py::tuple mask_remove_small_regions(const Int64s& counts, const Int64s& offsets,
   const fastsam::rle::RunsView runs{counts.data(), static_cast<int64_t>(counts.size()), offsets.data(),
                                     static_cast<int64_t>(offsets.size()) - 1};
   fastsam::masks::CleanedMasks cleaned =
-      unlocked([&] { return fastsam::masks::remove_small_regions(runs, height, width, min_area, threads); });
+      without_gil([&] { return fastsam::masks::remove_small_regions(runs, height, width, min_area, threads); });
   return py::make_tuple(to_array(std::move(cleaned.runs.counts)), to_array(std::move(cleaned.runs.offsets)),
                         to_array(std::move(cleaned.changed)));
 }

@@ -40,7 +40,7 @@ py::tuple rle_encode(const py::array& masks, int64_t threads) {
                       masks.strides(0),
                       masks.strides(1),
                       masks.strides(2)};
-  return to_tuple(unlocked([&] { return fastsam::rle::encode(view, threads); }));
+  return to_tuple(without_gil([&] { return fastsam::rle::encode(view, threads); }));
 }
 
 void rle_check(const Int64s& counts, const Int64s& offsets, int64_t pixels) {
@@ -73,18 +73,18 @@ py::array_t<double> rle_iou(const Int64s& dt_counts, const Int64s& dt_offsets, c
   const RaggedView<int64_t> dt = to_runs_view(dt_counts, dt_offsets), gt = to_runs_view(gt_counts, gt_offsets);
   require(has_shape(iscrowd, {gt.n}), "iscrowd must be (gt,)");
   const bool* crowd = iscrowd.data();
-  return to_array(unlocked([&] { return fastsam::rle::iou(dt, gt, crowd, threads); }), dt.n, gt.n);
+  return to_array(without_gil([&] { return fastsam::rle::iou(dt, gt, crowd, threads); }), dt.n, gt.n);
 }
 
 py::array_t<int64_t> rle_merge(const Int64s& counts, const Int64s& offsets, bool intersect) {
   const RaggedView<int64_t> runs = to_runs_view(counts, offsets);
-  return to_array(unlocked([&] { return fastsam::rle::merge(runs, intersect); }));
+  return to_array(without_gil([&] { return fastsam::rle::merge(runs, intersect); }));
 }
 
 py::tuple rle_combine(const Int64s& a_counts, const Int64s& a_offsets, const Int64s& b_counts, const Int64s& b_offsets,
                       int64_t truth, int64_t threads) {
   const RaggedView<int64_t> a = to_runs_view(a_counts, a_offsets), b = to_runs_view(b_counts, b_offsets);
-  return to_tuple(unlocked([&] { return fastsam::rle::combine(a, b, truth, threads); }));
+  return to_tuple(without_gil([&] { return fastsam::rle::combine(a, b, truth, threads); }));
 }
 
 py::tuple rle_crop(const Int64s& counts, const Int64s& offsets, const Int64s& heights, const Int64s& windows,
@@ -97,7 +97,7 @@ py::tuple rle_crop(const Int64s& counts, const Int64s& offsets, const Int64s& he
     window_list.push_back({at[0], at[1], at[2], at[3]});
   }
   const int64_t* height_data = heights.data();
-  return to_tuple(unlocked([&] { return fastsam::rle::crop(view, height_data, window_list.data(), threads); }));
+  return to_tuple(without_gil([&] { return fastsam::rle::crop(view, height_data, window_list.data(), threads); }));
 }
 
 py::tuple rle_from_polygon(const Array<double>& points, const Int64s& offsets, int64_t height, int64_t width,
@@ -105,7 +105,7 @@ py::tuple rle_from_polygon(const Array<double>& points, const Int64s& offsets, i
   check_size(height, width);
   require(points.ndim() == 2 && points.shape(1) == 2, "points must be (p, 2)");
   const RaggedView<double> view = to_ragged_view(points, offsets);
-  return to_tuple(unlocked([&] { return fastsam::rle::from_polygon(view, height, width, threads); }));
+  return to_tuple(without_gil([&] { return fastsam::rle::from_polygon(view, height, width, threads); }));
 }
 
 py::tuple rle_to_string(const Int64s& counts, const Int64s& offsets) {

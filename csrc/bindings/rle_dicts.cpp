@@ -120,7 +120,7 @@ bool for_each_item(const Items& rles, int64_t threads, const Work& work) {
   const int64_t mean = static_cast<int64_t>(rles.characters) / std::max<int64_t>(1, rles.size());
   try {
     const int64_t grain = static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1;
-    unlocked([&] { fork_join(rles.large() ? threads : 1, rles.size(), grain, part); }, rles.large());
+    without_gil([&] { fork_join(rles.large() ? threads : 1, rles.size(), grain, part); }, rles.large());
   } catch (const std::invalid_argument&) {
     return false;
   }
@@ -245,7 +245,7 @@ py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t t
       rle::Edges().swap(edges[i]);
     }
   };
-  unlocked(work, pixels * view.n >= static_cast<int64_t>(kTextPerThread));
+  without_gil(work, pixels * view.n >= static_cast<int64_t>(kTextPerThread));
   if (single) return to_dict(view.height, view.width, to_text(texts.front(), as_str));
   py::list result(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) result[i] = to_dict(view.height, view.width, to_text(texts[i], as_str));
@@ -288,7 +288,7 @@ py::object coco_decode(const py::object& objects, bool row_major, int64_t thread
   uint8_t* out = static_cast<uint8_t*>(masks.mutable_data());
   if (!large) std::fill(out, out + bytes, uint8_t{0});
   const rle::RunsView view{runs.counts.data(), static_cast<int64_t>(runs.counts.size()), runs.offsets.data(), n};
-  unlocked([&] { rle::decode(view, height, width, !row_major, out, large ? threads : 1); }, large);
+  without_gil([&] { rle::decode(view, height, width, !row_major, out, large ? threads : 1); }, large);
   return std::move(masks);
 }
 
@@ -343,7 +343,8 @@ py::object coco_iou(const py::object& dt, const py::object& gt, const py::object
   const bool* crowd = reinterpret_cast<const bool*>(flags.data());
   const std::vector<rle::Footprint>& others = same ? row_masks : column_masks;
   const bool large = rows.large() || others.size() * row_masks.size() > 1024;
-  std::vector<double> result = unlocked([&] { return rle::iou(row_masks, others, crowd, large ? threads : 1); }, large);
+  std::vector<double> result =
+      without_gil([&] { return rle::iou(row_masks, others, crowd, large ? threads : 1); }, large);
   return to_array(std::move(result), rows.size(), other.size());
 }
 

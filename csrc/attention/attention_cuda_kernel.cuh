@@ -27,7 +27,7 @@ struct KernelTraits {
   static constexpr bool kHalf = sizeof(T) == 2, kDense = kBias == Bias::kDense;
   static constexpr int kTiles = kWide ? 2 : 1;  // tiles of 16 queries per warp
   static constexpr int kWarps = kWide || kDense || !kHalf ? 4 : 8, kThreads = kWarps * kWarp;
-  static constexpr int kBlocks = kDense ? 4 : 2;  // per multiprocessor, as limited by registers
+  static constexpr int kMinBlocks = kDense ? 4 : 2;  // per multiprocessor, as limited by registers
   static constexpr int kQueriesPerWarp = 16 * kTiles, kQueries = kWarps * kQueriesPerWarp;
   static constexpr int kKeys = kWide || (kHalf && kDense) ? 64 : 32;
   static constexpr int kRowStride = Tile<T, kDim>::kRowStride;
@@ -148,7 +148,7 @@ __device__ __forceinline__ void multiply_values(const float (&weights)[kTiles][k
 
 template <typename T, int kDim, Bias kBias, bool kWide>
 __global__ void __launch_bounds__(KernelTraits<T, kDim, kBias, kWide>::kThreads,
-                                  KernelTraits<T, kDim, kBias, kWide>::kBlocks) attend(const Params<T> params) {
+                                  KernelTraits<T, kDim, kBias, kWide>::kMinBlocks) attend(const Params<T> params) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // older devices lack the instructions; the host launches nothing
   using Traits = KernelTraits<T, kDim, kBias, kWide>;
   constexpr int kTiles = Traits::kTiles, kKeys = Traits::kKeys, kGroups = kKeys / 8;

@@ -255,9 +255,9 @@ __device__ inline void tally_tile(const TilePixels& pixels, rle::cuda::Tally& ta
   const int end = tile.words * (part + 1) / parts;
   pixels.for_each_changing_band(x, tile.words * part / parts, end, set_bands,
                                 [&](int k, uint32_t word, unsigned before) {
-                                  const uint32_t found = pixels.changes(k, word, before);
-                                  changes += __popc(found);
-                                  if (found != 0) last = 32 * k + 31 - __clz(static_cast<int>(found));
+                                  const uint32_t change_bits = pixels.changes(k, word, before);
+                                  changes += __popc(change_bits);
+                                  if (change_bits != 0) last = 32 * k + 31 - __clz(static_cast<int>(change_bits));
                                   set += __popc(word);
                                   if (word != 0) {
                                     if (top < 0) top = 32 * k + __ffs(static_cast<int>(word)) - 1;
@@ -308,9 +308,9 @@ class ColumnWriter {
     const bool in_range = x < pixels.tile().columns;
     int changes = 0, last_change = 0, unused = 0;
     pixels.for_each_changing_band(x, 0, words, unused, [&](int k, uint32_t word, unsigned before) {
-      const uint32_t found = pixels.changes(k, word, before);
-      changes += __popc(found);
-      if (found != 0) last_change = 32 * k + 31 - __clz(static_cast<int>(found));
+      const uint32_t change_bits = pixels.changes(k, word, before);
+      changes += __popc(change_bits);
+      if (change_bits != 0) last_change = 32 * k + 31 - __clz(static_cast<int>(change_bits));
     });
     const int run_end = in_range ? pixels.end(x) : 0;
     changes = in_range ? changes + (run_end != 0) : 0;
@@ -332,8 +332,9 @@ class ColumnWriter {
     if (__any_sync(kAllLanes, changes > 0)) {
       pixels.for_each_changing_band(x, 0, words, unused, [&](int k, uint32_t word, unsigned previous) {
         if (!in_range) return;
-        for (uint32_t found = pixels.changes(k, word, previous); found != 0; found &= found - 1) {
-          emit(origin + 32 * k + __ffs(static_cast<int>(found)) - 1);
+        for (uint32_t change_bits = pixels.changes(k, word, previous); change_bits != 0;
+             change_bits &= change_bits - 1) {
+          emit(origin + 32 * k + __ffs(static_cast<int>(change_bits)) - 1);
         }
       });
       if (run_end != 0) emit(origin + run_end);

@@ -13,17 +13,17 @@ ResampledAxis::ResampledAxis(int64_t in, int64_t out) : identity_(in == out) {
   weights_.assign(outputs * static_cast<size_t>(stride_), 0);
   halves_.resize(weights_.size() * 2);
   for (int64_t i = 0; i < out; ++i) {
-    const auto at = static_cast<size_t>(i);
+    const auto index = static_cast<size_t>(i);
     const TriangleFilter filter = make_triangle(in, out, i);
     const double total = filter.total();
-    first_[at] = static_cast<int32_t>(filter.begin);
+    first_[index] = static_cast<int32_t>(filter.begin);
     int32_t* row = weights_.data() + i * stride_;
     int64_t count = 1;
     for (int64_t t = 0; t < filter.end - filter.begin; ++t) {
       row[t] = filter.weight(filter.begin + t, total);
       if (row[t] != 0) count = t + 1;
     }
-    count_[at] = static_cast<int32_t>(count);
+    count_[index] = static_cast<int32_t>(count);
     max_count_ = std::max(max_count_, count);
     int16_t* halves = halves_.data() + 2 * i * stride_;
     for (int64_t t = 0; t < stride_; ++t) {

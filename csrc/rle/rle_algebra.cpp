@@ -141,17 +141,17 @@ Runs combine(const RunsView& a, const RunsView& b, int64_t truth, int64_t thread
   if (truth < 0 || truth > 15 || (truth & 1)) {
     throw std::invalid_argument("the operation must be one of 2, 4, ..., 14: background stays background");
   }
-  const std::vector<int64_t> totals = check_runs(a), others = check_runs(b);
+  const std::vector<int64_t> a_totals = check_runs(a), b_totals = check_runs(b);
   if (a.n != b.n) throw std::invalid_argument("both sides must have the same number of masks");
-  for (size_t i = 0; i < totals.size(); ++i) check_equal({others[i]}, totals[i]);
-  std::vector<Edges> masks(totals.size());
+  for (size_t i = 0; i < a_totals.size(); ++i) check_equal({b_totals[i]}, a_totals[i]);
+  std::vector<Edges> masks(a_totals.size());
   const int64_t mean = a.n ? (a.size + b.size) / a.n : 0;
   fork_join(threads, a.n, kRunsPerThread / (mean + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       masks[static_cast<size_t>(i)] = combine(to_edges(a, i), to_edges(b, i), static_cast<unsigned>(truth));
     }
   });
-  return to_runs(masks, totals);
+  return to_runs(masks, a_totals);
 }
 
 Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, int64_t threads) {
@@ -176,12 +176,12 @@ Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, i
   const int64_t mean = runs.n ? runs.size / runs.n : 0;
   fork_join(threads, runs.n, kRunsPerThread / (mean + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const size_t at = static_cast<size_t>(i);
-      if (pixels[at] == 0) continue;
+      const size_t index = static_cast<size_t>(i);
+      if (pixels[index] == 0) continue;
       WindowCollector collector(windows[i], heights[i]);
       const Edges edges = to_edges(runs, i);
       for (size_t k = 0; k + 1 < edges.size(); k += 2) collector.add(edges[k], edges[k + 1]);
-      masks[at] = collector.take();
+      masks[index] = collector.take();
     }
   });
   return to_runs(masks, pixels);

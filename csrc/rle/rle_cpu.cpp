@@ -21,13 +21,13 @@ constexpr int64_t kChunk = int64_t{1} << 14;
 // The edges of a mask that is contiguous in column-major order, found in one pass through memory.
 std::vector<int64_t> find_changes_along_columns(const uint8_t* mask, int64_t pixels) {
   const RleKernels& isa = kernels().rle;
-  uint32_t found[kChunk];
+  uint32_t indices[kChunk];
   std::vector<int64_t> changes;
   if (mask[0] != 0) changes.push_back(0);
   for (int64_t start = 1; start < pixels; start += kChunk) {
     const int64_t n = std::min(kChunk, pixels - start);
-    const size_t count = isa.find_changes(mask + start - 1, mask + start, static_cast<size_t>(n), found);
-    for (size_t k = 0; k < count; ++k) changes.push_back(start + found[k]);
+    const size_t count = isa.find_changes(mask + start - 1, mask + start, static_cast<size_t>(n), indices);
+    for (size_t k = 0; k < count; ++k) changes.push_back(start + indices[k]);
   }
   return changes;
 }
@@ -36,18 +36,18 @@ std::vector<int64_t> find_changes_along_columns(const uint8_t* mask, int64_t pix
 // by row. A counting sort then brings them into column order, without a transposed copy of the mask.
 std::vector<int64_t> find_changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
   const RleKernels& isa = kernels().rle;
-  uint32_t found[kChunk];
+  uint32_t indices[kChunk];
   std::vector<uint32_t> columns;                                          // x of all changes, row after row
   std::vector<int64_t> row_ends(static_cast<size_t>(height));             // into columns
   std::vector<int64_t> column_begins(static_cast<size_t>(width) + 1, 0);  // into the sorted changes
   const auto compare = [&](const uint8_t* before, const uint8_t* after, int64_t first, int64_t n) {
     for (int64_t start = 0; start < n; start += kChunk) {
       const int64_t length = std::min(kChunk, n - start);
-      const size_t count = isa.find_changes(before + start, after + start, static_cast<size_t>(length), found);
+      const size_t count = isa.find_changes(before + start, after + start, static_cast<size_t>(length), indices);
       const size_t end = columns.size();
       columns.resize(end + count);
       for (size_t k = 0; k < count; ++k) {
-        const size_t x = static_cast<size_t>(first + start) + found[k];
+        const size_t x = static_cast<size_t>(first + start) + indices[k];
         columns[end + k] = static_cast<uint32_t>(x);
         ++column_begins[x + 1];
       }

@@ -42,10 +42,10 @@ void fill_column_form(Footprint& mask, int64_t period) {
     for (; x * period < end; ++x) {
       const int32_t top = static_cast<int32_t>(std::max<int64_t>(0, begin - x * period));
       const int32_t bottom = static_cast<int32_t>(std::min(period, end - x * period));
-      const size_t at = static_cast<size_t>(x - mask.left);
-      if (mask.bottoms[at] == 0) {
-        mask.tops[at] = top;
-        mask.bottoms[at] = bottom;
+      const size_t index = static_cast<size_t>(x - mask.left);
+      if (mask.bottoms[index] == 0) {
+        mask.tops[index] = top;
+        mask.bottoms[index] = bottom;
       } else {
         mask.extra_spans.push_back({static_cast<int32_t>(x - mask.left), top, bottom});
       }
@@ -63,8 +63,8 @@ int64_t intersect_extra_with_first(const Footprint& a, const Footprint& b) {
   for (const Footprint::Span& span : a.extra_spans) {
     const int64_t x = span.x + shift;
     if (x < 0 || x >= columns) continue;
-    const size_t at = static_cast<size_t>(x);
-    intersection += overlap(span.top, span.bottom, b.tops[at], b.bottoms[at]);
+    const size_t index = static_cast<size_t>(x);
+    intersection += overlap(span.top, span.bottom, b.tops[index], b.bottoms[index]);
   }
   return intersection;
 }

@@ -45,10 +45,10 @@ struct Box {
 };
 
 // Writes x, y, width, height of the union of all threads' boxes; zeros if all are empty. Call with the whole block.
-__device__ void store_box(const Box& mine, int64_t* out) {
+__device__ void store_box(const Box& thread_box, int64_t* out) {
   __shared__ Box boxes[kWarps];
-  const Box sum{warp_reduce(mine.left, Min()), warp_reduce(mine.top, Min()), warp_reduce(mine.right, Max()),
-                warp_reduce(mine.bottom, Max())};
+  const Box sum{warp_reduce(thread_box.left, Min()), warp_reduce(thread_box.top, Min()),
+                warp_reduce(thread_box.right, Max()), warp_reduce(thread_box.bottom, Max())};
   if (threadIdx.x % 32 == 0) boxes[threadIdx.x / 32] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -139,8 +139,8 @@ __device__ uint32_t running_parity(uint32_t bits) {
 __device__ void changes_to_pixels(const Tile& tile, unsigned before, uint32_t* bits) {
   __shared__ unsigned odd_warps[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
-  const int begin = min(warp * each, total), end = min(begin + each, total);
+  const int total = tile.columns * tile.words, words_per_warp = (total + kThreads - 1) / kThreads * 32;
+  const int begin = min(warp * words_per_warp, total), end = min(begin + words_per_warp, total);
   int changes = 0;
   WordIterator iterator(tile, begin + lane, 32);
   for (int i = begin + lane; i < end; i += 32, iterator.advance())
@@ -153,10 +153,10 @@ __device__ void changes_to_pixels(const Tile& tile, unsigned before, uint32_t* b
   for (int start = begin; start < end; start += 32, next.advance()) {
     const bool in_range = start + lane < end;
     uint32_t* const word = bits + (in_range ? tile.word_index(next.x(), next.k()) : 0);
-    const uint32_t found = in_range ? *word : 0;
-    const unsigned odd = __ballot_sync(kAllLanes, __popc(found) & 1);
+    const uint32_t change_bits = in_range ? *word : 0;
+    const unsigned odd = __ballot_sync(kAllLanes, __popc(change_bits) & 1);
     const unsigned set = before ^ static_cast<unsigned>(__popc(odd & low_mask(lane)));
-    if (in_range) *word = running_parity(found) ^ (set & 1u ? ~0u : 0u);
+    if (in_range) *word = running_parity(change_bits) ^ (set & 1u ? ~0u : 0u);
     before ^= static_cast<unsigned>(__popc(odd));
   }
 }

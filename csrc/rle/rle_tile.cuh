@@ -37,8 +37,8 @@ struct Tile {
 
   // Number of bits of the k-th words that are pixels of the mask: 32 except in a column's last word.
   __device__ int valid(const Frame& frame, int k) const {
-    const int64_t rest = frame.rows - 32 * (word + k);
-    return rest < 32 ? static_cast<int>(rest) : 32;
+    const int64_t remaining = frame.rows - 32 * (word + k);
+    return remaining < 32 ? static_cast<int>(remaining) : 32;
   }
 };
 
@@ -170,10 +170,10 @@ struct Tally {
     const int total = tile.columns * tile.words;
     WordIterator iterator(tile, static_cast<int>(threadIdx.x), kThreads);
     for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads, iterator.advance()) {
-      const uint64_t found = changes_at(frame, tile, bits, carry, iterator.x(), iterator.k());
-      if (found != 0) {
-        changes += __popcll(found);
-        last = position_of(frame, tile, iterator.x(), iterator.k()) + 63 - __clzll(static_cast<long long>(found));
+      const uint64_t change_bits = changes_at(frame, tile, bits, carry, iterator.x(), iterator.k());
+      if (change_bits != 0) {
+        changes += __popcll(change_bits);
+        last = position_of(frame, tile, iterator.x(), iterator.k()) + 63 - __clzll(static_cast<long long>(change_bits));
       }
       const uint32_t set = bits[tile.word_index(iterator.x(), iterator.k())];
       if (set == 0) continue;
@@ -225,19 +225,19 @@ __device__ T block_inclusive_scan(T value, T* sums, Operation operation) {
 }
 
 // Sums the tallies of a block's threads, and their further counts `inner` and `outer`, and stores the result in *part.
-__device__ inline void store_part(const Tally& mine, int64_t inner, int64_t outer, Part* part) {
+__device__ inline void store_part(const Tally& tally, int64_t inner, int64_t outer, Part* part) {
   __shared__ Part parts[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   Part sum{};
-  sum.changes = warp_reduce(mine.changes, Sum());
-  sum.last = warp_reduce(mine.last, Max());
-  sum.pixels = warp_reduce(mine.pixels, Sum());
+  sum.changes = warp_reduce(tally.changes, Sum());
+  sum.last = warp_reduce(tally.last, Max());
+  sum.pixels = warp_reduce(tally.pixels, Sum());
   sum.inner = warp_reduce(inner, Sum());
   sum.outer = warp_reduce(outer, Sum());
-  sum.left = warp_reduce(mine.left, Min());
-  sum.top = warp_reduce(mine.top, Min());
-  sum.right = warp_reduce(mine.right, Max());
-  sum.bottom = warp_reduce(mine.bottom, Max());
+  sum.left = warp_reduce(tally.left, Min());
+  sum.top = warp_reduce(tally.top, Min());
+  sum.right = warp_reduce(tally.right, Max());
+  sum.bottom = warp_reduce(tally.bottom, Max());
   if (threadIdx.x % 32 == 0) parts[warp] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -286,17 +286,17 @@ class RunWriter {
   // bits and any other use of `change_slots`.
   __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
-    const int begin = warp * each < total ? warp * each : total;
-    const int end = begin + each < total ? begin + each : total;
+    const int total = tile.columns * tile.words, words_per_warp = (total + kThreads - 1) / kThreads * 32;
+    const int begin = warp * words_per_warp < total ? warp * words_per_warp : total;
+    const int end = begin + words_per_warp < total ? begin + words_per_warp : total;
     int changes = 0;
     int64_t last = 0;
     WordIterator iterator(tile, begin + lane, 32);
     for (int i = begin + lane; i < end; i += 32, iterator.advance()) {
-      const uint64_t found = changes_at(frame, tile, bits, carry, iterator.x(), iterator.k());
-      if (found == 0) continue;
-      changes += __popcll(found);
-      last = position_of(frame, tile, iterator.x(), iterator.k()) + 63 - __clzll(static_cast<long long>(found));
+      const uint64_t change_bits = changes_at(frame, tile, bits, carry, iterator.x(), iterator.k());
+      if (change_bits == 0) continue;
+      changes += __popcll(change_bits);
+      last = position_of(frame, tile, iterator.x(), iterator.k()) + 63 - __clzll(static_cast<long long>(change_bits));
     }
     changes = warp_reduce(changes, Sum());
     last = warp_reduce(last, Max());
@@ -328,9 +328,9 @@ class RunWriter {
     WordIterator iterator(tile, begin + lane, 32);
     for (int start = begin; start < end; start += 32, iterator.advance()) {
       const bool in_range = start + lane < end;
-      uint64_t found = in_range ? changes_at(frame, tile, bits, carry, iterator.x(), iterator.k()) : 0;
-      if (!__any_sync(kAllLanes, found != 0)) continue;
-      const int n = __popcll(found);
+      uint64_t change_bits = in_range ? changes_at(frame, tile, bits, carry, iterator.x(), iterator.k()) : 0;
+      if (!__any_sync(kAllLanes, change_bits != 0)) continue;
+      const int n = __popcll(change_bits);
       int slot = n;  // becomes the slot of this lane's first change
       for (int step = 1; step < 32; step *= 2) {
         const int other = __shfl_up_sync(kAllLanes, slot, step);
@@ -338,8 +338,8 @@ class RunWriter {
       }
       const int total = __shfl_sync(kAllLanes, slot, 31);
       slot -= n;
-      for (; found != 0; found &= found - 1) {
-        change_slots_[slot++] = static_cast<uint16_t>(lane * 64 + __ffsll(static_cast<long long>(found)) - 1);
+      for (; change_bits != 0; change_bits &= change_bits - 1) {
+        change_slots_[slot++] = static_cast<uint16_t>(lane * 64 + __ffsll(static_cast<long long>(change_bits)) - 1);
       }
       __syncwarp();
       const int64_t first = in_range ? position_of(frame, tile, iterator.x(), iterator.k()) : 0;  // of this lane's word

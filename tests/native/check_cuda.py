@@ -102,7 +102,8 @@ def check_links(module: Path) -> None:
     exported = [name for name in names if "cuda" in name.lower() and name != "PyInit__cuda"]
     if forbidden or exported:
         raise SystemExit(
-            f"the module must link and export nothing of these: it links {forbidden or 'none'}, exports {exported or 'none'}"
+            "the module must link and export nothing of these: "
+            f"it links {forbidden or 'none'}, exports {exported or 'none'}"
         )
 
 

@@ -22,11 +22,11 @@ __global__ void load_kernel(uint32_t* out) {
   for (int i = lane; i < 32 * 24; i += 32) tile[i / 24][i % 24] = static_cast<uint16_t>(i / 24 * 100 + i % 24);
   __syncwarp();
   uint32_t four[4];
-  uint32_t* mine = out + 8 * lane;
+  uint32_t* row = out + 8 * lane;
   ldmatrix_x4(four, tile[lane] + 16);
-  for (int i = 0; i < 4; ++i) mine[i] = four[i];
+  for (int i = 0; i < 4; ++i) row[i] = four[i];
   ldmatrix_x4_trans(four, tile[lane] + 16);
-  for (int i = 0; i < 4; ++i) mine[4 + i] = four[i];
+  for (int i = 0; i < 4; ++i) row[4 + i] = four[i];
 }
 
 void loads() {
@@ -66,13 +66,13 @@ __global__ void product_kernel(const float* a, const float* b, float* out) {
   ldmatrix_x4(fragment, &a_rows[lane % 16][lane / 16 * 8]);
   ldmatrix_x4(by_columns, &b_columns[lane % 8][lane / 8 % 2 * 8]);
   ldmatrix_x4_trans(by_rows, b_rows[lane % 16]);
-  float sums[4] = {0.5f, 0.5f, 0.5f, 0.5f}, again[4] = {0, 0, 0, 0};
+  float sums[4] = {0.5f, 0.5f, 0.5f, 0.5f}, sums_by_rows[4] = {0, 0, 0, 0};
   mma_m16n8k16<T>(sums, fragment, by_columns[0], by_columns[1]);
-  mma_m16n8k16<T>(again, fragment, by_rows[0], by_rows[1]);
+  mma_m16n8k16<T>(sums_by_rows, fragment, by_rows[0], by_rows[1]);
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     out[row * 8 + column] = sums[i];
-    out[128 + row * 8 + column] = again[i];
+    out[128 + row * 8 + column] = sums_by_rows[i];
   }
 }
 

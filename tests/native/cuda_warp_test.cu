@@ -76,16 +76,16 @@ void votes() {
 __global__ void reduce_kernel(const int* in, int* out) {
   const int value = in[threadIdx.x];
   const auto bits = static_cast<unsigned>(value);
-  int* mine = out + 9 * threadIdx.x;
-  mine[0] = __reduce_add_sync(kAllLanes, value);
-  mine[1] = __reduce_min_sync(kAllLanes, value);
-  mine[2] = __reduce_max_sync(kAllLanes, value);
-  mine[3] = static_cast<int>(__reduce_min_sync(kAllLanes, bits));
-  mine[4] = static_cast<int>(__reduce_max_sync(kAllLanes, bits));
-  mine[5] = static_cast<int>(__reduce_and_sync(kAllLanes, bits));
-  mine[6] = static_cast<int>(__reduce_or_sync(kAllLanes, bits));
-  mine[7] = static_cast<int>(__reduce_xor_sync(kAllLanes, bits));
-  mine[8] = static_cast<int>(__match_any_sync(kAllLanes, value % 4));
+  int* row = out + 9 * threadIdx.x;
+  row[0] = __reduce_add_sync(kAllLanes, value);
+  row[1] = __reduce_min_sync(kAllLanes, value);
+  row[2] = __reduce_max_sync(kAllLanes, value);
+  row[3] = static_cast<int>(__reduce_min_sync(kAllLanes, bits));
+  row[4] = static_cast<int>(__reduce_max_sync(kAllLanes, bits));
+  row[5] = static_cast<int>(__reduce_and_sync(kAllLanes, bits));
+  row[6] = static_cast<int>(__reduce_or_sync(kAllLanes, bits));
+  row[7] = static_cast<int>(__reduce_xor_sync(kAllLanes, bits));
+  row[8] = static_cast<int>(__match_any_sync(kAllLanes, value % 4));
 }
 #endif
 
@@ -223,21 +223,21 @@ void atomics() {
 __global__ void bits_kernel(const unsigned* in, long long* out) {
   const unsigned x = in[threadIdx.x], y = in[threadIdx.x + 1];
   const unsigned long long both = static_cast<unsigned long long>(x) << 32 | y;
-  long long* mine = out + 14 * threadIdx.x;
-  mine[0] = __popc(x);
-  mine[1] = __popcll(both);
-  mine[2] = __ffs(static_cast<int>(x));
-  mine[3] = __ffsll(static_cast<long long>(both));
-  mine[4] = __clz(static_cast<int>(x));
-  mine[5] = __clzll(static_cast<long long>(both));
-  mine[6] = __brev(x);
-  mine[7] = static_cast<long long>(__brevll(both));
-  mine[8] = __byte_perm(x, y, 0x5b06);
-  mine[9] = __umulhi(x, y);
-  mine[10] = __funnelshift_l(x, y, 11);
-  mine[11] = __funnelshift_r(x, y, 43);
-  mine[12] = __float_as_int(__uint_as_float(x & 0x7f7fffffu));
-  mine[13] = static_cast<long long>(__umul64hi(both, both));
+  long long* row = out + 14 * threadIdx.x;
+  row[0] = __popc(x);
+  row[1] = __popcll(both);
+  row[2] = __ffs(static_cast<int>(x));
+  row[3] = __ffsll(static_cast<long long>(both));
+  row[4] = __clz(static_cast<int>(x));
+  row[5] = __clzll(static_cast<long long>(both));
+  row[6] = __brev(x);
+  row[7] = static_cast<long long>(__brevll(both));
+  row[8] = __byte_perm(x, y, 0x5b06);
+  row[9] = __umulhi(x, y);
+  row[10] = __funnelshift_l(x, y, 11);
+  row[11] = __funnelshift_r(x, y, 43);
+  row[12] = __float_as_int(__uint_as_float(x & 0x7f7fffffu));
+  row[13] = static_cast<long long>(__umul64hi(both, both));
 }
 
 void bits() {
@@ -251,12 +251,12 @@ void bits() {
   for (int i = 0; i < n; ++i) {
     const unsigned x = values[i], y = values[i + 1];
     const uint64_t both = uint64_t{x} << 32 | y;
-    int set = 0, all = 0, first = 0, first_of_both = 0, leading = 0, leading_of_both = 0;
+    int bits_in_x = 0, bits_in_both = 0, first = 0, first_of_both = 0, leading = 0, leading_of_both = 0;
     uint64_t reversed = 0, reversed_both = 0;
     for (int b = 0; b < 64; ++b) {
       const bool in_both = (both >> b & 1) != 0, in_x = b < 32 && (x >> b & 1) != 0;
-      set += in_x;
-      all += in_both;
+      bits_in_x += in_x;
+      bits_in_both += in_both;
       if (in_x && first == 0) first = b + 1;
       if (in_both && first_of_both == 0) first_of_both = b + 1;
       if (in_x) leading = 31 - b;
@@ -271,8 +271,8 @@ void bits() {
     const unsigned chosen = bytes[6] | bytes[0] << 8 | bytes[3] << 16 | bytes[5] << 24;
     const uint64_t high = uint64_t{x} * x + (uint64_t{x} * y >> 31) +
                           (((uint64_t{x} * y << 1 & 0xffffffffu) + (uint64_t{y} * y >> 32)) >> 32);
-    const long long expected[14] = {set,
-                                    all,
+    const long long expected[14] = {bits_in_x,
+                                    bits_in_both,
                                     first,
                                     first_of_both,
                                     leading,

@@ -18,7 +18,7 @@ namespace fastsam::emulator {
 namespace {
 
 // The fiber that was switched away from last.
-Fiber* left = nullptr;
+Fiber* previous = nullptr;
 
 }  // namespace
 #endif
@@ -55,17 +55,17 @@ void Fiber::set_stack(void* stack, size_t bytes) {
 
 void Fiber::finish_first_switch() {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, &left->stack_, &left->stack_bytes_);
+  __sanitizer_finish_switch_fiber(nullptr, &previous->stack_, &previous->stack_bytes_);
 #endif
 }
 
 void Fiber::resume(Fiber& from) {
 #ifdef __SANITIZE_ADDRESS__
   void* frames = nullptr;
-  left = &from;
+  previous = &from;
   __sanitizer_start_switch_fiber(&frames, stack_, stack_bytes_);
   switch_from(from);
-  __sanitizer_finish_switch_fiber(frames, &left->stack_, &left->stack_bytes_);
+  __sanitizer_finish_switch_fiber(frames, &previous->stack_, &previous->stack_bytes_);
 #else
   switch_from(from);
 #endif
@@ -73,10 +73,10 @@ void Fiber::resume(Fiber& from) {
 
 #ifdef FASTSAM_ASM_SWITCH
 
-// Push the callee-saved registers of the System V ABI on the current stack, store its pointer in *left, and pop the
+// Push the callee-saved registers of the System V ABI on the current stack, store its pointer in *saved, and pop the
 // registers from the stack that is entered. To C++ this is an ordinary call. The floating-point control words, which
 // are callee-saved too, are not switched: kernels don't change them.
-extern "C" void fastsam_switch_stack(void** left, void* entered);
+extern "C" void fastsam_switch_stack(void** saved, void* target);
 asm(R"(
 .text
 .globl fastsam_switch_stack

@@ -138,13 +138,13 @@ void check_global(State& s, const Access& access, const GlobalCell& byte) {
 
 void on_read(const Access& access) {
   State& s = state();
-  const Stamp mine = current_stamp(s, access.thread);
+  const Stamp current = current_stamp(s, access.thread);
   const bool shared = s.memory.for_each_shared_cell(access.address, access.bytes, [&](SharedCell& cell) {
-    // Fast path: skip reads that add nothing. A write clears `read`, so a stamp equal to `mine` means that this read
+    // Fast path: skip reads that add nothing. A write clears `read`, so a stamp equal to `current` means that this read
     // was checked since. If the last write precedes the last barrier, no read can race with it, and readers of two
     // warps are enough to detect a later write. Most memory is like that: written before a barrier, then read by many
     // threads.
-    const bool is_recorded = cell.read[0] == mine || cell.read[1] == mine;
+    const bool is_recorded = cell.read[0] == current || cell.read[1] == current;
     const bool read_by_two_warps = barrier_of(cell.written) < s.barrier && barrier_of(cell.read[0]) == s.barrier &&
                                    barrier_of(cell.read[1]) == s.barrier &&
                                    actor_of(cell.read[0]) / 32 != actor_of(cell.read[1]) / 32;

@@ -72,8 +72,9 @@ __device__ __forceinline__ void load_bias(const Params<T>& params, const Window<
   for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const WindowPosition at = position_of(window, window.first + row + 16 * i + 8 * half + group());
-      const T* const bias = params.bias + (window.head * count + int64_t{at.y} * params.window_columns + at.x) * count;
+      const WindowPosition position = position_of(window, window.first + row + 16 * i + 8 * half + group());
+      const T* const bias =
+          params.bias + (window.head * count + int64_t{position.y} * params.window_columns + position.x) * count;
 #pragma unroll
       for (int n = 0; n < kGroups; ++n) {
 #pragma unroll

@@ -111,8 +111,8 @@ __device__ __forceinline__ void store_output(const Params<T>& params, const Wind
       const int to = row + 16 * i + 8 * half + group();
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
-        T* const at = queries + Shared::element(to, 8 * n + 2 * pair());
-        store_pair(at, state.out[i][n][2 * half] * factor, state.out[i][n][2 * half + 1] * factor);
+        T* const dst = queries + Shared::element(to, 8 * n + 2 * pair());
+        store_pair(dst, state.out[i][n][2 * half] * factor, state.out[i][n][2 * half + 1] * factor);
       }
     }
   }
@@ -120,9 +120,9 @@ __device__ __forceinline__ void store_output(const Params<T>& params, const Wind
   for (int i = lane(); i < 16 * kTiles * Shared::kVectorsPerRow; i += kWarp) {
     const int from = row + i / Shared::kVectorsPerRow, vector = i % Shared::kVectorsPerRow;
     if (window.first + from >= window.count()) break;
-    const WindowPosition at = position_of(window, window.first + from);
-    T* const to =
-        window.out + (int64_t{at.y} * params.columns + at.x) * (params.token_stride / 3) + vector * Shared::kVectorSize;
+    const WindowPosition position = position_of(window, window.first + from);
+    T* const to = window.out + (int64_t{position.y} * params.columns + position.x) * (params.token_stride / 3) +
+                  vector * Shared::kVectorSize;
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(queries + Shared::offset(from, vector));
   }
 }

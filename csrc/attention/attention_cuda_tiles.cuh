@@ -38,8 +38,8 @@ struct Tile {
   }
 };
 
-// Fragments of the factors of a product: Left is 16 rows x depth 16, Right is depth 16 x 16 columns. For float32 they
-// are two steps of depth 8, each number in a high and a low part (see split_tf32 in common/mma.h).
+// Fragments of the factors of a product: FragmentA is 16 rows x depth 16, FragmentB depth 16 x 16 columns. For float32
+// they are two steps of depth 8, each number in a high and a low part (see split_tf32 in common/mma.h).
 template <typename T>
 struct FragmentA {
   uint32_t x[4];

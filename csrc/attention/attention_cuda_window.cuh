@@ -68,16 +68,16 @@ __device__ __forceinline__ int opaque(int value) {
 // last varying fastest.
 template <typename T>
 __device__ __forceinline__ Window<T> locate_window(const Params<T>& params, int queries_per_block) {
-  int64_t at = blockIdx.x;
+  int64_t index = blockIdx.x;
   Window<T> window;
-  window.first = static_cast<int>(at % params.query_blocks) * queries_per_block;
-  at /= params.query_blocks;
-  window.head = static_cast<int>(at % params.heads);
-  at /= params.heads;
-  const int x = static_cast<int>(at % params.windows_x) * params.window_columns;
-  at /= params.windows_x;
-  const int y = static_cast<int>(at % params.windows_y) * params.window_rows;
-  const int64_t image = at / params.windows_y;
+  window.first = static_cast<int>(index % params.query_blocks) * queries_per_block;
+  index /= params.query_blocks;
+  window.head = static_cast<int>(index % params.heads);
+  index /= params.heads;
+  const int x = static_cast<int>(index % params.windows_x) * params.window_columns;
+  index /= params.windows_x;
+  const int y = static_cast<int>(index % params.windows_y) * params.window_rows;
+  const int64_t image = index / params.windows_y;
   const int64_t token = (image * params.rows + y) * params.columns + x;
   window.tokens = params.qkv + token * params.token_stride + window.head * params.head_stride;
   window.padding = params.padding == nullptr ? nullptr : params.padding + window.head * params.head_stride;
@@ -95,9 +95,9 @@ struct WindowPosition {
 // The place of a query. Queries beyond the last one repeat it: they are computed with the others and never written.
 template <typename T>
 __device__ __forceinline__ WindowPosition position_of(const Window<T>& window, int query) {
-  const int at = min(query, window.count() - 1);
-  const int y = at / window.columns;
-  return {y, at - y * window.columns};
+  const int index = min(query, window.count() - 1);
+  const int y = index / window.columns;
+  return {y, index - y * window.columns};
 }
 
 // How kRows rows of a tile are copied by a set of kSetThreads threads: kThreadsPerRow adjacent threads share a row and
@@ -151,9 +151,9 @@ __device__ __forceinline__ void copy_queries(const Params<T>& params, const Wind
   constexpr int kSets = kThreads / Rows::kSetThreads;
   const int thread = static_cast<int>(threadIdx.x);
   for (int row = thread / Rows::kSetThreads * kRows + Rows::row(thread); row < kQueries; row += kSets * kRows) {
-    const WindowPosition at = position_of(window, window.first + row);
-    Rows::copy(thread, queries, row, window.tokens + (int64_t{at.y} * params.columns + at.x) * params.token_stride,
-               true);
+    const WindowPosition position = position_of(window, window.first + row);
+    Rows::copy(thread, queries, row,
+               window.tokens + (int64_t{position.y} * params.columns + position.x) * params.token_stride, true);
   }
 }
 

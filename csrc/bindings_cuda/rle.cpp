@@ -75,7 +75,7 @@ void rle_decode(Address counts, int64_t size, Address offsets, int64_t n, Addres
                pointer<uint8_t>(out), pointer<void>(stream));
 }
 
-// cuda::Measured as Python passes it: (counts, size, offsets, n, ends, set_before, areas).
+// cuda::MeasuredRuns as Python passes it: (counts, size, offsets, n, ends, set_before, areas).
 using MeasuredTuple = std::tuple<Address, int64_t, Address, int64_t, Address, Address, Address>;
 
 cuda::MeasuredRuns to_measured_runs(const MeasuredTuple& masks) {

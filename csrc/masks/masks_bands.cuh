@@ -18,7 +18,7 @@ constexpr float kMaxBoundedLogit = 1024;
 // are kMixed.
 class BandClassifier {
  public:
-  // Construct it after a barrier that follows the construction of the Block.
+  // Construct it after a barrier that follows the construction of the BlockState.
   __device__ BandClassifier(const Problem& problem, const Workspace& workspace, const BlockState& block)
       : workspace_(workspace),
         block_(block),
@@ -324,9 +324,9 @@ class ColumnWriter {
     if (threadIdx.x % 32 == 0) before = 0;
     for (int i = 0; i < static_cast<int>(threadIdx.x) / 32; ++i) before = max(before, shared_->lasts[i]);
     before = max(before, shared_->last);
-    Count* at = counts_ + rank + count_up_to - changes;
+    Count* out = counts_ + rank + count_up_to - changes;
     const auto emit = [&](int64_t position) {
-      *at++ = static_cast<Count>(position - before);
+      *out++ = static_cast<Count>(position - before);
       before = position;
     };
     if (__any_sync(kAllLanes, changes > 0)) {

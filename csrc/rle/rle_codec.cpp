@@ -27,17 +27,17 @@ void write_number(int64_t value, std::vector<uint8_t>& out) {
 
 }  // namespace
 
-int64_t read_long_number(const uint8_t*& at, const uint8_t* end) {
+int64_t read_long_number(const uint8_t*& cursor, const uint8_t* end) {
   uint64_t bits = 0;
   int groups = 0;
   uint8_t code = 0, before = 0;
   do {
-    if (at == end) throw std::invalid_argument("the last number of the text is unterminated: the text was cut off");
+    if (cursor == end) throw std::invalid_argument("the last number of the text is unterminated: the text was cut off");
     if (groups == kMaxGroups) {
       throw std::invalid_argument("the text holds an over-long number: more characters than any run length needs");
     }
     before = code;
-    code = static_cast<uint8_t>(*at++ - kTextBase);
+    code = static_cast<uint8_t>(*cursor++ - kTextBase);
     if (code > 63) {
       throw std::invalid_argument("the text holds characters that are invalid in an RLE; accepted: '0' to 'o'");
     }

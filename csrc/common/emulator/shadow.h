@@ -82,20 +82,20 @@ class Shadow {
     const bool is_static = within(static_shared_, address);
     if (!is_static && !within(dynamic_shared_, address)) return false;
     Word* const words = (is_static ? static_words_ : dynamic_words_).data();
-    size_t at = static_cast<size_t>(address - (is_static ? static_shared_ : dynamic_shared_).begin);
-    for (const size_t end = at + bytes; at < end;) {
-      Word& word = words[at / kWord];
-      if (word.byte_cells == nullptr && at % kWord == 0 && end - at >= kWord) {
+    size_t offset = static_cast<size_t>(address - (is_static ? static_shared_ : dynamic_shared_).begin);
+    for (const size_t end = offset + bytes; offset < end;) {
+      Word& word = words[offset / kWord];
+      if (word.byte_cells == nullptr && offset % kWord == 0 && end - offset >= kWord) {
         action(word.cell);
-        at += kWord;
+        offset += kWord;
         continue;
       }
       if (word.byte_cells == nullptr) {
         word.byte_cells = std::make_unique<SharedCell[]>(kWord);
         std::fill_n(word.byte_cells.get(), kWord, word.cell);
       }
-      action(word.byte_cells[at % kWord]);
-      ++at;
+      action(word.byte_cells[offset % kWord]);
+      ++offset;
     }
     return true;
   }

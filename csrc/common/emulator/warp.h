@@ -20,7 +20,7 @@ inline int __syncthreads_and(int predicate) {
 
 namespace fastsam::emulator {
 
-// Call act(lane, operand) for each lane that takes part.
+// Call action(lane, operand) for each lane that takes part.
 template <typename Operand, typename Action>
 void for_each_lane(const Lanes& lanes, Action action) {
   for (int i = 0; i < 32; ++i) {

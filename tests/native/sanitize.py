@@ -84,7 +84,7 @@ def _cmake() -> str:
 
 
 def native_tests() -> list[str]:
-    """Return the test files of GENERAL_TESTS and all that import `siblings`, so that new operation families are included."""
+    """Return GENERAL_TESTS and all test files that import `siblings`, so that new operation families are included."""
     files = [
         path
         for path in sorted((ROOT / "tests").glob("test_*.py"))

@@ -15,7 +15,7 @@ import torch
 from annotate_kills import detector, make_images, tiny_sam, tree
 from fastsam_core import SAM, auto_annotate, rle
 from fastsam_core.annotate import AnnotateConfig
-from fastsam_core.annotate.assemble import write_coco
+from fastsam_core.annotate.dataset_files import write_coco
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels

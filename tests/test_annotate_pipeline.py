@@ -20,7 +20,7 @@ def groups_of(count: int, size: int, load: Callable[[int], int]) -> Iterator[lis
 def test_items_are_processed_in_order_and_written(workers: int, batch: int) -> None:
     written: list[int] = []
     with Pipeline(
-        groups_of(50, batch, lambda number: number), written.append, workers=workers, batch=batch
+        groups_of(50, batch, lambda number: number), written.append, num_workers=workers, batch_size=batch
     ) as pipeline:
         seen = []
         for group in pipeline:
@@ -51,7 +51,7 @@ def test_images_in_memory_are_bounded(batch: int) -> None:
             alive -= 1
 
     workers = 2
-    with Pipeline(groups_of(60, batch, load), write, workers=workers, batch=batch) as pipeline:
+    with Pipeline(groups_of(60, batch, load), write, num_workers=workers, batch_size=batch) as pipeline:
         for group in pipeline:
             for number in group:
                 pipeline.write(number)
@@ -71,7 +71,7 @@ def test_stages_overlap() -> None:
     def write(number: int) -> None:
         writing.set()
 
-    with Pipeline(groups_of(3, 1, load), write, workers=1) as pipeline:
+    with Pipeline(groups_of(3, 1, load), write, num_workers=1) as pipeline:
         for group in pipeline:
             if group == [0]:
                 assert loading.wait(10), "nothing is loaded while an image is labelled"
@@ -88,7 +88,7 @@ def test_write_error_stops_the_loop() -> None:
     seen = []
     with (
         pytest.raises(OSError, match="full"),
-        Pipeline(groups_of(10_000, 1, lambda number: number), write, workers=2) as pipeline,
+        Pipeline(groups_of(10_000, 1, lambda number: number), write, num_workers=2) as pipeline,
     ):
         for group in pipeline:
             seen += group
@@ -101,7 +101,7 @@ def test_error_of_the_last_write_is_raised() -> None:
         time.sleep(0.02)
         raise OSError("full")
 
-    with pytest.raises(OSError, match="full"), Pipeline(groups_of(1, 1, lambda n: n), write, workers=1) as pipeline:
+    with pytest.raises(OSError, match="full"), Pipeline(groups_of(1, 1, lambda n: n), write, num_workers=1) as pipeline:
         for group in pipeline:
             pipeline.write(group[0])
 
@@ -110,7 +110,7 @@ def test_errors_of_loading_and_of_the_source_are_raised() -> None:
     def load(number: int) -> int:
         raise RuntimeError(f"load {number}")
 
-    with pytest.raises(RuntimeError, match="load 0"), Pipeline(groups_of(5, 1, load), print, workers=2) as pipeline:
+    with pytest.raises(RuntimeError, match="load 0"), Pipeline(groups_of(5, 1, load), print, num_workers=2) as pipeline:
         list(pipeline)
 
     def groups() -> Iterator[list[Callable[[], int]]]:
@@ -118,7 +118,7 @@ def test_errors_of_loading_and_of_the_source_are_raised() -> None:
         raise RuntimeError("no more")
 
     seen = []
-    with pytest.raises(RuntimeError, match="no more"), Pipeline(groups(), print, workers=2) as feeding:
+    with pytest.raises(RuntimeError, match="no more"), Pipeline(groups(), print, num_workers=2) as feeding:
         for group in feeding:
             seen.append(group)
     assert seen == [[1]]
@@ -129,7 +129,7 @@ def test_leaving_early_ends_all_threads() -> None:
     written: list[int] = []
     with (
         pytest.raises(KeyboardInterrupt),
-        Pipeline(groups_of(10_000, 1, lambda number: number), written.append, workers=2) as pipeline,
+        Pipeline(groups_of(10_000, 1, lambda number: number), written.append, num_workers=2) as pipeline,
     ):
         for group in pipeline:
             pipeline.write(group[0])

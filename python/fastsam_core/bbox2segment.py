@@ -91,7 +91,7 @@ def _segmented(
     if not boxes:
         return [], 0
     corners = [found.corners() for found in boxes]
-    result = segmenter.boxes(picture, np.array(corners, np.float32))
+    result = segmenter.segment_boxes(picture, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0
     # Masks below `conf` are missing; the class is the index of the box that a mask belongs to.

@@ -89,7 +89,7 @@ class ModelSegmenter:
         with torch.no_grad():
             together = config.dtype is None and unaltered(encoder) and serves(next(encoder.parameters()))
         for group in [tiles] if together else [[tile] for tile in tiles]:
-            for picture in self._segmenter.pictures(group, [""] * len(group)):
+            for picture in self._segmenter.encode(group, [""] * len(group)):
                 records = generate_records(model, picture, config, Stopwatch())
                 yield [
                     Found(record["segmentation"], record["predicted_iou"], record["stability_score"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.worklist import label_names, list_files
+from fastsam_core.annotate.file_list import find_renames, list_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -25,7 +25,7 @@ def test_folder_is_listed_recursively(tmp_path: Path) -> None:
     assert files is not None
     assert files.keys == ["a/c/y.webp", "a/x.PNG", "b.jpg", "clip.mp4"]
     assert files.path("a/x.PNG") == str(tmp_path / "a" / "x.PNG")
-    assert [files.name(key) for key in files.keys] == ["a/c/y", "a/x", "b", "clip"]
+    assert [files.label_name(key) for key in files.keys] == ["a/c/y", "a/x", "b", "clip"]
 
 
 def test_output_folder_is_not_listed(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None:
-    assert label_names(keys) == expected
+    assert find_renames(keys) == expected
 
 
 @given(
@@ -124,7 +124,7 @@ def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None
 )
 def test_label_names_are_unique(keys: set[str]) -> None:
     """Names differ also on file systems that ignore case, and include those of video frames."""
-    renamed = label_names(sorted(keys))
+    renamed = find_renames(sorted(keys))
     taken: list[str] = []
     for key in sorted(keys):
         name = renamed.get(key, os.path.splitext(key)[0]).casefold()

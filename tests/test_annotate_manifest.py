@@ -34,7 +34,7 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
     write(tmp_path, ok("a", (0, "cup", 2), (1, "dish", 1)), {"key": "b", "status": "error", "error": "broken"})
     write(tmp_path, ok("c"), {"key": "v.mp4", "status": "video"}, shard=Shard(1, 3))
     assert is_started(tmp_path)
-    assert sorted(path.label_name for path in tmp_path.iterdir()) == ["manifest-1-of-3.jsonl", "manifest.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest-1-of-3.jsonl", "manifest.jsonl"]
     history = read_history(tmp_path, SETTINGS)
     assert history.finished == {"a", "c"} and history.failed == {"b": "broken"} and history.videos == {"v.mp4"}
     assert history.class_counts == {(0, "cup"): 2, (1, "dish"): 1} and history.num_empty == 1

@@ -51,9 +51,9 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
     assert (labels.image_id, labels.names, labels.size) == (9, {0: "cat"}, SIZE)
     for segmentation in ([], [[]], None, "gone"):
         (labels,) = read_labels(coco_file(tmp_path, segmentation=segmentation), "coco")
-        assert labels.objects[0].segmentation is None and labels.objects[0].corners() == (1, 2, 4, 6)
+        assert labels.objects[0].segmentation is None and labels.objects[0].xyxy() == (1, 2, 4, 6)
     (labels,) = read_labels(coco_file(tmp_path, segmentation=code, bbox=[]), "coco")
-    assert labels.objects[0].box is None and labels.objects[0].corners() == (5, 3, 30, 9)
+    assert labels.objects[0].box is None and labels.objects[0].xyxy() == (5, 3, 30, 9)
 
 
 @pytest.mark.parametrize(

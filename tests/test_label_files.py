@@ -313,7 +313,7 @@ def test_polygons_keep_their_points_between_coco_and_yolo(tmp_path: Path) -> Non
     convert_labels(tmp_path / "in.json", tmp_path / "yolo", from_="coco", to="yolo")
     Image.new("L", (100, 100)).save(tmp_path / "yolo" / "a.png")
     (read,) = read_labels(tmp_path / "yolo", "yolo")
-    (ring,) = read.objects[0].segmentation.rings()  # type: ignore[union-attr]
+    (ring,) = read.objects[0].segmentation.to_polygons()  # type: ignore[union-attr]
     assert len(ring) == 3 + 4 + 2  # both ends of the bridge are visited twice
     np.testing.assert_array_equal(pixels(read, 0), filled([triangle, square], 100, 100))
     convert_labels(tmp_path / "yolo", tmp_path / "out.json", from_="yolo", to="coco", polygons=True)
@@ -350,7 +350,7 @@ def test_yolo_lines_of_large_images_are_exact(tmp_path: Path) -> None:
     mask = Segmentation.from_polygons([corners], (side, side))
     from fastsam_core.formats import yolo, yolo_folder
 
-    (line,) = yolo.lines([mask.ring() / side], [0])
+    (line,) = yolo.lines([mask.to_single_polygon() / side], [0])
     (tmp_path / "a.txt").write_text(line)
     (read,) = yolo_folder.read_file(tmp_path / "a.txt", (side, side))
     assert read.segmentation is not None and read.segmentation.rle == mask.rle

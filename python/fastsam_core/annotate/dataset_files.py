@@ -11,7 +11,7 @@ from typing import IO, Any
 from .._files import atomic_path
 from ..formats import class_names
 from ..formats._writing import json_text
-from ..formats.coco_file import write_end
+from ..formats.coco_file import write_footer
 from .files import LabelFiles, label_path
 from .manifest import History
 from .preview import PREVIEW_FILE, Preview
@@ -59,7 +59,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
     ):
         file.write('{"annotations":[')
         _append_parts(file, images, parts)
-        write_end(file, images, names, max(names, default=0))
+        write_footer(file, images, names, max(names, default=0))
 
 
 def _append_parts(file: IO[str], images: IO[str], parts: Iterable[Path]) -> None:

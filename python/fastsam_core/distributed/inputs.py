@@ -17,7 +17,7 @@ from ..annotate.file_list import FileList, find_renames, list_files
 from ..annotate.loading import ImageLoader, LoadedImage, batched_keys, batches_of_files
 from ..annotate.rows import load_row
 from ..annotate.shards import UNSHARDED, stable_hash
-from ..formats._writing import relative_path
+from ..formats._writing import safe_relative_path
 from ..sources.paths import IMAGE_SUFFIXES, files_below
 
 KINDS = ("folder", "parquet", "webdataset")
@@ -122,7 +122,7 @@ class ParquetInput:
                 "Set path_column= and image_column="
             )
         keys = sorted(
-            str(relative_path(str(name)))
+            str(safe_relative_path(str(name)))
             for rows in ray.data.read_parquet(data, columns=[path_column]).iter_batches(batch_size=None)
             for name in rows[path_column]
         )
@@ -214,12 +214,12 @@ class EncodedImageReader:
 
     def _key_and_content(self, columns: Columns, row: int) -> tuple[str, Any] | None:
         if self.kind == "parquet":
-            return str(relative_path(str(columns[self.path_column][row]))), columns[self.image_column][row]
+            return str(safe_relative_path(str(columns[self.path_column][row]))), columns[self.image_column][row]
         for column in sorted(filter(is_image_suffix, columns), key=lambda name: (name.count("."), name)):
             content = columns[column][row]
             if isinstance(content, bytes):
                 tar_stem = _tar_stem(str(columns["__url__"][row]))
-                return str(relative_path(f"{tar_stem}/{columns['__key__'][row]}.{column}")), content
+                return str(safe_relative_path(f"{tar_stem}/{columns['__key__'][row]}.{column}")), content
         return None
 
     def _is_done(self, key: str) -> bool:

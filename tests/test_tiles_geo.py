@@ -15,8 +15,8 @@ import pytest
 
 from fastsam_core import cli, tiles
 from fastsam_core.runs import MaskRuns
-from fastsam_core.tiles import shapes
-from fastsam_core.tiles.pieces import piece_of
+from fastsam_core.tiles import run_algebra
+from fastsam_core.tiles.pieces import piece_from_runs
 from fastsam_core.tiles.tiff import is_geotiff, is_tiff
 from fastsam_core.tiles.windows import open_raster
 from raster_examples import SMALL, bright
@@ -257,7 +257,7 @@ def test_long_edges_are_subdivided_on_wgs_84(tmp_path: Path) -> None:
     shore = (columns >= 5000) & (columns < 5200)
     above = MaskRuns(columns[shore], np.zeros(shore.sum(), np.int64), np.full(shore.sum(), 3))
     below = MaskRuns(columns, np.where(shore, 10, 0), np.full(side, side))
-    piece = piece_of(0, shapes.union([above, below]), 0.75, 0.5)
+    piece = piece_from_runs(0, run_algebra.union([above, below]), 0.75, 0.5)
     where = tiles.Georeference(rasterio.CRS.from_epsg(32632).to_wkt(), (10, 0, EAST, 0, -10, NORTH), ("EPSG", 32632))
     content = json.loads(tiles.RasterObjects([piece], side, side, where).save(tmp_path / "x.geojson").read_text())
     exterior, island = content["features"][0]["geometry"]["coordinates"]

@@ -22,7 +22,7 @@ from fastsam_core.runs import MaskRuns
 from fastsam_core.tiles import Georeference, RasterObjects
 from fastsam_core.tiles.grid import Grid
 from fastsam_core.tiles.merge import merge
-from fastsam_core.tiles.pieces import piece_of
+from fastsam_core.tiles.pieces import piece_from_runs
 from label_examples import filled
 from test_outlines import CORNERS, ISLAND, any_mask
 
@@ -38,7 +38,8 @@ SCORES = ((0.75, 0.5), (0.625, 0.375), (0.5, 0.25))
 def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options: Any) -> RasterObjects:
     """Place masks with their corners at x, y in a square raster, with the scores of SCORES."""
     pieces = [
-        piece_of(0, MaskRuns.from_mask(mask, x, y), *own) for (mask, x, y), own in zip(placed, SCORES, strict=False)
+        piece_from_runs(0, MaskRuns.from_mask(mask, x, y), *own)
+        for (mask, x, y), own in zip(placed, SCORES, strict=False)
     ]
     return RasterObjects(pieces, side, side, **options)
 
@@ -60,7 +61,7 @@ def whole_columns(grid: Grid, columns: slice) -> list[Any]:
         xs = xs[xs < columns.stop]
         if len(xs):
             runs = MaskRuns(xs, np.full(len(xs), y1), np.full(len(xs), y2))
-            found.append(piece_of(tile.number, runs, 0.9, 0.8))
+            found.append(piece_from_runs(tile.number, runs, 0.9, 0.8))
     return found
 
 

@@ -68,8 +68,8 @@ def test_keys_of_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert chosen is not None and chosen.root == str(tmp_path) and chosen.keys == ["other/3.jpg", "set/b/2.jpg"]
     monkeypatch.chdir(tmp_path / "set")
     assert (relative := list_files("*/1.jpg")) is not None and relative.keys == ["a/1.jpg", "b/1.jpg"]
-    one = list_files(tmp_path / "other" / "3.jpg")
-    assert one is not None and one.keys == ["3.jpg"]
+    single = list_files(tmp_path / "other" / "3.jpg")
+    assert single is not None and single.keys == ["3.jpg"]
 
 
 def test_pattern_skips_output_folder(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_pattern_skips_output_folder(tmp_path: Path) -> None:
 
 def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
-    picture = np.zeros((8, 8, 3), np.uint8)
-    assert list_files([picture]) is None
-    assert list_files(picture) is None
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert list_files([image]) is None
+    assert list_files(image) is None
     assert list_files(["https://example.org/a.jpg", str(tmp_path / "a.jpg")]) is None
     assert list_files("rtsp://camera/1") is None
     (tmp_path / "list.txt").write_text("https://example.org/a.jpg\na.jpg\n")

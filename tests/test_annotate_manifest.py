@@ -18,7 +18,7 @@ SETTINGS = {"det_model": "yolo", "conf": 0.25}
 
 
 def ok(key: str, *classes: tuple[int, str, int]) -> dict[str, Any]:
-    return {"key": key, "status": "ok", "classes": [list(one) for one in classes]}
+    return {"key": key, "status": "ok", "classes": [list(entry) for entry in classes]}
 
 
 def write(folder: Path, *lines: dict[str, Any], shard: Shard = UNSHARDED, resume: bool = True) -> Path:
@@ -89,7 +89,7 @@ def test_last_label_file_name_counts(tmp_path: Path) -> None:
 def test_manifest_cut_at_any_byte_is_read(tmp_path: Path) -> None:
     """After a cut at any byte, complete lines count, and the next line is not appended to the torn one."""
     whole = write(tmp_path, ok("a"), ok("b"), ok("c")).read_bytes()
-    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    ends = [index + 1 for index, byte in enumerate(whole) if byte == ord("\n")]
     for cut in range(len(whole) + 1):
         (tmp_path / "manifest.jsonl").write_bytes(whole[:cut])
         expected = set("abc"[: max(0, sum(end <= cut for end in ends) - 1)])

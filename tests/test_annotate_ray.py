@@ -68,10 +68,10 @@ def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
     assert WebDatasetInput.open(["s3://a/000.tar", "s3://b/001.tar"]).files is None
 
 
-@pytest.mark.parametrize(("cpus", "told"), [(1, True), (2, False), (0, True)])
-def test_warns_if_actors_leave_no_cpu_for_reading(cpus: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("cpus", "is_warned"), [(1, True), (2, False), (0, True)])
+def test_warns_if_actors_leave_no_cpu_for_reading(cpus: int, is_warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     ray_run._warn_if_too_few_cpus(cpus, 1)
-    assert ("waiting for more CPUs" in caplog.text) == told
+    assert ("waiting for more CPUs" in caplog.text) == is_warned
 
 
 def worker_for(folder: Path, reader: Any, images: Path | None = None, keys: tuple[str, ...] = ()) -> Worker:

@@ -79,8 +79,8 @@ def test_stable_hash_has_recorded_values() -> None:
 
 @given(st.lists(st.text(max_size=30), max_size=50), st.integers(1, 7))
 def test_each_key_is_in_exactly_one_shard(keys: list[str], count: int) -> None:
-    shares = [Shard(index, count) for index in range(count)]
-    assert all(sum(key in share for share in shares) == 1 for key in keys)
+    shards = [Shard(index, count) for index in range(count)]
+    assert all(sum(key in shard for shard in shards) == 1 for key in keys)
 
 
 def test_shards_have_similar_sizes() -> None:

@@ -47,7 +47,7 @@ def objects(pieces: list[Piece], grid: Grid, merge_iou: float = 0.5) -> list[np.
 def pieces_of(grid: Grid, *shown: tuple[int, np.ndarray]) -> list[Piece]:
     """Cut masks of the whole raster to tiles. shown: pairs of a tile's number and a mask."""
     found = []
-    for number, mask in sorted(shown, key=lambda one: one[0]):
+    for number, mask in sorted(shown, key=lambda pair: pair[0]):
         x1, y1, x2, y2 = grid[number].box
         found.append(piece_from_runs(number, MaskRuns.from_mask(mask[y1:y2, x1:x2], x1, y1), 0.9, 0.8))
     return found
@@ -106,11 +106,11 @@ def blank(grid: Grid) -> np.ndarray:
     return np.zeros((grid.height, grid.width), bool)
 
 
-def frayed(mask: np.ndarray, seed: int, share: float = 0.2) -> np.ndarray:
-    """Flip a fraction `share` of the pixels on both sides of the mask's border."""
+def frayed(mask: np.ndarray, seed: int, fraction: float = 0.2) -> np.ndarray:
+    """Flip a fraction `fraction` of the pixels on both sides of the mask's border."""
     shape = np.ones((3, 3), np.uint8)
     inside, around = cv2.erode(mask.astype(np.uint8), shape), cv2.dilate(mask.astype(np.uint8), shape)
-    border = (inside != around) & (np.random.default_rng(seed).random(mask.shape) < share)
+    border = (inside != around) & (np.random.default_rng(seed).random(mask.shape) < fraction)
     return mask ^ border
 
 
@@ -136,8 +136,8 @@ def test_order_follows_first_pieces_and_scores_are_weighted_by_area() -> None:
     pieces = [left._replace(predicted_iou=0.9, stability=0.6), alone, right._replace(predicted_iou=0.5, stability=0.2)]
     whole, other = merge(pieces, grid, 0.5)
     assert other == alone and whole.tile == left.tile and whole.area == bar.sum()
-    share = left.area / (left.area + right.area)
-    assert (whole.predicted_iou, whole.stability) == pytest.approx((0.5 + 0.4 * share, 0.2 + 0.4 * share))
+    weight = left.area / (left.area + right.area)
+    assert (whole.predicted_iou, whole.stability) == pytest.approx((0.5 + 0.4 * weight, 0.2 + 0.4 * weight))
 
 
 def test_object_inside_the_overlap_is_found_once() -> None:
@@ -382,7 +382,7 @@ def test_invalid_grids_are_refused(tile: int, overlap: int) -> None:
         Grid(100, 100, tile, overlap)
 
 
-def test_shared_pairs_in_chunks_match_a_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_pairs_in_chunks_match_a_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     a, b = (MaskRuns.from_mask(random.random((40, 40)) < 0.3) for _ in range(2))
     sides = run_algebra.connected_components(a), run_algebra.connected_components(b)

@@ -53,10 +53,10 @@ def list_files(data: Any, output: str | os.PathLike[str] | None = None) -> FileL
     A folder is searched with its sub-folders; hidden files and folders are left out. Files in `output` are left out of
     a folder or pattern. FileNotFoundError if there is no image or video.
     """
-    found = _list_folder(data, output) or _list_given_files(data, output)
-    if found is not None:
-        found.renamed = find_renames(found.keys)
-    return found
+    files = _list_folder(data, output) or _list_given_files(data, output)
+    if files is not None:
+        files.renamed = find_renames(files.keys)
+    return files
 
 
 def is_video(key: str) -> bool:

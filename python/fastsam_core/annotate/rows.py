@@ -46,8 +46,8 @@ def unpack_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], 
         raise ValueError(f"a batch needs the column path, and has {', '.join(map(str, columns)) or 'none'}")
     lengths = {name: _length(name, columns[name]) for name in ("path", *_IMAGE_COLUMNS) if name in columns}
     if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"the columns of a batch must be of one length: {shown}")
+        lengths_text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"the columns of a batch must be of one length: {lengths_text}")
     return columns, rebuild
 
 

@@ -154,10 +154,10 @@ class WebDatasetInput:
     @classmethod
     def open(cls, data: Any) -> WebDatasetInput:
         """Check the names of the tar files, which name the images. ValueError if two are equal, in any folders."""
-        given = data if isinstance(data, (list, tuple)) else [data]
+        sources = data if isinstance(data, (list, tuple)) else [data]
         tars = [
             path
-            for source in map(str, given)
+            for source in map(str, sources)
             for path in (
                 [f"{source}/{file_name}" for file_name in files_below(source, {".tar"})]
                 if os.path.isdir(source)

@@ -27,12 +27,12 @@ def run(values: dict[str, Any]) -> None:
 
     check_keys(values, [*OPTIONS, *sorted(EVERYTHING_OPTIONS)], "tiles")
     # Many shells don't expand a ~ after the =.
-    given = {
+    options = {
         key: os.path.expanduser(value) if key in ("source", "output", "work_dir") else value
         for key, value in values.items()
         if value is not None
     }
-    source, output = given.pop("source", None), given.pop("output", None)
+    source, output = options.pop("source", None), options.pop("output", None)
     if source is None:
         raise UsageError("tiles needs source=<an image or GeoTIFF>")
     from .objects import RasterObjects
@@ -42,7 +42,7 @@ def run(values: dict[str, Any]) -> None:
     # Check the output now rather than after hours of work.
     if RasterObjects.check_path(output).suffix.lower() == ".geojson":
         _check_georeference(source)
-    objects = segment(source, **given)
+    objects = segment(source, **options)
     objects.save(output)
     print(f"{counted(len(objects), 'object')} saved to {output}")
 

@@ -49,14 +49,14 @@ class Georeference(NamedTuple):
         return np.stack([np.asarray(converted[0], np.float64), np.asarray(converted[1], np.float64)], 1)
 
 
-def validate_georeference(given: Any) -> Georeference:
+def validate_georeference(georeference: Any) -> Georeference:
     """Validate and normalise a `Georeference`.
 
     The transform may also be rasterio's `Affine`, and the authority's code may be text. An authority with another code
     becomes None. Raises ValueError for anything else.
     """
     try:
-        crs, transform, authority = given
+        crs, transform, authority = georeference
         a, b, c, d, e, f = (float(number) for number in tuple(transform)[:6])
         authority_code = (str(authority[0]), int(authority[1])) if authority and str(authority[1]).isdigit() else None
         if isinstance(crs, str) and np.isfinite([a, b, c, d, e, f]).all():
@@ -65,5 +65,5 @@ def validate_georeference(given: Any) -> Georeference:
         pass
     raise ValueError(
         "a raster's georeference must be a Georeference of WKT, six numbers, and None or a name with a code, not "
-        f"{given!r}"[:400]
+        f"{georeference!r}"[:400]
     )

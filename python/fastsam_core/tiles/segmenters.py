@@ -61,8 +61,8 @@ def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileS
             f"model must be a checkpoint, a SAM, a Predictor, or a callable model(tile), not {type(model).__name__}"
         )
     if options or device not in ("", None):
-        given = [*options, *(["device"] if device not in ("", None) else [])]
-        raise TypeError(f"a callable model takes no options; got {', '.join(given)}")
+        rejected = [*options, *(["device"] if device not in ("", None) else [])]
+        raise TypeError(f"a callable model takes no options; got {', '.join(rejected)}")
     return CallableSegmenter(model)
 
 

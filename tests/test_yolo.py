@@ -16,8 +16,8 @@ from fastsam_core.config import DetectConfig
 from fastsam_core.detect import load_detector
 from fastsam_core.detect.yolo.decode import decode
 from fastsam_core.detect.yolo.letterbox import Letterbox
-from fastsam_core.detect.yolo.masks import masks
-from fastsam_core.detect.yolo.network import Raw
+from fastsam_core.detect.yolo.masks import mask_rles
+from fastsam_core.detect.yolo.network import RawOutput
 from fastsam_core.detect.yolo.predictor import YoloPredictor
 from small_model import bgr_picture
 from yolo_files import DetectionModel, expected, make, write
@@ -72,10 +72,10 @@ def test_boxes_scores_and_masks_match_reference(
 
 
 def test_box_in_the_padding_has_an_empty_mask() -> None:
-    place = Letterbox.of((300, 640), (640, 640))  # ten rows of padding above
-    boxes = place.boxes(torch.tensor([[10.0, 0, 50, 9], [10.0, 20, 50, 80], [10.0, 20, 10, 80]]))
+    place = Letterbox.fit((300, 640), (640, 640))  # ten rows of padding above
+    boxes = place.to_image_boxes(torch.tensor([[10.0, 0, 50, 9], [10.0, 20, 50, 80], [10.0, 20, 10, 80]]))
     prototypes, coefficients = torch.ones(2, 80, 160), torch.ones(3, 2)
-    rles, areas = masks(coefficients, prototypes, boxes, place)
+    rles, areas = mask_rles(coefficients, prototypes, boxes, place)
     assert areas.tolist() == [0, 40 * 60, 0] and rle.area(rles).tolist() == areas.tolist()
 
 
@@ -204,7 +204,7 @@ def test_info_and_attributes(segment: YOLO, capsys: pytest.CaptureFixture[str]) 
     assert segment.info(verbose=False) is None
     assert segment.task == "segment" and segment.names[3] == "kind 3" and segment.device == torch.device("cpu")
     assert "5 classes" in repr(segment)
-    assert segment.sizes.classes == 5  # attribute of the module
+    assert segment.architecture.num_classes == 5  # attribute of the module
     with pytest.raises(AttributeError, match="neither YOLO nor its model"):
         segment.no_such_thing  # noqa: B018
     for action in (segment.train, segment.val, segment.export):
@@ -337,22 +337,25 @@ def test_bad_settings_are_refused_before_the_file_is_read() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (427, 640), (33, 4000)])
 def test_letterbox_of_any_shape(shape: tuple[int, int]) -> None:
-    place = Letterbox.of(shape, (64, 64))
-    assert place.original == shape and max(place.shape) == 64 and all(side % 32 == 0 for side in place.shape)
-    assert 0 <= place.top <= place.shape[0] - place.content[0] and 0 <= place.left <= place.shape[1] - place.content[1]
-    assert place.pixels(np.full((*shape, 3), 7, np.uint8)).shape == (3, *place.shape)
+    place = Letterbox.fit(shape, (64, 64))
+    assert place.original_hw == shape and max(place.input_hw) == 64 and all(side % 32 == 0 for side in place.input_hw)
+    assert (
+        0 <= place.top <= place.input_hw[0] - place.content_hw[0]
+        and 0 <= place.left <= place.input_hw[1] - place.content_hw[1]
+    )
+    assert place.to_input(np.full((*shape, 3), 7, np.uint8)).shape == (3, *place.input_hw)
     corners = torch.tensor(
-        [[place.left, place.top, place.left + place.content[1], place.top + place.content[0]]]
+        [[place.left, place.top, place.left + place.content_hw[1], place.top + place.content_hw[0]]]
     ).float()
-    torch.testing.assert_close(place.boxes(corners), torch.tensor([[0.0, 0.0, shape[1], shape[0]]]))
-    for (cells, weights), size, whole in zip(place.mask_axes(), shape, place.shape, strict=True):
+    torch.testing.assert_close(place.to_image_boxes(corners), torch.tensor([[0.0, 0.0, shape[1], shape[0]]]))
+    for (cells, weights), size, whole in zip(place.mask_axis_weights(), shape, place.input_hw, strict=True):
         assert len(cells) == len(weights) == size and int(cells.min()) >= 0 and int(cells.max()) < whole // 4
         torch.testing.assert_close(weights.sum(1), torch.ones(size))
 
 
 def test_non_finite_boxes_are_refused() -> None:
     bins = torch.full((1, 64, 3), float("nan"))
-    raw = Raw(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
+    raw = RawOutput(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
     with pytest.raises(ValueError, match="boxes that aren't finite"):
         decode(raw, 0, conf=0.1, iou=0.5, max_det=3)
 
@@ -361,7 +364,7 @@ def test_candidates_are_limited_to_the_highest_scores(monkeypatch: pytest.Monkey
     monkeypatch.setattr("fastsam_core.detect.yolo.decode._MAX_CANDIDATES", 3)
     logits = torch.tensor([-1.0, 2, 0, 1, 2])
     centres = 100.0 * torch.arange(1, 6)[:, None].expand(5, 2)
-    raw = Raw(torch.zeros(1, 64, 5), logits[None, None], None, None, centres, torch.ones(5))
+    raw = RawOutput(torch.zeros(1, 64, 5), logits[None, None], None, None, centres, torch.ones(5))
     found = decode(raw, 0, conf=0.1, iou=0.5, max_det=9)
     chosen = [1, 4, 3]
     assert found.scores.tolist() == logits.sigmoid()[chosen].tolist()

@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from PIL import Image
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
-from fastsam_core.evaluate import truth
+from fastsam_core.evaluate import datasets
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation, YoloWriter
-from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from label_examples import encoded
 from small_model import bgr_picture
 from test_train_planes import blob, masks_of
@@ -274,8 +274,8 @@ def test_images_are_decoded_only_on_access(tmp_path: Path, monkeypatch: pytest.M
     as_yolo(tmp_path, {"a.png": apart(2), "b.png": apart(2)})
     (tmp_path / "labels" / "lonely.txt").write_text("")
     read: list[str] = []
-    plain = truth.read_image
-    monkeypatch.setattr(truth, "read_image", lambda path: (read.append(path.name), plain(path))[1])
+    plain = datasets.read_image
+    monkeypatch.setattr(datasets, "read_image", lambda path: (read.append(path.name), plain(path))[1])
     data = LabelledFolder(tmp_path, size=WIDTH)
     assert not read and data.names == ["a.png", "b.png"]
     assert data[1] and read == ["b.png"]

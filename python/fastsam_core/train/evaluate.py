@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ..device import select_device
-from ..evaluate.clicks import innermost
+from ..evaluate.clicks import innermost_pixel
 from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
 from ..preprocess import preprocess
@@ -55,13 +55,13 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
             continue
         images, _ = preprocess(scene.image, size, model.device)
         prepared = model.prepare(model.encode_image(images))
-        clicks = torch.tensor([innermost(mask)[0] for mask in masks], dtype=torch.float32, device=model.device)
+        clicks = torch.tensor([innermost_pixel(mask)[0] for mask in masks], dtype=torch.float32, device=model.device)
         labels = torch.ones(len(masks), 1, device=model.device)
         logits, predicted = model.decode_prompts(prepared, clicks[:, None], labels, multimask_output=True)
         ious = _ious(logits, masks)
         point.append(ious.gather(1, predicted.cpu().argmax(1, keepdim=True))[:, 0])
         oracle.append(ious.max(1).values)
-        boxes = torch.tensor([box_of(mask) for mask in masks], dtype=torch.float32, device=model.device)
+        boxes = torch.tensor([bounding_box(mask) for mask in masks], dtype=torch.float32, device=model.device)
         logits, _ = model.decode_prompts(prepared, boxes=boxes)
         box.append(_ious(logits, masks)[:, 0])
     if not point:
@@ -70,7 +70,7 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
     return Scores(scenes, sum(map(len, point)), *means)
 
 
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Return x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])

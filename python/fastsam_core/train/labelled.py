@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from .._log import logger
 from ..config import _number, _whole
-from ..evaluate.truth import DataSet, Example, open_data
+from ..evaluate.datasets import Example, MaskDataset, open_dataset
 from ..preprocess import resized_shape
 from .area_share import Patch, resized_mask
 from .pool import MAX_PLANES, MAX_REGIONS, LabelledImage
@@ -44,7 +44,7 @@ class LabelledFolder(Dataset[LabelledImage]):
 
     Args:
         data: a COCO .json file, a folder with `images/` and `masks/*.png` or `labels/*.npz`, or YOLO text files with
-            polygons; see `fastsam_core.evaluate.truth.open_data`. Crowds and boxes without a mask don't count.
+            polygons; see `fastsam_core.evaluate.datasets.open_dataset`. Crowds and boxes without a mask don't count.
         images: folder of the images of a COCO file or of YOLO's labels.
         size: longer side in pixels, at least 32.
         min_area: masks that cover a smaller fraction of the resized image are left out, in [0, 1).
@@ -68,12 +68,12 @@ class LabelledFolder(Dataset[LabelledImage]):
         self.min_area = _number(0)("min_area", min_area)
         if self.min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")
-        self._set: DataSet = open_data(data, images)
+        self._set: MaskDataset = open_dataset(data, images)
         self.data = Path(data)
-        self._places = self._set.labelled()
+        self._places = self._set.labelled_indices()
         if not self._places:
             raise ValueError(f"{self.data}: none of its {len(self._set)} images has a mask; {_NEEDED}")
-        stray = list(self._set.stray())
+        stray = list(self._set.unmatched_label_files())
         if stray:
             logger.warning(
                 "%s: label files skipped: %d, the first: %s: %s",

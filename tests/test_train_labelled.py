@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from PIL import Image
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
 from fastsam_core.evaluate import datasets
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation, YoloWriter
+from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from label_examples import encoded
 from small_model import bgr_picture
 from test_train_planes import blob, masks_of

@@ -9,7 +9,7 @@ from .summarise import RESULTS
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 # Names of rows that are too detailed for the tables: parts of the decoder.
-_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
+_DECODER_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
 # Rows that README.md shows, as (group, name).
 _HEADLINES = (
     ("everything", "sam_b, photo to RLE, bfloat16, 1024 at once"),
@@ -56,7 +56,7 @@ def table(results: dict[str, Any]) -> str:
         f"| --- | --- | {'--- | ' * calls}--- | --- | --- | --- |",
     ]
     for row in results["rows"]:
-        if row["status"] != "ok" or "ms" not in row or row["name"].endswith(_PARTS):
+        if row["status"] != "ok" or "ms" not in row or row["name"].endswith(_DECODER_PARTS):
             continue
         note = f" ({row['note']})" if row.get("note") else ""
         cells = [

@@ -102,7 +102,7 @@ def verdicts(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_tables(page: str, on_cpu: str, on_gpu: str) -> str:
+def replace_tables(page: str, on_cpu: str, on_gpu: str) -> str:
     """Return `page` with the texts between both pairs of markers replaced. Raises ValueError if a marker is missing."""
     for first, last, text in ((BEGIN, END, on_cpu), (gpu_table.BEGIN, gpu_table.END, on_gpu)):
         before, begin, rest = page.partition(first)
@@ -119,7 +119,7 @@ def pages(results: dict[str, Any], on_gpu: dict[str, Any]) -> dict[Path, str]:
         README: (headlines(results), gpu_table.headlines(on_gpu)),
         BENCHMARKS: (table(results), gpu_table.table(on_gpu)),
     }
-    return {path: with_tables(path.read_text(encoding="utf-8"), *texts) for path, texts in tables.items()}
+    return {path: replace_tables(path.read_text(encoding="utf-8"), *texts) for path, texts in tables.items()}
 
 
 if __name__ == "__main__":

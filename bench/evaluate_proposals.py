@@ -102,14 +102,14 @@ def main() -> None:
                 for label in image_labels.objects
                 if label.segmentation is not None and not label.iscrowd
             ]
-            found = model.proposals(
+            proposals = model.proposals(
                 read_image(options.images / image_labels.file_name), points_stride=options.points_stride, verbose=False
             )
             # Rank proposals by their order in the results, which differs from that of their scores.
-            yield masks, found.masks.rle if len(found) else [], np.arange(len(found), 0, -1).tolist()
+            yield masks, proposals.masks.rle if len(proposals) else [], np.arange(len(proposals), 0, -1).tolist()
 
-    found = average_recall(images(), (10, 100, 1000))
-    print(json.dumps({"images": len(labels), "model": options.model, **found}))
+    recalls = average_recall(images(), (10, 100, 1000))
+    print(json.dumps({"images": len(labels), "model": options.model, **recalls}))
 
 
 if __name__ == "__main__":

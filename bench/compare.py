@@ -30,8 +30,8 @@ def committed() -> list[dict[str, Any]]:
         paths = git("ls-tree", "--name-only", "HEAD", "bench/results/").split()
     except (OSError, subprocess.CalledProcessError):
         return []
-    found = [json.loads(git("show", f"HEAD:{path}")) for path in paths if path.endswith(".json")]
-    return sorted((results for results in found if "kind" not in results), key=timestamp, reverse=True)
+    all_results = [json.loads(git("show", f"HEAD:{path}")) for path in paths if path.endswith(".json")]
+    return sorted((results for results in all_results if "kind" not in results), key=timestamp, reverse=True)
 
 
 def earlier_results(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -30,11 +30,11 @@ _HEADLINES = (
 
 def newest() -> dict[str, Any]:
     """Return the newest saved GPU results. Raises FileNotFoundError if there are none."""
-    found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
-    found = [results for results in found if results.get("kind") == "gpu"]
-    if not found:
+    candidates = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
+    candidates = [results for results in candidates if results.get("kind") == "gpu"]
+    if not candidates:
         raise FileNotFoundError(f"no results of a GPU in {RESULTS}; `python -m bench.gpu` makes them")
-    return max(found, key=lambda results: str(results["date"]))
+    return max(candidates, key=lambda results: str(results["date"]))
 
 
 def table(results: dict[str, Any]) -> str:

@@ -66,13 +66,13 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the installed packages of `PACKAGES`."""
-    found = {"fastsam_core": fastsam_core.__version__}
+    installed = {"fastsam_core": fastsam_core.__version__}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def groups(report: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def table(results: dict[str, Any]) -> str:
     for work, megabytes in results.get("memory_mb", {}).items():
         lines += ["", f"Peak memory above the loaded model, {work}: {megabytes:.0f} MB."]
     for work, growth in results.get("growth_s", {}).items():
-        steps = ", ".join(f"{size}: {seconds(spent)}" for size, spent in growth.items())
+        steps = ", ".join(f"{size}: {seconds(stage_seconds)}" for size, stage_seconds in growth.items())
         lines += ["", f"{work}: {steps}."]
     return "\n".join(lines)
 
@@ -81,8 +81,8 @@ def _stages(stages: dict[str, dict[str, float]]) -> list[str]:
         f"| segment everything, recipe weights | {' | '.join(names)} |",
         f"| --- |{' --- |' * len(names)}",
     ]
-    for work, spent in stages.items():
-        values = (f"{spent[name]:,}" if name == "records" else seconds(spent[name]) for name in names)
+    for work, stage_seconds in stages.items():
+        values = (f"{stage_seconds[name]:,}" if name == "records" else seconds(stage_seconds[name]) for name in names)
         lines.append(f"| {work} | {' | '.join(values)} |")
     return lines
 

@@ -93,7 +93,7 @@ def test_clicks_correct_the_mask_until_it_is_good() -> None:
     good[10, 22] = False
     masks = [[too_much, square(30, 40, 5), truths[0]], [half, good]]
     scripted = Scripted(masks)
-    objects = [GroundTruthObject(str(place), encoded(truth)) for place, truth in enumerate(truths)]
+    objects = [GroundTruthObject(str(index), encoded(truth)) for index, truth in enumerate(truths)]
     ious = scripted.simulate_corrections(
         objects, [first_of(one[0], truth) for one, truth in zip(masks, truths, strict=True)], 0.95
     )
@@ -153,11 +153,11 @@ def test_previous_logits_are_passed_back_to_the_model(monkeypatch: pytest.Monkey
         click[0]["points"][0, 0], np.array(innermost_click(objects[0])) * [128 / 60, 85 / 40], rtol=1e-6
     )
     best = click[2].argmax(1)
-    for place in range(2):
-        torch.testing.assert_close(second[0]["masks"][place, 0], click[1][place, best[place]], rtol=0, atol=0)
-        torch.testing.assert_close(third[0]["masks"][place, 0], second[1][place, 0], rtol=0, atol=0)
+    for index in range(2):
+        torch.testing.assert_close(second[0]["masks"][index, 0], click[1][index, best[index]], rtol=0, atol=0)
+        torch.testing.assert_close(third[0]["masks"][index, 0], second[1][index, 0], rtol=0, atol=0)
         assert (
-            first[place].predicted_ious.tolist() == click[2][place].tolist() and first[place].best_index == best[place]
+            first[index].predicted_ious.tolist() == click[2][index].tolist() and first[index].best_index == best[index]
         )
     assert third[0]["points"].shape == (2, 3, 2)
 

@@ -34,9 +34,9 @@ def squares() -> Results:
     masks[3, 2, 50] = True
     rows = torch.tensor([[10, 10, 20, 20], [5, 5, 25, 25], [10, 30, 50, 35], [50, 2, 51, 3]]).float()
     data = torch.cat([rows, torch.tensor([[0.9, 0.0], [0.8, 0], [0.7, 0], [0.6, 0]])], 1)
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[masks[2]] = (10, 20, 200)
-    return Results(picture, "a.png", {0: "object"}, data, torch.from_numpy(masks))
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[masks[2]] = (10, 20, 200)
+    return Results(image, "a.png", {0: "object"}, data, torch.from_numpy(masks))
 
 
 def chosen(result: Results, **prompts: Any) -> list[float]:
@@ -110,20 +110,20 @@ def test_texts_choose_the_best_crop(squares: Results) -> None:
 
 
 def test_prompts_are_accepted_by_calls_and_on_results(model: FastSAM) -> None:
-    picture = bgr_picture(61, 90)
-    (everything,) = model(picture, **QUIET)
+    image = bgr_picture(61, 90)
+    (everything,) = model(image, **QUIET)
     x, y = everything.masks.xy[0].mean(0).tolist()
-    (one,) = model(picture, bboxes=everything.boxes.xyxy[0].tolist(), **QUIET)
+    (one,) = model(image, bboxes=everything.boxes.xyxy[0].tolist(), **QUIET)
     assert len(one) == 1
-    (hit,) = model.predict(picture, points=[x, y], labels=[1], **QUIET)
+    (hit,) = model.predict(image, points=[x, y], labels=[1], **QUIET)
     assert len(hit) < len(everything)
     predictor = FastSAMPredictor(overrides={"model": model.loaded, "save": False, **QUIET})
-    results = predictor(picture)
+    results = predictor(image)
     assert len(predictor.prompt(results, points=[[x, y]])[0]) == len(hit)
     assert predictor.prompt(results[0])[0] is results[0]
     predictor.matcher = RedMatcher()
     assert len(predictor.prompt(results, texts=["white", "white"])[0]) == 1
-    stream = model(picture, True, everything.boxes.xyxy[0].tolist(), **QUIET)
+    stream = model(image, True, everything.boxes.xyxy[0].tolist(), **QUIET)
     assert not isinstance(stream, list) and [len(result) for result in stream] == [1]
 
 
@@ -138,7 +138,7 @@ def test_boxes_near_the_border_are_extended_to_it() -> None:
 
 
 def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) -> None:
-    picture = bgr_picture(61, 90)
+    image = bgr_picture(61, 90)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"labels": [1]}, ValueError, "give points too"),
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),
@@ -149,7 +149,7 @@ def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) ->
     ]
     for prompts, error, message in wrong:
         with pytest.raises(error, match=message):
-            model(picture, **prompts, **QUIET)
+            model(image, **prompts, **QUIET)
     with pytest.raises(ValueError, match="not a description"):
         FastSAM("FastSAM-s.yaml")
     with pytest.raises(ValueError, match="is a detection model"):

@@ -272,14 +272,14 @@ def test_smear_blurs_beyond_the_outline(pool: TexturePool) -> None:
 def test_backdrop_details_are_drawn_in_place_and_reproducible(pool: TexturePool, detail: Detail) -> None:
     changed = 0
     for seed in range(6):
-        pictures = []
+        images = []
         for _ in range(2):
-            picture = np.full((80, 80, 3), 0.5, np.float32)
-            detail(np.random.default_rng(seed), pool, picture, 50.0)
-            pictures.append(picture)
-        np.testing.assert_array_equal(pictures[0], pictures[1])
-        assert np.isfinite(pictures[0]).all() and pictures[0].min() >= 0.0 and pictures[0].max() <= 1.0
-        changed += int(np.any(pictures[0] != 0.5))
+            image = np.full((80, 80, 3), 0.5, np.float32)
+            detail(np.random.default_rng(seed), pool, image, 50.0)
+            images.append(image)
+        np.testing.assert_array_equal(images[0], images[1])
+        assert np.isfinite(images[0]).all() and images[0].min() >= 0.0 and images[0].max() <= 1.0
+        changed += int(np.any(images[0] != 0.5))
     assert changed >= 5
 
 

@@ -53,21 +53,21 @@ def test_targets_are_regions_of_their_image(generator: torch.Generator) -> None:
     drawn = draw_targets(Regions(planes, valid, min_area=0.01, shares=(0.7, 0.3)), 300, generator, background=0.06)
     assert drawn.image_index.tolist() == [0] * 300 + [1] * 300
     seen = set()
-    for picture, mask, cells, is_object in zip(
+    for image_index, mask, cells, is_object in zip(
         drawn.image_index.tolist(), drawn.masks, drawn.coverage, drawn.is_object, strict=True
     ):
         regions = {
-            (level, int(number)): planes[picture, level] == number
-            for level in range(2)
-            for number in planes[picture, level].unique()
+            (plane, int(number)): planes[image_index, plane] == number
+            for plane in range(2)
+            for number in planes[image_index, plane].unique()
             if number
         }
         if not is_object:
-            assert torch.equal(mask, (planes[picture] == 0).all(0)) and not cells.any()
-            seen.add((picture, "background"))
+            assert torch.equal(mask, (planes[image_index] == 0).all(0)) and not cells.any()
+            seen.add((image_index, "background"))
             continue
         (which,) = [name for name, region in regions.items() if torch.equal(mask, region)]
-        seen.add((picture, which))
+        seen.add((image_index, which))
         torch.testing.assert_close(cells, mask.view(16, 4, 16, 4).float().mean((1, 3)))
     objects = {(0, (0, 1)), (0, (1, 1)), (1, (0, 1)), (1, (0, 2))}
     assert seen == objects | {(0, "background"), (1, "background")}
@@ -148,7 +148,7 @@ def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
 # ------------------------------------------------------------------------------------------------------- pool and views
 
 
-def picture_pool() -> ImagePool:
+def image_pool() -> ImagePool:
     """Return a pool of one 48 x 64 image whose colours encode the position and whose label is its right half."""
     pool = ImagePool(2, SIZE, 2, torch.device("cpu"))
     rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
@@ -158,7 +158,7 @@ def picture_pool() -> ImagePool:
 
 
 def test_views_keep_image_and_labels_aligned() -> None:
-    views = draw_views(picture_pool(), 64, 96, np.random.default_rng(0))
+    views = draw_views(image_pool(), 64, 96, np.random.default_rng(0))
     assert views.images.shape == (64, 3, 96, 96) and views.planes.shape == (64, 2, 96, 96)
     deviation, mean = (torch.tensor(x)[:, None, None] for x in (PIXEL_STD, PIXEL_MEAN))
     plain = wide = 0
@@ -226,12 +226,12 @@ def workers(request: pytest.FixtureRequest) -> Iterator[int]:
     yield request.param
 
 
-def numbers_of(pictures: Iterable[ImageBatch]) -> list[int]:
+def numbers_of(batches: Iterable[ImageBatch]) -> list[int]:
     found = []
-    for some in pictures:
-        assert len(some) == len(some.data) and some.shapes == [(4, 4)] * len(some)
-        assert not some.data[:, 3:].any()  # numbers beyond uint8 are dropped
-        found += some.data[:, 0, 0, 0].tolist()
+    for batch in batches:
+        assert len(batch) == len(batch.data) and batch.shapes == [(4, 4)] * len(batch)
+        assert not batch.data[:, 3:].any()  # numbers beyond uint8 are dropped
+        found += batch.data[:, 0, 0, 0].tolist()
     return found
 
 

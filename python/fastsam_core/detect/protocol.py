@@ -120,7 +120,7 @@ def check_detections(output: Any, path: str = "the image") -> Detections:
         first = output[0] if is_sequence and output else output
         raise ValueError(f"{error}{_RESULTS_HINT if hasattr(first, 'boxes') else ''}")
     try:
-        boxes, scores, class_ids = (_to_array(part) for part in output[:3])
+        boxes, scores, class_ids = (_to_array(values) for values in output[:3])
     except (ValueError, TypeError) as error:
         raise contract_error(f"something that isn't numbers ({error})") from None
     if boxes.size == 0:

@@ -87,8 +87,8 @@ class Evaluation:
     @property
     def measures(self) -> dict[str, Measure]:
         """The measures that are not None, by field name."""
-        found = {name: getattr(self, name) for name in _MEASURE_FIELDS}
-        return {name: measure for name, measure in found.items() if measure is not None}
+        all_measures = {name: getattr(self, name) for name in _MEASURE_FIELDS}
+        return {name: measure for name, measure in all_measures.items() if measure is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return settings, counts, measures and failures, JSON-ready. A NaN value becomes None."""

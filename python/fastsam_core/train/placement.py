@@ -24,8 +24,8 @@ def bounding_box(pieces: list[Piece]) -> tuple[float, float, float, float]:
     return bounds(np.concatenate([piece.outline_points for piece in pieces if not piece.clip]))
 
 
-def place_on_ground(pieces: list[Piece], x: float, base: float, wide: float, tall: float) -> list[Piece]:
-    """Return the pieces scaled to fit into `wide` by `tall`, centred at `x`, with their bottom at y = `base`."""
+def place_on_ground(pieces: list[Piece], x: float, base: float, width: float, height: float) -> list[Piece]:
+    """Return the pieces scaled to fit into `width` by `height`, centred at `x`, with their bottom at y = `base`."""
     left, top, right, bottom = bounding_box(pieces)
-    scale = min(wide / max(right - left, 1e-6), tall / max(bottom - top, 1e-6))
+    scale = min(width / max(right - left, 1e-6), height / max(bottom - top, 1e-6))
     return transform_pieces(pieces, x - scale * (left + right) / 2, base - scale * bottom, scale)

@@ -157,8 +157,8 @@ def _leaves(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return overlapping grey ellipses with power-law sizes, whose edge statistics resemble clutter in photographs."""
     field = np.full((size, size), 0.5, np.float32)
     longest, squash = float(rng.uniform(0.05, 0.2)) * size, float(rng.uniform(0.3, 1.0))
-    for share in np.sort(rng.random(700))[::-1] ** 2:
-        radius = 2 + share * longest
+    for fraction in np.sort(rng.random(700))[::-1] ** 2:
+        radius = 2 + fraction * longest
         centre = (int(rng.integers(0, size)), int(rng.integers(0, size)))
         cv2.ellipse(field, centre, (int(radius), max(int(radius * squash), 1)), float(rng.uniform(0, 360)), 0, 360,
                     float(rng.random()), -1, cv2.LINE_8)  # fmt: skip

@@ -99,12 +99,12 @@ class YoloPredictor(PredictionLoop):
         config = config or self.args
         with self._lock:
             if model is not None or self.loaded is None:
-                chosen = self.args.model if model is None else model
-                if chosen is None:
+                requested = self.args.model if model is None else model
+                if requested is None:
                     raise ValueError('no model: name one, as in overrides=dict(model="yolov8n.pt")')
-                if not isinstance(chosen, LoadedNetwork | str | os.PathLike):
-                    raise TypeError(f"model must be a checkpoint's name or path, not {type(chosen).__name__}")
-                self.loaded = chosen if isinstance(chosen, LoadedNetwork) else load_network(chosen)
+                if not isinstance(requested, LoadedNetwork | str | os.PathLike):
+                    raise TypeError(f"model must be a checkpoint's name or path, not {type(requested).__name__}")
+                self.loaded = requested if isinstance(requested, LoadedNetwork) else load_network(requested)
             network = self.loaded.network
             network.to(select_device(config.device, current=next(network.parameters()).device))
             return self.loaded

@@ -133,14 +133,14 @@ def _read_safetensors(path: Path) -> Weights:
     return Weights(to_published_names(tensors), WeightsMetadata.from_json(metadata_json))
 
 
-def _describe_differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+def _describe_differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> str:
     """Describe what is missing, unexpected or of another shape; empty if nothing is."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in actual]
+    unexpected = [name for name in actual if name not in expected]
     reshaped = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        f"{name} {tuple(actual[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
+        if name in actual and actual[name].shape != value.shape
     ]
-    parts = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
-    return "; ".join(f"{len(names)} {problem}: {', '.join(names[:3])}" for names, problem in parts if names)
+    problems = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+    return "; ".join(f"{len(names)} {problem}: {', '.join(names[:3])}" for names, problem in problems if names)

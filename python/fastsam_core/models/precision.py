@@ -48,7 +48,7 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
     reason = why_not_bfloat16()
     if dtype == torch.bfloat16 and not reason:
         encoder_in_bfloat16 = getattr(encoder, "bfloat16_on_cpu", False)
-        decoder_in_bfloat16 = cpu_module is not None and cpu_module.multiplies_bfloat16()
+        decoder_in_bfloat16 = cpu_module is not None and cpu_module.has_native_bfloat16()
         return Dtypes(
             dtype if encoder_in_bfloat16 else torch.float32, torch.float32, dtype if decoder_in_bfloat16 else None
         )

@@ -137,7 +137,7 @@ class MeasuredMasks:
         self._problem = cuda.MaskProblem(
             logits.data_ptr(), *shape, axes.buffer.data_ptr(), *axes.enlarged, threshold, offset, *placement
         )
-        workspace = logits.new_empty(self._problem.work_bytes, dtype=torch.uint8)
+        workspace = logits.new_empty(self._problem.workspace_bytes, dtype=torch.uint8)
         self._workspace = workspace.data_ptr()
         lengths, boxes, sizes = base, base + 8 * shape[0], base + 8 * 5 * shape[0]
         self._problem.measure(self._workspace, lengths, boxes, sizes, stream)

@@ -22,7 +22,9 @@ def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
     if height * width == 0:
         return masks.new_zeros(n, dtype=torch.int64), torch.arange(n + 1, device=masks.device)
     with on_device_of(masks) as (cuda, stream):
-        workspace = masks.new_empty(n * cuda.rle_encode_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8)
+        workspace = masks.new_empty(
+            n * cuda.rle_encode_num_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8
+        )
         lengths = masks.new_empty(n, dtype=torch.int64)
         mask_args = masks.data_ptr(), n, height, width, *masks.stride()
         cuda.rle_encode_count(*mask_args, workspace.data_ptr(), lengths.data_ptr(), stream)
@@ -128,7 +130,7 @@ def _measure(
             ends_ptr, before_ptr = runs.ends.data_ptr(), runs.foreground_before.data_ptr()
         heights_ptr = 0 if heights is None else heights.data_ptr()
         output_ptrs = num_pixels.data_ptr(), runs.areas.data_ptr(), heights_ptr, boxes_ptr, ends_ptr, before_ptr
-        cuda.rle_read(*runs.args, status.data_ptr(), *output_ptrs, stream)
+        cuda.rle_measure(*runs.args, status.data_ptr(), *output_ptrs, stream)
         num_pixels = num_pixels[runs.n :]
     faults, *totals = status.tolist()
     if faults & cuda.RLE_BAD_OFFSETS:
@@ -138,7 +140,7 @@ def _measure(
         raise ValueError(f"run lengths must be from 0 to {MAX_PIXELS}")
     if faults & cuda.RLE_BAD_SUM:
         raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
-    if faults & cuda.RLE_NO_ROWS:
+    if faults & cuda.RLE_BAD_HEIGHT:
         raise ValueError("a mask of height 0 has foreground runs; its height must be positive")
     return totals
 

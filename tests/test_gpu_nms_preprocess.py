@@ -152,14 +152,14 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("count", [1, 5])
 def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | None) -> None:
-    model, random_image = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
+    model, image = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
         prompts = Prompts.read(**given)
         assert prompts is not None
         for _ in range(2):  # the first call encodes the image and fills caches
             with waits() as syncs:
-                found = [*decode_prompts(model, random_image, prompts, True, dtype, Stopwatch())]
+                found = [*decode_prompts(model, image, prompts, True, dtype, Stopwatch())]
         assert found[0][1].is_cuda and not syncs, [str(one.message) for one in syncs]
 
 

@@ -36,7 +36,7 @@ def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT
     end = time.monotonic() + deadline
     with _open(url, timeout) as response:
         announced = response.headers.get("Content-Length", "")
-        if announced.isdigit() and int(announced) > limit:
+        if announced.isdecimal() and int(announced) > limit:
             raise ValueError(f"{url} holds {int(announced):,} bytes, more than the limit of {limit:,}")
         received = 0
         # `read1` returns what has arrived; `read` would block until the chunk is full and miss the deadline.
@@ -47,7 +47,7 @@ def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT
             if time.monotonic() > end:
                 raise ConnectionError(f"{url}: only {received:,} bytes within {deadline:g} seconds")
             file.write(chunk)
-        if announced.isdigit() and received != int(announced):
+        if announced.isdecimal() and received != int(announced):
             raise ConnectionError(f"{url}: the answer broke off after {received:,} of {int(announced):,} bytes")
 
 

@@ -255,13 +255,13 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
             Pair<Factor<T>> packed[2][4];
 #pragma unroll
             for (int n = 0; n < 4; ++n) {
-              float sums2[4];
+              float conv2_sums[4];
 #pragma unroll
-              for (int j = 0; j < 4; ++j) sums2[j] = conv2_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
-              multiply_rows<Factor<T>>(sums2, cells, conv2 + (part * 4 + n) * 2 * kWarp * kSizeFactor<T>);
+              for (int j = 0; j < 4; ++j) conv2_sums[j] = conv2_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
+              multiply_rows<Factor<T>>(conv2_sums, cells, conv2 + (part * 4 + n) * 2 * kWarp * kSizeFactor<T>);
 #pragma unroll
               for (int half = 0; half < 2; ++half) {
-                packed[n / 2][n % 2 * 2 + half] = Gelu<T>::apply(sums2[2 * half], sums2[2 * half + 1]);
+                packed[n / 2][n % 2 * 2 + half] = Gelu<T>::apply(conv2_sums[2 * half], conv2_sums[2 * half + 1]);
               }
             }
             multiply<Factor<T>>(logits[across], packed[0], make_right(weights[0], weights[1]));

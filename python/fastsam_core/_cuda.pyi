@@ -168,7 +168,7 @@ def decoder_first_pass(
     tokens: int,  # 1 to 8
     length: int,
     state: int,  # (prompts, panels, 16 * tokens + 2, 16), written
-    max_scores: int,  # (prompts, decoder_parts, 64) float32, written, like the following ones; see layouts.merge_sums
+    max_scores: int,  # (prompts, decoder_parts, 64) float32, written, like the following; see layouts.merge_sums
     weight_sums: int,  # (prompts, decoder_parts, 64)
     value_sums: int,  # (prompts, decoder_parts, 8, 16, 8)
     coefficient_sums: int,  # (prompts, decoder_parts, 64, 64)
@@ -200,7 +200,7 @@ def decoder_second_pass(
     tokens: int,
     length: int,
     state: int,  # (prompts, panels, 16 * tokens + 2, 16), read and written
-    max_scores: int,  # (prompts, decoder_parts, columns) float32, written, like the following ones; see layouts.merge_sums
+    max_scores: int,  # (prompts, decoder_parts, columns) float32, written, like the following; see layouts.merge_sums
     weight_sums: int,  # (prompts, decoder_parts, columns)
     value_sums: int,  # (prompts, decoder_parts, 8, 16, 8)
     coefficient_sums: int,  # (prompts, decoder_parts, 130, columns)

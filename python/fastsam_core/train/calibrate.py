@@ -103,7 +103,7 @@ def judged_prompts(
 
 def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
     """Decode prompt tokens (N, T, C) to IoU tokens (N, C) and the logits of all masks (N, 4, S / 4, S / 4)."""
-    image, count = prepared.folded, len(sparse)
+    image, count = prepared.image_decoder, len(sparse)
     assert image is not None, "a decoder as it was built"
     row = torch.arange(count).repeat_interleave(NUM_MASK_TOKENS)
     mask = torch.arange(NUM_MASK_TOKENS).repeat(count)

@@ -61,15 +61,15 @@ def operations(cpu: Any) -> dict[str, tuple[Call, float]]:
 
     gram = np.eye(ROWS, dtype=np.float32)[None] * 4
     values, state = draw(HEADS, PANELS * 16, 16), np.abs(draw(1, PANELS, 2 * ROWS + 2, 16)) / 4
-    seen, mixed = empty(1, HEADS, TOKENS, HEAD_DIM), empty(1, ROWS, ROWS)
+    value_sum, coefficient_sum = empty(1, HEADS, TOKENS, HEAD_DIM), empty(1, ROWS, ROWS)
     of_first = draw(PANELS, 4 * INNER, 16), values, np.abs(draw(PANELS, 16)) + 4, 1e-5
-    first = *of_first, vectors(), vectors(), gram, vectors(), square(), PANELS * 16, state, seen, mixed
+    first = *of_first, vectors(), vectors(), gram, vectors(), square(), PANELS * 16, state, value_sum, coefficient_sum
     of_second = draw(PANELS, 6 * INNER, 16), values, np.abs(draw(PANELS, 2, 16)) + 4, 9.0, 1e-5
     biases = [draw(1, ROWS) / 4 for _ in range(3)]
     tokens = vectors(), square(), biases[0], vectors(), gram, biases[1], vectors(), square(), biases[2], gram
-    look = draw(1, HEADS, 4, HEAD_DIM) / 4, draw(1, HEADS * 4, 2 * ROWS + 2) / 8
-    of_look = empty(1, HEADS, 4, HEAD_DIM), empty(1, 2 * ROWS + 2, HEADS * 4)
-    second = *of_second, *tokens, *look, PANELS * 16, state, *of_look
+    queries = draw(1, HEADS, 4, HEAD_DIM) / 4, draw(1, HEADS * 4, 2 * ROWS + 2) / 8
+    query_sums = empty(1, HEADS, 4, HEAD_DIM), empty(1, 2 * ROWS + 2, HEADS * 4)
+    second = *of_second, *tokens, *queries, PANELS * 16, state, *query_sums
     zero = np.zeros(1, np.int64)
     steps = draw(1, 32), draw(PANELS, 256, 16), draw(256), draw(64), draw(64), 1e-6, draw(128, 64), draw(128)
     upscale = state, zero, draw(1, 256, 2 * ROWS + 2) / 8, zero, *steps, 64, 64, empty(1, 256, 256)

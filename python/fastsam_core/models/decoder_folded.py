@@ -59,9 +59,8 @@ class FoldedImage:
         self.first_keys = token_to_image.split_heads(token_to_image.k_proj(source_with_pe)[None])  # (1, heads, L, d)
         self.first_values = token_to_image.split_heads(token_to_image.v_proj(source)[None])
         image_to_token = first.cross_attn_image_to_token
-        self.first_queries = _split_heads_transposed(
-            image_to_token, image_to_token.q_proj(source_with_pe)
-        )  # (heads, d, L)
+        # (heads, d, L)
+        self.first_queries = _split_heads_transposed(image_to_token, image_to_token.q_proj(source_with_pe))
         token_to_image = second.cross_attn_token_to_image
         self.second_key_pe = _split_heads_transposed(token_to_image, pe @ token_to_image.k_proj.weight.T)
         image_to_token = second.cross_attn_image_to_token

@@ -305,9 +305,8 @@ def decoder_second_pass(
             value_sum = torch.stack(
                 [value_sum[:, 0::2, :tokens_per_head], value_sum[:, 1::2, tokens_per_head:]], 2
             ).flatten(1, 2)
-        coefficient_sum = coefficient_sum.unflatten(2, (HEADS, tokens_per_head))[..., :chosen].flatten(
-            2
-        )  # (n, 130, heads * query tokens)
+        # (n, 130, heads * query tokens)
+        coefficient_sum = coefficient_sum.unflatten(2, (HEADS, tokens_per_head))[..., :chosen].flatten(2)
         first, second, last = coefficient_sum.split([HEADS * TOKENS, HEADS * TOKENS, 2], 1)
         parts = [x.unflatten(1, (HEADS, TOKENS))[:, :, :tokens].flatten(1, 2) for x in (first, second)]
         coefficient_sum = torch.cat([*parts, last], 1).to(state.dtype)

@@ -92,9 +92,9 @@ def test_is_as_accurate_as_the_plain_decoder_at_full_size(sibling: str, monkeypa
 
 @each_sibling
 @torch.no_grad()
-def test_equals_the_plain_decoder_on_images_of_several_stretches(sibling: str, monkeypatch: Any) -> None:
+def test_equals_the_plain_decoder_on_images_of_several_spans(sibling: str, monkeypatch: Any) -> None:
     use_sibling(monkeypatch, sibling)
-    compare(decoder_of(64, 4), (2, 300), 1, 21)  # the last stretch is short
+    compare(decoder_of(64, 4), (2, 300), 1, 21)  # the last span is short
 
 
 @pytest.mark.parametrize("prompts", [0, 1, 5, 64])

@@ -60,7 +60,7 @@ def check_error(sibling: str, given: tuple[Any, ...]) -> None:
     "size",
     [
         SIZE,
-        {**SIZE, "heads": 8, "dim": 256, "grid": (9, 65)},  # over several stretches
+        {**SIZE, "heads": 8, "dim": 256, "grid": (9, 65)},  # over several spans
         {**SIZE, "heads": 1, "dim": 12, "grid": (1, 17)},  # an odd number of channels
         {**SIZE, "heads": 3, "dim": 24, "tokens": 1, "grid": (2, 8)},
     ],

@@ -134,7 +134,8 @@ void decoder_prompts(int dtype, Address input_tokens, Address output, int64_t ou
 }
 
 // A job with the sizes of a call and pointers to the layers of each chosen token after the first. layers: (any number
-// of masks, mask_size) elements; masks: which of these rows each such token uses; sizes: outputs of a row's three layers.
+// of masks, mask_size) elements; masks: which of these rows each such token uses; sizes: outputs of a row's three
+// layers.
 kernels::MaskFactors make_mask_factors(Address layers, int64_t mask_size, const std::vector<int64_t>& sizes,
                                        const std::vector<int64_t>& masks, int64_t prompts, int64_t tokens,
                                        int64_t conv1_channels, int64_t selected_count, int64_t count) {

@@ -3,7 +3,7 @@
 // reads them.
 #pragma once
 
-#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/decoder_cuda_fragments.cuh"
 
 namespace fastsam::decoder::cuda {
 

@@ -3,7 +3,7 @@
 // memory; the two groups of 32 rows read the same data at about the same time. The block then merges the quarters.
 #pragma once
 
-#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/decoder_cuda_fragments.cuh"
 
 namespace fastsam::decoder::cuda {
 

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "common/half_pairs.h"
-#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/decoder_cuda_fragments.cuh"
 
 namespace fastsam::decoder::cuda {
 

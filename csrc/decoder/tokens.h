@@ -41,7 +41,7 @@ struct TokenBlock {
 struct TokenMixes {
   const float *gram1, *queries1, *values1, *values1_bias;                                              // bias (inner)
   const float *keys, *keys_bias, *gram2_first, *gram2_first_bias, *cross, *cross_bias, *gram2_second;  // biases (inner)
-  const float *queries2_first, *queries2_second, *queries2_constant;                                   // constant (inner)
+  const float *queries2_first, *queries2_second, *queries2_constant;              // constant (inner)
   const float *values2_first, *values2_second, *values2_constant, *values2_bias;  // constant and bias (inner)
 };
 
@@ -61,7 +61,7 @@ struct Prompts {
   const float *image2, *values2, *norms2;
   float constant;
   const float* input_tokens;  // (prompts, tokens, width), which also serve as their position embedding
-  const int64_t* chosen;  // (chosen_count), indices of the tokens whose result is wanted, the first that of the IoU
+  const int64_t* chosen;      // (chosen_count), indices of the tokens whose result is wanted, the first that of the IoU
   int64_t chosen_count;
   float* state;         // output (prompts, panels, 2 * heads * tokens + 2, 16)
   float* final_tokens;  // output (prompts, chosen_count, width)

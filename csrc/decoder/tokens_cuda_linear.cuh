@@ -4,7 +4,7 @@
 // depth, then over the quarters.
 #pragma once
 
-#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/decoder_cuda_fragments.cuh"
 #include "decoder/tokens_cuda.h"
 
 namespace fastsam::decoder::cuda {

@@ -2,7 +2,7 @@
 // that rearranges the image's parts to fragments. In each, a warp works alone on one item.
 #pragma once
 
-#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/decoder_cuda_fragments.cuh"
 #include "decoder/tokens_cuda.h"
 
 namespace fastsam::decoder::cuda {

@@ -53,16 +53,16 @@ def decoder_prompts(
     value_sum = value_sum.view(heads, num_prompts, num_tokens, head_dim).permute(1, 2, 0, 3).flatten(2)
     queries = _update_tokens(token_weights.first, queries, value_sum, eps)
     keys1 = by_head(token_weights.first.image_to_token_k, queries + tokens, scale)
-    first_values = by_head(token_weights.first.image_to_token_v, queries)
-    values1 = _spread(first_values)
+    first_token_values = by_head(token_weights.first.image_to_token_v, queries)
+    values1 = _spread(first_token_values)
 
     # The second block.
     queries = _attend_self(token_weights.second, queries, queries + tokens, heads, eps, residual=True)
     q = by_head(token_weights.second.token_to_image_q, queries + tokens, scale)
     token_operands = (
         keys1,
-        first_values * variance_scale,
-        _bilinear(first_values, mixes.gram1, values1),
+        first_token_values * variance_scale,
+        _bilinear(first_token_values, mixes.gram1, values1),
         q,
         _bilinear(q, mixes.queries1, values1),
     )
@@ -72,8 +72,8 @@ def decoder_prompts(
     queries = _update_tokens(token_weights.second, queries, _by_row(value_sum) + mixes.values1_bias, eps)
     queries_with_pe = queries + tokens
     keys2 = by_head(token_weights.second.image_to_token_k, queries_with_pe, scale)
-    second_values = by_head(token_weights.second.image_to_token_v, queries)
-    values2 = _spread(second_values)
+    second_token_values = by_head(token_weights.second.image_to_token_v, queries)
+    values2 = _spread(second_token_values)
 
     # The final attention, only of the tokens whose values are returned.
     queries, queries_with_pe = _select_tokens(queries, chosen), _select_tokens(queries_with_pe, chosen)
@@ -81,18 +81,18 @@ def decoder_prompts(
     queries_constant = _head_dots(q, mixes.queries2_constant)[..., None]
     # decoder_second_pass takes the variance's constant as a float, but `constant` may be on a GPU, which the host would
     # have to wait for. Adding it to this bias does the same: the weights that multiply the bias sum to 1 in each head.
-    cross_bias = _head_dots(second_values, mixes.cross_bias) + (constant / heads).to(second_values.dtype)
+    cross_bias = _head_dots(second_token_values, mixes.cross_bias) + (constant / heads).to(second_token_values.dtype)
     queries_mix = [_bilinear(q, mixes.queries2_first, values1), _bilinear(q, mixes.queries2_second, values2)]
     value_sum, coefficient_sum = decoder_second_pass(
         *(image_parts.image2, image_parts.values2, image_parts.norms2, 0.0, eps),
         *(keys2, _bilinear(keys2, mixes.keys, values1), _head_dots(keys2, mixes.keys_bias)),
         *(
-            first_values * variance_scale,
-            _bilinear(first_values, mixes.gram2_first, values1),
-            _head_dots(first_values, mixes.gram2_first_bias),
+            first_token_values * variance_scale,
+            _bilinear(first_token_values, mixes.gram2_first, values1),
+            _head_dots(first_token_values, mixes.gram2_first_bias),
         ),
-        *(second_values * variance_scale, _bilinear(second_values, mixes.cross, values1), cross_bias),
-        _bilinear(second_values, mixes.gram2_second, values2),
+        *(second_token_values * variance_scale, _bilinear(second_token_values, mixes.cross, values1), cross_bias),
+        _bilinear(second_token_values, mixes.gram2_second, values2),
         q,
         torch.cat([*queries_mix, torch.zeros_like(queries_constant), queries_constant], 2),
         length,

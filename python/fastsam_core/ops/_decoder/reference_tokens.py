@@ -111,7 +111,7 @@ def decoder_prompts(
     iou = F.linear(
         F.relu(F.linear(F.relu(F.linear(final[:, 0], *token_weights.iou1)), *token_weights.iou2)), *token_weights.iou3
     )
-    return final, iou, first_values, second_values
+    return final, iou, first_token_values, second_token_values
 
 
 def decoder_mask_factors(

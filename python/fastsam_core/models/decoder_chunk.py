@@ -22,7 +22,7 @@ from .mask_decoder import NUM_MASK_TOKENS
 class Chunk:
     """Decoded prompts: their predicted IoU, and the data from which their masks are made.
 
-    tokens: (n, T, C), from `MaskDecoder.tokens`. image: features of the image. masks: mask tokens in [0, 4) that may be
+    tokens: (n, T, C), from `MaskDecoder.tokens`. features: those of the image. masks: mask tokens in [0, 4) that may be
     requested; all of them if empty. allocate: called with a shape, returns the tensor that will hold the coefficients.
     chain: the image's kernel chain, if it can take these prompts; `tokens` then lack the output tokens, which the chain
     holds for all prompts.
@@ -31,16 +31,16 @@ class Chunk:
     def __init__(
         self,
         tokens: Tensor,
-        image: ImageFeatures,
+        features: ImageFeatures,
         masks: Sequence[int],
         allocate: Callable[[tuple[int, ...]], Tensor],
         chain: Chain | None = None,
     ) -> None:
-        self._features = image
+        self._features = features
         self.masks = list(masks) or list(range(NUM_MASK_TOKENS))
-        weights = image.weights
+        weights = features.weights
         rows = (tokens.shape[1] + (chain.outputs if chain is not None else 0)) * weights.heads
-        self.state = allocate((len(tokens), image.base.shape[0], 2 * rows + 2, PANEL))
+        self.state = allocate((len(tokens), features.base.shape[0], 2 * rows + 2, PANEL))
         chosen = [0, *(1 + mask for mask in self.masks)]
         self._final, self.iou, self._first_token_values, self._second_token_values = (
             self._decode(tokens, chosen) if chain is None else chain(tokens, chosen, self.state)
@@ -48,16 +48,16 @@ class Chunk:
 
     def _decode(self, tokens: Tensor, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decode with the operation `decoder_prompts`, which overwrites `state` with the coefficients."""
-        image, weights = self._features, self._features.weights
+        features, weights = self._features, self._features.weights
         return ops.decoder_prompts(
             tokens,
             weights.token_weights,
             list(weights.token_sizes),
-            list(image.parts),
+            list(features.parts),
             weights.constant,
             weights.eps,
             weights.heads,
-            image.length,
+            features.length,
             chosen,
             self.state,
         )
@@ -88,8 +88,8 @@ class Chunk:
             device_selected, device_row, device_column = _to_device(out.device, selected, row, column[masks])
             factors, weights = ops.decoder_mask_factors(*self._factor_args(device_selected, device_row, device_column))
             factors = factors.to(upscaling.conv2.dtype)
-            image = self._features
-            args = self.state, device_selected, factors, device_row, weights, image.base, image.weights.conv1_bias
+            features = self._features
+            args = self.state, device_selected, factors, device_row, weights, features.base, features.weights.conv1_bias
             ops.decoder_upscale(*args, *upscaling, *grid, out)
             return
         order = np.argsort(row, kind="stable")  # upscaler needs the masks sorted by prompt

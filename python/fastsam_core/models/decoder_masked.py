@@ -30,12 +30,12 @@ from .decoder_features import ImageFeatures, centred_and_spread, project
 class MaskedFeatures:
     """The features of one image, ready for mask prompts.
 
-    image: features without a mask. source: (L, C), the image tokens they were made from. mix: (K, C), the transpose of
+    features: without a mask. source: (L, C), the image tokens they were made from. mix: (K, C), the transpose of
     U, i.e. what each of a mask's K channels adds to all channels of an image token.
     """
 
-    def __init__(self, image: ImageFeatures, source: Tensor, mix: Tensor) -> None:
-        self._image, self.mix, weights = image, mix, image.weights
+    def __init__(self, features: ImageFeatures, source: Tensor, mix: Tensor) -> None:
+        self._features, self.mix, weights = features, mix, features.weights
         centred_mix, spread_mix = centred_and_spread(weights, mix)
         centred, spread = centred_and_spread(weights, source + weights.first_out_bias)
         projections = project(weights, mix, centred_mix, spread_mix, None)
@@ -44,7 +44,7 @@ class MaskedFeatures:
             name: mix_projections[name].T.contiguous() for name in ("first_keys", "image1", "image2", "base")
         }
         self._values = {name: self._by_head(mix_projections[name]) for name in ("first_values", "values1", "values2")}
-        base_tensors = {**image.parts._asdict(), "base": image.base}
+        base_tensors = {**features.parts._asdict(), "base": features.base}
         self._base_tensors = {name: base_tensors[name] for name in mix_projections}
         self._free_buffers: list[dict[str, Tensor]] = []
         inverse_channels = 1 / source.shape[1]
@@ -54,7 +54,7 @@ class MaskedFeatures:
         self._constant_products = (spread_mix @ weights.constant_vector)[None]  # (1, K)
 
     def _by_head(self, projections: Tensor) -> Tensor:  # (K, heads * d) -> (heads, K, d rounded up)
-        split = projections.unflatten(1, (self._image.weights.heads, -1)).transpose(0, 1)
+        split = projections.unflatten(1, (self._features.weights.heads, -1)).transpose(0, 1)
         return F.pad(split, (0, -split.shape[2] % PANEL)).contiguous()
 
     @contextmanager
@@ -63,7 +63,7 @@ class MaskedFeatures:
 
         After the context ends, the next mask may reuse their memory.
         """
-        image = self._image
+        features = self._features
         panels = to_panels(channels.T)  # (panels, K, 16)
         rows = panels.transpose(1, 2).reshape(1, -1, len(channels))  # (1, panels * 16, K)
         try:  # touching fresh pages takes longer than filling them
@@ -78,9 +78,9 @@ class MaskedFeatures:
         first, second = (
             ((cross + gram @ panels) * panels).sum(1) for cross, gram in zip(self._crosses, self._grams, strict=True)
         )
-        norms1 = image.parts.norms1 + first
-        norms2 = image.parts.norms2 + torch.stack([second, (self._constant_products @ panels)[:, 0]], 1)
+        norms1 = features.parts.norms1 + first
+        norms2 = features.parts.norms2 + torch.stack([second, (self._constant_products @ panels)[:, 0]], 1)
         parts = {name: buffers[name] for name in buffers if name != "base"}
-        yield replace(image, parts=ImageParts(**parts, norms1=norms1, norms2=norms2), base=buffers["base"])
+        yield replace(features, parts=ImageParts(**parts, norms1=norms1, norms2=norms2), base=buffers["base"])
         if not self._free_buffers:
             self._free_buffers.append(buffers)

@@ -13,7 +13,7 @@ void first_token_to_image(int dtype, Address q, Address keys, Address values, in
                           Address stream) {
   require(rows >= 0 && length >= 1, "sizes must be positive");
   kernels::first_token_to_image({pointer<const void>(q), pointer<const void>(keys), pointer<const void>(values),
-                                 pointer<void>(out), rows, panels_of(length), length},
+                                 pointer<void>(out), rows, num_panels(length), length},
                                 static_cast<DType>(dtype), pointer<void>(stream));
 }
 
@@ -29,7 +29,7 @@ kernels::Pass make_pass(Address image, Address values, Address norms, double eps
   pass.keys = pointer<const void>(keys), pass.cross = pointer<const void>(cross);
   pass.gram = pointer<const void>(gram), pass.queries = pointer<const void>(queries);
   pass.queries_mix = pointer<const void>(queries_mix);
-  pass.prompts = prompts, pass.tokens = tokens, pass.panels = panels_of(length), pass.length = length;
+  pass.prompts = prompts, pass.tokens = tokens, pass.panels = num_panels(length), pass.length = length;
   pass.state = pointer<void>(state), pass.max_scores = pointer<float>(max_scores),
   pass.weight_sums = pointer<float>(weight_sums);
   pass.value_sums = pointer<float>(value_sums), pass.coefficient_sums = pointer<float>(coefficient_sums);
@@ -74,7 +74,7 @@ void upscale(int dtype, Address state, Address selected, Address factors, Addres
       static_cast<DType>(dtype), pointer<void>(stream));
 }
 
-int64_t num_parts(int64_t length) { return kernels::count_parts(panels_of(length), kernels::kPartPanels); }
+int64_t num_parts(int64_t length) { return kernels::count_parts(num_panels(length), kernels::kPartPanels); }
 
 }  // namespace
 

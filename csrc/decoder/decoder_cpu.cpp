@@ -113,7 +113,7 @@ class PackedOperands {
               pack_triangle(pass_.gram),
               pack_heads(pass_.queries, query_tokens),
               pack_matrix(pass_.queries_mix, sizes_.query_rows, sizes_.num_coefficients),
-              pass_.state + prompt * panels_of(pass_.length) * (2 * rows + 2) * kPanel};
+              pass_.state + prompt * num_panels(pass_.length) * (2 * rows + 2) * kPanel};
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
       operands.query_tokens = query_tokens;
       operands.constant = pass_.constant;
@@ -174,7 +174,7 @@ class PassWorker {
 
   // Process one span of the image; `sums` has one element per prompt that was taken.
   void run(int64_t span, const DecoderSums* sums) {
-    const int64_t first = span * kSpanPanels, last = std::min(first + kSpanPanels, panels_of(pass_.length));
+    const int64_t first = span * kSpanPanels, last = std::min(first + kSpanPanels, num_panels(pass_.length));
     const auto count = static_cast<int64_t>(operands_.size());
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
       isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.data());
@@ -233,7 +233,7 @@ void run_pass(const AnyPass& pass, int64_t projections, int64_t threads) {
   const int64_t step = kStepPanels * kPanel * projections * pass.heads * pass.head_dim, bytes = sizeof(float);
   const int64_t group =
       max_prompts_per_group(PackedOperands<AnyPass, Operands>::size(pass, sizes) * bytes, step * bytes);
-  const int64_t panels = panels_of(pass.length), spans = count_spans(panels);
+  const int64_t panels = num_panels(pass.length), spans = count_spans(panels);
   threads = std::max<int64_t>(1, threads);
 
   // Threads get whole prompts as long as there is at least one for each; the remaining prompts are split by spans.
@@ -274,7 +274,7 @@ void second_pass(const SecondPass& pass, int64_t threads) { run_pass<SecondPass,
 void first_token_to_image(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows,
                           int64_t head_dim, int64_t length, float* out, int64_t threads) {
   const DecoderKernels& isa = kernels().decoder;
-  const int64_t panels = panels_of(length), padded_dim = padded(head_dim);
+  const int64_t panels = num_panels(length), padded_dim = padded(head_dim);
   const int64_t pieces = (rows + kQueryRows - 1) / kQueryRows, inner = heads * head_dim;
   fork_join(threads, heads * pieces, grain_size(panels), [&](int64_t begin, int64_t end) {
     const Floats scratch(isa.first_token_to_image_scratch_size(kQueryRows, head_dim));
@@ -329,7 +329,7 @@ void upscale(const Upscaling& up, int64_t threads) {
   const Floats conv2(conv2_size);
   isa.pack(up.conv2, 4 * up.narrow, up.middle, conv2.data());
 
-  const int64_t panels = panels_of(up.height * up.width), spans = count_spans(panels);
+  const int64_t panels = num_panels(up.height * up.width), spans = count_spans(panels);
   fork_join(threads, prompts * spans, grain_size(panels), [&](int64_t begin, int64_t end) {
     const Floats factors(conv1_channels * up.rows), scratch(isa.scratch(up.rows, up.middle, up.narrow, max_masks));
     const DecoderUpscaling operands{up.middle, up.narrow, up.rows,      up.base,      factors.data(),

@@ -47,13 +47,13 @@ struct AttentionSums {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float new_max = column_max(fmaxf(max_score[j], fmaxf(scores[j], scores[j + 2])));
-        scale(j, power_of_two(max_score[j] - new_max));
+        scale(j, exp2_approx(max_score[j] - new_max));
         max_score[j] = new_max;
       }
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      scores[j] = power_of_two(scores[j] - max_score[j % 2]);
+      scores[j] = exp2_approx(scores[j] - max_score[j % 2]);
       weight_sum[j % 2] += scores[j];
     }
   }
@@ -93,8 +93,8 @@ struct AttentionSums {
     for (int j = 0; j < 2; ++j) {
       const float other_max = *at, new_max = fmaxf(max_score[j], other_max);
       at += kWarp;
-      scale(j, power_of_two(max_score[j] - new_max));
-      factor[j] = power_of_two(other_max - new_max), max_score[j] = new_max;
+      scale(j, exp2_approx(max_score[j] - new_max));
+      factor[j] = exp2_approx(other_max - new_max), max_score[j] = new_max;
     }
     int value_index = 0;
     for_each_value([&at, &factor, &value_index](float& value) {

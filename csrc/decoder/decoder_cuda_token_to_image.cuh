@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kSizeFactor<T> > 1 ? 2 : 3)
           new_max = row_max(new_max);
           // Rescale only rows that need it: a prompt's result must not depend on other prompts' rows in the warp.
           const bool is_raised = new_max > max_score[i][half] + kRescaleThreshold;
-          const float factor = is_raised ? power_of_two(max_score[i][half] - new_max) : 1.0f;
+          const float factor = is_raised ? exp2_approx(max_score[i][half] - new_max) : 1.0f;
           max_score[i][half] = is_raised ? new_max : max_score[i][half], weight_sum[i][half] *= factor;
 #pragma unroll
           for (int j = 0; j < 4; ++j) out[i][j / 2][2 * half + j % 2] *= factor;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kSizeFactor<T> > 1 ? 2 : 3)
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         float& score = scores[i][j / 4][j % 4];
-        score = power_of_two(score - max_score[i][j % 4 / 2]);
+        score = exp2_approx(score - max_score[i][j % 4 / 2]);
         weight_sum[i][j % 4 / 2] += score;
       }
       Pair<T> weights[4];
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kSizeFactor<T> > 1 ? 2 : 3)
   for (int i = 0; i < kAttentionQuarters; ++i) merged_max = fmaxf(merged_max, max_scores[first_quarter + i][row]);
 #pragma unroll
   for (int i = 0; i < kAttentionQuarters; ++i) {
-    const float factor = power_of_two(max_scores[first_quarter + i][row] - merged_max);
+    const float factor = exp2_approx(max_scores[first_quarter + i][row] - merged_max);
     const float4 four = *reinterpret_cast<const float4*>(&outs[first_quarter + i][row][channel]);
     sum = fmaf(weight_sums[first_quarter + i][row], factor, sum);
     x[0] = fmaf(four.x, factor, x[0]), x[1] = fmaf(four.y, factor, x[1]);

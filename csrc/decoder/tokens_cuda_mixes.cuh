@@ -170,11 +170,11 @@ __global__ void __launch_bounds__(kStepThreads) merge_attention_kernel(const __g
   }
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
     weight_sum +=
-        power_of_two(job.max_scores[part * columns + column] - max_score) * job.weight_sums[part * columns + column];
+        exp2_approx(job.max_scores[part * columns + column] - max_score) * job.weight_sums[part * columns + column];
   }
   float coefficients[kBlocks][kHeads][2] = {}, d[2][2] = {}, constant_sum = 0.0f;
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
-    const float factor = power_of_two(job.max_scores[part * columns + column] - max_score) / weight_sum;
+    const float factor = exp2_approx(job.max_scores[part * columns + column] - max_score) / weight_sum;
     const float* const from = job.coefficient_sums + part * kNumCoefficients * columns + column;
     const float* const value_sums = job.value_sums + (part * kHeads + head) * kDim * 8 + value_column;
 #pragma unroll

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kStepThreads) self_attention_kernel(const Self
 #pragma unroll
   for (int j = 0; j < 2; ++j) scores[j] = 2 * pair() + j < job.tokens ? scores[j] * kScale : -INFINITY;
   const float max_score = row_max(fmaxf(scores[0], scores[1]));
-  scores[0] = power_of_two(scores[0] - max_score), scores[1] = power_of_two(scores[1] - max_score);
+  scores[0] = exp2_approx(scores[0] - max_score), scores[1] = exp2_approx(scores[1] - max_score);
   const float inverse_sum = 1.0f / row_sum(scores[0] + scores[1]);
   warp_weights[group()][2 * pair()] = scores[0] * inverse_sum,
                             warp_weights[group()][2 * pair() + 1] = scores[1] * inverse_sum;

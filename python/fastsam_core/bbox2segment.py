@@ -50,7 +50,7 @@ def yolo_bbox2segment(
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     if os.path.realpath(folder) == os.path.realpath(labels):
         raise ValueError(f"save_dir is {labels}, whose boxes would be overwritten; give another folder")
-    pictures = yolo_folder.pairs(labels, images)
+    pictures = yolo_folder.pair_files(labels, images)
     if not pictures:
         raise FileNotFoundError(f"no image in {images}")
     for _, file in pictures:
@@ -90,8 +90,8 @@ def _segmented(
     """Return the boxes' objects with masks, and how many of these masks are just the box's rectangle."""
     if not boxes:
         return [], 0
-    corners = [found.corners() for found in boxes]
-    result = segmenter.boxes(picture, np.array(corners, np.float32))
+    corners = [found.xyxy() for found in boxes]
+    result = segmenter.segment_boxes(picture, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0
     # Masks below `conf` are missing; the class is the index of the box that a mask belongs to.
@@ -108,7 +108,7 @@ def _segmented(
 def _labels_of(images: Path) -> Path:
     if not images.is_dir():
         raise FileNotFoundError(f"no such folder: {images}; im_dir is the folder of the images")
-    beside = yolo_folder.counterpart(images, "images", "labels") or images.parent / "labels"
+    beside = yolo_folder.sibling_folder(images, "images", "labels") or images.parent / "labels"
     if not beside.is_dir():
         raise FileNotFoundError(f"no labels for {images}: no such folder: {beside}")
     return beside

@@ -101,7 +101,7 @@ class MasksOnGpu:
         flat = _host_memory(8 * logits.shape[0], self.device)
         self._numbers = split_numbers(flat.numpy())
         with on_device_of(logits, axes.memory) as (cuda, stream):
-            self._arrival = cuda.Arrival()
+            self._arrival = cuda.Event()
             # Kernels write these few numbers directly to pinned host memory, which is faster than a copy.
             self._masks: MeasuredMasks | None = MeasuredMasks(
                 logits, axes, threshold, offset, place, flat, cuda, stream
@@ -112,10 +112,10 @@ class MasksOnGpu:
     def __del__(self) -> None:
         # The GPU may still be writing to this memory; wait before it is freed and reused.
         if "_arrival" in self.__dict__:
-            self._arrival.wait()
+            self._arrival.synchronize()
 
     def numbers(self) -> MaskNumbers:
-        self._arrival.wait()
+        self._arrival.synchronize()
         self._axes.check(int(self._axes.known[0]))
         _, boxes, sizes = self._numbers
         return MaskNumbers.of(boxes, sizes)
@@ -131,7 +131,7 @@ class MasksOnGpu:
         assert masks is not None
         if last:
             self._masks = None  # frees the logits
-        self._arrival.wait()
+        self._arrival.synchronize()
         lengths = self._numbers[0]
         if kept is None:
             kept = np.arange(len(lengths))
@@ -145,15 +145,15 @@ class MasksOnGpu:
         there = torch.empty(head + words, dtype=torch.int64, device=device)
         with on_device_of(there) as (cuda, stream):
             here, at, item = host.data_ptr(), there.data_ptr(), numbers.itemsize
-            cuda.copy(at, here, item * head, stream)
+            cuda.copy_async(at, here, item * head, stream)
             masks.write_runs(at, k, at + item * k, at + item * head, self._narrow, stream)
-            cuda.copy(here + item * head, at + item * head, item * words, stream)
+            cuda.copy_async(here + item * head, at + item * head, item * words, stream)
             self._arrival.record(stream)
         counts = numbers[head:]
         self._runs = counts.view(np.int32)[:total] if self._narrow else counts, numbers[k:head]
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        self._arrival.wait()
+        self._arrival.synchronize()
         return self._runs
 
     def joined(self) -> tuple[Tensor, Tensor]:

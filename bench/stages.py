@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from fastsam_core import ops, picture
+from fastsam_core import encoded_image, ops
 from fastsam_core.models.sam_model import SamModel
 
 STAGES = ("preprocess", "encode", "decode", "post-process", "NMS")
@@ -17,15 +17,15 @@ STAGES = ("preprocess", "encode", "decode", "post-process", "NMS")
 @contextmanager
 def timed_stages() -> Iterator[dict[str, float]]:
     """Measure the seconds per stage of the code in the `with` block. "post-process" is the time in no other stage."""
-    spent = dict.fromkeys(STAGES, 0.0)
+    seconds = dict.fromkeys(STAGES, 0.0)
 
-    def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             try:
-                return work(*args, **kwargs)
+                return function(*args, **kwargs)
             finally:
-                spent[stage] += time.perf_counter() - start
+                seconds[stage] += time.perf_counter() - start
 
         return run
 
@@ -38,10 +38,10 @@ def timed_stages() -> Iterator[dict[str, float]]:
 
     start = time.perf_counter()
     with (
-        mock.patch.object(picture, "model_input", timed("preprocess", picture.model_input)),
+        mock.patch.object(encoded_image, "model_input", timed("preprocess", encoded_image.model_input)),
         mock.patch.object(SamModel, "encode_image", timed("encode", SamModel.encode_image)),
         mock.patch.object(SamModel, "decode_points", decode),
         mock.patch.object(ops, "nms", timed("NMS", ops.nms)),
     ):
-        yield spent
-    spent["post-process"] = time.perf_counter() - start - sum(spent.values())
+        yield seconds
+    seconds["post-process"] = time.perf_counter() - start - sum(seconds.values())

@@ -167,7 +167,7 @@ def test_gpu_image_is_used_only_where_kernels_serve(monkeypatch: pytest.MonkeyPa
     decoder, given, _ = decoder_and_inputs(torch.float16)
     assert not can_use_decoder_kernels(decoder, *given)  # on the CPU
     monkeypatch.setattr(prepared_image, "can_use_decoder_kernels", lambda *given: True)
-    monkeypatch.setattr(prepared_image, "serves", lambda *given: False)
+    monkeypatch.setattr(prepared_image, "can_use_native", lambda *given: False)
     image = model.prepare(embedding)
     assert isinstance(
         image.image_decoder, GpuImage

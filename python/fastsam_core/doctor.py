@@ -19,8 +19,8 @@ from .models import replay
 from .models.precision import why_not_bfloat16
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
-from .ops._native_cuda import UNVALIDATED, cuda_module, cuda_reason, why_not_on, why_unvalidated
-from .ops._threads import says_of_forks
+from .ops._native_cuda import UNVALIDATED_KERNELS, cuda_module, cuda_reason, unvalidated_disabled_reason, why_not_on
+from .ops._threads import fork_limitation
 
 
 def collect() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def report() -> str:
     narrow = f"not faster than float32: {found['bfloat16']}" if found["bfloat16"] else faster
     threads = _threads(found["threads"], found["processor_limit"])
     machine = {"platform": found["platform"], "threads": threads, "bfloat16": narrow}
-    lines += _section("Machine", machine | ({"forks": said} if (said := says_of_forks()) else {}))
+    lines += _section("Machine", machine | ({"forks": said} if (said := fork_limitation()) else {}))
     isa = found["isa"]
     lines += _section(
         "Native CPU operations",
@@ -140,8 +140,8 @@ def _cuda() -> dict[str, Any]:
         "reason": "" if available else absent,
         "devices": [torch.cuda.get_device_name(gpu) for gpu in gpus],
         "kernels": cuda_reason or (elsewhere or "in use" if available else f"switched on, but {absent}"),
-        "unvalidated": why_unvalidated() or f"{UNVALIDATED}: in use, by FASTSAM_CUDA_KERNELS=1",
-        "graphs": replay.off or ("in use" if available else f"switched on, but {absent}"),
+        "unvalidated": unvalidated_disabled_reason() or f"{UNVALIDATED_KERNELS}: in use, by FASTSAM_CUDA_KERNELS=1",
+        "graphs": replay.disabled_reason or ("in use" if available else f"switched on, but {absent}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }

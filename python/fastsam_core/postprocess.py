@@ -22,9 +22,9 @@ from torch import Tensor
 from . import ops
 from .measuring import MasksOnGpu, MasksOnHost
 from .models.common import to_device
-from .ops._masks.cuda import PreparedAxes
+from .ops._masks.cuda import ResamplingAxes
 from .ops._native import cpu_module
-from .ops._native_cuda import serves, stream_of
+from .ops._native_cuda import has_kernels_for, stream_of
 from .ops._threads import thread_count
 
 # Masks measured together hold their run lengths and several times as much working memory for encoding. So take few at a
@@ -163,7 +163,7 @@ class MaskResizer:
     def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[Measured]:
         """Yield `measure` of a few masks of (N, l, l) at a time, in order, so that memory is bounded."""
         low_res = self._checked(low_res)
-        size = _GPU_RECORDS_CHUNK if serves(low_res) else measured_together()
+        size = _GPU_RECORDS_CHUNK if has_kernels_for(low_res) else measured_together()
         for part in low_res.split(size) if len(low_res) else ():
             yield self.measure(part, threshold, offset)
 
@@ -205,7 +205,7 @@ class MaskResizer:
             raise ValueError(f"the stability offset must be 0 or more, got {offset}")
         low_res = self._checked(low_res)
         height, width = picture_hw or self.original_hw
-        if serves(low_res):
+        if has_kernels_for(low_res):
             return MasksOnGpu(low_res, self._prepared_on(low_res.device), threshold, offset, (height, width, *corner))
         if low_res.device.type not in ("cpu", "cuda"):
             low_res = low_res.cpu()
@@ -215,7 +215,7 @@ class MaskResizer:
 
     def prepare_for(self, tensor: Tensor) -> None:
         """Compute and cache ahead what `start` needs besides the masks, if `tensor` is on a GPU that runs kernels."""
-        if tensor.is_cuda and serves(tensor):
+        if tensor.is_cuda and has_kernels_for(tensor):
             self._prepared_on(tensor.device)
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -223,7 +223,7 @@ class MaskResizer:
         stream = _stream_to_keep_on(device)
         return _axes_at(device, *self._key) if stream is None else _axes_kept(device, stream, *self._key)
 
-    def _prepared_on(self, device: torch.device) -> PreparedAxes:
+    def _prepared_on(self, device: torch.device) -> ResamplingAxes:
         """Return the same axes in the form that CUDA kernels take."""
         stream = _stream_to_keep_on(device)
         return _prepared_at(device, *self._key) if stream is None else _prepared_kept(device, stream, *self._key)
@@ -254,13 +254,13 @@ def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, T
     return _axes_at(device, *axes)
 
 
-def _prepared_at(device: torch.device, cells: int, *axes: Any) -> PreparedAxes:
-    return PreparedAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
+def _prepared_at(device: torch.device, cells: int, *axes: Any) -> ResamplingAxes:
+    return ResamplingAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> PreparedAxes:
+def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> ResamplingAxes:
     return _prepared_at(device, *axes)
 
 

@@ -188,7 +188,7 @@ def generate_records(
             current = crop_box, picture.prepared_crop(model, (x1, y1, x2, y2), config.dtype, watch)
         with watch.phase("inference", device):
             labels = torch.ones(len(points), 1, dtype=torch.int64, device="cpu")
-            predicted_iou, logits = model.decode_points(current[1], points[:, None], labels, above=above)
+            predicted_iou, logits = model.decode_points(current[1], points[:, None], labels, iou_threshold=above)
 
         def timed_logits(point_index: list[int], mask_index: list[int]) -> Tensor:
             with watch.phase("inference", device):

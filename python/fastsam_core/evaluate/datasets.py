@@ -233,8 +233,6 @@ def open_dataset(data: Any, images: Any = None) -> MaskDataset:
     if "masks" not in map_folders and _has_yolo_files(yolo_folder_path):
         image_folder = None if images is None else _existing_folder(images)
         return YoloDataset(*yolo_folder.find_folders(yolo_folder_path, image_folder))
-            *yolo_folder.find_folders(yolo_folder_path, None if images is None else _existing_folder(images))
-        )
     if images is not None:
         raise ValueError(
             f"images={os.fspath(images)!r} goes with a COCO file or a folder of YOLO's labels, but {path} is neither; "

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import ops
 from ..measuring import Fetched
 from ..models.common import to_device
-from ..ops._native_cuda import has_ample_memory, serves
+from ..ops._native_cuda import has_ample_memory, has_kernels_for
 from ..postprocess import MaskResizer, measured_together
 from ..preprocess import resized_shape
 from ..runs import encode_counts
@@ -201,7 +201,7 @@ def _best(candidates: Candidates, box_thresh: float, device: torch.device) -> Ca
 
 def _masks_at_once(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
     """Return for how many masks to request logits at once."""
-    if serves(predicted_iou):
+    if has_kernels_for(predicted_iou):
         return _GPU_LOGITS_CHUNK if has_ample_memory(predicted_iou.device) else -(-_GPU_LOGITS_CHUNK // 2)
     most = measured_together()
     pixels = _PIXELS_AT_ONCE * min(2, most // 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, on_device_of, serves, shared_memory
+from .._native_cuda import DTYPES, aligned, has_kernels_for, on_device_of, shared_memory
 from .kernels import has_layers, why_not
 from .schema import allocate_prompt_results
 from .weights import ImageParts, TokenSizes
@@ -73,4 +73,4 @@ def can_run_chain(sparse: Tensor, outputs: int, sizes: TokenSizes, heads: int, d
     """Return whether a `Chain` of `dtype` with `outputs` output tokens has kernels for prompts with these tokens."""
     fits = sparse.dtype == dtype and sparse.shape[2] == sizes.width
     fits = fits and has_layers(sizes, heads, outputs + sparse.shape[1])
-    return fits and serves(sparse) and not why_not("decoder_prompts", sparse)
+    return fits and has_kernels_for(sparse) and not why_not("decoder_prompts", sparse)

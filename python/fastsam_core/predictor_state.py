@@ -105,7 +105,7 @@ class PredictorState(PredictionLoop):
             self._weights = self._take_snapshot()  # tensors may also have been replaced
             prepared = picture.prepared(self._ready(self.args), self.args.dtype)
             with torch.no_grad():
-                prepared.get_ready()  # now, so that the first click doesn't have to wait for it
+                prepared.warm_up()  # now, so that the first click doesn't have to wait for it
             self.picture = picture
 
     def reset_image(self) -> None:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.everything.arguments import Crop
-from fastsam_core.everything.candidates import Batch, Candidates, Filters, Queue
-from fastsam_core.everything.generate import _GPU_LOGITS_CHUNK as CHUNK
+from fastsam_core.everything.candidates import BatchQueue, Candidates, Filters, PendingBatch
+from fastsam_core.everything.generate import _GPU_BATCH_SIZE as CHUNK
 from fastsam_core.postprocess import MaskResizer
 
 from .gpu_cases import Arguments, need
@@ -99,12 +99,12 @@ def filtered_case(count: int) -> Case:
         crop, filters = Crop((0, 0, width, height), points), Filters(-1e9, 0.95, 1.0, 0.0, 1.0)
 
         def run(logits: Tensor) -> list[Candidates]:
-            queue, found = Queue(), []
+            queue, found = BatchQueue(), []
             for part, of_part in zip(
                 logits.split(CHUNK), np.split(pairs, range(CHUNK, len(pairs), CHUNK)), strict=True
             ):
                 started = resizer.start(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
-                found += queue.add(Batch(started, of_part, scores, points, crop, (height, width), filters))
+                found += queue.add(PendingBatch(started, of_part, scores, points, crop, (height, width), filters))
             return found + list(queue.drain())
 
         kept = sum(len(part.counts) for part in run(logits))

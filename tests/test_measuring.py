@@ -137,14 +137,14 @@ def test_many_runs_are_fetched_in_parts(kernels: None, monkeypatch: pytest.Monke
     settings = {**LOOSE, "box_nms_thresh": 1.0}
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), (90, 120), **settings)
-    taken, host_memory = [], measuring._host_memory
+    taken, host_memory = [], measuring._allocate_host
     monkeypatch.setattr(
-        measuring, "_host_memory", lambda count, device: taken.append(count) or host_memory(count, device)
+        measuring, "_allocate_host", lambda count, device: taken.append(count) or host_memory(count, device)
     )
     assert generate_masks(Discs(), (90, 120), **settings) == expected and len(taken) == 2
     for most in (100, 1):
         taken.clear()
-        monkeypatch.setattr(measuring, "_MOST_COUNTS", most)
+        monkeypatch.setattr(measuring, "_MAX_COUNTS_PER_REQUEST", most)
         assert generate_masks(Discs(), (90, 120), **settings) == expected
         numbers, *runs = taken
         # A mask has up to 60 counts, two of which share an element, and two elements of its own.
@@ -153,15 +153,15 @@ def test_many_runs_are_fetched_in_parts(kernels: None, monkeypatch: pytest.Monke
 
 def test_number_of_masks_at_once_depends_on_memory(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.ones(2, 3)
-    assert [generate._masks_at_once(size, scores) for size in ((90, 120), (20_000, 30_000))] == [1024, 1024]
+    assert [generate._logits_batch_size(size, scores) for size in ((90, 120), (20_000, 30_000))] == [1024, 1024]
     monkeypatch.setattr(generate, "has_ample_memory", lambda device: False)
-    assert generate._masks_at_once((1200, 1800), scores) == 512
+    assert generate._logits_batch_size((1200, 1800), scores) == 512
 
 
 def test_logits_of_one_batch_are_requested_in_chunks(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), (90, 120), **LOOSE)
-    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
+    monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", 5)
     decode = ReusedDiscs()
     assert generate_masks(decode, (90, 120), **LOOSE) == expected
     assert len(decode.batches) == 1 and len(decode.asked) == 48
@@ -171,7 +171,11 @@ def test_logits_of_one_batch_are_requested_in_chunks(kernels: None, monkeypatch:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the steps in order: "start" measures masks, "numbers" waits for the results, "runs" reads their runs."""
     found: list[str] = []
-    for kind, name in ((MaskResizer, "start"), (measuring.MasksOnGpu, "numbers"), (measuring.MasksOnGpu, "runs")):
+    for kind, name in (
+        (MaskResizer, "start"),
+        (measuring.GpuMaskResults, "numbers"),
+        (measuring.GpuMaskResults, "runs"),
+    ):
         monkeypatch.setattr(kind, name, _recording(found, name, getattr(kind, name)))
     return found
 
@@ -183,7 +187,7 @@ def _recording(found: list[str], name: str, function: Any) -> Any:
 def test_next_masks_are_started_before_waiting_for_the_last(
     kernels: None, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 16)
+    monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", 16)
     assert len(generate_masks(Discs(), (90, 120), **{**LOOSE, "box_nms_thresh": 1.0})) == 48
     assert steps == ["start", "start", "numbers", "start", "numbers", "runs", "numbers", "runs", "runs"]
     steps.clear()
@@ -204,7 +208,7 @@ def test_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None, st
 
 
 def test_at_most_two_chunks_of_logits_are_alive(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
+    monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", 5)
     given: list[weakref.ref[torch.Tensor]] = []
 
     class Watched(Discs):

@@ -77,7 +77,7 @@ def test_counts_use_the_smallest_dtype_that_fits(size, dtype):
 
 
 def test_encoding_many_masks_in_groups_keeps_their_order(monkeypatch):
-    monkeypatch.setattr("fastsam_core.runs._ENCODED_AT_ONCE", 50)
+    monkeypatch.setattr("fastsam_core.runs._COUNTS_PER_ENCODE", 50)
     random = np.random.RandomState(1)
     pictures = [random.rand(11, 7) < random.rand() for _ in range(40)]
     counts = [MaskRuns.from_mask(mask).counts(11, 7) for mask in pictures]

@@ -11,7 +11,7 @@ from PIL import Image
 from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.saving import ResultWriter, run_folder
+from fastsam_core.saving import ResultWriter, create_run_folder
 from fastsam_core.sources import Item, load_sources
 from picture_files import write_video
 from small_model import QUIET, bgr_picture
@@ -41,24 +41,28 @@ def make_video(path: Path, count: int = 4) -> Path:
 
 def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "runs" / "segment"
-    assert [run_folder(Config()).relative_to(base).name for _ in range(3)] == ["predict", "predict-2", "predict-3"]
-    assert run_folder(Config(exist_ok=True)) == base / "predict"
-    assert run_folder(Config(project="trees", name="oak")) == base / "trees" / "oak"
-    assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
-    assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
+    assert [create_run_folder(Config()).relative_to(base).name for _ in range(3)] == [
+        "predict",
+        "predict-2",
+        "predict-3",
+    ]
+    assert create_run_folder(Config(exist_ok=True)) == base / "predict"
+    assert create_run_folder(Config(project="trees", name="oak")) == base / "trees" / "oak"
+    assert create_run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
+    assert create_run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
+    assert create_run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
 
 
 def test_unwritable_project_folder_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match=r"\(give project= to choose another folder, or save=False") as caught:
-        run_folder(Config(project=str(tmp_path / "file" / "out")))
+        create_run_folder(Config(project=str(tmp_path / "file" / "out")))
     assert caught.value.filename.startswith(str(tmp_path / "file"))
     (tmp_path / "predict").write_bytes(b"")
     with pytest.raises(FileExistsError):
-        run_folder(Config(project=str(tmp_path), exist_ok=True))
+        create_run_folder(Config(project=str(tmp_path), exist_ok=True))
 
 
 def test_predictor_saves_all_results_to_one_folder(

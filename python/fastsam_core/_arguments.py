@@ -79,7 +79,7 @@ def parse(
     Raises UsageError for a key given twice or without its value, and for a malformed list.
     """
     result = Arguments()
-    tokens = _join(list(argv))
+    tokens = _join_tokens(list(argv))
     position = 0
     while position < len(tokens):
         token = tokens[position]
@@ -130,7 +130,7 @@ def _starts_pair(token: str) -> bool:
     return bool(_PAIR.fullmatch(token)) or token.startswith("--")
 
 
-def _join(tokens: list[str]) -> list[str]:
+def _join_tokens(tokens: list[str]) -> list[str]:
     """Join `key = value` and lists that the shell split at spaces."""
     joined: list[str] = []
     position = 0
@@ -147,7 +147,7 @@ def _join(tokens: list[str]) -> list[str]:
             position += 1
         start = token[token.index("=") + 1 :] if "=" in token and pair else token
         if start[:1] in _CLOSING:
-            while _depth(token) > 0:
+            while _bracket_depth(token) > 0:
                 if position == len(tokens):
                     raise UsageError(f"a bracket is never closed in {token!r}")
                 token += " " + tokens[position]
@@ -156,7 +156,7 @@ def _join(tokens: list[str]) -> list[str]:
     return joined
 
 
-def _depth(text: str) -> int:
+def _bracket_depth(text: str) -> int:
     """Return how many brackets are open at the end of `text`, not counting those in quotes."""
     text = _QUOTED.sub("", text)
     return sum(text.count(opening) - text.count(closing) for opening, closing in _CLOSING.items())

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def home() -> Path:
+def cache_folder() -> Path:
     """Return the folder for downloaded checkpoints: `FASTSAM_HOME`, or the platform's cache folder for fastsam_core."""
     chosen = os.environ.get("FASTSAM_HOME")
     if chosen:
@@ -26,7 +26,7 @@ def home() -> Path:
     return Path(user_cache_path("fastsam_core", appauthor=False))
 
 
-def for_opencv(path: str | os.PathLike[str]) -> Any:
+def opencv_path(path: str | os.PathLike[str]) -> Any:
     """Return a path in a form that OpenCV accepts: str, or bytes if it is not valid UTF-8.
 
     OpenCV before 4.12 accepts only str, and a str that can't be encoded as UTF-8 crashes the process.
@@ -39,7 +39,7 @@ def for_opencv(path: str | os.PathLike[str]) -> Any:
     return text
 
 
-def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+def relative_posix(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
     """Return `path` relative to `folder`, with "/" on every system; the absolute path if they are on two drives."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
@@ -47,7 +47,7 @@ def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> s
         return Path(path).absolute().as_posix()
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
+def check_writable(folder: str | os.PathLike[str]) -> None:
     """Raise an error if files can't be written in `folder` or it can't be created, so that a run fails before its work.
 
     That is PermissionError for a read-only folder, and NotADirectoryError if a file is in the way.
@@ -84,7 +84,9 @@ def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] 
         os.replace(temporary, target)
     except OSError as error:
         # Name the target: errors of a full disk name no file, and others name the temporary one, unknown to users.
-        if error.filename in (temporary, os.fspath(temporary)) or (error.filename is None and error.errno in _FULL):
+        if error.filename in (temporary, os.fspath(temporary)) or (
+            error.filename is None and error.errno in _DISK_FULL_ERRORS
+        ):
             raise OSError(error.errno, error.strerror, os.fspath(target)) from error
         raise
     finally:

@@ -55,7 +55,7 @@ _CONVERT = {
 }
 
 
-def text(command: str | None = None, default_model: str = "") -> str:
+def help_text(command: str | None = None, default_model: str = "") -> str:
     """Return the help of a command that has options, or the overview for any other."""
     if command == "predict":
         return _section("fastsam predict key=value ...", _PROMPTS | _options(default_model))

@@ -48,7 +48,7 @@ def collect() -> dict[str, Any]:
         "processor_limit": _processor_limit(),
         "bfloat16": why_not_bfloat16(),
         "cuda": _cuda(),
-        "home": str(_files.home()),
+        "home": str(_files.cache_folder()),
         "weights": _bundled_weights(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTSAM_")},
     }
@@ -73,7 +73,9 @@ def report() -> str:
             "available sets": ", ".join(isa["available"]) or "none",
         },
     )
-    lines += _section("Operations on CPU tensors", {op: _served(why) for op, why in found["operations"].items()})
+    lines += _section(
+        "Operations on CPU tensors", {op: _implementations_in_use(why) for op, why in found["operations"].items()}
+    )
     lines += _section("Why other implementations aren't used", _reasons(found["operations"]))
     cuda = found["cuda"]
     lines += _section(
@@ -172,7 +174,7 @@ def _instruction_set(isa: dict[str, Any]) -> str:
     return f"{isa['chosen']} ({'forced by FASTSAM_ISA' if isa['forced'] else 'the best that this machine supports'})"
 
 
-def _served(why: dict[str, str]) -> str:
+def _implementations_in_use(why: dict[str, str]) -> str:
     return ", ".join(sibling for sibling, reason in why.items() if not reason) or "nothing"
 
 

@@ -17,15 +17,15 @@ from . import ops
 from .encoded_image import EncodedImage
 from .everything.arguments import check_count, check_number, plan_crops
 from .models.sam_model import SamModel
-from .postprocess import MaskResizer, measured_together
-from .segment import resizer_for
+from .postprocess import MaskResizer, measure_batch_size
+from .segment import make_resizer
 from .stopwatch import Stopwatch
 
 # Pixels around a mask's box that are computed: the band along an outline reaches one pixel outside the mask, and the
 # Sobel filter reads one pixel farther.
 _MARGIN = 2
 # Response of the Sobel filter to a step from 0 to 1.
-_STEP = 4.0
+_SOBEL_STEP_RESPONSE = 4.0
 
 Array = NDArray[np.float32]
 
@@ -49,17 +49,17 @@ def edge_map(
     check_count("points_stride", points_stride)
     batch_size = check_count("points_batch_size", points_batch_size)
     threshold = check_number("nms_thresh", nms_thresh, 0, 1)
-    resizer = resizer_for(model, picture)
-    logits, boxes = _masks(model, picture, resizer, points_stride, batch_size, threshold, dtype)
-    strength, across, down = strongest(logits, boxes, resizer)
+    resizer = make_resizer(model, picture)
+    logits, boxes = _grid_masks(model, picture, resizer, points_stride, batch_size, threshold, dtype)
+    strength, across, down = max_gradient(logits, boxes, resizer)
     top = float(strength.max(initial=0.0))
     if top > 0:
         strength /= top
-    return thinned(strength, across, down) if thin else strength
+    return thin_edges(strength, across, down) if thin else strength
 
 
 @torch.no_grad()
-def _masks(
+def _grid_masks(
     model: SamModel,
     picture: EncodedImage,
     resizer: MaskResizer,
@@ -79,7 +79,7 @@ def _masks(
         labels = torch.ones(len(part), 1, dtype=torch.int64, device=model.device)
         predicted_iou, logits = model.decode_points(prepared, part[:, None], labels)
         pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.arange(3, device="cpu"))
-        for chunk in pairs.split(measured_together()):
+        for chunk in pairs.split(measure_batch_size()):
             low_res = logits(chunk[:, 0], chunk[:, 1])
             measured = resizer.measure(low_res)
             visible = np.flatnonzero(measured.areas)
@@ -91,7 +91,7 @@ def _masks(
     return torch.cat(found)[keep.to(found[0].device)], together[keep.numpy()]
 
 
-def strongest(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) -> tuple[Array, Array, Array]:
+def max_gradient(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) -> tuple[Array, Array, Array]:
     """Return the largest gradient of any mask's probability at each pixel: strength and x and y parts, each (H, W).
 
     logits: (N, l, l). boxes: (N, 4), x1 y1 x2 y2 of the masks' outermost pixels. A mask contributes only within one
@@ -112,7 +112,7 @@ def strongest(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) ->
         outline = cv2.dilate(inside, square) != cv2.erode(inside, square)
         x_part = cv2.Sobel(probability, cv2.CV_32F, 1, 0, ksize=3, borderType=cv2.BORDER_REPLICATE)
         y_part = cv2.Sobel(probability, cv2.CV_32F, 0, 1, ksize=3, borderType=cv2.BORDER_REPLICATE)
-        size = np.hypot(x_part, y_part) / _STEP
+        size = np.hypot(x_part, y_part) / _SOBEL_STEP_RESPONSE
         here = np.s_[top:bottom, left:right]
         stronger = outline & (size > strength[here])
         for target, values in ((strength, size), (across, x_part), (down, y_part)):
@@ -120,7 +120,7 @@ def strongest(logits: Tensor, boxes: NDArray[np.int64], resizer: MaskResizer) ->
     return strength, across, down
 
 
-def thinned(strength: Array, across: Array, down: Array) -> Array:
+def thin_edges(strength: Array, across: Array, down: Array) -> Array:
     """Thin edges to one pixel by non-maximum suppression along the gradient.
 
     A pixel is kept if the values one step ahead and one step behind, along the gradient, are not stronger. These values
@@ -134,14 +134,14 @@ def thinned(strength: Array, across: Array, down: Array) -> Array:
     unit_x, unit_y = (
         np.divide(part[y, x], length, where=length > 0, out=np.zeros_like(here)) for part in (across, down)
     )
-    ahead, behind = (_sampled(strength, x + step * unit_x, y + step * unit_y) for step in (1, -1))
+    ahead, behind = (_sample_bilinear(strength, x + step * unit_x, y + step * unit_y) for step in (1, -1))
     keep = (here >= ahead) & (here > behind)
     kept = np.zeros_like(strength)
     kept[y[keep], x[keep]] = here[keep]
     return kept
 
 
-def _sampled(values: Array, x: Array, y: Array) -> Array:
+def _sample_bilinear(values: Array, x: Array, y: Array) -> Array:
     """Interpolate values (H, W) bilinearly at K places, at most one pixel outside, where values are 0."""
     padded = np.pad(values, 2)
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)

@@ -72,7 +72,7 @@ def load(source: str | os.PathLike[str], model: SamModel, picture: EncodedImage 
     other weights or at an input size other than the model's current one, or belongs to another image than `picture`.
     """
     features, metadata = _read(Path(source))
-    size, height, width = (_positive(metadata, key, source) for key in ("image_size", "height", "width"))
+    size, height, width = (_positive_integer(metadata, key, source) for key in ("image_size", "height", "width"))
     if metadata.get("model") != model.name or metadata.get("weights") != fingerprint(model):
         same_name = metadata.get("model") == model.name
         what = f"other weights of {model.name}" if same_name else f"the model {metadata.get('model')!r}"
@@ -116,7 +116,7 @@ def _read(source: Path) -> tuple[Tensor, dict[str, str]]:
     return features, metadata
 
 
-def _positive(metadata: dict[str, str], key: str, source: Any) -> int:
+def _positive_integer(metadata: dict[str, str], key: str, source: Any) -> int:
     text = metadata.get(key, "")
     # Sides have at most 9 digits; int() of a million digits would take long.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._tensors import tensor_of
+from ._tensors import to_tensor
 from .models.precision import Dtypes, usable_dtypes
 from .models.prepared_image import PreparedImage
 from .models.sam_model import SamModel
@@ -61,7 +61,7 @@ class EncodedImage:
 
     @features.setter
     def features(self, features: Tensor | None) -> None:
-        self._features = None if features is None else tensor_of(features).detach().float()
+        self._features = None if features is None else to_tensor(features).detach().float()
         self._dtype, self._prepared = None, None
 
     def forget(self, embedding: bool) -> None:
@@ -96,7 +96,7 @@ class EncodedImage:
         return (
             self._features is not None
             and self._features.shape[-1] == model.image_size // 16
-            and self._dtype in (None, _encoded_in(model, dtype))
+            and self._dtype in (None, _encoder_dtype(model, dtype))
         )
 
     @torch.no_grad()
@@ -116,11 +116,11 @@ class EncodedImage:
                     "image it cannot be computed again: call set_image"
                 )
             self._features = encode(model, [self.image], dtype, watch)
-            self._dtype, self._prepared = _encoded_in(model, dtype), None
+            self._dtype, self._prepared = _encoder_dtype(model, dtype), None
         assert self._features is not None
         if self._features.device != device:
             self._features, self._prepared = self._features.to(device), None
-        _, decoder, matrices = _dtypes(model, dtype)
+        _, decoder, matrices = _compute_dtypes(model, dtype)
         wanted = decoder or model.dtype, matrices or torch.float32
         if self._prepared is None or (self._prepared.dtype, self._prepared.matrices) != wanted:
             self._prepared = model.prepare(self._features, *wanted)
@@ -140,7 +140,7 @@ class EncodedImage:
         if self.image is None:
             raise ValueError("crops need the image itself, but only its embedding was loaded: call set_image")
         features = encode(model, [self.image[y1:y2, x1:x2]], dtype, watch)
-        _, decoder, matrices = _dtypes(model, dtype)
+        _, decoder, matrices = _compute_dtypes(model, dtype)
         return model.prepare(features, decoder, matrices)
 
 
@@ -153,16 +153,16 @@ def encode_batch(
         return
     features = encode(model, [picture.pixels for picture in waiting], dtype, watch)
     for picture, one in zip(waiting, features.split(1), strict=True):
-        picture._features, picture._dtype, picture._prepared = one, _encoded_in(model, dtype), None
+        picture._features, picture._dtype, picture._prepared = one, _encoder_dtype(model, dtype), None
 
 
-def _dtypes(model: SamModel, dtype: torch.dtype | None) -> Dtypes:
+def _compute_dtypes(model: SamModel, dtype: torch.dtype | None) -> Dtypes:
     """Return the types that the parts of the model compute in on its device when `dtype` is asked for."""
     return usable_dtypes(dtype, model.device, model.image_encoder)
 
 
-def _encoded_in(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
-    return _dtypes(model, dtype).encoder or model.dtype
+def _encoder_dtype(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
+    return _compute_dtypes(model, dtype).encoder or model.dtype
 
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
@@ -190,4 +190,4 @@ def encode(
         pixels = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
     del inputs
     with watch.phase("inference", device), torch.no_grad():
-        return model.encode_image(pixels, _dtypes(model, dtype).encoder).float()
+        return model.encode_image(pixels, _compute_dtypes(model, dtype).encoder).float()

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from . import contours
-from ._tensors import tensor_of
-from .base_tensor import Array, BaseTensor, Rows, picture_shape, take, to_numpy
+from ._tensors import to_tensor
+from .base_tensor import Array, BaseTensor, Rows, image_shape, take_rows, to_numpy
 
 RLE = dict[str, Any]
 
 # Above this many run lengths, `from_runs` stores them as text at once, which takes an eighth of the memory. Below, they
 # are converted only when needed.
-_KEPT_RUNS = 1 << 18
+_MAX_UNCOMPRESSED_COUNTS = 1 << 18
 
 
 class Masks(BaseTensor):
@@ -38,7 +38,7 @@ class Masks(BaseTensor):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.bool,
     ) -> None:
-        self.orig_shape = picture_shape(orig_shape)
+        self.orig_shape = image_shape(orig_shape)
         self._rles: list[RLE] | None = None
         self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets, until `_rles` is made of them
         self._dense: Array | None = None
@@ -70,7 +70,7 @@ class Masks(BaseTensor):
         """
         masks = cls([], orig_shape, device=device)
         masks._rles, masks._runs, masks._area = None, (counts, offsets), area
-        if len(counts) > _KEPT_RUNS:
+        if len(counts) > _MAX_UNCOMPRESSED_COUNTS:
             masks._texts()
         return masks
 
@@ -151,7 +151,7 @@ class Masks(BaseTensor):
     def boxes(self) -> np.ndarray:
         """Bounding boxes, (N, 4) int64: x1, y1, x2, y2 of the outermost pixels, inclusive; zeros for an empty mask."""
         if not self.is_rle:
-            boxes = [_box(to_numpy(self.data[i] > 0)) for i in range(len(self))]
+            boxes = [_bounding_box(to_numpy(self.data[i] > 0)) for i in range(len(self))]
         else:
             from . import rle
 
@@ -192,8 +192,8 @@ class Masks(BaseTensor):
     def take(self, rows: Rows) -> Masks:
         """Return the rows that an index was resolved to; run lengths stay run lengths."""
         if not self.is_rle:
-            return Masks(take(self._dense, rows), self.orig_shape)
-        return self._from_checked(take(self._texts(), rows), self._areas()[rows], self._device)
+            return Masks(take_rows(self._dense, rows), self.orig_shape)
+        return self._from_checked(take_rows(self._texts(), rows), self._areas()[rows], self._device)
 
     def cpu(self) -> Masks:
         """Return the masks on the CPU; an array stays an array."""
@@ -210,7 +210,7 @@ class Masks(BaseTensor):
         probe = torch.empty(0, dtype=self._dtype, device=self._device or "cpu").to(*args, **kwargs)
         if probe.dtype == self._dtype:
             return self._placed(probe.device)
-        return Masks(tensor_of(self.data).to(*args, **kwargs), self.orig_shape)
+        return Masks(to_tensor(self.data).to(*args, **kwargs), self.orig_shape)
 
     def _placed(self, device: torch.device | None) -> Masks:
         masks = self._from_checked([], self._areas(), device)
@@ -230,7 +230,7 @@ class Masks(BaseTensor):
         if (runs := self._runs) is not None:
             from . import _rle_dicts
 
-            texts = _rle_dicts.texts_of(*runs)
+            texts = _rle_dicts.compress_counts(*runs)
             self._rles = [{"size": list(self.orig_shape), "counts": text.decode("ascii")} for text in texts]
             self._runs = None  # after `_rles` is set: another thread may read in between
         assert self._rles is not None
@@ -243,7 +243,7 @@ class Masks(BaseTensor):
             from . import rle
 
             return np.asarray(rle.area(self._rles) if self._rles else [], dtype=np.int64).reshape(-1)
-        pixels = tensor_of(self.data)
+        pixels = to_tensor(self.data)
         return to_numpy((pixels if pixels.dtype == torch.bool else pixels > 0).flatten(1).sum(1))
 
     @property
@@ -288,7 +288,7 @@ class Masks(BaseTensor):
         return f"Masks({' x '.join(map(str, self.shape))}, held as {held})"
 
 
-def _box(pixels: np.ndarray) -> tuple[int, int, int, int]:
+def _bounding_box(pixels: np.ndarray) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     if not len(rows):
         return 0, 0, 0, 0

@@ -17,11 +17,11 @@ from .ops._native_cuda import on_device_of
 
 # Run lengths to fetch from a GPU at once; noisy masks have up to one per pixel. Chosen so that one mask more still fits
 # 256 MiB: PyTorch rounds pinned allocations up to a power of two.
-_MOST_COUNTS = 60_000_000
+_MAX_COUNTS_PER_REQUEST = 60_000_000
 
 
 @dataclass(frozen=True)
-class MaskNumbers:
+class MaskMeasurements:
     """Measurements of N masks.
 
     areas: (N,) int64, set pixels. boxes: (N, 4) int64 and stability: (N,) float32, as in `postprocess.MaskRecord`.
@@ -32,7 +32,7 @@ class MaskNumbers:
     stability: np.ndarray
 
     @classmethod
-    def of(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskNumbers:
+    def of(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskMeasurements:
         """Create them from the boxes (N, 4) and sizes (N, 3) that `ops.mask_runs` returns."""
         area, inner, outer = sizes.T.copy()  # areas outlive the measurement in a user's results
         # In float32, as the reference divides int32 tensors.
@@ -40,18 +40,18 @@ class MaskNumbers:
         return cls(area, boxes, stability)
 
 
-class MasksOnHost:
-    """Results of `ops.mask_runs` on the CPU, behind the same interface as `MasksOnGpu`."""
+class CpuMaskResults:
+    """Results of `ops.mask_runs` on the CPU, behind the same interface as `GpuMaskResults`."""
 
     device = torch.device("cpu")
     on_gpu = False
 
     def __init__(self, counts: Tensor, offsets: Tensor, boxes: Tensor, sizes: Tensor) -> None:
         self._counts, self._offsets = counts, offsets
-        self._numbers = MaskNumbers.of(boxes.numpy(), sizes.numpy())
+        self._numbers = MaskMeasurements.of(boxes.numpy(), sizes.numpy())
         self._kept: np.ndarray | None = None
 
-    def numbers(self) -> MaskNumbers:
+    def numbers(self) -> MaskMeasurements:
         """Return areas, boxes and stability of all masks."""
         return self._numbers
 
@@ -83,8 +83,8 @@ class MasksOnHost:
         return self._counts, self._offsets
 
 
-class MasksOnGpu:
-    """Results of mask kernels on a GPU, with the interface of `MasksOnHost`.
+class GpuMaskResults:
+    """Results of mask kernels on a GPU, with the interface of `CpuMaskResults`.
 
     `numbers` and `ask` wait for the measurements to arrive; `runs` and `joined` wait for the requested run lengths.
     """
@@ -98,7 +98,7 @@ class MasksOnGpu:
         self.device = logits.device
         self._axes = axes
         self._narrow = place[0] * place[1] < 2**31  # int32 run lengths suffice, half the size to transfer
-        flat = _host_memory(8 * logits.shape[0], self.device)
+        flat = _allocate_host(8 * logits.shape[0], self.device)
         self._numbers = split_numbers(flat.numpy())
         with on_device_of(logits, axes.memory) as (cuda, stream):
             self._arrival = cuda.Arrival()
@@ -114,17 +114,17 @@ class MasksOnGpu:
         if "_arrival" in self.__dict__:
             self._arrival.wait()
 
-    def numbers(self) -> MaskNumbers:
+    def numbers(self) -> MaskMeasurements:
         self._arrival.wait()
         self._axes.check(int(self._axes.known[0]))
         _, boxes, sizes = self._numbers
-        return MaskNumbers.of(boxes, sizes)
+        return MaskMeasurements.of(boxes, sizes)
 
     def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:
         ends = np.cumsum(self._numbers[0][kept])
-        if ends[-1] <= _MOST_COUNTS:
+        if ends[-1] <= _MAX_COUNTS_PER_REQUEST:
             return [kept]
-        return np.split(kept, np.flatnonzero(np.diff(ends // _MOST_COUNTS)) + 1)
+        return np.split(kept, np.flatnonzero(np.diff(ends // _MAX_COUNTS_PER_REQUEST)) + 1)
 
     def ask(self, kept: np.ndarray | None, last: bool = True) -> None:
         masks, device = self._masks, self.device
@@ -139,7 +139,7 @@ class MasksOnGpu:
         total = int(ends[-1]) if k else 0
         # Indices, offsets and run lengths lie in one buffer, in that order, on the GPU (`there`) and on the host.
         head, words = 2 * k + 1, (total + 1) // 2 if self._narrow else total
-        host = _host_memory(head + words, device)
+        host = _allocate_host(head + words, device)
         numbers = host.numpy()
         numbers[:k], numbers[k], numbers[k + 1 : head] = kept, 0, ends
         there = torch.empty(head + words, dtype=torch.int64, device=device)
@@ -162,12 +162,12 @@ class MasksOnGpu:
         return torch.from_numpy(counts).to(torch.int64, copy=True), torch.from_numpy(offsets.copy())
 
 
-def _host_memory(count: int, device: torch.device) -> Tensor:
+def _allocate_host(count: int, device: torch.device) -> Tensor:
     """Allocate int64 host memory for copies to or from the device; pinned for CUDA."""
     return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
 
 
-class Fetched:
+class AsyncHostCopy:
     """Host copy of a tensor. From a GPU it is copied asynchronously on the current stream."""
 
     def __init__(self, tensor: Tensor) -> None:

@@ -32,7 +32,7 @@ class Outline(NamedTuple):
     holes: list[NDArray[np.int64]]
 
 
-def runs_of(rle: Mapping[str, Any]) -> MaskRuns:
+def runs_from_rle(rle: Mapping[str, Any]) -> MaskRuns:
     """Return the runs of a COCO RLE dict. Raises ValueError for a malformed one."""
     counts, _, [(height, width)] = unpack(rle)
     edges = np.cumsum(counts.numpy())[:-1]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .measuring import MasksOnGpu, MasksOnHost
+from .measuring import CpuMaskResults, GpuMaskResults
 from .models.common import to_device
 from .ops._masks.cuda import PreparedAxes
 from .ops._native import cpu_module
@@ -29,13 +29,13 @@ from .ops._threads import thread_count
 
 # Masks measured together hold their run lengths and several times as much working memory for encoding. So take few at a
 # time, but some for each thread; on a GPU, enough to keep it busy.
-_PER_THREAD, _FEWEST_TOGETHER, _MOST_TOGETHER = 8, 16, 64
-_GPU_RECORDS_CHUNK = 256
+_MASKS_PER_THREAD, _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 8, 16, 64
+_GPU_BATCH_SIZE = 256
 
 
-def measured_together() -> int:
+def measure_batch_size() -> int:
     """Return how many masks to measure together on the CPU: fewest in plain PyTorch, which creates all their pixels."""
-    return min(_MOST_TOGETHER, max(_FEWEST_TOGETHER, _PER_THREAD * thread_count() if cpu_module else 0))
+    return min(_MAX_BATCH_SIZE, max(_MIN_BATCH_SIZE, _MASKS_PER_THREAD * thread_count() if cpu_module else 0))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MaskRecord:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EncodedMasks:
     """Measurements of N masks, as arrays.
 
     counts: (R,) int64, uncompressed COCO RLE of all masks, concatenated. offsets: (N + 1,) int64, where the counts of
@@ -78,8 +78,8 @@ def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 
     to `size`. Returns the first cell that each output position reads, (size,) int64, and the weights of that cell and
     the two after it, (size, 3) float32.
     """
-    near, far, share = _bilinear_source(size, content)
-    cell_near, cell_far, cell_share = _bilinear_source(padded, cells)
+    near, far, share = _bilinear_taps(size, content)
+    cell_near, cell_far, cell_share = _bilinear_taps(padded, cells)
     near, far = near + start, far + start
     base = cell_near[near]
     weight = np.zeros((size, 3))
@@ -152,7 +152,7 @@ class MaskResizer:
         parts = self.measure_parts(low_res, threshold, offset)
         return [record for part in parts for record in self._records(part)]
 
-    def _records(self, found: Measured) -> Iterator[MaskRecord]:
+    def _records(self, found: EncodedMasks) -> Iterator[MaskRecord]:
         characters, ends = ops.rle_to_string(found.counts, found.offsets)
         text = characters.numpy().tobytes().decode("ascii")
         numbers = zip(found.areas.tolist(), found.boxes.tolist(), found.stability.tolist(), strict=True)
@@ -160,10 +160,10 @@ class MaskResizer:
             rle = {"size": list(self.original_hw), "counts": text[begin:end]}
             yield MaskRecord(rle, area, tuple(box), stability)
 
-    def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[Measured]:
+    def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[EncodedMasks]:
         """Yield `measure` of a few masks of (N, l, l) at a time, in order, so that memory is bounded."""
         low_res = self._checked(low_res)
-        size = _GPU_RECORDS_CHUNK if serves(low_res) else measured_together()
+        size = _GPU_BATCH_SIZE if serves(low_res) else measure_batch_size()
         for part in low_res.split(size) if len(low_res) else ():
             yield self.measure(part, threshold, offset)
 
@@ -174,7 +174,7 @@ class MaskResizer:
         offset: float = 1.0,
         picture_hw: tuple[int, int] | None = None,
         corner: tuple[int, int] = (0, 0),
-    ) -> Measured:
+    ) -> EncodedMasks:
         """Return run lengths, areas, boxes and stability scores of masks (N, l, l).
 
         picture_hw, corner: given if the resizer's image is a crop; the (height, width) of the whole image, and the
@@ -187,7 +187,7 @@ class MaskResizer:
         started = self.start(low_res, threshold, offset, picture_hw, corner)
         numbers = started.numbers()
         started.ask(None)
-        return Measured(*started.joined(), numbers.areas, numbers.boxes, numbers.stability)
+        return EncodedMasks(*started.joined(), numbers.areas, numbers.boxes, numbers.stability)
 
     def start(
         self,
@@ -196,7 +196,7 @@ class MaskResizer:
         offset: float = 1.0,
         picture_hw: tuple[int, int] | None = None,
         corner: tuple[int, int] = (0, 0),
-    ) -> MasksOnHost | MasksOnGpu:
+    ) -> CpuMaskResults | GpuMaskResults:
         """Start `measure` and return an object that gives its results step by step.
 
         On a GPU whose kernels are in use, this doesn't wait for them.
@@ -206,12 +206,14 @@ class MaskResizer:
         low_res = self._checked(low_res)
         height, width = picture_hw or self.original_hw
         if serves(low_res):
-            return MasksOnGpu(low_res, self._prepared_on(low_res.device), threshold, offset, (height, width, *corner))
+            return GpuMaskResults(
+                low_res, self._prepared_on(low_res.device), threshold, offset, (height, width, *corner)
+            )
         if low_res.device.type not in ("cpu", "cuda"):
             low_res = low_res.cpu()
         axes = self._axes_on(low_res.device)
         found = ops.mask_runs(low_res, *axes, threshold, offset, height, width, *corner)
-        return MasksOnHost(*(result.cpu() for result in found))
+        return CpuMaskResults(*(result.cpu() for result in found))
 
     def prepare_for(self, tensor: Tensor) -> None:
         """Compute and cache ahead what `start` needs besides the masks, if `tensor` is on a GPU that runs kernels."""
@@ -220,13 +222,17 @@ class MaskResizer:
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return y_cells, y_weights, x_cells, x_weights on a device; cached on GPUs."""
-        stream = _stream_to_keep_on(device)
-        return _axes_at(device, *self._key) if stream is None else _axes_kept(device, stream, *self._key)
+        stream = _stream_cache_key(device)
+        return _make_axes(device, *self._key) if stream is None else _cached_axes(device, stream, *self._key)
 
     def _prepared_on(self, device: torch.device) -> PreparedAxes:
         """Return the same axes in the form that CUDA kernels take."""
-        stream = _stream_to_keep_on(device)
-        return _prepared_at(device, *self._key) if stream is None else _prepared_kept(device, stream, *self._key)
+        stream = _stream_cache_key(device)
+        return (
+            _make_prepared_axes(device, *self._key)
+            if stream is None
+            else _cached_prepared_axes(device, stream, *self._key)
+        )
 
     def _checked(self, low_res: Tensor) -> Tensor:
         if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
@@ -238,7 +244,7 @@ class MaskResizer:
         return low_res.detach().to(torch.float32)
 
 
-def _axes_at(
+def _make_axes(
     device: torch.device, cells: int, padded: int, y: tuple[int, int], x: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return y_cells, y_weights, x_cells, x_weights on a device. y, x: (content, size), see `axis_weights`."""
@@ -249,29 +255,29 @@ def _axes_at(
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cache `_axes_at` per device and stream: another stream could read a copy that has not arrived yet."""
-    return _axes_at(device, *axes)
+def _cached_axes(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cache `_make_axes` per device and stream: another stream could read a copy that has not arrived yet."""
+    return _make_axes(device, *axes)
 
 
-def _prepared_at(device: torch.device, cells: int, *axes: Any) -> PreparedAxes:
-    return PreparedAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
+def _make_prepared_axes(device: torch.device, cells: int, *axes: Any) -> PreparedAxes:
+    return PreparedAxes(*_make_axes(device, cells, *axes), (cells, cells)).fetch()
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> PreparedAxes:
-    return _prepared_at(device, *axes)
+def _cached_prepared_axes(device: torch.device, stream: int, *axes: Any) -> PreparedAxes:
+    return _make_prepared_axes(device, *axes)
 
 
-def _stream_to_keep_on(device: torch.device) -> int | None:
+def _stream_cache_key(device: torch.device) -> int | None:
     """Return the GPU's current stream as a cache key, or None if results must not be cached."""
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # memory of a captured graph belongs to it
         return None
     return stream_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def _bilinear_source(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bilinear_taps(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return where a bilinear resize (align_corners=False) from `source` to `size` pixels reads.
 
     Returns the lower index, the upper index and the weight of the upper one, each (size,). Positions are computed in

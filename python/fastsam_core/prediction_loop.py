@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import saving
-from ._log import counted, say, warn_once
+from ._log import format_count, log_or_print, warn_once
 from .config import Config
 from .results import Results
 from .sources import Item, Source, load_sources
@@ -28,7 +28,7 @@ EVENTS = (
 )
 Callback = Callable[[Any], Any]
 # Processes a group of images that were read together; the writer, if any, saves the results.
-Run = Callable[[list[Item], saving.ResultWriter | None], Iterable[Results]]
+ProcessBatch = Callable[[list[Item], saving.ResultWriter | None], Iterable[Results]]
 
 
 class PredictionLoop:
@@ -50,7 +50,7 @@ class PredictionLoop:
         self._saved_as: tuple[Any, ...] = ()
         self._calling_back: int | None = None  # id of the thread that is running callbacks inside its batch
         self._lock = threading.RLock()
-        _LOOPS.add(self)
+        _INSTANCES.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Locks and open sources can't be copied; `__setstate__` gives the copy its own.
@@ -58,7 +58,7 @@ class PredictionLoop:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
-        _LOOPS.add(self)
+        _INSTANCES.add(self)
 
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options `vid_stride` and `stream_buffer`, and store it as `dataset`."""
@@ -73,9 +73,9 @@ class PredictionLoop:
 
     # --- the loop ---
 
-    def _loop(self, items: Source | Iterable[Item], config: Config, run: Run) -> Iterator[Results]:
+    def _loop(self, items: Source | Iterable[Item], config: Config, run: ProcessBatch) -> Iterator[Results]:
         """Yield the results of `run`, which gets `config.batch` images at a time; write, report and fire callbacks."""
-        writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
+        writer = saving.ResultWriter(self._folder(config), config) if saving.writes_files(config) else None
         if writer is None and config.show:
             writer = saving.ResultWriter(Path(), config)
         total = dict.fromkeys(Stopwatch().speed, 0.0)
@@ -84,7 +84,7 @@ class PredictionLoop:
         around = (self.batch, self.results) if self._calling_back == threading.get_ident() else None
         try:
             self._fire("on_predict_start")
-            for group in _groups(items, _group_size(items, config)):
+            for group in _batched(items, _batch_size(items, config)):
                 for result in run(group, writer):
                     if isinstance(result, Results):  # a callback may have replaced it by anything
                         count += 1
@@ -92,7 +92,7 @@ class PredictionLoop:
                             total[phase] = total.get(phase, 0.0) + (spent or 0.0)
                     yield result
         except BaseException:
-            if writer is not None and saving.wants_folder(config) and not config.exist_ok:
+            if writer is not None and saving.writes_files(config) and not config.exist_ok:
                 with suppress(OSError):  # fails if the folder isn't empty, which then stays
                     writer.folder.rmdir()
             raise
@@ -109,7 +109,7 @@ class PredictionLoop:
     def _begin(self, items: Sequence[Item]) -> None:
         """Begin a batch: set `self.batch` to these items and fire the callbacks."""
         pictures = [item.image for item in items if item.image is not None]
-        self.batch = [item.path for item in items], pictures, [_label(item) for item in items]
+        self.batch = [item.path for item in items], pictures, [_log_label(item) for item in items]
         self._fire_amid("on_predict_batch_start")
 
     def _end(
@@ -131,7 +131,7 @@ class PredictionLoop:
             if config.verbose:
                 height, width = result.orig_shape
                 spent = sum(phase or 0.0 for phase in result.speed.values())
-                say(f"{_label(item)}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
+                log_or_print(f"{_log_label(item)}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
             if writer is not None:
                 writer.write(item, result)
         self._fire_amid("on_predict_batch_end")
@@ -151,18 +151,18 @@ class PredictionLoop:
         if config.verbose and count:
             means = ", ".join(f"{spent / count:.1f}ms {phase}" for phase, spent in total.items())
             shape = self._input_shape(config)
-            say(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
-        if writer is not None and saving.wants_folder(config):
-            files = counted(writer.labels, "label file")
+            log_or_print(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
+        if writer is not None and saving.writes_files(config):
+            files = format_count(writer.labels, "label file")
             labels = f", {files} in {writer.folder / 'labels'}" if config.save_txt else ""
-            say(f"Results saved to {writer.folder}{labels}")
+            log_or_print(f"Results saved to {writer.folder}{labels}")
 
     def _folder(self, config: Config) -> Path:
         """Return this predictor's output folder; create a new one when the options that name it have changed."""
         wanted = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
         with self._lock:
             if self.save_dir is None or wanted != self._saved_as:
-                self.save_dir, self._saved_as = saving.run_folder(config), wanted
+                self.save_dir, self._saved_as = saving.create_run_folder(config), wanted
             return self.save_dir
 
     def _fire_amid(self, event: str) -> None:
@@ -178,17 +178,17 @@ class PredictionLoop:
             function(self)
 
 
-_LOOPS: weakref.WeakSet[PredictionLoop] = weakref.WeakSet()
+_INSTANCES: weakref.WeakSet[PredictionLoop] = weakref.WeakSet()
 
 
-def _release_locks() -> None:
+def _replace_locks() -> None:
     """Replace the locks in a forked child, where the thread that held one would never release it."""
-    for loop in _LOOPS:
+    for loop in _INSTANCES:
         loop._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_release_locks)
+    os.register_at_fork(after_in_child=_replace_locks)
 
 
 def check_event(event: str) -> None:
@@ -204,7 +204,7 @@ def check_callback(event: str, function: Any) -> None:
         raise TypeError(f"a callback is a function that takes the predictor, not {function!r}")
 
 
-def _group_size(items: Source | Iterable[Item], config: Config) -> int:
+def _batch_size(items: Source | Iterable[Item], config: Config) -> int:
     """Return how many images to read before processing them: `batch`, or 1 for live streams."""
     if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
         warn_once("batch has no effect on live streams: waiting for a full batch would delay their frames")
@@ -212,7 +212,7 @@ def _group_size(items: Source | Iterable[Item], config: Config) -> int:
     return config.batch
 
 
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield groups of up to `size` readable items. If the source raises, first yield what was read, then re-raise."""
     source = iter(items)
     failure: Exception | None = None
@@ -234,7 +234,7 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     raise failure
 
 
-def _label(item: Item) -> str:
+def _log_label(item: Item) -> str:
     """Return a label such as "image 2/7 ", without the total where it is unknown."""
     total = "" if item.total is None else f"/{item.total}"
     frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from . import edges, proposals, saving, segment
 from ._log import warn_once
-from ._tensors import tensor_of
-from .base_tensor import picture_shape
-from .config import PROMPT_KEYS, Config, _switch
+from ._tensors import to_tensor
+from .base_tensor import image_shape
+from .config import PROMPT_KEYS, Config, _boolean
 from .encoded_image import EncodedImage, encode_batch
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
 from .predictor_state import PredictorState, load_single_image
-from .prompts import Prompts, read_texts
+from .prompts import Prompts, parse_texts
 from .results import Results
 from .sources import Item, Source
 from .stopwatch import Stopwatch
-from .text_prompts import TextDetectors, segment_texts
+from .text_prompts import TextDetectorCache, segment_texts
 
 # Methods that subclasses of Ultralytics' predictors override. Here they are only for callers: a run doesn't use them.
-_STEPS = (
+_STEP_METHODS = (
     *("pre_transform", "preprocess", "inference", "prompt_inference", "generate", "postprocess"),
     *("construct_results", "write_results", "stream_inference"),
 )
@@ -57,7 +57,7 @@ class Predictor(PredictorState):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if bypassed := [step for step in _STEPS if step in vars(cls)]:
+        if bypassed := [step for step in _STEP_METHODS if step in vars(cls)]:
             warn_once(
                 f"{cls.__name__} has its own {', '.join(bypassed)}, which calls of a predictor do not go through: "
                 "change results in a callback (on_predict_postprocess_end), or call the steps one by one"
@@ -75,7 +75,7 @@ class Predictor(PredictorState):
         base = cfg if isinstance(cfg, Config) else Config().updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
         self.prompts: dict[str, Any] = {}
-        self._text_detectors = TextDetectors()
+        self._text_detectors = TextDetectorCache()
 
     # --- calls ---
 
@@ -147,12 +147,12 @@ class Predictor(PredictorState):
         given = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
         config = self.args.updated(options)
-        multimask_output = _switch("multimask_output", given.pop("multimask_output", False))
+        multimask_output = _boolean("multimask_output", given.pop("multimask_output", False))
         texts = given.pop("texts", None)
         if texts is not None and given:
             raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(given)}")
         prompts = Prompts.read(**given)
-        request = _Request(config, prompts, multimask_output, None if texts is None else read_texts(texts))
+        request = _Request(config, prompts, multimask_output, None if texts is None else parse_texts(texts))
         self.prompts = {}
         return request
 
@@ -280,7 +280,7 @@ class Predictor(PredictorState):
         prompts = Prompts.read(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks")
-        height, width = picture_shape(src_shape, "src_shape")
+        height, width = image_shape(src_shape, "src_shape")
         with self._lock:
             config = self.args if dst_shape is None else self.args.updated({"imgsz": dst_shape})
             model = self._ready(config)
@@ -288,9 +288,9 @@ class Predictor(PredictorState):
             picture = EncodedImage(None, "features", (height, width))
             picture.features = features
             low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
-            result = _prompted(model, picture, low_res, scores)
+            result = _prompt_results(model, picture, low_res, scores)
         assert result.boxes is not None
-        return None if result.masks is None else tensor_of(result.masks.data), tensor_of(result.boxes.data)
+        return None if result.masks is None else to_tensor(result.masks.data), to_tensor(result.boxes.data)
 
     def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Segment everything; return masks (N, H, W) bool, predicted IoU (N,) and boxes (N, 4) x1, y1, x2, y2.
@@ -305,10 +305,10 @@ class Predictor(PredictorState):
             result = Results.from_dicts(picture.pixels, picture.path, records, device=self._ready(config).device)
         assert result.boxes is not None
         height, width = picture.original_hw
-        boxes = tensor_of(result.boxes.data)
+        boxes = to_tensor(result.boxes.data)
         masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
         if result.masks is not None:
-            masks = tensor_of(result.masks.data)
+            masks = to_tensor(result.masks.data)
         return masks, boxes[:, 4], boxes[:, :4]
 
     def edges(
@@ -365,7 +365,7 @@ class Predictor(PredictorState):
             model = self._ready(self.args)
             conf = self.args.conf_of(model)
             if len(preds) == 2:
-                return [_prompted(model, picture, preds[0], preds[1], conf)]
+                return [_prompt_results(model, picture, preds[0], preds[1], conf)]
         masks, scores, boxes = preds
         rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)
         names = {index: str(index) for index in range(len(scores))}
@@ -378,14 +378,14 @@ class Predictor(PredictorState):
 
         Returns the remaining masks (K, H, W) bool and their indices among the N, (K,) int64, unchanged masks first.
         """
-        return segment.without_small_regions(masks, min_area, nms_thresh)
+        return segment.remove_small_regions(masks, min_area, nms_thresh)
 
 
-def _prompted(
+def _prompt_results(
     model: SamModel, picture: EncodedImage, low_res: Tensor, scores: Tensor, conf: float | None = None
 ) -> Results:
     """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
     chosen = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
-    found = segment.FoundMasks(picture, low_res.device)
-    found.add(chosen, scores[chosen], segment.resizer_for(model, picture).measure_parts(low_res[chosen]))
+    found = segment.MaskCollector(picture, low_res.device)
+    found.add(chosen, scores[chosen], segment.make_resizer(model, picture).measure_parts(low_res[chosen]))
     return found.results(len(scores))

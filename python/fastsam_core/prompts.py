@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._log import warn_once
-from ._tensors import check_plain
+from ._tensors import check_dense
 from .boxes import Boxes
 from .masks import Masks
 from .preprocess import scale_points
@@ -40,7 +40,7 @@ from .preprocess import scale_points
 BINARY_LOGIT = 10.0
 
 # Larger coordinates are rejected like infinite ones: the network turns them into NaN although float32 can hold them.
-_FARTHEST = 1e9
+_MAX_COORDINATE = 1e9
 
 _POINT_FORMS = (
     "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
@@ -78,9 +78,9 @@ class Prompts:
             return None
         if points is None and labels is not None:
             warn_once("labels have no effect without points")
-        boxes = None if bboxes is None else _read_boxes(bboxes)
-        padded, padded_labels, counts = (None, None, ()) if points is None else _read_points(points, labels)
-        prompts = cls(boxes, padded, padded_labels, None if masks is None else _read_masks(masks), counts)
+        boxes = None if bboxes is None else _parse_boxes(bboxes)
+        padded, padded_labels, counts = (None, None, ()) if points is None else _parse_points(points, labels)
+        prompts = cls(boxes, padded, padded_labels, None if masks is None else _parse_masks(masks), counts)
         given = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
         lengths = {name: len(part) for name, part in given.items() if part is not None}
         if len(set(lengths.values())) > 1:
@@ -88,7 +88,7 @@ class Prompts:
             raise ValueError(f"all prompts must be for the same number of objects; got {said}")
         if boxes is None and masks is None and 0 in prompts.counts:
             raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
-        _say_doubts(boxes, padded)
+        _warn_if_suspicious(boxes, padded)
         return prompts
 
     def batches(self, limit: int) -> Iterator[tuple[Tensor, Prompts]]:
@@ -143,7 +143,7 @@ class Prompts:
             warn_once("a point or box lies outside its image: give pixels of the original image, not of a resized one")
 
 
-def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
+def _warn_if_suspicious(boxes: Tensor | None, points: Tensor | None) -> None:
     """Warn about coordinates that are valid but probably a mistake."""
     if boxes is not None and bool((boxes[:, 2:] < boxes[:, :2]).any()):
         warn_once(
@@ -155,7 +155,7 @@ def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
             warn_once(f"all {name} lie in the first pixel: coordinates are pixels, not fractions of the image's size")
 
 
-def read_texts(texts: Any) -> tuple[str, ...]:
+def parse_texts(texts: Any) -> tuple[str, ...]:
     """Return one text or a list of them as a tuple, stripped; None gives an empty tuple.
 
     Raises TypeError for anything else, and ValueError for an empty text.
@@ -170,14 +170,14 @@ def read_texts(texts: Any) -> tuple[str, ...]:
     return tuple(word.strip() for word in words)
 
 
-def _numbers(value: Any, name: str) -> np.ndarray:
+def _to_float64(value: Any, name: str) -> np.ndarray:
     """Convert anything made of numbers to a float64 array; ValueError if it is ragged, TypeError if not numeric."""
     if isinstance(value, Tensor):
-        check_plain(value, name)
+        check_dense(value, name)
         value = value.detach().cpu()
         array = (value.float() if value.is_floating_point() else value).numpy()
     elif isinstance(value, list | tuple):
-        parts = [_numbers(part, name) for part in value] if _needs_care(value) else value
+        parts = [_to_float64(part, name) for part in value] if _contains_tensor(value) else value
         array = np.asarray(parts)  # ValueError if ragged
     else:
         array = np.asarray(value)
@@ -192,24 +192,26 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _needs_care(value: list[Any] | tuple[Any, ...]) -> bool:
+def _contains_tensor(value: list[Any] | tuple[Any, ...]) -> bool:
     """Return whether nested lists contain tensors: NumPy can't read those of other devices and is slow with any."""
-    return any(isinstance(part, Tensor) or (isinstance(part, list | tuple) and _needs_care(part)) for part in value)
+    return any(
+        isinstance(part, Tensor) or (isinstance(part, list | tuple) and _contains_tensor(part)) for part in value
+    )
 
 
 def _finite_float32(array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    near = np.abs(values) <= _FARTHEST  # False for NaN
+    near = np.abs(values) <= _MAX_COORDINATE  # False for NaN
     if not near.all():
         raise ValueError(f"{name} must be finite pixel coordinates; found {array[~near][0]}")
     return torch.from_numpy(values)
 
 
-def _read_boxes(bboxes: Any) -> Tensor:
+def _parse_boxes(bboxes: Any) -> Tensor:
     bboxes = bboxes.xyxy if isinstance(bboxes, Boxes) else bboxes
     try:
-        array = _numbers(bboxes, "bboxes")
+        array = _to_float64(bboxes, "bboxes")
     except ValueError:
         raise ValueError("bboxes are not all of one length; accepted: [x1, y1, x2, y2] or N x 4") from None
     if array.size == 0:
@@ -219,12 +221,12 @@ def _read_boxes(bboxes: Any) -> Tensor:
     return _finite_float32(array.reshape(-1, 4), "bboxes")
 
 
-def _objects(points: Any) -> list[np.ndarray]:
+def _split_objects(points: Any) -> list[np.ndarray]:
     """Convert ragged points to one (P, 2) array per object."""
     objects = []
     for index, value in enumerate(points):
         try:
-            array = _numbers(value, "points")
+            array = _to_float64(value, "points")
         except ValueError:
             raise ValueError(f"points of object {index} don't have two coordinates each; {_POINT_FORMS}") from None
         if array.size == 0:
@@ -235,13 +237,13 @@ def _objects(points: Any) -> list[np.ndarray]:
     return objects
 
 
-def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def _parse_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Return padded points (N, P, 2), padded labels (N, P), and the number of points of each object."""
     nested = True  # whether each object is a list of points
     try:
-        array = _numbers(points, "points")
+        array = _to_float64(points, "points")
     except ValueError:
-        objects = _objects(points)
+        objects = _split_objects(points)
     else:
         if array.size == 0:
             # [] and 0 x 2 mean no objects; [[]] is one object without points.
@@ -255,7 +257,7 @@ def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, .
     most = max(counts, default=1)
     padded = np.zeros((len(objects), most, 2))
     padded_labels = np.full((len(objects), most), -1.0)
-    for index, values in enumerate(_read_labels(labels, counts, nested)):
+    for index, values in enumerate(_parse_labels(labels, counts, nested)):
         padded[index, : counts[index]] = objects[index]
         padded_labels[index, : counts[index]] = values
     if not nested and len(objects) > 1 and bool((padded_labels == 0).any()):
@@ -266,14 +268,14 @@ def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, .
     return _finite_float32(padded, "points"), torch.from_numpy(padded_labels).long(), counts
 
 
-def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.ndarray]:
+def _parse_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.ndarray]:
     """Return an array of counts[i] labels for each object i."""
     if labels is None:
         return [np.ones(count) for count in counts]
     try:
-        array = _numbers(labels, "labels")
+        array = _to_float64(labels, "labels")
     except ValueError:
-        parts = [_numbers(part, "labels") for part in labels]
+        parts = [_to_float64(part, "labels") for part in labels]
     else:
         if array.ndim == 0 or (array.ndim == 1 and nested and len(counts) > 0):
             parts = [array] * len(counts)
@@ -297,7 +299,7 @@ def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.
     return result
 
 
-def _read_masks(masks: Any) -> Tensor:
+def _parse_masks(masks: Any) -> Tensor:
     """Return mask prompts as (N, h, w), of the given dtype: bool, integer or floating-point logits."""
     masks = masks.data if isinstance(masks, Masks) else masks
     if isinstance(masks, list | tuple):
@@ -327,7 +329,7 @@ def _read_masks(masks: Any) -> Tensor:
 
 def _mask_tensor(mask: Any) -> Tensor:
     if isinstance(mask, Tensor):
-        check_plain(mask, "masks")
+        check_dense(mask, "masks")
         tensor = mask.detach().cpu()
     else:
         try:

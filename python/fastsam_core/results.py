@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ._files import append_text
-from ._tensors import tensor_of
-from .base_tensor import Array, BaseTensor, as_tensor, each, select, take, to_numpy
+from ._tensors import to_tensor
+from .base_tensor import Array, BaseTensor, as_tensor, map_values, resolve_index, take_rows, to_numpy
 from .boxes import Boxes
 from .contours import Polygon
 from .masks import RLE, Masks
@@ -21,7 +21,7 @@ from .masks import RLE, Masks
 __all__ = ["BaseTensor", "Boxes", "Masks", "Polygon", "Results"]
 
 # Per-object values besides boxes and masks; they are indexed, moved and dropped together with these.
-_EXTRAS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
+_PER_OBJECT_FIELDS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
 
 
 def _per_object(name: str) -> Any:
@@ -99,7 +99,7 @@ class Results:
         self.stability_score = self._as_scores(stability_score)
         self.point_coords = _as_points(point_coords)
         self.crop_boxes = None if crop_boxes is None else as_tensor(crop_boxes).reshape(-1, 4)
-        for name in _EXTRAS:
+        for name in _PER_OBJECT_FIELDS:
             values = vars(self)[name]
             if values is not None and len(values) != len(self):
                 raise ValueError(f"{len(values)} {name} for {len(self)} objects")
@@ -135,19 +135,19 @@ class Results:
 
     def __getitem__(self, index: Any) -> Results:
         """Return the objects chosen by an int (one row), slice, list, or a bool or integer tensor or array."""
-        rows = select(index, len(self))
-        return self._map(lambda part: part.take(rows), lambda values: take(values, rows))
+        rows = resolve_index(index, len(self))
+        return self._map(lambda part: part.take(rows), lambda values: take_rows(values, rows))
 
     def __iter__(self) -> Iterator[Results]:
         return (self[i] for i in range(len(self)))
 
     def cpu(self) -> Results:
         """Return the results on the CPU."""
-        return self._map(lambda part: part.cpu(), lambda values: each(values, lambda one: tensor_of(one).cpu()))
+        return self._map(lambda part: part.cpu(), lambda values: map_values(values, lambda one: to_tensor(one).cpu()))
 
     def numpy(self) -> Results:
         """Return the results with NumPy arrays instead of tensors."""
-        return self._map(lambda part: part.numpy(), lambda values: each(values, to_numpy))
+        return self._map(lambda part: part.numpy(), lambda values: map_values(values, to_numpy))
 
     def cuda(self) -> Results:
         """Return the results on the current CUDA device."""
@@ -157,7 +157,7 @@ class Results:
         """Return the results with `torch.Tensor.to` applied to every part."""
         return self._map(
             lambda part: part.to(*args, **kwargs),
-            lambda values: each(values, lambda one: tensor_of(one).to(*args, **kwargs)),
+            lambda values: map_values(values, lambda one: to_tensor(one).to(*args, **kwargs)),
         )
 
     def new(self) -> Results:
@@ -184,7 +184,7 @@ class Results:
             self.boxes = self._as_boxes(boxes).clipped()
         if masks is not None:
             self.masks = self._as_masks(masks)
-        for name in _EXTRAS:
+        for name in _PER_OBJECT_FIELDS:
             setattr(self, name, getattr(self, name))
 
     # --- reading ---
@@ -394,7 +394,7 @@ class Results:
         """Return the plot as PNG for a notebook, at most 1024 pixels wide and high."""
         from . import plotting
 
-        return plotting.png(self.plot())
+        return plotting.encode_png(self.plot())
 
     # --- inside ---
 
@@ -419,7 +419,7 @@ class Results:
         other.names, other.speed = dict(self.names), dict(self.speed)
         other.boxes = None if self.boxes is None else rows(self.boxes)
         other.masks = None if self.masks is None else rows(self.masks)
-        for name in _EXTRAS:
+        for name in _PER_OBJECT_FIELDS:
             extra = getattr(self, name)
             setattr(other, name, None if extra is None else values(extra))
         return other
@@ -428,7 +428,7 @@ class Results:
         height, width = self.orig_shape
         parts = [repr(self.path), f"{height} x {width}", f"{len(self)} object{'s' * (len(self) != 1)}"]
         parts += [repr(part) for part in (self.boxes, self.masks) if part is not None]
-        parts += [name for name in _EXTRAS if getattr(self, name) is not None]
+        parts += [name for name in _PER_OBJECT_FIELDS if getattr(self, name) is not None]
         return f"Results({', '.join(parts)})"
 
 
@@ -441,7 +441,7 @@ def _as_points(points: Any) -> Any:
     # Fast path for one click per object, as from segment everything: avoids creating a tensor for each.
     if points and all(isinstance(one, list) and len(one) == 1 for one in points):
         return as_tensor(points).reshape(len(points), -1, 2)
-    each = [as_tensor(one).reshape(-1, 2) for one in points]
-    if each and all(isinstance(one, torch.Tensor) and one.shape == each[0].shape for one in each):
-        return torch.stack(each)
-    return each
+    coords = [as_tensor(one).reshape(-1, 2) for one in points]
+    if coords and all(isinstance(one, torch.Tensor) and one.shape == coords[0].shape for one in coords):
+        return torch.stack(coords)
+    return coords

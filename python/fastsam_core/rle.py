@@ -30,7 +30,7 @@ from ._rle_algebra import (
     translate,
     union,
 )
-from ._rle_dicts import HINT, RLE, integer, one_size, size_of, text_of, texts_of, unpack
+from ._rle_dicts import HINT, RLE, checked_integer, checked_size, common_size, compress_counts, counts_as_bytes, unpack
 from .ops._threads import thread_count
 
 __all__ = [
@@ -67,22 +67,22 @@ def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
     if isinstance(masks, Tensor) and masks.device.type == "cpu" and masks.dtype in (torch.bool, torch.uint8):
         array = masks.numpy()
     if isinstance(array, np.ndarray):
-        found: list[RLE] | None = _rle_dicts.native_result("coco_encode", array, False, True, thread_count())
+        found: list[RLE] | None = _rle_dicts.call_native("coco_encode", array, False, True, thread_count())
         if found is not None:
             return found
-    tensor = masks if isinstance(masks, Tensor) else _tensor(masks)
+    tensor = masks if isinstance(masks, Tensor) else _to_tensor(masks)
     height, width = tensor.shape[-2:] if tensor.dim() == 3 else (0, 0)
-    texts = texts_of(*ops.rle_encode(tensor))
+    texts = compress_counts(*ops.rle_encode(tensor))
     return [{"size": [height, width], "counts": text.decode("ascii")} for text in texts]
 
 
 def to_masks(rles: Sequence[RLE]) -> Tensor:
     """Decode RLEs of equal size to masks (N, H, W) bool; an empty list gives (0, 0, 0)."""
-    found = _rle_dicts.native_result("coco_decode", rles, True, thread_count())
+    found = _rle_dicts.call_native("coco_decode", rles, True, thread_count())
     if found is not None:
         return torch.from_numpy(found.view(bool))
     counts, offsets, sizes = unpack(rles)
-    height, width = one_size(sizes)
+    height, width = common_size(sizes)
     return ops.rle_decode(counts, offsets, height, width)
 
 
@@ -92,7 +92,7 @@ def encode(bimask: NDArray[Any]) -> Any:
     `bimask` is uint8 or bool. Column-major (Fortran) order is fastest, but any memory layout is accepted.
     """
     if type(bimask) is np.ndarray:
-        found = _rle_dicts.native_result("coco_encode", bimask, True, False, thread_count())
+        found = _rle_dicts.call_native("coco_encode", bimask, True, False, thread_count())
         if found is not None:
             return found
     array = np.asarray(bimask)
@@ -100,7 +100,7 @@ def encode(bimask: NDArray[Any]) -> Any:
         raise ValueError(f"a mask must have shape (H, W), or (H, W, N) for several; got {array.shape}")
     masks = array[:, :, None] if array.ndim == 2 else array
     height, width, _ = masks.shape
-    texts = texts_of(*ops.rle_encode(_tensor(masks.transpose(2, 0, 1))))
+    texts = compress_counts(*ops.rle_encode(_to_tensor(masks.transpose(2, 0, 1))))
     rles: list[RLE] = [{"size": [height, width], "counts": text} for text in texts]
     return rles[0] if array.ndim == 2 else rles
 
@@ -110,11 +110,11 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
     Raises MemoryError for valid masks that are too large for this machine.
     """
-    found: NDArray[np.uint8] | None = _rle_dicts.native_result("coco_decode", rleObjs, False, thread_count())
+    found: NDArray[np.uint8] | None = _rle_dicts.call_native("coco_decode", rleObjs, False, thread_count())
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)
-    height, width = one_size(sizes)
+    height, width = common_size(sizes)
     masks = ops.rle_decode(counts, offsets, height, width, column_major=True)  # (N, H, W)
     array: NDArray[np.uint8] = masks.transpose(1, 2).numpy().view(np.uint8).transpose(2, 1, 0)
     return array[:, :, 0] if isinstance(rleObjs, Mapping) else array
@@ -128,7 +128,7 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
     The dtype is uint32, or uint64 if a count exceeds that.
     """
-    found = _rle_dicts.native_result("coco_area", rleObjs, thread_count())
+    found = _rle_dicts.call_native("coco_area", rleObjs, thread_count())
     if found is not None:
         return found
     counts, offsets, _ = unpack(rleObjs)
@@ -140,7 +140,7 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
 def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
     """Return the bounding box x, y, width, height (4,) of an RLE, or (N, 4) for a list; zeros for an empty mask."""
-    found: NDArray[np.float64] | None = _rle_dicts.native_result("coco_to_bbox", rleObjs, thread_count())
+    found: NDArray[np.float64] | None = _rle_dicts.call_native("coco_to_bbox", rleObjs, thread_count())
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)
@@ -161,7 +161,7 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
         ValueError: malformed RLEs or boxes, RLEs of different sizes, or a number of flags other than G.
         TypeError: RLEs on one side and boxes on the other, or anything else.
     """
-    found = _rle_dicts.native_result("coco_iou", dt, gt, pyiscrowd, thread_count())
+    found = _rle_dicts.call_native("coco_iou", dt, gt, pyiscrowd, thread_count())
     if found is not None:
         return found
     (dt_kind, dts), (gt_kind, gts) = _iou_side(dt, "dt"), _iou_side(gt, "gt")
@@ -179,7 +179,7 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
         return _box_iou(dts, gts, iscrowd)
     dt_counts, dt_offsets, dt_sizes = unpack(dts)
     gt_counts, gt_offsets, gt_sizes = unpack(gts)
-    one_size(dt_sizes + gt_sizes)
+    common_size(dt_sizes + gt_sizes)
     return ops.rle_iou(dt_counts, dt_offsets, gt_counts, gt_offsets, torch.from_numpy(iscrowd)).numpy()
 
 
@@ -225,13 +225,13 @@ def merge(rleObjs: Sequence[RLE], intersect: bool | int = False) -> RLE:
 
     One mask gives that mask; an empty list gives a mask of size 0 x 0.
     """
-    found: RLE | None = _rle_dicts.native_result("coco_merge", rleObjs, bool(intersect), thread_count())
+    found: RLE | None = _rle_dicts.call_native("coco_merge", rleObjs, bool(intersect), thread_count())
     if found is not None:
         return found
     counts, offsets, sizes = unpack(rleObjs)
-    height, width = one_size(sizes)
+    height, width = common_size(sizes)
     runs = counts if len(sizes) == 1 else ops.rle_merge(counts, offsets, bool(intersect))
-    (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
+    (text,) = compress_counts(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
     return {"size": [height, width], "counts": text}
 
 
@@ -263,7 +263,7 @@ def frPyObjects(pyobj: Any, h: int, w: int) -> Any:
     if isinstance(pyobj[0], Mapping):
         return _compress(pyobj)
     single = not isinstance(pyobj[0], (list, tuple, np.ndarray))
-    shapes = [_numbers(item) for item in ([pyobj] if single else pyobj)]
+    shapes = [_float_array(item) for item in ([pyobj] if single else pyobj)]
     if len(shapes[0]) == 4:
         rles = _rasterise([_corners(box) for box in shapes], h, w)
     elif len(shapes[0]) > 4 and not (isinstance(pyobj, np.ndarray) and not single):
@@ -279,27 +279,27 @@ def _compress(rles: Iterable[Any]) -> list[RLE]:
     """Compress uncompressed RLEs; RLEs that are compressed already are checked and passed through."""
     packed = []
     for rle in rles:
-        height, width = size_of(rle)
+        height, width = checked_size(rle)
         counts = rle.get("counts")
         if isinstance(counts, (list, tuple, np.ndarray)):
             runs = _run_lengths(counts, height * width)
-            (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
+            (text,) = compress_counts(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
         else:
             unpack(rle)
-            text = text_of(rle)
+            text = counts_as_bytes(rle)
         packed.append({"size": [height, width], "counts": text})
     return packed
 
 
 def _run_lengths(counts: Any, pixels: int) -> Tensor:
     values = [counts] if isinstance(counts, np.ndarray) and counts.ndim == 0 else list(counts)
-    runs = [integer(value, "a run length") for value in values]
+    runs = [checked_integer(value, "a run length") for value in values]
     if sum(runs) != pixels:
         raise ValueError(f"the runs sum to {sum(runs)}, but the size has {pixels} pixels. {HINT}")
     return torch.tensor(runs, dtype=torch.int64, device="cpu")
 
 
-def _numbers(item: Any) -> NDArray[np.float64]:
+def _float_array(item: Any) -> NDArray[np.float64]:
     try:
         values = np.asarray(item, dtype=np.float64)
     except (TypeError, ValueError):
@@ -326,15 +326,16 @@ def _rasterise(polygons: list[NDArray[np.float64]], h: int, w: int) -> list[RLE]
     # Accept integral floats, because sizes from tables and JSON often are floats. An RLE's own `size` must be integers.
     given: tuple[tuple[str, Any], ...] = ("h", h), ("w", w)
     height, width = (
-        integer(int(side) if isinstance(side, float) and side.is_integer() else side, name) for name, side in given
+        checked_integer(int(side) if isinstance(side, float) and side.is_integer() else side, name)
+        for name, side in given
     )
     offsets = torch.tensor([0, *np.cumsum([len(polygon) for polygon in polygons]).tolist()], device="cpu")
     points = torch.from_numpy(np.concatenate(polygons))
-    texts = texts_of(*ops.rle_from_polygon(points, offsets, height, width))
+    texts = compress_counts(*ops.rle_from_polygon(points, offsets, height, width))
     return [{"size": [height, width], "counts": text} for text in texts]
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def _to_tensor(array: NDArray[Any]) -> Tensor:
     array = np.asarray(array)
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
         raise ValueError(f"masks must be bool or uint8, not {array.dtype}; threshold them first, as in masks > 0")

@@ -65,7 +65,7 @@ class MaskRuns:
         if len(parts) == 1:
             return parts[0]
         fields = ((part.columns, part.tops, part.bottoms) for part in parts)
-        columns, tops, bottoms = zip(*fields, strict=True) if parts else ((_NONE,), (_NONE,), (_NONE,))
+        columns, tops, bottoms = zip(*fields, strict=True) if parts else ((_NO_RUNS,), (_NO_RUNS,), (_NO_RUNS,))
         return cls(np.concatenate(columns), np.concatenate(tops), np.concatenate(bottoms))
 
     def area(self) -> int:
@@ -109,10 +109,10 @@ class MaskRuns:
         return np.repeat(values, np.diff(edges)).reshape(width, height).T
 
 
-_NONE = np.zeros(0, np.int64)
+_NO_RUNS = np.zeros(0, np.int64)
 # Run lengths to encode at once. Encoding many masks together is faster, but needs working memory of many times their
 # run lengths' size.
-_ENCODED_AT_ONCE = 1 << 18
+_COUNTS_PER_ENCODE = 1 << 18
 
 
 def find_changes(padded: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ def encode_counts(counts: list[np.ndarray], height: int, width: int) -> list[dic
     from . import ops
 
     rles = []
-    for group in _groups(counts, _ENCODED_AT_ONCE):
+    for group in _groups(counts, _COUNTS_PER_ENCODE):
         runs = torch.from_numpy(np.concatenate(group).astype(np.int64, copy=False))
         offsets = torch.tensor([0, *accumulate(len(mask) for mask in group)], device="cpu")
         characters, ends = ops.rle_to_string(runs, offsets)

@@ -11,7 +11,7 @@ import torch
 
 from ._log import warn_once
 from .device import select_device
-from .model_facade import MAKING, ModelFacade, Summary
+from .model_facade import CREATION_LOCK, ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
@@ -170,7 +170,7 @@ class SAM(ModelFacade):
         )
 
     def _ready_predictor(self) -> Predictor:
-        with MAKING:
+        with CREATION_LOCK:
             if self.predictor is None:
                 self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
             predictor = self.predictor

@@ -11,27 +11,27 @@ import torch
 from torch import Tensor
 
 from . import ops
-from ._tensors import tensor_of
+from ._tensors import to_tensor
 from .config import Config
 from .encoded_image import EncodedImage
 from .everything import count_batches, generate_masks
-from .everything.candidates import least_decoded
+from .everything.candidates import min_decoded_iou
 from .masks import Masks
 from .models.common import to_device
 from .models.sam_model import SamModel
-from .postprocess import MaskResizer, Measured
+from .postprocess import EncodedMasks, MaskResizer
 from .prompts import Prompts
 from .results import Results
 from .stopwatch import Stopwatch
 
 # Objects decoded together before their masks are converted to run lengths. With three masks each they take 24 MiB of
 # logits at an input size of 1024; resizing a mask prompt of the image's size takes 4 MiB per object.
-_BATCH = 32
+_PROMPT_BATCH_SIZE = 32
 
 # Seconds before a progress bar appears. Segment everything can take minutes on a CPU.
-_PATIENCE = 2.0
+_PROGRESS_BAR_DELAY = 2.0
 
-Decoded = tuple[Tensor, Tensor, Tensor]
+DecodedBatch = tuple[Tensor, Tensor, Tensor]
 
 
 def decode_prompts(
@@ -41,7 +41,7 @@ def decode_prompts(
     multimask_output: bool,
     dtype: torch.dtype | None,
     watch: Stopwatch,
-) -> Iterator[Decoded]:
+) -> Iterator[DecodedBatch]:
     """Decode prompts in batches.
 
     Yields the indices of a batch's objects (K,), low-resolution logits (K, M, S / 4, S / 4) and predicted IoU (K, M),
@@ -52,7 +52,7 @@ def decode_prompts(
         return
     prepared = picture.prepared(model, dtype, watch)
     device = model.device
-    for index, part in prompts.batches(_BATCH):
+    for index, part in prompts.batches(_PROMPT_BATCH_SIZE):
         with watch.phase("inference", device), torch.no_grad():
             inputs = part.to_model(picture.original_hw, picture.resized_hw(model), model.image_size)
             # Copied asynchronously, so that the host doesn't wait for a GPU that is still encoding.
@@ -81,7 +81,7 @@ def low_res_masks(
     return logits.flatten(0, 1), scores.flatten()
 
 
-def resizer_for(model: SamModel, picture: EncodedImage) -> MaskResizer:
+def make_resizer(model: SamModel, picture: EncodedImage) -> MaskResizer:
     """Return the resizer from the model's low-resolution logits to the image's pixels."""
     return MaskResizer(picture.resized_hw(model), picture.original_hw, model.image_size)
 
@@ -91,14 +91,14 @@ def segment_prompts(
 ) -> Results:
     """Segment prompted objects: one mask each, or three with `multimask_output`; keep predicted IoUs above `conf`."""
     per_object = 3 if multimask_output else 1
-    resizer = resizer_for(model, picture)
-    found = FoundMasks(picture, model.device)
+    resizer = make_resizer(model, picture)
+    found = MaskCollector(picture, model.device)
     for index, low_res, predicted_iou in decode_prompts(model, picture, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
             scores = predicted_iou.flatten().cpu()  # filtering a few numbers on a GPU would cost several launches
             chosen = (scores > config.conf_of(model)).nonzero()[:, 0]
             places = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[chosen]
-            found.add(places, scores[chosen], resizer.measure_parts(_rows(low_res.flatten(0, 1), chosen)))
+            found.add(places, scores[chosen], resizer.measure_parts(_select_rows(low_res.flatten(0, 1), chosen)))
     with watch.phase("postprocess", model.device):
         results = found.results(len(prompts) * per_object)
     if prompts.points is not None:
@@ -107,7 +107,7 @@ def segment_prompts(
     return results
 
 
-def _rows(logits: Tensor, chosen: Tensor) -> Tensor:
+def _select_rows(logits: Tensor, chosen: Tensor) -> Tensor:
     """Return logits[chosen]. chosen: ascending row indices, on the CPU.
 
     On the CPU the rows are copied by NumPy, not PyTorch, whose threads would go on spinning and compete with those of
@@ -120,7 +120,7 @@ def _rows(logits: Tensor, chosen: Tensor) -> Tensor:
     return logits[to_device(chosen, logits.device)]
 
 
-class FoundMasks:
+class MaskCollector:
     """Collector of the masks found for an image's prompts, which it turns into `Results`.
 
     places: the index of each mask among all that were decoded, which becomes its class; sorted by `results`.
@@ -134,7 +134,7 @@ class FoundMasks:
         self._stability: list[np.ndarray] = []
         self._masks: list[Masks] = []
 
-    def add(self, places: Tensor, scores: Tensor, measured: Iterable[Measured]) -> None:
+    def add(self, places: Tensor, scores: Tensor, measured: Iterable[EncodedMasks]) -> None:
         """Add K masks: places (K,) int64, predicted IoU (K,), and their measurements in parts."""
         self.places += places.tolist()
         self._scores.append(scores.float().cpu())
@@ -177,7 +177,7 @@ def generate_records(
 ) -> list[dict[str, Any]]:
     """Segment everything; return the records of `everything.generate_masks`. progress: show a progress bar."""
     options = config.generate_options(model, picture.original_hw)
-    above = least_decoded(*(options[key] for key in ("conf_thres", "stability_share", "highest_stability")))
+    above = min_decoded_iou(*(options[key] for key in ("conf_thres", "stability_share", "highest_stability")))
     device = model.device
     current: tuple[list[int], Any] | None = None
 
@@ -198,11 +198,14 @@ def generate_records(
             bar.update()
         return predicted_iou, timed_logits
 
-    with _bar(picture.original_hw, options) if progress else nullcontext() as bar, watch.phase("postprocess", device):
+    with (
+        _progress_bar(picture.original_hw, options) if progress else nullcontext() as bar,
+        watch.phase("postprocess", device),
+    ):
         return generate_masks(decode, picture.original_hw, **options, input_long_side=model.image_size)
 
 
-def _bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
+def _progress_bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
     """Return a progress bar over the batches of points."""
     from tqdm import tqdm
 
@@ -212,7 +215,7 @@ def _bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
         desc="segment everything",
         unit="batch",
         leave=False,
-        delay=_PATIENCE,
+        delay=_PROGRESS_BAR_DELAY,
         disable=None,  # show it on a terminal only
     )
 
@@ -228,9 +231,9 @@ def segment_everything(
     return results if all(passed) else results[passed]
 
 
-def without_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:
+def remove_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:
     """Implement `Predictor.remove_small_regions`."""
-    masks = tensor_of(masks)
+    masks = to_tensor(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {tuple(masks.shape)}; accepted: (N, H, W)")
     if len(masks) == 0:

@@ -27,7 +27,7 @@ class Stopwatch:
     def speed(self) -> dict[str, float]:
         """Milliseconds per phase, counting phases that have ended. Waits for a CUDA device to reach their ends."""
         for name, begin, end in self._ended:
-            self._spent[name] += _milliseconds(begin, end)
+            self._spent[name] += _elapsed_ms(begin, end)
         self._ended.clear()
         return self._spent
 
@@ -42,13 +42,13 @@ class Stopwatch:
             self._switch(outer, device)
 
     def _switch(self, name: str | None, device: torch.device) -> None:
-        now = _moment(device)
+        now = _timestamp(device)
         if self._phase is not None:
             self._ended.append((self._phase, self._since, now))
         self._phase, self._since = name, now
 
 
-def _moment(device: torch.device) -> Any:
+def _timestamp(device: torch.device) -> Any:
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -56,7 +56,7 @@ def _moment(device: torch.device) -> Any:
     return event
 
 
-def _milliseconds(begin: Any, end: Any) -> float:
+def _elapsed_ms(begin: Any, end: Any) -> float:
     if isinstance(begin, float):
         return 1000 * (end - begin)
     end.synchronize()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ._tensors import tensor_of
+from ._tensors import to_tensor
 from .config import Config
 from .encoded_image import EncodedImage
 from .models.sam_model import SamModel
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .detect.open_vocabulary import OpenVocabularyDetector
 
 
-class TextDetectors:
+class TextDetectorCache:
     """Cache for a predictor's open-vocabulary detector, which is created on first use and when the options change."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def segment_texts(
     boxes = Prompts(boxes=torch.from_numpy(found.boxes))
     result = segment_prompts(model, picture, boxes, multimask_output, config, watch)
     assert result.boxes is not None
-    rows = tensor_of(result.boxes.data).clone()
+    rows = to_tensor(result.boxes.data).clone()
     per_object = 3 if multimask_output else 1
     prompts = rows[:, 5].long().cpu().numpy() // per_object
     rows[:, 4] = torch.from_numpy(found.scores[prompts]).to(rows)

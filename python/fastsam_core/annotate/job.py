@@ -9,7 +9,7 @@ from typing import Any
 
 from .._log import logger
 from ..sources import Source
-from ..sources.video import expected_frames
+from ..sources.video import expected_frame_count
 from .annotator import Annotator
 from .assemble import assemble
 from .files import LabelFiles
@@ -137,7 +137,7 @@ class Job:
             return None if source is None or self._shard != WHOLE else source.expected()
         keys = [key for key in self._files.keys if key in self._shard]
         videos = [self._files.path(key) for key in keys if is_video(key)]
-        return len(keys) - len(videos) + sum(expected_frames(path, 1) or 0 for path in videos)
+        return len(keys) - len(videos) + sum(expected_frame_count(path, 1) or 0 for path in videos)
 
     def _names(self) -> dict[str, str]:
         """Return the names of label files by key, for the image files of this shard."""

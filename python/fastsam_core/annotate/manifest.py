@@ -266,7 +266,7 @@ def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
         if stays(path):
             os.close(file)
         else:
-            _locks.remove(file, path)
+            _locks.close_and_remove(file, path)
 
 
 def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
@@ -285,7 +285,7 @@ def _opened(path: Path, flags: int = 0) -> int:
         file = _locks.open_file(path, os.O_APPEND | flags)
         try:
             _lock(file, path)
-            if _locks.is_still(file, path):
+            if _locks.is_same_file(file, path):
                 return file
         except BaseException:
             os.close(file)
@@ -295,7 +295,7 @@ def _opened(path: Path, flags: int = 0) -> int:
 
 def _lock(file: int, path: Path) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while not _locks.lock(file, path):
+    while not _locks.try_lock(file, path):
         if time.monotonic() >= deadline:
             raise ValueError(f'another process is writing {path}; wait for it, or divide the images with shard="i/n"')
         time.sleep(0.05)

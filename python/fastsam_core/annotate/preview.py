@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plotting import text
-from ..plotting.output import encoded
+from ..plotting.output import encode_image
 from ..results import Results
 from .shards import stable_hash
 
@@ -48,7 +48,7 @@ class Preview:
 
     def tile(self, key: str, results: Results) -> tuple[str, bytes]:
         """Return the relative path and the PNG content of the image's thumbnail."""
-        return self.path(key), encoded(_tile(_small(results.plot(labels=False)), key), ".png")
+        return self.path(key), encode_image(_tile(_small(results.plot(labels=False)), key), ".png")
 
     def sheet(self, folder: Path) -> bytes | None:
         """Return the sheet of all thumbnails as JPEG, or None if there are none. Images that failed are missing."""
@@ -57,7 +57,7 @@ class Preview:
         files = [(folder / self.path(key)).read_bytes() for key in self.keys if self.has_tile(folder, key)]
         tiles = [cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) for content in files if content]
         shown = [np.asarray(tile, np.uint8) for tile in tiles if tile is not None]
-        return encoded(_sheet(shown), ".jpg") if shown else None
+        return encode_image(_sheet(shown), ".jpg") if shown else None
 
 
 def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -79,7 +79,7 @@ def _tile(picture: NDArray[np.uint8], key: str) -> NDArray[np.uint8]:
     # Long names are cut at the start, as the end of a path says most. Unprintable characters are left out.
     shown = "".join(letter for letter in os.path.splitext(key)[0] if letter.isprintable())
     shown = shown if len(shown) <= 34 else "..." + shown[-31:]
-    caption = text.render(shown or "?", "", 12, _TEXT, _GROUND)[:_CAPTION, :_TILE]
+    caption = text.render_label(shown or "?", "", 12, _TEXT, _GROUND)[:_CAPTION, :_TILE]
     tile[_TILE : _TILE + caption.shape[0], : caption.shape[1]] = caption
     return tile
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .._log import counted
+from .._log import format_count
 from .manifest import History
 
 _CLASSES = 20
@@ -14,7 +14,7 @@ _REASONS = 3
 def summary(history: History, folder: str, now: int, seconds: float) -> str:
     """Return one line: files, objects by class, what was skipped and why, and the rate of this run's `now` images."""
     files = len(history.finished)
-    text = f"{counted(files, 'label file')} in {folder} ({_counts(history.classes)})"
+    text = f"{format_count(files, 'label file')} in {folder} ({_counts(history.classes)})"
     if history.empty and history.classes:
         text += f"; {history.empty} without objects"
     if history.failed:

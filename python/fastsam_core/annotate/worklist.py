@@ -18,7 +18,7 @@ from ..sources.paths import (
     Entry,
     expand_user,
     file_entry,
-    files_below,
+    find_files,
     glob_entries,
     list_entries,
     suffix_of,
@@ -136,7 +136,7 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
     if not path or not os.path.isdir(path):
         return None
     root = os.path.abspath(path)
-    keys = files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, output)
+    keys = find_files(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, output)
     if not keys:
         raise FileNotFoundError(
             f"no image or video in the folder {root} or below it; suffixes looked for: "

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from ..prompts import Prompts, read_texts
+from ..prompts import Prompts, parse_texts
 from ..results import Results
 
 # Masks of fewer pixels are too small to compare with texts.
@@ -46,7 +46,7 @@ class Choice:
         """
         if all(given is None for given in (bboxes, points, labels, texts)):
             return None
-        words = read_texts(texts)
+        words = parse_texts(texts)
         boxed = None if bboxes is None else Prompts.read(bboxes)
         boxes = None if boxed is None or boxed.boxes is None else boxed.boxes.numpy()
         if points is None:

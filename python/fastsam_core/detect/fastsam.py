@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._tensors import tensor_of
+from .._tensors import to_tensor
 from ..results import Results
 from .choose import Choice, Matcher
 from .yolo.model import YOLO
@@ -115,7 +115,7 @@ def _at_border(result: Results) -> Results:
     """Move box sides near the border onto it, and make boxes of nearly the whole image the whole. Masks stay."""
     if result.boxes is None or not len(result.boxes):
         return result
-    rows = tensor_of(result.boxes.data).clone()
+    rows = to_tensor(result.boxes.data).clone()
     height, width = result.orig_shape
     boxes = rows[:, :4]
     boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER, 0, boxes[:, :2])

@@ -18,7 +18,7 @@ from ..annotate.rows import load_row
 from ..annotate.shards import WHOLE, stable_hash
 from ..annotate.worklist import FileList, label_names, list_files
 from ..formats._writing import relative_path
-from ..sources.paths import IMAGE_SUFFIXES, files_below
+from ..sources.paths import IMAGE_SUFFIXES, find_files
 
 KINDS = ("folder", "parquet", "webdataset")
 _IMAGE_EXTENSIONS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
@@ -153,7 +153,7 @@ class WebInput:
         tars = [
             path
             for one in map(str, given)
-            for path in ([f"{one}/{name}" for name in files_below(one, {".tar"})] if os.path.isdir(one) else [one])
+            for path in ([f"{one}/{name}" for name in find_files(one, {".tar"})] if os.path.isdir(one) else [one])
         ]
         first: dict[str, str] = {}
         for path in tars:

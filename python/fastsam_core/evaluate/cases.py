@@ -82,7 +82,7 @@ class Cases:
         from ..plotting import text
 
         title = "".join(letter for letter in f"{kind} {case['title']}" if letter.isprintable())
-        caption = text.render(title if len(title) <= 36 else title[:33] + "...", "", 12, _TEXT, _GROUND)
+        caption = text.render_label(title if len(title) <= 36 else title[:33] + "...", "", 12, _TEXT, _GROUND)
         caption = caption[:_CAPTION, :_TILE]
         tile[_TILE : _TILE + caption.shape[0], : caption.shape[1]] = caption
         return tile

@@ -15,7 +15,7 @@ from ..config import Config
 from ..encoded_image import EncodedImage
 from ..models.sam_model import SamModel
 from ..prompts import Prompts
-from ..segment import decode_prompts, resizer_for
+from ..segment import decode_prompts, make_resizer
 from ..stopwatch import Stopwatch
 from .clicks import Click, Mask, innermost, next_click
 from .truth import TrueObject
@@ -50,7 +50,7 @@ class Prompted:
 
     def __init__(self, model: SamModel, picture: EncodedImage, config: Config) -> None:
         self.model, self.picture, self._dtype = model, picture, config.dtype
-        self._resizer = resizer_for(model, picture)
+        self._resizer = make_resizer(model, picture)
 
     def one_click(self, objects: Sequence[TrueObject]) -> list[FirstMask]:
         """Return the masks for a click on each object's `innermost` pixel."""

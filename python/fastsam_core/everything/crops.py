@@ -38,7 +38,7 @@ def crop_boxes(image_size: tuple[int, int], layers: int, overlap_ratio: float) -
     return boxes
 
 
-def near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]) -> np.ndarray:
+def is_near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]) -> np.ndarray:
     """Return for each box whether one of its sides lies on an edge of the crop that is not an edge of the image.
 
     Such masks are probably cut off. boxes: (N, 4), like `crop_box` (x0, y0, x1, y1) in pixels of the image.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arguments import UsageError, check_keys
-from .._log import counted
+from .._log import format_count
 from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
@@ -78,7 +78,7 @@ def convert_labels(
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
     maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six
     significant digits of the fraction of the image's side in YOLO's text. Objects that a format can't hold are left out
-    and counted: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
+    and format_count: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
     image in YOLO's text. With YOLO labels, an image that can't be read is logged and left out.
 
     Raises ValueError for malformed files, naming the file and the line or field, and if labels or images that are read
@@ -181,5 +181,7 @@ def run(values: dict[str, Any]) -> None:
             raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
     check_keys(values, list(dict.fromkeys(["images", "names", *_options_of(WRITERS[to])])), f"convert to={to}")
     done = convert_labels(data, output, from_=from_, to=to, **values)
-    left = f"; {counted(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
-    print(f"{counted(done.images, 'image')}, {counted(done.objects, 'object')}{left}; saved to {Path(output)}")
+    left = f"; {format_count(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
+    print(
+        f"{format_count(done.images, 'image')}, {format_count(done.objects, 'object')}{left}; saved to {Path(output)}"
+    )

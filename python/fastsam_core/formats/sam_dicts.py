@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._tensors import tensor_of
+from .._tensors import to_tensor
 from ..masks import Masks
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def _number(values: Any, row: int, otherwise: float | None) -> float | None:
 def _plain(values: Any, row: int, otherwise: list[Any]) -> list[Any]:
     if values is None:
         return otherwise
-    return tensor_of(values[row]).double().tolist()
+    return to_tensor(values[row]).double().tolist()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._files import home
-from .._log import counted
+from .._files import cache_folder
+from .._log import format_count
 from ..device import select_device
 from .download import download
 from .locate import as_path, as_text, fetch, no_file, not_found
@@ -87,14 +87,14 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         return given
     spec = MODELS.get(text) or (_spec_of(text) if given.name == text else None)
     if spec is None:
-        stored = home() / text
+        stored = cache_folder() / text
         if os.path.isfile(stored):
             return stored
         if os.path.exists(given):
             raise no_file(text)
         raise _unknown(text)
     names = [text, *spec.file_names] if text != spec.name else list(spec.file_names)
-    folders = [Path(), home()] if text == spec.name else [home()]
+    folders = [Path(), cache_folder()] if text == spec.name else [cache_folder()]
     for folder in folders:
         for name in names:
             if os.path.isfile(folder / name):
@@ -123,7 +123,7 @@ def identify(state: Mapping[str, Tensor], likely: str | None = None) -> str:
     looks = f"; it looks like {guess}" if guess else ""
     expected = likely or f"one of: {', '.join(MODELS)}"
     raise ValueError(
-        f"found {counted(len(state), 'tensor')} ({first}...){looks}. Expected the state dict of {expected}"
+        f"found {format_count(len(state), 'tensor')} ({first}...){looks}. Expected the state dict of {expected}"
     )
 
 
@@ -140,7 +140,7 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
     broken = [key for key, value in model.state_dict().items() if not _finite(value)]
     if broken:
         raise ValueError(
-            f"NaN or infinite numbers in {counted(len(broken), 'tensor')}, such as {broken[0]}: the file is damaged, "
+            f"NaN or infinite numbers in {format_count(len(broken), 'tensor')}, such as {broken[0]}: the file is damaged, "
             "or the training that made it went wrong"
         )
 
@@ -158,7 +158,7 @@ def describe(name: str, state: Mapping[str, Tensor]) -> str:
     shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected(name)[key]}" for key in other]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
-        f"{counted(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
+        f"{format_count(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
         for keys, what in parts
         if keys
     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .._files import home, write_text
+from .._files import cache_folder, write_text
 from .._log import logger
 from .download import download, sha256_of
 from .published import published
@@ -22,7 +22,7 @@ def locate(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]])
     ValueError as `fetch` does.
     """
     text = as_text(model)
-    for place in (as_path(text), home() / text):
+    for place in (as_path(text), cache_folder() / text):
         if os.path.isfile(place):
             return place
     if text in official:
@@ -55,7 +55,7 @@ def fetch(name: str, urls: Sequence[str]) -> Path:
 
     Raises ConnectionError if no address can be reached, ValueError if the content is wrong.
     """
-    target, failures = home() / name, []
+    target, failures = cache_folder() / name, []
     note = target.with_name(f"{name}.sha256")
     for url in urls:
         facts = published(url)
@@ -75,7 +75,7 @@ def fetch(name: str, urls: Sequence[str]) -> Path:
         if not expected:
             write_text(note, f"{sha256_of(path)}  {name}\n")
         return path
-    raise ConnectionError(f"{name} is neither in the current folder nor in {home()}: " + " | ".join(failures))
+    raise ConnectionError(f"{name} is neither in the current folder nor in {cache_folder()}: " + " | ".join(failures))
 
 
 def _noted(note: Path) -> str | None:
@@ -108,6 +108,6 @@ def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
     close = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return FileNotFoundError(
-        f"no checkpoint {text!r} in {os.getcwd()} or {home()}, and no official model of that name "
+        f"no checkpoint {text!r} in {os.getcwd()} or {cache_folder()}, and no official model of that name "
         f"({', '.join(names)}){hint}"
     )

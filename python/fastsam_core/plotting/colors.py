@@ -54,7 +54,7 @@ DISTANCES = np.linalg.norm(_LAB[:, None] - _LAB[None], axis=2)
 MIN_DISTANCE = 0.15
 
 
-def neighbours(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, int]]:
+def adjacent_pairs(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, int]]:
     """Return the pairs (smaller, larger) of labels that are adjacent in an integer map (H, W).
 
     Negative labels are background. The map is first subsampled to a long side of about `long_side`, and labels count as
@@ -72,7 +72,7 @@ def neighbours(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, in
     return pairs
 
 
-def assign(wanted: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+def assign_colors(wanted: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Return a palette index for each object so that neighbours get distinguishable colours.
 
     wanted: preferred colour of each object, modulo the palette size. order: order in which objects choose. pairs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._limits import WIDEST_LINE
+from .._limits import MAX_LINE_WIDTH
 from ..config import _number
 from . import colors, text
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..results import Results
 
 COLOR_MODES = ("class", "instance")
-FILL = 0.45  # opacity of a mask's fill: both photo and colours stay recognisable
-CROWD = 20  # with more masks than this, boxes and labels are omitted, since they would hide the masks
-# Line widths as fractions of the mean of the image's height and width. `BOX` is Ultralytics' default.
-BOX, OUTLINE, CROWDED_OUTLINE = 0.003, 0.002, 0.0015
-_SUBPIXEL = 4  # bits of sub-pixel precision in OpenCV's line drawing
+FILL_OPACITY = 0.45  # opacity of a mask's fill: both photo and colours stay recognisable
+CROWD_SIZE = 20  # with more masks than this, boxes and labels are omitted, since they would hide the masks
+# Line widths as fractions of the mean of the image's height and width. `BOX_LINE_WIDTH` is Ultralytics' default.
+BOX_LINE_WIDTH, OUTLINE_WIDTH, CROWDED_OUTLINE_WIDTH = 0.003, 0.002, 0.0015
+_SUBPIXEL_BITS = 4  # bits of sub-pixel precision in OpenCV's line drawing
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def draw(results: Results, style: Style | None = None, image: np.ndarray | None 
     masks = results.masks if style.masks else None
     classes = rows[:, 5].astype(int).tolist() if style.color_mode == "class" else list(range(len(rows)))
     if masks is not None and len(masks):
-        share = CROWDED_OUTLINE if len(masks) > CROWD else OUTLINE
-        shades = _draw_masks(canvas, masks, classes, _width(style, results.orig_shape, share))
+        share = CROWDED_OUTLINE_WIDTH if len(masks) > CROWD_SIZE else OUTLINE_WIDTH
+        shades = _draw_masks(canvas, masks, classes, _line_width(style, results.orig_shape, share))
     else:
         shades = [number % len(colors.PALETTE) for number in classes]
-    if style.boxes and results.boxes is not None and not (masks is not None and len(masks) > CROWD):
+    if style.boxes and results.boxes is not None and not (masks is not None and len(masks) > CROWD_SIZE):
         _draw_boxes(canvas, results, rows, shades, style)
     return canvas
 
@@ -89,11 +89,11 @@ def _draw_masks(canvas: np.ndarray, masks: Masks, classes: list[int], width: int
     # If every mask has a class of its own, as with SAM, colours may change to keep neighbours apart. Otherwise all
     # masks of a class keep the colour of the class.
     if len(set(classes)) == len(classes):
-        shades = colors.assign(classes, order, colors.neighbours(top))
+        shades = colors.assign_colors(classes, order, colors.adjacent_pairs(top))
     else:
         shades = [number % len(colors.PALETTE) for number in classes]
     _tint(canvas, top, np.array([colors.PALETTE[shade] for shade in shades], np.uint8))
-    _stroke(canvas, [(outlines[i], colors.LIGHT[shades[i]]) for i in order if i in outlines], width)
+    _draw_outlines(canvas, [(outlines[i], colors.LIGHT[shades[i]]) for i in order if i in outlines], width)
     return shades
 
 
@@ -103,7 +103,7 @@ def _tint(canvas: np.ndarray, top: np.ndarray, fills: np.ndarray) -> None:
     # Work in bands of rows to bound the memory for looked-up colours of a large photo.
     for start in range(0, len(canvas), 256):
         band, labels = canvas[start : start + 256], top[start : start + 256]
-        mixed = cv2.addWeighted(band, 1 - FILL, fills[labels], FILL, 0)
+        mixed = cv2.addWeighted(band, 1 - FILL_OPACITY, fills[labels], FILL_OPACITY, 0)
         np.copyto(band, mixed, where=(labels >= 0)[..., None])
 
 
@@ -125,22 +125,22 @@ def _outlines(crop: np.ndarray, corner: tuple[int, int], smooth: int) -> list[np
             # Adjacent points of a moving average are almost collinear, so every other one draws the same at half the
             # cost.
             points = ((sums[window:] - sums[:-window]) / window)[::2]
-        smoothed.append((points * (1 << _SUBPIXEL) + 0.5).astype(np.int32).reshape(-1, 1, 2))
+        smoothed.append((points * (1 << _SUBPIXEL_BITS) + 0.5).astype(np.int32).reshape(-1, 1, 2))
     return smoothed
 
 
-def _stroke(canvas: np.ndarray, shapes: list[tuple[list[np.ndarray], tuple[int, int, int]]], width: int) -> None:
+def _draw_outlines(canvas: np.ndarray, shapes: list[tuple[list[np.ndarray], tuple[int, int, int]]], width: int) -> None:
     import cv2
 
     for contours, color in shapes:
-        cv2.polylines(canvas, contours, True, color, width, cv2.LINE_AA, _SUBPIXEL)
+        cv2.polylines(canvas, contours, True, color, width, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: list[int], style: Style) -> None:
     import cv2
 
     height, width = results.orig_shape
-    thickness = _width(style, results.orig_shape, BOX)
+    thickness = _line_width(style, results.orig_shape, BOX_LINE_WIDTH)
     # Bound the font size: a label larger than the image can't be placed anyway.
     size = min(max(8, round(style.font_size or max(12, (height + width) / 2 * 0.02))), height + width)
     light_text = sum(style.text_color) > 3 * 127
@@ -161,15 +161,15 @@ def _draw_boxes(canvas: np.ndarray, results: Results, rows: np.ndarray, shades: 
         name = results.name_of(finite[i, 5])
         label = f"{name} {finite[i, 4]:.2f}" if style.conf else name
         back = (colors.DARK if light_text else colors.LIGHT)[shades[i]]
-        patch = text.render(label, style.font, size, style.text_color, back)
-        spot = text.place(patch.shape[:2], corners[i], results.orig_shape, taken)
+        patch = text.render_label(label, style.font, size, style.text_color, back)
+        spot = text.place_label(patch.shape[:2], corners[i], results.orig_shape, taken)
         if spot is not None:
             taken.append(spot)
             canvas[spot[1] : spot[3], spot[0] : spot[2]] = patch
 
 
-def _width(style: Style, picture: tuple[int, int], share: float) -> int:
+def _line_width(style: Style, picture: tuple[int, int], share: float) -> int:
     """Return the line width in pixels: the style's, or `share` of the image's mean side."""
     if style.line_width is not None:
-        return min(max(1, round(style.line_width)), WIDEST_LINE)
-    return max(1 if share == CROWDED_OUTLINE else 2, round(sum(picture) / 2 * share))
+        return min(max(1, round(style.line_width)), MAX_LINE_WIDTH)
+    return max(1 if share == CROWDED_OUTLINE_WIDTH else 2, round(sum(picture) / 2 * share))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 # File names of fonts to try in turn if the text has letters that Pillow's built-in font may lack.
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc")
+_UNICODE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 Box = tuple[int, int, int, int]
 
@@ -22,7 +22,7 @@ def load_font(name: str, size: int, wide: bool) -> Any:
     """
     from PIL import ImageFont
 
-    for candidate in (name, *(_WIDE_FONTS if wide else ())):
+    for candidate in (name, *(_UNICODE_FONTS if wide else ())):
         try:
             return ImageFont.truetype(candidate, size)
         except OSError:
@@ -30,7 +30,7 @@ def load_font(name: str, size: int, wide: bool) -> Any:
     return ImageFont.load_default(size)
 
 
-def render(text: str, font: str, size: int, color: Sequence[int], ground: Sequence[int]) -> np.ndarray:
+def render_label(text: str, font: str, size: int, color: Sequence[int], ground: Sequence[int]) -> np.ndarray:
     """Render a label as a uint8 BGR patch (h, w, 3). Text `color` and background `ground` are BGR, `size` is pixels."""
     from PIL import Image, ImageDraw
 
@@ -44,7 +44,7 @@ def render(text: str, font: str, size: int, color: Sequence[int], ground: Sequen
     return np.asarray(patch)[..., ::-1]
 
 
-def place(size: tuple[int, int], box: Sequence[float], picture: tuple[int, int], taken: list[Box]) -> Box | None:
+def place_label(size: tuple[int, int], box: Sequence[float], picture: tuple[int, int], taken: list[Box]) -> Box | None:
     """Return where to put a label: above its box, inside the box at the top, or below it; None if nothing is free.
 
     size: (height, width) of the label. box: x1, y1, x2, y2. picture: (height, width) of the image. taken: places that

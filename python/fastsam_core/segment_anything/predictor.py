@@ -102,7 +102,7 @@ class SamPredictor:
         if point_coords is not None:
             if point_labels is None:
                 raise ValueError("point_labels are needed with point_coords")
-            points = _finite("point_coords", point_coords)
+            points = _finite_array("point_coords", point_coords)
             points = points if points.size else points.reshape(0, 2)  # tools pass [] once all clicks are undone
             if points.ndim != 2 or points.shape[1] != 2:
                 raise ValueError(f"point_coords must be (P, 2) x, y, not {points.shape}")
@@ -115,7 +115,7 @@ class SamPredictor:
                 )
             labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
         if box is not None:
-            corners = _finite("box", box)
+            corners = _finite_array("box", box)
             if corners.size != 4:
                 raise ValueError(f"box is one object's (4,), not {corners.shape}; predict_torch takes several")
             scaled = self.transform.apply_boxes(corners, self.original_size)
@@ -210,7 +210,7 @@ class SamPredictor:
         return ready[2]
 
 
-def _finite(name: str, values: Any) -> np.ndarray:
+def _finite_array(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite pixel coordinates, not {array.tolist()}")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._log import warn_once
-from .arrays import from_pil, orientation
+from .arrays import exif_orientation, from_pil
 
 # 2^28 pixels: 805 MB of BGR; every camera and most scanners stay below it.
 DEFAULT_MAX_PIXELS = 2**28
@@ -35,7 +35,7 @@ _DECODERS = {
     "AVIF": ("AvifImagePlugin", "AvifImageFile"),
     "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
 }
-_STARTS = (
+_SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"BM", "BMP"),
@@ -70,7 +70,7 @@ def max_pixels() -> int:
 
 def sniff(head: bytes) -> str | None:
     """Return the image format that a file's first bytes (at least 16) indicate, or None."""
-    for start, name in _STARTS:
+    for start, name in _SIGNATURES:
         if head.startswith(start):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -94,7 +94,7 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     size is checked before any pixel is decoded.
     """
     limit = max_pixels()
-    name, picture = opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    name, picture = open_image(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
     check_size(picture.width, picture.height, limit)
     try:
         picture.load()
@@ -113,14 +113,16 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
     Raises FileNotFoundError if there is no file, ValueError if it isn't an image.
     """
-    _check_file(path)
+    _check_regular_file(path)
     try:
         with open(path, "rb") as file:
-            name, picture = opened(file)
+            name, picture = open_image(file)
             # Some versions of Pillow already apply the orientation to a TIFF's `size`.
             width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
-            # For a PNG, `orientation` would decode all pixels to look for EXIF data after them.
-            sideways = (name != "PNG" or _png_may_be_turned(file, picture.info)) and 5 <= orientation(picture) <= 8
+            # For a PNG, `exif_orientation` would decode all pixels to look for EXIF data after them.
+            sideways = (name != "PNG" or _png_may_be_rotated(file, picture.info)) and 5 <= exif_orientation(
+                picture
+            ) <= 8
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
     if width < 1 or height < 1:
@@ -128,7 +130,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def _png_may_be_turned(file: BinaryIO, info: dict[Any, Any]) -> bool:
+def _png_may_be_rotated(file: BinaryIO, info: dict[Any, Any]) -> bool:
     """Return whether a PNG has EXIF data, or XMP with an orientation, judged by its chunk headers."""
     if "exif" in info or "Raw profile type exif" in info:
         return True
@@ -162,7 +164,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     Raises FileNotFoundError if there is no file, ValueError if it can't be read or decoded.
     """
-    _check_file(path)
+    _check_regular_file(path)
     try:
         with open(path, "rb") as file:
             return decode_image(file)
@@ -170,7 +172,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
 
 
-def _check_file(path: str | os.PathLike[str]) -> None:
+def _check_regular_file(path: str | os.PathLike[str]) -> None:
     if not os.path.isfile(path):
         # Reading a named pipe or a device could block or never end.
         if os.path.exists(path):
@@ -178,7 +180,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
 
 
-def opened(file: BinaryIO) -> tuple[str, Any]:
+def open_image(file: BinaryIO) -> tuple[str, Any]:
     """Open a binary file at its beginning as a Pillow image, reading only the header. Return its format and the image.
 
     Raises ValueError if the file is empty, of an unsupported format, or has a damaged header.
@@ -192,7 +194,7 @@ def opened(file: BinaryIO) -> tuple[str, Any]:
         start = head.lstrip().lower()
         found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of an unknown format")
         raise ValueError(f"not an image: this is {found} (accepted: {', '.join(_DECODERS)})")
-    opener = _opener(name)
+    opener = _image_opener(name)
     try:
         picture = opener(file, "")
         picture.size  # noqa: B018 - some headers are read only now
@@ -201,7 +203,7 @@ def opened(file: BinaryIO) -> tuple[str, Any]:
     return name, picture
 
 
-def _opener(name: str) -> Any:
+def _image_opener(name: str) -> Any:
     if name == "HEIF":
         from PIL import Image
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .._log import logger
 from .arrays import from_pil
-from .decode import check_size, opened
+from .decode import check_size, open_image
 from .item import Item
 
 
@@ -23,7 +23,7 @@ def gif_items(file: str | os.PathLike[str], path: str, vid_stride: int) -> Itera
     A damaged frame ends the iteration with a warning. Raises ValueError if the first frame can't be decoded.
     """
     with open(file, "rb") as handle:
-        _, picture = opened(handle)
+        _, picture = open_image(handle)
         check_size(picture.width, picture.height)
         number, frames = 0, None
         while True:

@@ -21,9 +21,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset((".txt", ".csv"))
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "tcp://", "udp://")
-_LONGEST_PATH = 4096  # Linux's limit; other systems have lower ones
+_MAX_PATH_LENGTH = 4096  # Linux's limit; other systems have lower ones
 # Values of a CSV file's first cell that mark a header row.
-_HEADERS = frozenset(
+_CSV_HEADERS = frozenset(
     ("path", "paths", "file", "files", "filename", "file_name", "image", "images", "image_path", "url")
 )
 
@@ -73,7 +73,7 @@ def folder_entries(folder: str) -> list[Entry]:
     Sub-folders and hidden files are skipped. Raises FileNotFoundError if there is no image or video.
     """
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    entries = _media(os.path.join(folder, name) for name in names)
+    entries = _media_entries(os.path.join(folder, name) for name in names)
     if not entries:
         raise FileNotFoundError(
             f"no image or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
@@ -83,25 +83,25 @@ def folder_entries(folder: str) -> list[Entry]:
     return entries
 
 
-def files_below(
+def find_files(
     root: str | os.PathLike[str], suffixes: Collection[str], skipped: str | os.PathLike[str] | None = None
 ) -> list[str]:
     """Return the sorted paths, relative to `root` with `/`, of all files below it that have one of the suffixes.
 
     Hidden files and folders and the folder `skipped` are left out. Symbolic links are followed, except in cycles.
     """
-    left_out = _identity(skipped) if skipped is not None and os.path.isdir(skipped) else None
+    left_out = _folder_id(skipped) if skipped is not None and os.path.isdir(skipped) else None
     found: list[str] = []
 
     def visit(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        identity = _identity(folder)
+        identity = _folder_id(folder)
         if identity in above or (prefix and identity == left_out):
             return
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if _leads_to_folder(entry):
+                if _is_folder(entry):
                     visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
                 elif os.path.splitext(entry.name)[1].lower() in suffixes:
                     found.append(prefix + entry.name)
@@ -110,14 +110,14 @@ def files_below(
     return sorted(found)
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # for example a link to itself
         return False
 
 
-def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+def _folder_id(folder: str | os.PathLike[str]) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
@@ -128,7 +128,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     Raises FileNotFoundError if there is none.
     """
     matches = glob.glob(pattern, recursive=True)
-    entries = _media(matches)
+    entries = _media_entries(matches)
     if not entries:
         what = f"{len(matches)} entries match, but none is an image or video" if matches else "nothing matches"
         raise FileNotFoundError(f"{what}: {pattern} (looked up from {os.getcwd()})")
@@ -151,7 +151,7 @@ def list_entries(path: str) -> list[Entry]:
             lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
         except csv.Error as error:
             raise ValueError(f"{path} is not a list of files: {error}") from error
-        if lines and lines[0].lower() in _HEADERS:
+        if lines and lines[0].lower() in _CSV_HEADERS:
             lines = lines[1:]
     else:
         lines = [line.strip() for line in text.splitlines()]
@@ -181,9 +181,9 @@ def text_entries(text: str) -> list[Entry]:
     return [file_entry(path)]
 
 
-def missing(path: str) -> FileNotFoundError:
+def missing_file_error(path: str) -> FileNotFoundError:
     """Return the error for a path that doesn't exist. Its message says where it was looked for and suggests names."""
-    if len(path) > _LONGEST_PATH or path.startswith("data:"):
+    if len(path) > _MAX_PATH_LENGTH or path.startswith("data:"):
         return FileNotFoundError(
             f"no such file: {path[:30]!r}..., of {len(path):,} characters; for an image in base64 pass the bytes, "
             "base64.b64decode(text), and for a data: URL those of the part after the comma"
@@ -209,7 +209,7 @@ def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
     found = next((p for p in (os.path.join(base, line), line) if os.path.lexists(p)), None)
     if found is None and glob.has_magic(line):
         beside = os.path.join(glob.escape(base), line)
-        hits = _media(glob.glob(beside, recursive=True)) or _media(glob.glob(line, recursive=True))
+        hits = _media_entries(glob.glob(beside, recursive=True)) or _media_entries(glob.glob(line, recursive=True))
         if hits:
             return hits
     if found is None:
@@ -224,7 +224,7 @@ def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
     return [file_entry(found)]
 
 
-def _media(paths: Iterable[str]) -> list[Entry]:
+def _media_entries(paths: Iterable[str]) -> list[Entry]:
     kept = sorted((path for path in paths if not os.path.isdir(path)), key=natural_key)
     images = [file_entry(path) for path in kept if suffix_of(path) in IMAGE_SUFFIXES]
     return images + [file_entry(path) for path in kept if suffix_of(path) in VIDEO_SUFFIXES]

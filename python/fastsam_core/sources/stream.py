@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import for_opencv
+from .._files import opencv_path
 from .._log import logger
 from .arrays import from_array
 from .item import Item
-from .video import announced
+from .video import frame_count_and_fps
 
 BUFFER = 30  # frames that a buffered stream holds before its reader blocks
 TIMEOUT = 30.0  # seconds without a frame after which a stream counts as dead
@@ -78,7 +78,7 @@ class StreamReader(threading.Thread):
             capture = open_capture(self.address)
             try:
                 if capture.isOpened():
-                    self.fps = announced(capture)[1]
+                    self.fps = frame_count_and_fps(capture)[1]
                     before = number
                     number = self._read_frames(capture, number)
                     failures = 0 if number > before else failures
@@ -121,7 +121,7 @@ def open_capture(address: int | str) -> Any:
     if isinstance(address, str) and "://" in address:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS]
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
-    return cv2.VideoCapture(for_opencv(address) if isinstance(address, str) else address)
+    return cv2.VideoCapture(opencv_path(address) if isinstance(address, str) else address)
 
 
 def stream_items(

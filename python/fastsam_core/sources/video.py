@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from .._files import for_opencv
+from .._files import opencv_path
 from .._log import logger
 from .arrays import from_array
 from .decode import check_size
 from .gif import gif_items, is_gif
 from .item import Item
 
-_MOST_DAMAGED = 100  # consecutive damaged frames after which the rest of the video is given up
+_MAX_CONSECUTIVE_DAMAGED = 100  # consecutive damaged frames after which the rest of the video is given up
 
 
 def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
@@ -33,14 +33,14 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
     if is_gif(file):
         yield from gif_items(file, path, vid_stride)
         return
-    capture = cv2.VideoCapture(for_opencv(file))
+    capture = cv2.VideoCapture(opencv_path(file))
     try:
         if not capture.isOpened():
             raise ValueError("not a video that OpenCV can read: damaged, empty, or of an unknown codec")
-        frames, fps = announced(capture)
+        frames, fps = frame_count_and_fps(capture)
         check_size(int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
         number = end = decoded = 0  # end: one past the last frame that could be decoded
-        while number == end or (number < (frames or 0) and number - end < _MOST_DAMAGED):
+        while number == end or (number < (frames or 0) and number - end < _MAX_CONSECUTIVE_DAMAGED):
             good, image = capture.grab(), None
             if good and number % vid_stride == 0:
                 good, image = capture.retrieve()
@@ -60,7 +60,7 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
         logger.warning("%s ended after %d of the %d frames that its header declares", path, end, frames)
 
 
-def announced(capture: Any) -> tuple[int | None, float | None]:
+def frame_count_and_fps(capture: Any) -> tuple[int | None, float | None]:
     """Return (number of frames, frames per second) from the header of a capture; None for a missing value."""
     import cv2
 
@@ -71,15 +71,15 @@ def announced(capture: Any) -> tuple[int | None, float | None]:
     )
 
 
-def expected_frames(file: str, vid_stride: int) -> int | None:
+def expected_frame_count(file: str, vid_stride: int) -> int | None:
     """Return how many items `video_items` will yield according to the video's header, or None if it doesn't say."""
     import cv2
 
     if not os.path.isfile(file):
         return None
-    capture = cv2.VideoCapture(for_opencv(file))
+    capture = cv2.VideoCapture(opencv_path(file))
     try:
-        frames = announced(capture)[0] if capture.isOpened() else None
+        frames = frame_count_and_fps(capture)[0] if capture.isOpened() else None
     finally:
         capture.release()
     return None if frames is None else math.ceil(frames / vid_stride)

@@ -103,7 +103,7 @@ def filtered_case(count: int) -> Case:
             for part, of_part in zip(
                 logits.split(CHUNK), np.split(pairs, range(CHUNK, len(pairs), CHUNK)), strict=True
             ):
-                started = resizer.start(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
+                started = resizer.measure_async(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
                 found += queue.add(PendingBatch(started, of_part, scores, points, crop, (height, width), filters))
             return found + list(queue.drain())
 

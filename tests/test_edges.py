@@ -49,7 +49,7 @@ def test_window_equals_that_part_of_the_whole_mask(size: tuple[int, int]) -> Non
             (3, 5, 17, 30),
             (original[1] - 1, 0, original[1], 1),
         ):
-            part = made.window(low_res, left, top, right, bottom)
+            part = made.window_logits(low_res, left, top, right, bottom)
             torch.testing.assert_close(part, whole[top:bottom, left:right], rtol=0, atol=1e-5)
 
 

@@ -495,6 +495,6 @@ def test_wrong_options_and_outputs_are_refused_before_predicting(
     with pytest.raises(ValueError, match=r"output=.*file' is not a folder"):
         sam.val(scenes / "png", output=tmp_path / "file")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr(Predictor, "_ready", None)
+    monkeypatch.setattr(Predictor, "_ready_model", None)
     with pytest.raises(PermissionError):
         sam.val(scenes / "png", output=tmp_path / "new")

@@ -80,14 +80,14 @@ def test_measuring_does_not_synchronise() -> None:
     logits, one = blobs(64).cuda(), resizer()
     one.measure(logits)
     with waits() as found:
-        started = one.start(logits)
+        started = one.measure_async(logits)
     assert not found and isinstance(started, measuring.GpuMaskResults)
-    kept = np.flatnonzero(started.numbers().stability > 0.9)
+    kept = np.flatnonzero(started.measurements().stability > 0.9)
     with waits() as found:
-        started.ask(kept)
+        started.request_runs(kept)
     assert not found
-    host = one.start(logits.cpu())
-    host.ask(kept)
+    host = one.measure_async(logits.cpu())
+    host.request_runs(kept)
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
 
 

@@ -27,7 +27,7 @@ _ROWS_PER_CHUNK = 256
 
 
 def propose(
-    model: SamModel, picture: EncodedImage, n: int, config: Config, watch: Stopwatch, *, nms_thresh: float = 0.9
+    model: SamModel, image: EncodedImage, n: int, config: Config, watch: Stopwatch, *, nms_thresh: float = 0.9
 ) -> Results:
     """Return at most `n` object proposals, best first.
 
@@ -43,16 +43,16 @@ def propose(
     """
     count, thresh = check_count("n", n), check_number("nms_thresh", nms_thresh, 0, 1)
     options = {"conf_thres": _NO_THRESHOLD, "stability_score_thresh": _NO_THRESHOLD, "iou": 1.0, "crop_nms_thresh": 1.0}
-    everything = config.updated(options)
+    everything_config = config.updated(options)
     records = [
-        record for record in generate_records(model, picture, everything, watch, config.verbose) if record["area"]
+        record for record in generate_records(model, image, everything_config, watch, config.verbose) if record["area"]
     ]
     boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
     corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)).float()
-    scores = np.array([(one["predicted_iou"] + one["stability_score"]) / 2 for one in records], np.float32)
+    scores = np.array([(record["predicted_iou"] + record["stability_score"]) / 2 for record in records], np.float32)
     rank = scores + np.float32(model.judgement.consensus) * np.log(_count_agreeing(boxes))
     order = _diverse_order(corners, torch.from_numpy(rank), thresh)[:count]
-    results = Results.from_dicts(picture.pixels, picture.path, [records[k] for k in order], device=model.device)
+    results = Results.from_dicts(image.pixels, image.path, [records[k] for k in order], device=model.device)
     if results.boxes is not None and order:
         rows = to_tensor(results.boxes.data).clone()
         rows[:, 4] = torch.from_numpy(scores[order]).to(rows.device)
@@ -65,11 +65,11 @@ def _diverse_order(boxes: torch.Tensor, rank: torch.Tensor, thresh: float) -> li
 
     Both groups are ordered by rank.
     """
-    first = ops.nms(boxes, rank, min(thresh, _DISTINCT_IOU))
-    place = rank.argsort(descending=True, stable=True).argsort()
-    place[first] -= len(rank)
+    distinct = ops.nms(boxes, rank, min(thresh, _DISTINCT_IOU))
+    position = rank.argsort(descending=True, stable=True).argsort()
+    position[distinct] -= len(rank)
     # NMS by rank alone won't do: it could keep a near-duplicate of a box that was moved to the front.
-    return ops.nms(boxes, -place.to(rank.dtype), thresh).tolist()
+    return ops.nms(boxes, -position.to(rank.dtype), thresh).tolist()
 
 
 def _count_agreeing(boxes: NDArray[np.float64]) -> NDArray[np.float32]:

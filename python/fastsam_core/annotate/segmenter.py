@@ -45,7 +45,7 @@ class Segmenter:
     @property
     def model(self) -> SamModel:
         """The loaded model, on the device and with the settings that the options ask for."""
-        return self._predictor._ready(self.config)
+        return self._predictor._ready_model(self.config)
 
     def settings(self, everything: bool) -> dict[str, Any]:
         """Return what masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""

@@ -126,9 +126,9 @@ class Evaluation:
     def _head(self) -> str:
         least = 100 * float(self.settings["min_area"])
         head = (
-            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {format_count(self.objects, 'object')} of at "
-            f"least {least:g} % of the image in {format_count(self.images, 'image')}; skipped: {self.small} smaller, "
-            f"{format_count(self.crowds, 'crowd')}"
+            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {format_count(self.objects, 'object')} of "
+            f"at least {least:g} % of the image in {format_count(self.images, 'image')}; skipped: {self.small} "
+            f"smaller, {format_count(self.crowds, 'crowd')}"
         )
         images = sum(failure.object is None for failure in self.failures)
         if self.failures:

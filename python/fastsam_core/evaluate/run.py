@@ -83,7 +83,7 @@ def evaluate(
     options = {"imgsz": imgsz, "device": device, "points_stride": chosen.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
     with predictor._lock, ExitStack() as stack:
-        model = predictor._ready(config)
+        model = predictor._ready_model(config)
         rows = None
         if folder is not None and chosen.rows:
             temporary = stack.enter_context(atomic_path(folder / ROWS))

@@ -78,7 +78,7 @@ def convert_labels(
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
     maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six
     significant digits of the fraction of the image's side in YOLO's text. Objects that a format can't hold are left out
-    and format_count: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
+    and counted: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
     image in YOLO's text. With YOLO labels, an image that can't be read is logged and left out.
 
     Raises ValueError for malformed files, naming the file and the line or field, and if labels or images that are read

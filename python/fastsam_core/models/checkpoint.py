@@ -140,8 +140,8 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
     broken = [key for key, value in model.state_dict().items() if not _finite(value)]
     if broken:
         raise ValueError(
-            f"NaN or infinite numbers in {format_count(len(broken), 'tensor')}, such as {broken[0]}: the file is damaged, "
-            "or the training that made it went wrong"
+            f"NaN or infinite numbers in {format_count(len(broken), 'tensor')}, such as {broken[0]}: the file is "
+            "damaged, or the training that made it went wrong"
         )
 
 

@@ -166,7 +166,7 @@ class SamPredictor:
             return masks, predicted_iou, low_res
         pixels = torch.empty(flat.shape[0], *self.original_size, dtype=torch.bool, device="cpu")
         done = 0
-        for part in resizer.measure_parts(flat, self.model.mask_threshold):
+        for part in resizer.measure_in_batches(flat, self.model.mask_threshold):
             count = len(part.areas)
             pixels[done : done + count] = ops.rle_decode(part.counts, part.offsets, *self.original_size)
             done += count

@@ -82,11 +82,11 @@ class YoloPredictor(PredictionLoop):
 
         def run(group: list[Item], writer: ResultWriter | None) -> list[Results]:
             with self._lock:
-                self._begin(group)
+                self._begin_batch(group)
                 found = [finish(result) for result in self._predict(group, loaded, config)]
-                return self._end(group, found, config, writer)
+                return self._end_batch(group, found, config, writer)
 
-        results = self._loop(items, config, run)
+        results = self._run_loop(items, config, run)
         return results if stream else list(results)
 
     def setup_model(self, model: Any = None, config: Config | None = None) -> Loaded:

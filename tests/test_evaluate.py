@@ -325,7 +325,7 @@ def test_each_image_is_encoded_once(scenes: Path) -> None:
     model = small_model()
     # Only large objects: this model's masks are noise, so each object is clicked twenty times.
     options: dict[str, Any] = {"imgsz": 128, "points_stride": 2, "min_area": 0.05, "measures": MEASURES}
-    evaluate(SAM(model)._ready_predictor(), scenes / "png", **options, verbose=False)
+    evaluate(SAM(model)._get_predictor(), scenes / "png", **options, verbose=False)
     assert model.counts == {"encoded": 2}  # type: ignore[comparison-overlap]
 
 

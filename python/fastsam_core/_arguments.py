@@ -59,8 +59,8 @@ def parse_words(text: str) -> Any:
             return list(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
-    bare = text[1:-1] if text[:1] in ("[", "(") and text.endswith(_CLOSING[text[0]]) else text
-    return [word.strip().strip("'\"") for word in bare.split(",") if word.strip()]
+    inner = text[1:-1] if text[:1] in ("[", "(") and text.endswith(_CLOSING[text[0]]) else text
+    return [word.strip().strip("'\"") for word in inner.split(",") if word.strip()]
 
 
 def parse(
@@ -121,8 +121,8 @@ def check_keys(values: Collection[str], accepted: Sequence[str], command: str) -
     """Raise UsageError for a key that `command` doesn't accept; the message suggests the most similar key, or all."""
     for key in values:
         if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(accepted)}"
+            similar = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"accepted: {', '.join(accepted)}"
             raise UsageError(f"unknown option {key!r} of {command}; {hint}")
 
 
@@ -137,8 +137,8 @@ def _join_tokens(tokens: list[str]) -> list[str]:
     while position < len(tokens):
         token = tokens[position]
         position += 1
-        bare = _KEY.fullmatch(token.lstrip("-")) is not None
-        if bare and position < len(tokens) and tokens[position].startswith("="):
+        is_key = _KEY.fullmatch(token.lstrip("-")) is not None
+        if is_key and position < len(tokens) and tokens[position].startswith("="):
             token += tokens[position]
             position += 1
         pair = _PAIR.fullmatch(token)

@@ -29,7 +29,7 @@ def try_lock(file: int, path: str | os.PathLike[str]) -> bool:
     if sys.platform == "win32":
         import msvcrt
 
-        before = os.lseek(file, 0, os.SEEK_CUR)
+        position = os.lseek(file, 0, os.SEEK_CUR)
         os.lseek(file, _LOCK_OFFSET, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -37,7 +37,7 @@ def try_lock(file: int, path: str | os.PathLike[str]) -> bool:
         except OSError:
             return False
         finally:
-            os.lseek(file, before, os.SEEK_SET)
+            os.lseek(file, position, os.SEEK_SET)
     else:
         import fcntl
 

@@ -40,19 +40,19 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
 
     Raises ValueError for malformed RLEs, naming the item in a list, and TypeError for anything but dicts.
     """
-    found = call_native("coco_runs", rles)
-    if found is not None:
-        counts, offsets, heights, widths = found
+    native_runs = call_native("coco_runs", rles)
+    if native_runs is not None:
+        counts, offsets, heights, widths = native_runs
         return (
             torch.from_numpy(counts),
             torch.from_numpy(offsets),
             list(zip(heights.tolist(), widths.tolist(), strict=True)),
         )
-    items = [rles] if isinstance(rles, Mapping) else rles
-    if not isinstance(items, (list, tuple)):
+    rle_dicts = [rles] if isinstance(rles, Mapping) else rles
+    if not isinstance(rle_dicts, (list, tuple)):
         raise TypeError(f"expected an RLE dict or a list of them; got {type(rles).__name__}")
-    sizes = [checked_size(item) for item in items]
-    texts = [counts_as_bytes(item) for item in items]
+    sizes = [checked_size(item) for item in rle_dicts]
+    texts = [counts_as_bytes(item) for item in rle_dicts]
     offsets = torch.tensor([0, *np.cumsum([len(text) for text in texts], dtype=np.int64).tolist()], device="cpu")
     joined = bytearray().join(texts)
     characters = (
@@ -62,9 +62,9 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
     try:
         counts, run_offsets = ops.rle_from_string(characters, offsets, pixels)
     except ValueError as error:
-        if len(items) > 1:
-            _raise_first_malformed(items)
-        raise ValueError(f"malformed RLE {str(items[0])[:120]}: {error}. {HINT}") from None
+        if len(rle_dicts) > 1:
+            _raise_first_malformed(rle_dicts)
+        raise ValueError(f"malformed RLE {str(rle_dicts[0])[:120]}: {error}. {HINT}") from None
     return counts, run_offsets, sizes
 
 
@@ -125,9 +125,9 @@ def compress_counts(counts: Tensor, offsets: Tensor) -> list[bytes]:
     """Compress the run lengths (R,) of N masks, with offsets (N + 1,), to one text per mask."""
     # On the CPU, because text encoding has no GPU implementation.
     characters, text_offsets = ops.rle_to_string(counts.cpu(), offsets.cpu())
-    joined = characters.numpy().tobytes()
+    text = characters.numpy().tobytes()
     bounds = text_offsets.tolist()
-    return [joined[begin:end] for begin, end in pairwise(bounds)]
+    return [text[begin:end] for begin, end in pairwise(bounds)]
 
 
 def common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:

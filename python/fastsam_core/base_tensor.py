@@ -121,25 +121,25 @@ def resolve_index(index: Any, length: int) -> Rows:
         return slice(start, stop, step) if step > 0 else np.arange(start, stop, step)
     if isinstance(index, tuple):
         raise TypeError(f"index rows with an int, slice, list, tensor or array, not {index!r}; for columns use .data")
-    chosen = to_numpy(index)
-    if chosen.dtype.kind not in "iub" and chosen.size:
+    indices = to_numpy(index)
+    if indices.dtype.kind not in "iub" and indices.size:
         raise TypeError(f"row indices must be integers or booleans, not {index!r}")
-    if chosen.ndim == 0 and chosen.dtype != bool:
-        row = int(chosen)
+    if indices.ndim == 0 and indices.dtype != bool:
+        row = int(indices)
         if not -length <= row < length:
             raise IndexError(f"row {row} is out of range for {length} rows")
         row %= length
         return slice(row, row + 1)
-    if chosen.ndim != 1:
-        raise TypeError(f"row indices must have one dimension, not {chosen.ndim}")
-    if chosen.dtype == bool:
-        if len(chosen) != length:
-            raise IndexError(f"a boolean index must have one value for each of the {length} rows; got {len(chosen)}")
-        return np.flatnonzero(chosen)
-    rows = chosen.astype(np.int64)
-    outside = (rows < -length) | (rows >= length)
-    if outside.any():
-        raise IndexError(f"row {rows[outside][0]} is out of range for {length} rows")
+    if indices.ndim != 1:
+        raise TypeError(f"row indices must have one dimension, not {indices.ndim}")
+    if indices.dtype == bool:
+        if len(indices) != length:
+            raise IndexError(f"a boolean index must have one value for each of the {length} rows; got {len(indices)}")
+        return np.flatnonzero(indices)
+    rows = indices.astype(np.int64)
+    out_of_range = (rows < -length) | (rows >= length)
+    if out_of_range.any():
+        raise IndexError(f"row {rows[out_of_range][0]} is out of range for {length} rows")
     return np.where(rows < 0, rows + length, rows)
 
 
@@ -159,6 +159,6 @@ def as_tensor(values: Any) -> Any:
     return torch.as_tensor(values, dtype=torch.float32, device="cpu")
 
 
-def map_values(values: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply `change` to a tensor or array, or to every entry of a list."""
-    return [change(one) for one in values] if isinstance(values, list) else change(values)
+def map_values(values: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply `function` to a tensor or array, or to every entry of a list."""
+    return [function(value) for value in values] if isinstance(values, list) else function(values)

@@ -78,10 +78,10 @@ def _parse_command(argv: list[str]) -> tuple[str, dict[str, Any]]:
         if values.get(key) == "":
             raise UsageError(f"{key} is empty")
     commands = [word for word in arguments.words if word in _COMMANDS]
-    asked = {"-h": "help", "-V": "version"}
+    short_flags = {"-h": "help", "-V": "version"}
     for word in (*values, *arguments.words):
-        word = asked.get(word, word)
-        if word in asked.values():
+        word = short_flags.get(word, word)
+        if word in short_flags.values():
             return word, {"command": next((command for command in commands if command != word), None)}
     if not commands and values.get("mode") is not None:
         if values["mode"] not in _COMMANDS:
@@ -129,11 +129,11 @@ def _unknown_word(word: str) -> str:
         return f"{word!r} is neither a command nor key=value; did you mean model={word}?"
     if "." in word or "/" in word:
         return f"{word!r} is neither a command nor key=value; did you mean source={word}?"
-    close = difflib.get_close_matches(word, [*_COMMANDS, *FIELDS, *ALIASES, *PROMPT_KEYS, "source"], n=1)
-    if not close:
+    similar = difflib.get_close_matches(word, [*_COMMANDS, *FIELDS, *ALIASES, *PROMPT_KEYS, "source"], n=1)
+    if not similar:
         return f"{word!r} is neither a command nor key=value"
-    meant = close[0] if close[0] in _COMMANDS or close[0] in BOOLEAN_OPTIONS else f"{close[0]}=..."
-    return f"{word!r} is neither a command nor key=value; did you mean {meant}?"
+    suggestion = similar[0] if similar[0] in _COMMANDS or similar[0] in BOOLEAN_OPTIONS else f"{similar[0]}=..."
+    return f"{word!r} is neither a command nor key=value; did you mean {suggestion}?"
 
 
 def _predict(values: dict[str, Any]) -> None:
@@ -144,22 +144,24 @@ def _predict(values: dict[str, Any]) -> None:
     source = values.pop("source", None)
     name = values.pop("model", None) or DEFAULT_MODEL
     values.setdefault("save", True)
-    kind = _model_class(name, values.get("task"))
-    refused = [key for key in prompts if key not in _PROMPTS_BY_CLASS[kind]]
-    if refused:
-        raise UsageError(f"{kind} takes no {' and no '.join(refused)}")
-    (Config if kind == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
-    model = _load(kind, name)
+    model_class = _model_class(name, values.get("task"))
+    unsupported = [key for key in prompts if key not in _PROMPTS_BY_CLASS[model_class]]
+    if unsupported:
+        raise UsageError(f"{model_class} takes no {' and no '.join(unsupported)}")
+    (Config if model_class == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
+    model = _load(model_class, name)
     started = time.perf_counter()
-    images = found = 0
+    num_images = num_objects = 0
     results = model(source, stream=True, **prompts, **values)
     for result in _progress(results, model):
-        images += 1
-        found += len(result)
-    if not images:
+        num_images += 1
+        num_objects += len(result)
+    if not num_images:
         raise ValueError(f"no image of {source} could be read")
-    what = "object" if getattr(model, "task", None) == "detect" else "mask"
-    print(f"{format_count(images, 'image')}, {format_count(found, what)}, {time.perf_counter() - started:.1f} s")
+    noun = "object" if getattr(model, "task", None) == "detect" else "mask"
+    print(
+        f"{format_count(num_images, 'image')}, {format_count(num_objects, noun)}, {time.perf_counter() - started:.1f} s"
+    )
 
 
 _PROMPTS_BY_CLASS = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}
@@ -176,12 +178,12 @@ def _model_class(name: Any, task: Any = None) -> str:
     return "YOLO" if "yolo" in stem or task == "detect" else "SAM"
 
 
-def _load(kind: str, name: Any) -> Any:
-    if kind == "FastSAM":
+def _load(model_class: str, name: Any) -> Any:
+    if model_class == "FastSAM":
         from .detect.fastsam import FastSAM
 
         return FastSAM(name)
-    if kind == "YOLO":
+    if model_class == "YOLO":
         from .detect.yolo.model import YOLO
 
         return YOLO(name)
@@ -241,8 +243,8 @@ def _convert(values: dict[str, Any]) -> None:
         )
     from .convert_checkpoint import convert_checkpoint
 
-    done = convert_checkpoint(*checkpoints)
-    print(f"{done.path}: {done.model}, {format_count(done.tensors, 'tensor')}")
+    converted = convert_checkpoint(*checkpoints)
+    print(f"{converted.path}: {converted.model}, {format_count(converted.tensors, 'tensor')}")
 
 
 def _doctor(values: dict[str, Any]) -> None:

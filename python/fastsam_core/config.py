@@ -103,8 +103,8 @@ def _dtype(key: str, value: Any) -> torch.dtype:
     name = _SHORT_DTYPES.get(name, name)
     if name not in _DTYPES:
         raise ValueError(f"{key} must be float32, float16 or bfloat16, not {value!r}")
-    chosen: torch.dtype = getattr(torch, name)
-    return chosen
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _dtype_from_bits(key: str, value: Any) -> torch.dtype | None:
@@ -115,10 +115,10 @@ def _dtype_from_bits(key: str, value: Any) -> torch.dtype | None:
     return _dtype(key, "float16" if value == 16 else "float32")
 
 
-def _check_side(key: str, value: Any, sides: list[Any], unit: int) -> None:
-    """Raise ValueError unless sides are in 1..MAX_INPUT_SIDE. unit: least size after rounding, for the message."""
+def _check_side(key: str, value: Any, sides: list[Any], smallest: int) -> None:
+    """Raise ValueError unless sides are in 1..MAX_INPUT_SIDE. smallest: least size after rounding, for the message."""
     if min(sides) < 1 or max(sides) > MAX_INPUT_SIDE:
-        bound = f"at least {unit}" if min(sides) < 1 else f"at most {MAX_INPUT_SIDE}"
+        bound = f"at least {smallest}" if min(sides) < 1 else f"at most {MAX_INPUT_SIDE}"
         raise ValueError(f"{key} must be {bound}, not {value!r}")
 
 
@@ -150,9 +150,11 @@ def _input_size(key: str, value: Any) -> tuple[int, int]:
 
 def _class_ids(key: str, value: Any) -> tuple[int, ...]:
     values = list(value) if isinstance(value, list | tuple | set | range) else [value]
-    if any(isinstance(one, bool) or not isinstance(one, numbers.Integral) or one < 0 for one in values):
+    if any(
+        isinstance(class_id, bool) or not isinstance(class_id, numbers.Integral) or class_id < 0 for class_id in values
+    ):
         raise _type_error(key, value, "a class id, or a list of them")
-    return tuple(sorted({int(one) for one in values}))
+    return tuple(sorted({int(class_id) for class_id in values}))
 
 
 def _network_task(key: str, value: Any) -> str:
@@ -201,8 +203,8 @@ Self = TypeVar("Self", bound="Config")
 class Config:
     """All options of a prediction. Assigning None to an option sets its default."""
 
-    subject: ClassVar[str] = "Segment Anything"  # named in warnings about options without effect
-    idle: ClassVar[frozenset[str]] = frozenset()  # options without effect, besides those of `_ignored`
+    model_family: ClassVar[str] = "Segment Anything"  # named in warnings about options without effect
+    ineffective: ClassVar[frozenset[str]] = frozenset()  # options without effect, besides those of `_ignored`
 
     model: Any = _option(None, _unchecked, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
@@ -285,11 +287,11 @@ class Config:
         field = self.__dataclass_fields__.get(key)
         if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
-        idle = key in self.idle
-        value = field.default if value is None else value if idle else field.metadata["read"](key, value)
+        ineffective = key in self.ineffective
+        value = field.default if value is None else value if ineffective else field.metadata["read"](key, value)
         # `is not True`, because == on an array returns an array.
-        if (idle or field.metadata.get("ignored")) and (value == field.default) is not True:
-            warn_once(f"{key} has no effect on {self.subject}")
+        if (ineffective or field.metadata.get("ignored")) and (value == field.default) is not True:
+            warn_once(f"{key} has no effect on {self.model_family}")
         object.__setattr__(self, key, value)
 
     def updated(self: Self, options: Mapping[str, Any]) -> Self:
@@ -298,24 +300,24 @@ class Config:
         Raises TypeError for an unknown key, suggesting similar ones, and for an option given under two names.
         """
         changes: dict[str, Any] = {}
-        names: dict[str, str] = {}
-        for given, value in options.items():
-            key, convert = ALIASES.get(given, (given, _identity))
+        given_names: dict[str, str] = {}
+        for name, value in options.items():
+            key, convert = ALIASES.get(name, (name, _identity))
             if key not in self.__dataclass_fields__:
-                raise TypeError(unknown_option(given))
+                raise TypeError(unknown_option(name))
             if key in changes:
-                raise TypeError(f"{key} is given twice, as {names[key]} and as {given}")
-            changes[key], names[key] = convert(value), given
-        fresh = copy.copy(self)  # its values are already checked
+                raise TypeError(f"{key} is given twice, as {given_names[key]} and as {name}")
+            changes[key], given_names[key] = convert(value), name
+        updated = copy.copy(self)  # its values are already checked
         for key, value in changes.items():
-            setattr(fresh, key, value)
-        return fresh
+            setattr(updated, key, value)
+        return updated
 
-    def conf_of(self, model: SamModel) -> float:
+    def conf_for(self, model: SamModel) -> float:
         """Return the predicted IoU above which masks are kept: `conf`, by default that of the model."""
         return model.judgement.conf if self.conf is None else self.conf
 
-    def points_together(self, model: SamModel) -> int:
+    def points_per_batch(self, model: SamModel) -> int:
         """Return how many grid points are decoded together: `points_batch_size`, by default chosen for the device.
 
         It affects time and memory; masks change by rounding at most.
@@ -328,7 +330,7 @@ class Config:
         image_hw: the image's (height, width). Without it a `min_mask_region_area` that is not given stays None.
         """
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
-        options["points_batch_size"] = self.points_together(model)
+        options["points_batch_size"] = self.points_per_batch(model)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
                 options[key] = getattr(model.judgement, key)
@@ -348,8 +350,8 @@ STRING_OPTIONS = frozenset(key for key, field in FIELDS.items() if field.metadat
 class DetectConfig(Config):
     """The options of YOLOv8 and FastSAM. Those of segment everything and of text prompts have no effect."""
 
-    subject: ClassVar[str] = "YOLOv8 and FastSAM"
-    idle: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
+    model_family: ClassVar[str] = "YOLOv8 and FastSAM"
+    ineffective: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
 
     task: Any = _option(None, _network_task, "task of the network, known from the checkpoint")
     imgsz: Any = _option(None, _input_size, "input of the network in pixels: long side, or (height, width)")
@@ -397,6 +399,6 @@ EVERYTHING_OPTIONS = frozenset(
 
 def unknown_option(key: str) -> str:
     """Return an error message for the unknown option `key`, which suggests similar names."""
-    known = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
-    close = difflib.get_close_matches(str(key), known, n=3)
-    return f"unknown option {key!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    names = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
+    similar = difflib.get_close_matches(str(key), names, n=3)
+    return f"unknown option {key!r}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")

@@ -160,7 +160,7 @@ class PredictionLoop:
             shape = self._input_shape(config)
             log_or_print(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
         if writer is not None and saving.writes_files(config):
-            files = format_count(writer.labels, "label file")
+            files = format_count(writer.num_label_files, "label file")
             labels = f", {files} in {writer.folder / 'labels'}" if config.save_txt else ""
             log_or_print(f"Results saved to {writer.folder}{labels}")
 

@@ -153,7 +153,7 @@ class Predictor(PredictorState):
         texts = prompt_kwargs.pop("texts", None)
         if texts is not None and prompt_kwargs:
             raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(prompt_kwargs)}")
-        prompts = Prompts.read(**prompt_kwargs)
+        prompts = Prompts.parse(**prompt_kwargs)
         request = _Request(config, prompts, multimask_output, None if texts is None else parse_texts(texts))
         self.prompts = {}
         return request
@@ -245,7 +245,7 @@ class Predictor(PredictorState):
         C is the number of objects, or three times that with `multimask_output`, object by object. `im` is anything
         that `set_image` accepts, or the tensor that `preprocess` returned last; None means the image that is set.
         """
-        prompts = Prompts.read(bboxes, points, labels, masks)
+        prompts = Prompts.parse(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks; generate() segments everything")
         with self._lock:
@@ -279,7 +279,7 @@ class Predictor(PredictorState):
         Returns:
             Masks (N, H, W) bool, or None for no objects, and boxes (N, 6): x1, y1, x2, y2, predicted IoU, index.
         """
-        prompts = Prompts.read(bboxes, points, labels, masks)
+        prompts = Prompts.parse(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks")
         height, width = image_shape(src_shape, "src_shape")
@@ -331,7 +331,7 @@ class Predictor(PredictorState):
                 model,
                 image,
                 points_stride=points_stride,
-                points_batch_size=config.points_together(model),
+                points_batch_size=config.points_per_batch(model),
                 nms_thresh=nms_thresh,
                 thin=thin,
                 dtype=config.dtype,
@@ -365,7 +365,7 @@ class Predictor(PredictorState):
         image = load_single_image(orig_imgs)
         with self._lock:
             model = self._ready_model(self.args)
-            conf = self.args.conf_of(model)
+            conf = self.args.conf_for(model)
             if len(preds) == 2:
                 return [_prompt_results(model, image, preds[0], preds[1], conf)]
         masks, scores, boxes = preds

@@ -66,7 +66,7 @@ class Prompts:
         return next(len(part) for part in (self.boxes, self.points, self.masks) if part is not None)
 
     @classmethod
-    def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
+    def parse(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
         """Read prompts in any accepted form; return None if none are given. An empty list is a prompt for no objects.
 
         Raises ValueError for invalid shapes and values, for different numbers of objects, and for labels as the only
@@ -81,18 +81,18 @@ class Prompts:
         boxes = None if bboxes is None else _parse_boxes(bboxes)
         padded, padded_labels, counts = (None, None, ()) if points is None else _parse_points(points, labels)
         prompts = cls(boxes, padded, padded_labels, None if masks is None else _parse_masks(masks), counts)
-        given = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
-        lengths = {name: len(part) for name, part in given.items() if part is not None}
+        parts = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
+        lengths = {name: len(part) for name, part in parts.items() if part is not None}
         if len(set(lengths.values())) > 1:
-            said = ", ".join(f"{name} for {length}" for name, length in lengths.items())
-            raise ValueError(f"all prompts must be for the same number of objects; got {said}")
+            counts_by_name = ", ".join(f"{name} for {length}" for name, length in lengths.items())
+            raise ValueError(f"all prompts must be for the same number of objects; got {counts_by_name}")
         if boxes is None and masks is None and 0 in prompts.counts:
             raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
         _warn_if_suspicious(boxes, padded)
         return prompts
 
-    def batches(self, limit: int) -> Iterator[tuple[Tensor, Prompts]]:
-        """Split into batches of at most `limit` objects with equal numbers of points.
+    def batches(self, max_size: int) -> Iterator[tuple[Tensor, Prompts]]:
+        """Split into batches of at most `max_size` objects with equal numbers of points.
 
         Yields the indices of a batch's objects, (K,) int64, and their prompts, without padding.
         """
@@ -100,19 +100,21 @@ class Prompts:
         for index in range(len(self)):
             groups.setdefault(self.counts[index] if self.counts else 0, []).append(index)
         for count, members in groups.items():
-            for part in torch.tensor(members, device="cpu").split(limit):
+            for indices in torch.tensor(members, device="cpu").split(max_size):
                 yield (
-                    part,
+                    indices,
                     Prompts(
-                        boxes=None if self.boxes is None else self.boxes[part],
-                        points=None if self.points is None or count == 0 else self.points[part, :count],
-                        labels=None if self.labels is None or count == 0 else self.labels[part, :count],
-                        masks=None if self.masks is None else self.masks[part],
-                        counts=(count,) * len(part) if self.counts else (),
+                        boxes=None if self.boxes is None else self.boxes[indices],
+                        points=None if self.points is None or count == 0 else self.points[indices, :count],
+                        labels=None if self.labels is None or count == 0 else self.labels[indices, :count],
+                        masks=None if self.masks is None else self.masks[indices],
+                        counts=(count,) * len(indices) if self.counts else (),
                     ),
                 )
 
-    def to_model(self, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> dict[str, Any]:
+    def to_model_inputs(
+        self, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int
+    ) -> dict[str, Any]:
         """Return the arguments `points`, `labels`, `boxes`, `masks` of `SamModel.decode_prompts`, in model pixels."""
         boxes = None
         if self.boxes is not None:
@@ -129,17 +131,21 @@ class Prompts:
 
         Points and boxes that lie outside the image are logged once as a warning.
         """
-        low = image_size // 4
-        if self.masks is not None and len(self.masks) and tuple(self.masks.shape[1:]) not in (original_hw, (low, low)):
+        side = image_size // 4
+        if (
+            self.masks is not None
+            and len(self.masks)
+            and tuple(self.masks.shape[1:]) not in (original_hw, (side, side))
+        ):
             raise ValueError(
                 f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the image's {original_hw}, or "
-                f"{(low, low)} low-resolution logits"
+                f"{(side, side)} low-resolution logits"
             )
         # First and last corners; for a point both are the point itself.
-        pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
-        pairs += [] if self.points is None else [(self.points, self.points)]
-        end = torch.tensor(original_hw[::-1], device="cpu")
-        if any(bool(((last < 0) | (first > end)).any()) for first, last in pairs):
+        corner_pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
+        corner_pairs += [] if self.points is None else [(self.points, self.points)]
+        image_wh = torch.tensor(original_hw[::-1], device="cpu")
+        if any(bool(((lower_right < 0) | (upper_left > image_wh)).any()) for upper_left, lower_right in corner_pairs):
             warn_once("a point or box lies outside its image: give pixels of the original image, not of a resized one")
 
 
@@ -202,9 +208,9 @@ def _contains_tensor(value: list[Any] | tuple[Any, ...]) -> bool:
 def _finite_float32(array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    near = np.abs(values) <= _MAX_COORDINATE  # False for NaN
-    if not near.all():
-        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~near][0]}")
+    is_valid = np.abs(values) <= _MAX_COORDINATE  # False for NaN
+    if not is_valid.all():
+        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~is_valid][0]}")
     return torch.from_numpy(values)
 
 
@@ -224,9 +230,9 @@ def _parse_boxes(bboxes: Any) -> Tensor:
 def _split_objects(points: Any) -> list[np.ndarray]:
     """Convert ragged points to one (P, 2) array per object."""
     objects = []
-    for index, value in enumerate(points):
+    for index, object_points in enumerate(points):
         try:
-            array = _to_float64(value, "points")
+            array = _to_float64(object_points, "points")
         except ValueError:
             raise ValueError(f"points of object {index} don't have two coordinates each; {_POINT_FORMS}") from None
         if array.size == 0:
@@ -253,10 +259,10 @@ def _parse_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, 
         else:
             nested = array.ndim == 3
             objects = list(array) if nested else list(array.reshape(-1, 1, 2))
-    counts = tuple(len(part) for part in objects)
-    most = max(counts, default=1)
-    padded = np.zeros((len(objects), most, 2))
-    padded_labels = np.full((len(objects), most), -1.0)
+    counts = tuple(len(object_points) for object_points in objects)
+    max_points = max(counts, default=1)
+    padded = np.zeros((len(objects), max_points, 2))
+    padded_labels = np.full((len(objects), max_points), -1.0)
     for index, values in enumerate(_parse_labels(labels, counts, nested)):
         padded[index, : counts[index]] = objects[index]
         padded_labels[index, : counts[index]] = values
@@ -343,8 +349,8 @@ def _mask_tensor(mask: Any) -> Tensor:
             array = array.astype(np.int64)
         if array.dtype == np.longdouble:
             array = array.astype(np.float64)
-        plain = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
-        tensor = torch.from_numpy(array if plain else array.astype(array.dtype.newbyteorder("=")).copy())
+        is_usable = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
+        tensor = torch.from_numpy(array if is_usable else array.astype(array.dtype.newbyteorder("=")).copy())
     if tensor.is_complex():
         raise TypeError("masks must be real numbers")
     return tensor
@@ -356,13 +362,13 @@ def _mask_logits(masks: Tensor, resized_hw: tuple[int, int], image_size: int) ->
     A mask of the image's size follows the image's preprocessing: it is resized (nearest), padded on the right and below
     with logit 0, which means unknown, and then resized bilinearly to S / 4. Low-resolution logits are not resized.
     """
-    low = image_size // 4
+    side = image_size // 4
     if not masks.is_floating_point():
         masks = torch.where(masks != 0, BINARY_LOGIT, -BINARY_LOGIT)
     logits = masks.float()[:, None]
-    if tuple(masks.shape[1:]) == (low, low):
+    if tuple(masks.shape[1:]) == (side, side):
         return logits
     height, width = resized_hw
     resized = F.interpolate(logits, size=(height, width), mode="nearest")
     padded = F.pad(resized, (0, image_size - width, 0, image_size - height))
-    return F.interpolate(padded, size=(low, low), mode="bilinear", align_corners=False)
+    return F.interpolate(padded, size=(side, side), mode="bilinear", align_corners=False)

@@ -56,15 +56,15 @@ class ResultWriter:
     """Writer of the results of one call into `folder`. It must be closed, to finish videos.
 
     Within a call no file is overwritten: a second image of the same stem gets `<stem>-2`. Files of the same name that
-    an earlier call wrote are replaced. `labels` is the number of label files written.
+    an earlier call wrote are replaced. `num_label_files` is the number of label files written.
     """
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder = folder
-        self.labels = 0
+        self.num_label_files = 0
         self._config = config
-        self._used: set[str] = set()
-        self._used_by_frames: set[str] = set()
+        self._used_stems: set[str] = set()
+        self._video_stems: set[str] = set()
         self._videos: dict[int, _Video | None] = {}
         self._stems: dict[int, str] = {}
 
@@ -98,14 +98,14 @@ class ResultWriter:
     def _stem(self, item: Item) -> str:
         """Return a file stem that no other item has; all frames of one video share it."""
         if item.index not in self._stems or item.frame is None:
-            wanted = Path(item.path).stem or "image"
-            stem, number = wanted, 1
+            base = Path(item.path).stem or "image"
+            stem, number = base, 1
             while self._is_taken(stem.casefold(), item):
                 number += 1
-                stem = f"{wanted}-{number}"
-            self._used.add(stem.casefold())
+                stem = f"{base}-{number}"
+            self._used_stems.add(stem.casefold())
             if item.frame is not None:
-                self._used_by_frames.add(stem.casefold())
+                self._video_stems.add(stem.casefold())
             self._stems[item.index] = stem
         return self._stems[item.index]
 
@@ -116,9 +116,9 @@ class ResultWriter:
         """
         if item.frame is not None:
             frame = re.compile(re.escape(stem) + r"_\d+")
-            return stem in self._used or any(frame.fullmatch(used) for used in self._used)
-        before, _, number = stem.rpartition("_")
-        return stem in self._used or (before in self._used_by_frames and number.isdecimal())
+            return stem in self._used_stems or any(frame.fullmatch(used) for used in self._used_stems)
+        prefix, _, number = stem.rpartition("_")
+        return stem in self._used_stems or (prefix in self._video_stems and number.isdecimal())
 
     def _write_drawn(self, item: Item, drawn: np.ndarray, stem: str, frame_stem: str) -> None:
         from .plotting import default_suffix, show_image, write_image
@@ -153,7 +153,7 @@ class ResultWriter:
         with atomic_path(target) as temporary:
             result.save_txt(temporary, save_conf=self._config.save_conf)
         if target.stat().st_size:
-            self.labels += 1
+            self.num_label_files += 1
         else:
             target.unlink()  # without objects there is no label file
 

@@ -54,7 +54,7 @@ def decode_prompts(
     device = model.device
     for index, part in prompts.batches(_PROMPT_BATCH_SIZE):
         with watch.phase("inference", device), torch.no_grad():
-            inputs = part.to_model(image.original_hw, image.resized_hw(model), model.image_size)
+            inputs = part.to_model_inputs(image.original_hw, image.resized_hw(model), model.image_size)
             # Copied asynchronously, so that the host doesn't wait for a GPU that is still encoding.
             inputs = {name: None if value is None else to_device(value, device) for name, value in inputs.items()}
             low_res, predicted_iou = model.decode_prompts(prepared, **inputs, multimask_output=multimask_output)
@@ -96,7 +96,7 @@ def segment_prompts(
     for index, low_res, predicted_iou in decode_prompts(model, image, prompts, multimask_output, config.dtype, watch):
         with watch.phase("postprocess", model.device):
             scores = predicted_iou.flatten().cpu()  # filtering a few numbers on a GPU would cost several launches
-            kept = (scores > config.conf_of(model)).nonzero()[:, 0]
+            kept = (scores > config.conf_for(model)).nonzero()[:, 0]
             indices = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[kept]
             collector.add(indices, scores[kept], resizer.measure_in_batches(_select_rows(low_res.flatten(0, 1), kept)))
     with watch.phase("postprocess", model.device):
@@ -226,7 +226,7 @@ def segment_everything(
     """Segment everything in the image; keep masks with a predicted IoU above `conf`."""
     records = generate_records(model, image, config, watch, progress)
     results = Results.from_dicts(image.pixels, image.path, records, device=model.device)
-    conf = config.conf_of(model)
+    conf = config.conf_for(model)
     keep = [record["predicted_iou"] > conf for record in records]
     return results if all(keep) else results[keep]
 

@@ -52,7 +52,7 @@ class Segmenter:
         model = self.model
         settings: dict[str, Any] = {
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
-            "sam.conf": self.config.conf_of(model),
+            "sam.conf": self.config.conf_for(model),
             "sam.imgsz": model.image_size,
             "sam.judgement": asdict(model.judgement),
             "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
@@ -76,7 +76,7 @@ class Segmenter:
 
         A mask's class is the index of its box, as some boxes may get no mask.
         """
-        prompts = Prompts.read(bboxes=boxes)
+        prompts = Prompts.parse(bboxes=boxes)
         assert prompts is not None
         return segment_prompts(self.model, picture, prompts, False, self.config, Stopwatch())
 

@@ -40,14 +40,14 @@ class Choice:
 
     @classmethod
     def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None) -> Choice | None:
-        """Read prompts in the forms that `Prompts.read` takes, and a text or a list of texts; None without any.
+        """Read prompts in the forms that `Prompts.parse` takes, and a text or a list of texts; None without any.
 
         ValueError for invalid shapes and values, TypeError for anything but numbers or texts.
         """
         if all(given is None for given in (bboxes, points, labels, texts)):
             return None
         words = parse_texts(texts)
-        boxed = None if bboxes is None else Prompts.read(bboxes)
+        boxed = None if bboxes is None else Prompts.parse(bboxes)
         boxes = None if boxed is None or boxed.boxes is None else boxed.boxes.numpy()
         if points is None:
             if labels is not None:
@@ -81,7 +81,7 @@ def _clicks(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDArray[np.i
     points = [[points]] if nesting == 1 else [points] if nesting == 2 else points
     if labels is not None and nesting <= 2 and 1 <= _nesting(labels) < 3:
         labels = [labels] if _nesting(labels) == 1 else [[label for row in labels for label in row]]
-    read = Prompts.read(points=points, labels=labels)
+    read = Prompts.parse(points=points, labels=labels)
     assert read is not None and read.points is not None and read.labels is not None
     own = np.arange(read.points.shape[1]) < np.array(read.counts, np.int64).reshape(-1, 1)  # not padding
     marks: NDArray[np.int64] = read.labels.numpy()[own]

@@ -55,7 +55,7 @@ class Prompted:
     def one_click(self, objects: Sequence[TrueObject]) -> list[FirstMask]:
         """Return the masks for a click on each object's `innermost` pixel."""
         clicks = [click_of(found) for found in objects]
-        decoded = self._decode(Prompts.read(points=_points([[click] for click in clicks])), True)
+        decoded = self._decode(Prompts.parse(points=_points([[click] for click in clicks])), True)
         masks: list[FirstMask] = []
         for click, found, (logits, predicted) in zip(clicks, objects, decoded, strict=True):
             chosen, rles = int(predicted.argmax()), self._rles(logits)
@@ -66,7 +66,7 @@ class Prompted:
     def box(self, objects: Sequence[TrueObject]) -> tuple[list[rle.RLE], NDArray[np.float64]]:
         """Return the single mask for each object's box, and the true IoU of each, (n,)."""
         boxes = np.array([box_of(found) for found in objects], np.float64).reshape(-1, 4)
-        masks = [self._rles(logits)[0] for logits, _ in self._decode(Prompts.read(bboxes=boxes), False)]
+        masks = [self._rles(logits)[0] for logits, _ in self._decode(Prompts.parse(bboxes=boxes), False)]
         ious = [_ious([mask], found.rle)[0] for mask, found in zip(masks, objects, strict=True)]
         return masks, np.array(ious, np.float64)
 
@@ -105,7 +105,7 @@ class Prompted:
             active = going
             if not active:
                 break
-            prompts = Prompts.read(
+            prompts = Prompts.parse(
                 points=_points([clicks[place] for place in active]),
                 labels=np.array([labels[place] for place in active]),
                 masks=torch.stack([low_res[place] for place in active]) if mask_feedback else None,

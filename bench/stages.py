@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from fastsam_core import ops, picture
+from fastsam_core import encoded_image, ops
 from fastsam_core.models.sam_model import SamModel
 
 STAGES = ("preprocess", "encode", "decode", "post-process", "NMS")
@@ -38,7 +38,7 @@ def timed_stages() -> Iterator[dict[str, float]]:
 
     start = time.perf_counter()
     with (
-        mock.patch.object(picture, "model_input", timed("preprocess", picture.model_input)),
+        mock.patch.object(encoded_image, "model_input", timed("preprocess", encoded_image.model_input)),
         mock.patch.object(SamModel, "encode_image", timed("encode", SamModel.encode_image)),
         mock.patch.object(SamModel, "decode_points", decode),
         mock.patch.object(ops, "nms", timed("NMS", ops.nms)),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decoder_arguments import randomised
-from fastsam_core import Predictor, picture
+from fastsam_core import Predictor, encoded_image
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.models.precision import Dtypes, dtype_of, in_dtype, usable_dtype
@@ -176,7 +176,7 @@ def test_half_precision_is_used_only_on_cuda(caplog: pytest.LogCaptureFixture) -
 @pytest.fixture
 def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow half precision on the CPU, which stands in for a GPU."""
-    monkeypatch.setattr(picture, "usable_dtypes", lambda dtype, device, encoder: Dtypes(dtype, dtype, None))
+    monkeypatch.setattr(encoded_image, "usable_dtypes", lambda dtype, device, encoder: Dtypes(dtype, dtype, None))
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -41,7 +41,7 @@ def test_generate_without_masks_gives_empty_results(predictor: Predictor) -> Non
     masks, scores, boxes = predictor.generate(**{**FEW, "conf_thres": 1e9})
     assert masks.shape == (0, HEIGHT, WIDTH) and masks.dtype == torch.bool
     assert scores.shape == (0,) and boxes.shape == (0, 4)
-    (result,) = predictor.postprocess((masks, scores, boxes), None, predictor.current_image.image)
+    (result,) = predictor.postprocess((masks, scores, boxes), None, predictor.current_image.bgr)
     assert len(result) == 0 and result.masks is None
 
 

@@ -199,7 +199,7 @@ def _progress(results: Iterator[Results], model: Any) -> Iterator[Results]:
     """
     from tqdm import tqdm
 
-    total = model.predictor.dataset.expected()
+    total = model.predictor.dataset.estimate_total()
     return iter(tqdm(results, total=total, unit="image", disable=True if total == 1 else None))
 
 

@@ -134,7 +134,7 @@ class Job:
     def total(self, source: Source | None = None) -> int | None:
         """Return the number of images in this shard, frames as the headers of videos give it; None if unknown."""
         if self._files is None:
-            return None if source is None or self._shard != WHOLE else source.expected()
+            return None if source is None or self._shard != WHOLE else source.estimate_total()
         keys = [key for key in self._files.keys if key in self._shard]
         videos = [self._files.path(key) for key in keys if is_video(key)]
         return len(keys) - len(videos) + sum(expected_frame_count(path, 1) or 0 for path in videos)

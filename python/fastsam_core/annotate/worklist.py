@@ -169,7 +169,7 @@ def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
         entries = glob_entries(path)
         if output is not None:
             written = os.path.join(os.path.abspath(output), "")
-            entries = [entry for entry in entries if not entry.text.startswith(written)] or entries
+            entries = [entry for entry in entries if not entry.location.startswith(written)] or entries
         return _of_entries(entries, os.path.abspath(fixed))
     return None
 
@@ -177,7 +177,7 @@ def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
 def _of_entries(entries: list[Entry], base: str | None) -> FileList | None:
     if any(entry.kind.endswith("url") for entry in entries):
         return None
-    paths = [entry.text for entry in entries]
+    paths = [entry.location for entry in entries]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     if base is not None and os.path.commonpath([base, root]) == base:
         root = base

@@ -45,7 +45,7 @@ def is_near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, i
     image_size: (height, width). Returns (N,) bool.
     """
     height, width = image_size
-    at_crop = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE
-    at_picture = np.abs(boxes - np.array([0, 0, width, height])) <= EDGE_TOLERANCE
-    near: np.ndarray = (at_crop & ~at_picture).any(1)
-    return near
+    on_crop_edge = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE
+    on_image_edge = np.abs(boxes - np.array([0, 0, width, height])) <= EDGE_TOLERANCE
+    is_near: np.ndarray = (on_crop_edge & ~on_image_edge).any(1)
+    return is_near

@@ -24,11 +24,11 @@ def to_pil(bgr: np.ndarray) -> Any:
     return Image.fromarray(np.ascontiguousarray(bgr[..., ::-1]))
 
 
-def to_bgr(picture: Any) -> np.ndarray:
+def to_bgr(image: Any) -> np.ndarray:
     """Convert a PIL image to a BGR array (H, W, 3). An array is returned unchanged."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+    if isinstance(image, np.ndarray):
+        return image
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
 
 
 def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
@@ -53,8 +53,8 @@ def encode_image(bgr: np.ndarray, suffix: str) -> bytes:
     """Encode an image in the format of `suffix`. Raises ValueError if the format can't hold it."""
     import cv2
 
-    done, data = cv2.imencode(suffix, bgr)
-    if not done:
+    success, data = cv2.imencode(suffix, bgr)
+    if not success:
         raise ValueError(f"an image of {bgr.shape[1]} x {bgr.shape[0]} pixels can't be written as {suffix}")
     return data.tobytes()
 

@@ -144,10 +144,12 @@ def _chw_to_bgr(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
         image = image.to(torch.uint8) * 255
     elif image.dtype != torch.uint8:
         image = image.float()
-        low, high = (float(value) for value in torch.aminmax(image))
-        if not (low >= -1e-3 and high <= 255):  # also true for NaN
-            raise ValueError(f"a floating-point image tensor holds RGB in [0, 1], but its values span [{low}, {high}]")
-        if high > 1 + 1e-3:
+        minimum, maximum = (float(value) for value in torch.aminmax(image))
+        if not (minimum >= -1e-3 and maximum <= 255):  # also true for NaN
+            raise ValueError(
+                f"a floating-point image tensor holds RGB in [0, 1], but its values span [{minimum}, {maximum}]"
+            )
+        if maximum > 1 + 1e-3:
             warn_once("an image tensor has values above 1: assumed to be 0 to 255; divide by 255 to be unambiguous")
         else:
             image = image * 255

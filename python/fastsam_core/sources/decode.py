@@ -68,17 +68,17 @@ def max_pixels() -> int:
     return int(text)
 
 
-def sniff(head: bytes) -> str | None:
+def sniff(header: bytes) -> str | None:
     """Return the image format that a file's first bytes (at least 16) indicate, or None."""
-    for start, name in _SIGNATURES:
-        if head.startswith(start):
+    for signature, name in _SIGNATURES:
+        if header.startswith(signature):
             return name
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
         return "WebP"
-    if head[4:8] == b"ftyp":
-        if head[8:12] in (b"avif", b"avis"):
+    if header[4:8] == b"ftyp":
+        if header[8:12] in (b"avif", b"avis"):
             return "AVIF"
-        if head[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
+        if header[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
             return "HEIF"
     return None
 
@@ -94,16 +94,16 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     size is checked before any pixel is decoded.
     """
     limit = max_pixels()
-    name, picture = open_image(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
-    check_size(picture.width, picture.height, limit)
+    name, image = open_image(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    check_size(image.width, image.height, limit)
     try:
-        picture.load()
-        pixels = from_pil(picture)
+        image.load()
+        pixels = from_pil(image)
     except Exception as error:
         raise ValueError(f"damaged or unsupported {name} file: {_reason(error)}") from error
     # `is_animated` may read beyond the first frame; damage there doesn't affect the decoded image.
     with suppress(Exception):
-        if getattr(picture, "is_animated", False):
+        if getattr(image, "is_animated", False):
             warn_once(f"a {name} file has several frames or pages; only the first is used")
     return pixels
 
@@ -116,18 +116,16 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     _check_regular_file(path)
     try:
         with open(path, "rb") as file:
-            name, picture = open_image(file)
+            name, image = open_image(file)
             # Some versions of Pillow already apply the orientation to a TIFF's `size`.
-            width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if name == "TIFF" else image.size
             # For a PNG, `exif_orientation` would decode all pixels to look for EXIF data after them.
-            sideways = (name != "PNG" or _png_may_be_rotated(file, picture.info)) and 5 <= exif_orientation(
-                picture
-            ) <= 8
+            is_rotated = (name != "PNG" or _png_may_be_rotated(file, image.info)) and 5 <= exif_orientation(image) <= 8
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
     if width < 1 or height < 1:
         raise ValueError(f"the image has no pixels: {width} x {height}")
-    return (width, height) if sideways else (height, width)
+    return (width, height) if is_rotated else (height, width)
 
 
 def _png_may_be_rotated(file: BinaryIO, info: dict[Any, Any]) -> bool:
@@ -185,22 +183,22 @@ def open_image(file: BinaryIO) -> tuple[str, Any]:
 
     Raises ValueError if the file is empty, of an unsupported format, or has a damaged header.
     """
-    head = file.read(64)
+    header = file.read(64)
     file.seek(0)
-    if not head:
+    if not header:
         raise ValueError("the file is empty")
-    name = sniff(head)
+    name = sniff(header)
     if name is None:
-        start = head.lstrip().lower()
-        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of an unknown format")
-        raise ValueError(f"not an image: this is {found} (accepted: {', '.join(_DECODERS)})")
+        start = header.lstrip().lower()
+        description = next((text for prefix, text in _NOT_IMAGES if start.startswith(prefix)), "of an unknown format")
+        raise ValueError(f"not an image: this is {description} (accepted: {', '.join(_DECODERS)})")
     opener = _image_opener(name)
     try:
-        picture = opener(file, "")
-        picture.size  # noqa: B018 - some headers are read only now
+        image = opener(file, "")
+        image.size  # noqa: B018 - some headers are read only now
     except Exception as error:  # decoders raise exceptions of many types: struct.error, SyntaxError, KeyError...
         raise ValueError(f"damaged {name} header: {_reason(error)}") from error
-    return name, picture
+    return name, image
 
 
 def _image_opener(name: str) -> Any:

@@ -86,8 +86,8 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
         return _sequence_source(source, vid_stride)
     if isinstance(source, Iterator) and not isinstance(source, IOBase):
         return Source("iterator", lambda: _iterate_elements(source, vid_stride))
-    units = _in_memory_items(source, 0)
-    return Source("arrays", lambda: _indexed_items(units, strict=len(units) == 1), total=len(units))
+    lazy_items = _in_memory_items(source, 0)
+    return Source("arrays", lambda: _indexed_items(lazy_items, strict=len(lazy_items) == 1), total=len(lazy_items))
 
 
 def _string_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
@@ -135,21 +135,28 @@ def _entry_source(entry: Entry, vid_stride: int) -> Source:
     return Source(
         "video" if is_video else "image",
         lambda: _indexed_items([_lazy_entry_items(entry, vid_stride)], strict=True),
-        path=entry.text,
+        path=entry.location,
         total=None if is_video else 1,
-        expected=lambda: expected_frame_count(entry.text, vid_stride),
+        estimate_total=lambda: expected_frame_count(entry.location, vid_stride),
     )
 
 
 def _entries_source(kind: Any, entries: list[Entry], path: str | None, vid_stride: int) -> Source:
-    def expected() -> int | None:
-        counts = [expected_frame_count(e.text, vid_stride) if e.kind.startswith("video") else 1 for e in entries]
+    def estimate_total() -> int | None:
+        counts = [
+            expected_frame_count(entry.location, vid_stride) if entry.kind.startswith("video") else 1
+            for entry in entries
+        ]
         return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
 
-    videos = any(entry.kind.startswith("video") for entry in entries)
-    units = [_lazy_entry_items(entry, vid_stride) for entry in entries]
+    has_videos = any(entry.kind.startswith("video") for entry in entries)
+    lazy_items = [_lazy_entry_items(entry, vid_stride) for entry in entries]
     return Source(
-        kind, lambda: _indexed_items(units), path=path, total=None if videos else len(units), expected=expected
+        kind,
+        lambda: _indexed_items(lazy_items),
+        path=path,
+        total=None if has_videos else len(lazy_items),
+        estimate_total=estimate_total,
     )
 
 
@@ -157,25 +164,25 @@ def _sequence_source(elements: Sequence[Any], vid_stride: int) -> Source:
     if not elements:
         raise ValueError("source is an empty list")
     entries: list[Entry] = []
-    units: list[_LazyItems] = []
-    for place, element in enumerate(elements):
+    lazy_items: list[_LazyItems] = []
+    for index, element in enumerate(elements):
         try:
-            found = _element_entries(element)
+            element_entries = _element_entries(element)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"source[{place}]: {error}") from error
-        if found is None:
-            units += _in_memory_items(element, len(units))
+            raise type(error)(f"source[{index}]: {error}") from error
+        if element_entries is None:
+            lazy_items += _in_memory_items(element, len(lazy_items))
         else:
-            entries += found
-            units += [_lazy_entry_items(entry, vid_stride) for entry in found]
-    if entries and len(entries) == len(units) and not any(entry.exists() for entry in entries):
+            entries += element_entries
+            lazy_items += [_lazy_entry_items(entry, vid_stride) for entry in element_entries]
+    if entries and len(entries) == len(lazy_items) and not any(entry.exists() for entry in entries):
         raise FileNotFoundError(
-            f"none of the {len(entries)} files of the list exists; {missing_file_error(entries[0].text)}"
+            f"none of the {len(entries)} files of the list exists; {missing_file_error(entries[0].location)}"
         )
-    if len(entries) == len(units):
+    if len(entries) == len(lazy_items):
         return _entries_source("images", entries, None, vid_stride)
-    videos = any(entry.kind.startswith("video") for entry in entries)
-    return Source("arrays", lambda: _indexed_items(units), total=None if videos else len(units))
+    has_videos = any(entry.kind.startswith("video") for entry in entries)
+    return Source("arrays", lambda: _indexed_items(lazy_items), total=None if has_videos else len(lazy_items))
 
 
 def _element_entries(element: Any) -> list[Entry] | None:
@@ -201,8 +208,8 @@ def _in_memory_items(value: Any, first: int) -> list[_LazyItems]:
     """
     if isinstance(value, torch.Tensor):
         check_tensor(value)
-        images = list(value) if value.ndim == 4 else [value]
-        return [(f"image{first + i}.jpg", _lazy_item(_first_image, v)) for i, v in enumerate(images)]
+        batch_images = list(value) if value.ndim == 4 else [value]
+        return [(f"image{first + i}.jpg", _lazy_item(_first_image, image)) for i, image in enumerate(batch_images)]
     name = f"image{first}.jpg"
     if isinstance(value, np.ndarray):
         check_array(value)
@@ -241,43 +248,43 @@ def _first_image(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return from_tensor(tensor)[0]
 
 
-def _lazy_item(make: Callable[..., NDArray[np.uint8]], *given: Any) -> Callable[[], Iterator[Item]]:
+def _lazy_item(decode: Callable[..., NDArray[np.uint8]], *args: Any) -> Callable[[], Iterator[Item]]:
     def items() -> Iterator[Item]:
-        yield Item(make(*given), "")
+        yield Item(decode(*args), "")
 
     return items
 
 
 def _lazy_entry_items(entry: Entry, vid_stride: int) -> _LazyItems:
-    return entry.text, lambda: _entry_items(entry, vid_stride)
+    return entry.location, lambda: _entry_items(entry, vid_stride)
 
 
 def _entry_items(entry: Entry, vid_stride: int) -> Iterator[Item]:
     if entry.kind == "image":
-        yield Item(read_image(entry.text), entry.text)
+        yield Item(read_image(entry.location), entry.location)
     elif entry.kind == "image_url":
-        yield Item(decode_image(web.fetch(entry.text)), entry.text)
+        yield Item(decode_image(web.fetch(entry.location)), entry.location)
     elif entry.kind == "video":
-        yield from video_items(entry.text, entry.text, vid_stride=vid_stride)
+        yield from video_items(entry.location, entry.location, vid_stride=vid_stride)
     else:
         with tempfile.TemporaryDirectory(prefix="fastsam-") as folder:
-            file = os.path.join(folder, "video" + suffix_of(entry.text))
+            file = os.path.join(folder, "video" + suffix_of(entry.location))
             with open(file, "wb") as handle:
-                web.fetch_into(entry.text, handle, web.MAX_VIDEO_BYTES)
-            yield from video_items(file, entry.text, vid_stride=vid_stride)
+                web.fetch_into(entry.location, handle, web.MAX_VIDEO_BYTES)
+            yield from video_items(file, entry.location, vid_stride=vid_stride)
 
 
 def _indexed_items(
-    units: list[_LazyItems], *, strict: bool = False, first: int = 0, endless: bool = False
+    lazy_items: list[_LazyItems], *, strict: bool = False, first: int = 0, unknown_total: bool = False
 ) -> Iterator[Item]:
     """Yield the items of all units, with `path`, `index` and `total` set.
 
     A failing unit raises if `strict`; else it is logged and yields one item with `error`. first: index of the first
-    unit. endless: the total is unknown.
+    unit. unknown_total: the total is unknown.
     """
-    total = None if endless else len(units)
-    for place, (path, make) in enumerate(units):
-        items = make()
+    total = None if unknown_total else len(lazy_items)
+    for position, (path, open_items) in enumerate(lazy_items):
+        items = open_items()
         while True:
             try:
                 item = next(items)
@@ -290,9 +297,9 @@ def _indexed_items(
                         raise ValueError(f"{path}: {reason}") from error
                     raise
                 logger.warning("skipped %s: %s", path, reason)
-                yield Item(None, path, reason, None, first + place, total)
+                yield Item(None, path, reason, None, first + position, total)
                 break
-            yield replace(item, path=path, index=first + place, total=total)
+            yield replace(item, path=path, index=first + position, total=total)
 
 
 def _iterate_elements(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
@@ -301,13 +308,13 @@ def _iterate_elements(elements: Iterator[Any], vid_stride: int) -> Iterator[Item
         # Copy arrays: a camera loop may refill one buffer while earlier frames wait for their batch or lie in results.
         element = element.copy() if isinstance(element, np.ndarray) else element
         if element is None:  # one unreadable file among many, as from a generator over cv2.imread(path)
-            units = [(f"image{first}.jpg", _lazy_item(_raise_no_image))]
-        elif (found := _element_entries(element)) is None:
-            units = _in_memory_items(element, first)
+            lazy_items = [(f"image{first}.jpg", _lazy_item(_raise_no_image))]
+        elif (entries := _element_entries(element)) is None:
+            lazy_items = _in_memory_items(element, first)
         else:
-            units = [_lazy_entry_items(entry, vid_stride) for entry in found]
-        yield from _indexed_items(units, first=first, endless=True)
-        first += len(units)
+            lazy_items = [_lazy_entry_items(entry, vid_stride) for entry in entries]
+        yield from _indexed_items(lazy_items, first=first, unknown_total=True)
+        first += len(lazy_items)
 
 
 def _raise_no_image() -> NDArray[np.uint8]:
@@ -341,12 +348,14 @@ def _parse_stream_address(line: str, base: str) -> int | str:
         return _check_camera_number(int(line))
     if "://" in line:
         return line
-    found = next((p for p in (os.path.join(base, line), expand_user(line)) if os.path.isfile(p)), None)
-    if found is None:
+    path = next(
+        (candidate for candidate in (os.path.join(base, line), expand_user(line)) if os.path.isfile(candidate)), None
+    )
+    if path is None:
         raise missing_file_error(os.path.join(base, line))
-    if suffix_of(found) not in VIDEO_SUFFIXES:
+    if suffix_of(path) not in VIDEO_SUFFIXES:
         raise ValueError(f"{line!r} is neither an address, a camera number nor a video file")
-    return os.path.abspath(found)
+    return os.path.abspath(path)
 
 
 def _check_camera_number(number: int) -> int:

@@ -55,7 +55,7 @@ def yolo_bbox2segment(
         raise FileNotFoundError(f"no image in {images}")
     for _, file in pairs:
         # Only the kind of label matters here, not its coordinates, so any image size will do.
-        if file is not None and any(found.segmentation for found in yolo_folder.read_file(file, (1, 1))):
+        if file is not None and any(label.segmentation for label in yolo_folder.read_file(file, (1, 1))):
             logger.info("%s holds polygons already; nothing to do", file)
             return None
     segmenter = Segmenter(sam_model, device)
@@ -94,7 +94,7 @@ def _segment_boxes(
     """Return the boxes' objects with masks, and how many of these masks are just the box's rectangle."""
     if not boxes:
         return [], 0
-    corners = [found.corners() for found in boxes]
+    corners = [box.corners() for box in boxes]
     result = segmenter.boxes(image, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0

@@ -116,10 +116,10 @@ def _outlines(crop: np.ndarray, corner: tuple[int, int], smooth: int) -> list[np
     """
     import cv2
 
-    found, _ = cv2.findContours(crop.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=corner)
+    contours, _ = cv2.findContours(crop.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=corner)
     window = 2 * smooth + 1
     smoothed = []
-    for contour in found:
+    for contour in contours:
         points = contour.reshape(-1, 2).astype(np.float64)
         if len(points) > 4 * window:
             wrapped = np.concatenate([points[-smooth:], points, points[:smooth]])

@@ -44,7 +44,7 @@ ACCEPTED = (
     "a path, folder, glob pattern, list file (.txt, .csv), URL, video, stream address, camera number, NumPy array "
     "(BGR), Pillow image, torch tensor (RGB), encoded bytes, a binary file object, or a list or iterator of these"
 )
-# A unit of a source, such as a file: its name, and a function that returns an iterator over its items.
+# A part of a source, such as a file: its name, and a function that returns an iterator over its items.
 _LazyItems = tuple[str, Callable[[], Iterator[Item]]]
 
 
@@ -202,7 +202,7 @@ def _element_entries(element: Any) -> list[Entry] | None:
 
 
 def _in_memory_items(value: Any, first: int) -> list[_LazyItems]:
-    """Return the units of an image in memory, or of a batch of images. Shapes and dtypes are checked now, pixels later.
+    """Return the lazy items of an image in memory, or of a batch of images. Shapes and dtypes are checked now, pixels later.
 
     first: number of the first image in `image<i>.jpg` names.
     """
@@ -277,10 +277,10 @@ def _entry_items(entry: Entry, vid_stride: int) -> Iterator[Item]:
 def _indexed_items(
     lazy_items: list[_LazyItems], *, strict: bool = False, first: int = 0, unknown_total: bool = False
 ) -> Iterator[Item]:
-    """Yield the items of all units, with `path`, `index` and `total` set.
+    """Yield the items of all parts of a source, with `path`, `index` and `total` set.
 
-    A failing unit raises if `strict`; else it is logged and yields one item with `error`. first: index of the first
-    unit. unknown_total: the total is unknown.
+    A failing part raises if `strict`; else it is logged and yields one item with `error`. first: index of the first
+    part. unknown_total: the total is unknown.
     """
     total = None if unknown_total else len(lazy_items)
     for position, (path, open_items) in enumerate(lazy_items):

@@ -14,7 +14,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.attr("PYBIND11_VERSION") = std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR);
   m.def("isa", [] { return std::string(fastsam::kernels().name); }, "Return the name of the instruction set in use.");
   m.def(
-      "multiplies_bfloat16", [] { return fastsam::kernels().multiplies_bfloat16; },
+      "has_native_bfloat16", [] { return fastsam::kernels().has_native_bfloat16; },
       "Return whether the instruction set in use has instructions for products of bfloat16.");
   m.def(
       "available_isas",

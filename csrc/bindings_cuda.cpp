@@ -17,15 +17,16 @@ namespace py = pybind11;
 PYBIND11_MODULE(FASTSAM_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "CUDA operations of fastsam_core; fastsam_core.ops is the way to call them.";
   m.attr("ARCHITECTURES") = FASTSAM_CUDA_ARCHITECTURES;
-  m.def("why_not", &fastsam::cuda::why_not, "Return why kernels can't run on the current device, or \"\" if they can.");
-  m.def("shared_memory", &fastsam::cuda::shared_memory,
+  m.def("unavailable_reason", &fastsam::cuda::unavailable_reason,
+        "Return why kernels can't run on the current device, or \"\" if they can.");
+  m.def("shared_memory_per_multiprocessor", &fastsam::cuda::shared_memory_per_multiprocessor,
         "Return the bytes of shared memory that each multiprocessor of the current device has.");
   fastsam::bindings::bind_copies(m);
 #ifdef FASTSAM_CUDA_EMULATION
   m.attr("EMULATED") = true;
-  m.def("set_order", &fastsam::emulator::set_order, py::arg("backward"),
+  m.def("set_order", &fastsam::emulator::set_order, py::arg("reverse"),
         "Run a block's threads last to first from now on, or first to last.");
-  m.def("launched", &fastsam::emulator::launched,
+  m.def("launched_kernels", &fastsam::emulator::take_launched_kernels,
         "Return the names of all kernels that have run since the last call of this function.");
 #else
   m.attr("EMULATED") = false;

@@ -117,7 +117,7 @@ def main() -> None:
     second = cluster.add_node(**node)
     ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    names = {one["NodeID"]: one["NodeManagerPort"] for one in ray.nodes()}
+    names = {node_info["NodeID"]: node_info["NodeManagerPort"] for node_info in ray.nodes()}
     assert len(names) == 2
 
     started = time.perf_counter()
@@ -132,7 +132,7 @@ def main() -> None:
     annotate_ray(images, noting, output_dir=lost, images_per_task=4, actors=2, cpus_per_actor=2, **shared)
     killer.join(1)
     assert not killer.is_alive(), "the node lived to the end: nothing was lost"
-    assert sum(one["Alive"] for one in ray.nodes()) == 1
+    assert sum(node_info["Alive"] for node_info in ray.nodes()) == 1
     report["seconds with a node lost"] = round(time.perf_counter() - started, 1)
     assert tree(lost) == expected, "a lost node changed what was written"
     assert recorded(lost) == recorded(root / "whole"), "an image was lost, or came twice"

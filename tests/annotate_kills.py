@@ -40,14 +40,14 @@ def make_images(folder: Path, count: int) -> None:
     for index in range(count):
         random_numbers = np.random.default_rng(index)
         height, width = 48 + int(random_numbers.integers(32)), 64 + int(random_numbers.integers(32))
-        picture = random_numbers.integers(0, 40, (height, width, 3), dtype=np.uint8)
+        image = random_numbers.integers(0, 40, (height, width, 3), dtype=np.uint8)
         yy, xx = np.mgrid[:height, :width]
         for _ in range(int(random_numbers.integers(1, 4))):
             x, y, radius = random_numbers.random(3) * [width, height, 16] + [0, 0, 6]
-            picture[np.hypot(xx - x, yy - y) < radius] = random_numbers.integers(120, 256, 3)
+            image[np.hypot(xx - x, yy - y) < radius] = random_numbers.integers(120, 256, 3)
         path = folder / f"{'abc'[index % 3]}" / f"{index:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
         if index % 50 == 49:
             path.write_bytes(path.read_bytes()[:200])
 
@@ -60,7 +60,7 @@ def detector(image: np.ndarray) -> tuple[Any, Any, Any, Any]:
         rows, columns = np.nonzero((image == colour).all(2))
         boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         classes.append(int(colour[0]) % 2)
-    return boxes, [0.5 + 0.1 * place for place in range(len(boxes))], classes, ["even", "odd"]
+    return boxes, [0.5 + 0.1 * index for index in range(len(boxes))], classes, ["even", "odd"]
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -195,7 +195,7 @@ def _dying(at: int, work: Callable[[], None]) -> None:
 
 def divided(runs: Runs, output: Path, count: int) -> None:
     """Annotate `count` shards at the same time, one process each."""
-    children = [runs.start(partial(runs.annotate, output, shard=f"{share}/{count}")) for share in range(count)]
+    children = [runs.start(partial(runs.annotate, output, shard=f"{index}/{count}")) for index in range(count)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
 
 

@@ -21,9 +21,9 @@ def encoded(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
 
 
-def pixels(labels: ImageLabels, place: int) -> np.ndarray:
-    """Decode the mask of object number `place` with pycocotools: (H, W) bool."""
-    mask = labels.objects[place].segmentation
+def pixels(labels: ImageLabels, index: int) -> np.ndarray:
+    """Decode the mask of object number `index` with pycocotools: (H, W) bool."""
+    mask = labels.objects[index].segmentation
     assert mask is not None
     return np.asarray(coco.decode(mask.rle)).astype(bool)
 

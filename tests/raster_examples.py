@@ -43,4 +43,4 @@ def road_and_house() -> np.ndarray:
 
 
 def masks_of(found: tiles.RasterObjects) -> list[Any]:
-    return [(one.box.tolist(), one.area, one.mask, one.predicted_iou, one.stability) for one in found]
+    return [(obj.box.tolist(), obj.area, obj.mask, obj.predicted_iou, obj.stability) for obj in found]

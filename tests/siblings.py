@@ -64,11 +64,11 @@ emulated = _Emulated()
 @contextmanager
 def threads_backwards() -> Iterator[None]:
     """Make the emulator run the threads of each block in reverse order: a kernel that lacks a barrier then differs."""
-    emulated.set_order(backward=True)
+    emulated.set_order(reverse=True)
     try:
         yield
     finally:
-        emulated.set_order(backward=False)
+        emulated.set_order(reverse=False)
 
 
 def _carried(function: Callable[..., Any]) -> Callable[..., Any]:

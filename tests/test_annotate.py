@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastsam_core import SAM, Predictor, auto_annotate, rle
-from golden_recipe import test_image as picture
+from golden_recipe import test_image as golden_image
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0], [50.0, 2.0, 76.0, 44.0]]
 KEEP_ALL = {"conf": -1e9, "save": False}
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     target = tmp_path / "images"
     target.mkdir()
     for name in ("a.png", "b.png"):
-        Image.fromarray(picture(48, 80)).save(target / name)
+        Image.fromarray(golden_image(48, 80)).save(target / name)
     return target
 
 
@@ -63,7 +63,7 @@ def test_one_line_per_box_with_its_class(sam: SAM, folder: Path) -> None:
     assert target == folder.parent / "images_auto_annotate_labels"
     assert files(target) == ["a.txt", "b.txt"]
     assert [image.shape for image in seen] == [(48, 80, 3)] * 2
-    assert (seen[0] == picture(48, 80)[..., ::-1]).all(), "the detector gets BGR"
+    assert (seen[0] == golden_image(48, 80)[..., ::-1]).all(), "the detector gets BGR"
     rows = lines(target / "a.txt")
     assert [row[0] for row in rows] == [7, 0, 3]
     for row in rows:

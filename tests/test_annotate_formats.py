@@ -15,7 +15,7 @@ import torch
 from annotate_kills import detector, make_images, tiny_sam, tree
 from fastsam_core import SAM, auto_annotate, rle
 from fastsam_core.annotate import AnnotateConfig
-from fastsam_core.annotate.assemble import write_coco
+from fastsam_core.annotate.dataset_files import write_coco
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels
@@ -38,7 +38,8 @@ def images(tmp_path: Path) -> Path:
 def masks_of(labels: Any) -> dict[str, list[tuple[int, str]]]:
     """Return the class and RLE of every object, by image."""
     return {
-        one.file_name: [(found.class_id, found.segmentation.rle["counts"]) for found in one.objects] for one in labels
+        entry.file_name: [(found.class_id, found.segmentation.rle["counts"]) for found in entry.objects]
+        for entry in labels
     }
 
 
@@ -46,18 +47,20 @@ def test_all_formats_hold_the_same_masks(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, detector, sam, formats=ALL)
     coco = masks_of(read_labels(target / "coco.json", "coco"))
     assert sorted(coco) == sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
-    assert sum(map(len, coco.values())) > 6 and {found[0] for one in coco.values() for found in one} == {0, 1}
+    assert sum(map(len, coco.values())) > 6 and {found[0] for entry in coco.values() for found in entry} == {0, 1}
     # Empty masks have no outline, so text files leave them out.
-    drawn = {name: [one for one in found if rle.area(_rle(images / name, one[1]))] for name, found in coco.items()}
+    drawn = {
+        name: [entry for entry in found if rle.area(_rle(images / name, entry[1]))] for name, found in coco.items()
+    }
     assert masks_of(read_labels(target, "yolo", images=images)) == drawn
     for key, found in coco.items():
         stem = os.path.splitext(key)[0]
         sa1b = json.loads((target / "sa1b" / f"{stem}.json").read_text())
-        assert [one["segmentation"]["counts"] for one in sa1b["annotations"]] == [counts for _, counts in found]
+        assert [entry["segmentation"]["counts"] for entry in sa1b["annotations"]] == [counts for _, counts in found]
         labelme = json.loads((target / "labelme" / f"{stem}.json").read_text())
         seen = (target / "labelme" / f"{stem}.json").parent / labelme["imagePath"]
         assert os.path.samefile(seen, images / key)
-        assert {shape["label"] for shape in labelme["shapes"]} == {["even", "odd"][one[0]] for one in drawn[key]}
+        assert {shape["label"] for shape in labelme["shapes"]} == {["even", "odd"][entry[0]] for entry in drawn[key]}
         numbers = cv2.imread(str(target / "png" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
         assert numbers.shape == cv2.imread(str(images / key)).shape[:2] and numbers.max() <= len(found)
         union = np.zeros(numbers.shape, bool)
@@ -79,7 +82,7 @@ def test_coco_file_is_valid_for_pycocotools(sam: SAM, images: Path) -> None:
     truth = pycocotools.COCO(str(target / "coco.json"))
     assert truth.getImgIds() == list(range(1, 7))
     assert [category["name"] for category in truth.loadCats(truth.getCatIds())] == ["even", "odd"]
-    assert [one["file_name"] for one in truth.loadImgs(truth.getImgIds())] == sorted(
+    assert [entry["file_name"] for entry in truth.loadImgs(truth.getImgIds())] == sorted(
         path.relative_to(images).as_posix() for path in images.rglob("*.png")
     )
     found = truth.loadRes(json.loads((target / "coco.json").read_text())["annotations"])
@@ -96,9 +99,14 @@ def test_coco_category_ids_and_damaged_parts(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps(part))
     write_coco(tmp_path / "coco.json", [tmp_path / "a", tmp_path / "b"], {3: "cup", 1: "dish"})
     made = json.loads((tmp_path / "coco.json").read_text())
-    assert [(one["id"], one["name"]) for one in made["categories"]] == [(1, "0"), (2, "dish"), (3, "2"), (4, "cup")]
-    assert [one["id"] for one in made["images"]] == [1, 2]
-    assert [(one["id"], one["image_id"]) for one in made["annotations"]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert [(entry["id"], entry["name"]) for entry in made["categories"]] == [
+        (1, "0"),
+        (2, "dish"),
+        (3, "2"),
+        (4, "cup"),
+    ]
+    assert [entry["id"] for entry in made["images"]] == [1, 2]
+    assert [(entry["id"], entry["image_id"]) for entry in made["annotations"]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
     write_coco(tmp_path / "none.json", [], {})
     assert json.loads((tmp_path / "none.json").read_text())["images"] == []
     (tmp_path / "b").write_text("{")
@@ -119,11 +127,11 @@ def test_images_without_objects_get_empty_labels(sam: SAM, images: Path) -> None
 
 def test_min_area_leaves_out_small_masks(sam: SAM, images: Path) -> None:
     whole = auto_annotate(images, detector, sam, formats="coco")
-    areas = [one["area"] for one in json.loads((whole / "coco.json").read_text())["annotations"]]
-    least = sorted(areas)[len(areas) // 2]
-    target = auto_annotate(images, detector, sam, output_dir=whole.parent / "large", formats="coco", min_area=least)
-    kept = [one["area"] for one in json.loads((target / "coco.json").read_text())["annotations"]]
-    assert kept == [area for area in areas if area >= least] and 0 < len(kept) < len(areas)
+    areas = [entry["area"] for entry in json.loads((whole / "coco.json").read_text())["annotations"]]
+    threshold = sorted(areas)[len(areas) // 2]
+    target = auto_annotate(images, detector, sam, output_dir=whole.parent / "large", formats="coco", min_area=threshold)
+    kept = [entry["area"] for entry in json.loads((target / "coco.json").read_text())["annotations"]]
+    assert kept == [area for area in areas if area >= threshold] and 0 < len(kept) < len(areas)
 
 
 def test_yolo_class_names_are_written(sam: SAM, images: Path) -> None:
@@ -183,15 +191,15 @@ def test_video_frames_are_labelled_once(sam: SAM, images: Path) -> None:
         assert calls == 9
     assert sorted(path.name for path in (target / "a").glob("clip*")) == ["clip_0.txt", "clip_1.txt", "clip_2.txt"]
     made = json.loads((target / "coco.json").read_text())
-    assert [one["file_name"] for one in made["images"]][2:5] == ["a/clip_0.jpg", "a/clip_1.jpg", "a/clip_2.jpg"]
+    assert [entry["file_name"] for entry in made["images"]][2:5] == ["a/clip_0.jpg", "a/clip_1.jpg", "a/clip_2.jpg"]
     assert len(made["images"]) == 9
 
 
 def test_arrays_are_named_by_position(sam: SAM, images: Path, tmp_path: Path) -> None:
-    pictures = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
+    arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
     with pytest.raises(ValueError, match="output_dir is needed"):
-        auto_annotate(pictures, detector, sam)
-    target = auto_annotate(pictures, detector, sam, output_dir=tmp_path / "out", formats=("yolo", "coco"))
+        auto_annotate(arrays, detector, sam)
+    target = auto_annotate(arrays, detector, sam, output_dir=tmp_path / "out", formats=("yolo", "coco"))
     assert sorted(path.name for path in target.glob("*.txt")) == [f"image{index}.txt" for index in range(6)]
     assert len(json.loads((target / "coco.json").read_text())["images"]) == 6
 
@@ -204,14 +212,14 @@ def test_batch_is_encoded_together_with_same_results(sam: SAM, images: Path, tmp
         sizes.append(len(pixels))
         return plain(pixels, *dtype)
 
-    one = auto_annotate(images, detector, sam, formats="coco", preview=0)
+    single = auto_annotate(images, detector, sam, formats="coco", preview=0)
     sam.model.encode_image = encode  # type: ignore[method-assign]
     try:
         four = auto_annotate(images, detector, sam, output_dir=tmp_path / "four", formats="coco", batch=4, preview=0)
     finally:
         del sam.model.encode_image
     assert sizes == [4, 2]
-    first, second = (json.loads((target / "coco.json").read_text())["annotations"] for target in (one, four))
+    first, second = (json.loads((target / "coco.json").read_text())["annotations"] for target in (single, four))
     assert [a["category_id"] for a in first] == [a["category_id"] for a in second]
     for a, b in zip(first, second, strict=True):
         assert rle.iou([a["segmentation"]], [b["segmentation"]], [False])[0, 0] > 0.99
@@ -236,7 +244,7 @@ def test_many_boxes_are_decoded_in_parts(sam: SAM, tmp_path: Path, monkeypatch: 
     target = auto_annotate(tmp_path / "images", lambda image: crowd, sam, formats="coco", max_det=2000, preview=0)
     assert sum(most) == 2000 and max(most) <= 32
     found = json.loads((target / "coco.json").read_text())["annotations"]
-    assert [one["category_id"] - 1 for one in found] == [index % 7 for index in range(2000)]
+    assert [entry["category_id"] - 1 for entry in found] == [index % 7 for index in range(2000)]
 
 
 class FindsEveryText(OpenVocabularyDetector):
@@ -264,8 +272,8 @@ def test_texts_become_classes(sam: SAM, images: Path, tmp_path: Path) -> None:
     assert dict(read_labels(target, "yolo", images=images).names) == {0: "a dog", 1: "a red car"}
     with pytest.raises(ValueError, match=r'texts was \["a dog", "a red car"\] and is \["a cat"\]'):
         auto_annotate(images, found, sam, texts=["a cat"])
-    one = auto_annotate(images, found, sam, output_dir=tmp_path / "one", texts=["a dog", "a red car"], classes=1)
-    assert {line.split()[0] for path in one.rglob("*.txt") for line in path.read_text().splitlines()} == {"1"}
+    single = auto_annotate(images, found, sam, output_dir=tmp_path / "one", texts=["a dog", "a red car"], classes=1)
+    assert {line.split()[0] for path in single.rglob("*.txt") for line in path.read_text().splitlines()} == {"1"}
 
 
 @pytest.mark.parametrize(

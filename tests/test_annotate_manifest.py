@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from fastsam_core.annotate.assemble import class_list
-from fastsam_core.annotate.manifest import History, Manifest, fingerprint, is_started, read
-from fastsam_core.annotate.shards import WHOLE, Shard
+from fastsam_core.annotate.dataset_files import names_of_classes
+from fastsam_core.annotate.manifest import History, Manifest, fingerprint, is_started, read_history
+from fastsam_core.annotate.shards import UNSHARDED, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
 
 
 def ok(key: str, *classes: tuple[int, str, int]) -> dict[str, Any]:
-    return {"key": key, "status": "ok", "classes": [list(one) for one in classes]}
+    return {"key": key, "status": "ok", "classes": [list(entry) for entry in classes]}
 
 
-def write(folder: Path, *lines: dict[str, Any], shard: Shard = WHOLE, resume: bool = True) -> Path:
+def write(folder: Path, *lines: dict[str, Any], shard: Shard = UNSHARDED, resume: bool = True) -> Path:
     manifest = Manifest(folder, SETTINGS, shard, resume)
     for line in lines:
         manifest.append(line)
@@ -35,10 +35,10 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
     write(tmp_path, ok("c"), {"key": "v.mp4", "status": "video"}, shard=Shard(1, 3))
     assert is_started(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest-1-of-3.jsonl", "manifest.jsonl"]
-    history = read(tmp_path, SETTINGS)
+    history = read_history(tmp_path, SETTINGS)
     assert history.finished == {"a", "c"} and history.failed == {"b": "broken"} and history.videos == {"v.mp4"}
-    assert history.classes == {(0, "cup"): 2, (1, "dish"): 1} and history.empty == 1
-    assert read(tmp_path, SETTINGS, lambda key: key == "c").finished == {"c"}
+    assert history.class_counts == {(0, "cup"): 2, (1, "dish"): 1} and history.num_empty == 1
+    assert read_history(tmp_path, SETTINGS, lambda key: key == "c").finished == {"c"}
     header = json.loads((tmp_path / "manifest.jsonl").read_text().splitlines()[0])
     assert header["settings"] == SETTINGS and header["fingerprint"] == fingerprint(SETTINGS)
 
@@ -59,8 +59,8 @@ def test_lines_are_flushed_once_a_second_and_at_close(tmp_path: Path, monkeypatc
 def test_repeated_lines_of_an_image_count_once(tmp_path: Path) -> None:
     error = {"key": "a", "status": "error", "error": "broken"}
     write(tmp_path, error, ok("a", (0, "cup", 2)), ok("a", (0, "cup", 2)))
-    history = read(tmp_path, SETTINGS)
-    assert history.finished == {"a"} and not history.failed and history.classes == {(0, "cup"): 2}
+    history = read_history(tmp_path, SETTINGS)
+    assert history.finished == {"a"} and not history.failed and history.class_counts == {(0, "cup"): 2}
 
 
 def test_last_line_of_a_relabelled_image_counts(tmp_path: Path) -> None:
@@ -69,41 +69,41 @@ def test_last_line_of_a_relabelled_image_counts(tmp_path: Path) -> None:
     write(tmp_path, ok("c") | {"time": 2.0}, {"key": "a", "status": "error", "error": "broken"}, shard=Shard(0, 2))
     path = write(tmp_path, ok("c", (2, "fork", 1)) | {"time": 1.0}, shard=Shard(1, 2))
     os.utime(path, ns=(2**62, 2**62))
-    history = read(tmp_path, SETTINGS)
+    history = read_history(tmp_path, SETTINGS)
     assert history.finished == {"b", "c"} and history.failed == {"a": "broken"}
-    assert history.classes == {(1, "dish"): 4} and history.empty == 1
-    assert read(tmp_path, SETTINGS, lambda key: key == "b").classes == {(1, "dish"): 4}
+    assert history.class_counts == {(1, "dish"): 4} and history.num_empty == 1
+    assert read_history(tmp_path, SETTINGS, lambda key: key == "b").class_counts == {(1, "dish"): 4}
 
 
 def test_last_label_file_name_counts(tmp_path: Path) -> None:
     write(tmp_path, {**ok("a.png"), "name": "a-2"}, {**ok("b.png"), "name": "b-2"}, ok("v.mp4#7"), ok("b.png"))
-    history = read(tmp_path, SETTINGS)
-    assert [history.name(key) for key in ("a.png", "b.png", "v.mp4#7", "c.d.png")] == ["a-2", "b", "v_7", "c.d"]
+    history = read_history(tmp_path, SETTINGS)
+    assert [history.label_name(key) for key in ("a.png", "b.png", "v.mp4#7", "c.d.png")] == ["a-2", "b", "v_7", "c.d"]
     path = write(tmp_path, ok("a.png"), shard=Shard(0, 2))
     os.utime(path, ns=(1000, 1000))  # an older run
-    assert read(tmp_path, SETTINGS).name("a.png") == "a-2"
+    assert read_history(tmp_path, SETTINGS).label_name("a.png") == "a-2"
     os.utime(tmp_path / "manifest.jsonl", ns=(0, 0))
-    assert read(tmp_path, SETTINGS).name("a.png") == "a"
+    assert read_history(tmp_path, SETTINGS).label_name("a.png") == "a"
 
 
 def test_manifest_cut_at_any_byte_is_read(tmp_path: Path) -> None:
     """After a cut at any byte, complete lines count, and the next line is not appended to the torn one."""
     whole = write(tmp_path, ok("a"), ok("b"), ok("c")).read_bytes()
-    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    ends = [index + 1 for index, byte in enumerate(whole) if byte == ord("\n")]
     for cut in range(len(whole) + 1):
         (tmp_path / "manifest.jsonl").write_bytes(whole[:cut])
         expected = set("abc"[: max(0, sum(end <= cut for end in ends) - 1)])
-        assert read(tmp_path, SETTINGS).finished == expected
+        assert read_history(tmp_path, SETTINGS).finished == expected
         if cut % 23 == 0:
             write(tmp_path, ok("d"))
-            assert read(tmp_path, SETTINGS).finished == expected | {"d"}
+            assert read_history(tmp_path, SETTINGS).finished == expected | {"d"}
 
 
 def test_damaged_line_is_skipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, ok("a"), ok("b"), ok("c"))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\0" * 40 + b"\n" + b'{"key": "x"}\n' + lines[3])
-    assert read(tmp_path, SETTINGS).finished == {"c"}
+    assert read_history(tmp_path, SETTINGS).finished == {"c"}
     assert "line 2 can't be read" in caplog.text and "line 3 can't be read" in caplog.text
 
 
@@ -111,7 +111,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
     write(tmp_path, ok("a"))
     other = {"det_model": "yolo", "conf": 0.5, "texts": ["dog"]}
     with pytest.raises(ValueError) as caught:
-        read(tmp_path, other)
+        read_history(tmp_path, other)
     text = str(caught.value)
     assert "conf was 0.25 and is 0.5" in text and 'texts was not given and is ["dog"]' in text
     assert fingerprint(SETTINGS)[:12] in text and fingerprint(other)[:12] in text
@@ -122,7 +122,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
 def test_files_that_are_no_manifest_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(content)
     with pytest.raises(ValueError, match="is not a manifest"):
-        read(tmp_path, SETTINGS)
+        read_history(tmp_path, SETTINGS)
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
 def test_resume_false_replaces_the_manifest(tmp_path: Path) -> None:
     write(tmp_path, ok("a"))
     write(tmp_path, ok("b"), resume=False)
-    assert read(tmp_path, SETTINGS).finished == {"b"}
+    assert read_history(tmp_path, SETTINGS).finished == {"b"}
 
 
 @pytest.mark.parametrize("written", [0, 1, 17])
@@ -159,18 +159,18 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     manifest.append(ok("c"))
     manifest.close()
-    assert read(tmp_path, SETTINGS).finished == {"a", "c"}
+    assert read_history(tmp_path, SETTINGS).finished == {"a", "c"}
     assert (tmp_path / "manifest.jsonl").read_bytes().count(b"\n") == 3
 
 
 def test_key_with_undecodable_bytes_round_trips(tmp_path: Path) -> None:
     key = os.fsdecode(b"caf\xe9.jpg")
     write(tmp_path, ok(key))
-    assert read(tmp_path, SETTINGS).finished == {key}
+    assert read_history(tmp_path, SETTINGS).finished == {key}
 
 
 def test_classes_of_replaced_pixels_are_forgotten() -> None:
     history = History()
     for digest, found in (("one", (3, "dog", 2)), ("other", (1, "cat", 1)), ("other", (1, "cat", 1))):
         history.add(ok("image0", found) | {"digest": digest})
-    assert class_list(history) == {1: "cat"} and history.classes.total() == 1
+    assert names_of_classes(history) == {1: "cat"} and history.class_counts.total() == 1

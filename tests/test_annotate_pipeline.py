@@ -11,52 +11,52 @@ import pytest
 from fastsam_core.annotate.pipeline import Pipeline
 
 
-def groups_of(count: int, size: int, load: Callable[[int], int]) -> Iterator[list[Callable[[], int]]]:
+def batches_of(count: int, size: int, load: Callable[[int], int]) -> Iterator[list[Callable[[], int]]]:
     for first in range(0, count, size):
         yield [lambda number=number: load(number) for number in range(first, min(first + size, count))]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("workers", "batch"), [(1, 1), (2, 1), (3, 4), (8, 2)])
-def test_items_are_processed_in_order_and_written(workers: int, batch: int) -> None:
+@pytest.mark.parametrize(("workers", "batch_size"), [(1, 1), (2, 1), (3, 4), (8, 2)])
+def test_items_are_processed_in_order_and_written(workers: int, batch_size: int) -> None:
     written: list[int] = []
     with Pipeline(
-        groups_of(50, batch, lambda number: number), written.append, workers=workers, batch=batch
+        batches_of(50, batch_size, lambda number: number), written.append, num_workers=workers, batch_size=batch_size
     ) as pipeline:
         seen = []
-        for group in pipeline:
-            seen += group
-            for number in group:
+        for batch in pipeline:
+            seen += batch
+            for number in batch:
                 pipeline.write(number)
     assert seen == list(range(50))
     assert sorted(written) == seen
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_images_in_memory_are_bounded(batch: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_images_in_memory_are_bounded(batch_size: int) -> None:
     """Loaded images are bounded, however slow writing is."""
-    turn = threading.Lock()
-    alive = most = 0
+    lock = threading.Lock()
+    alive = peak = 0
 
     def load(number: int) -> int:
-        nonlocal alive, most
-        with turn:
+        nonlocal alive, peak
+        with lock:
             alive += 1
-            most = max(most, alive)
+            peak = max(peak, alive)
         return number
 
     def write(number: int) -> None:
         nonlocal alive
         time.sleep(0.002)
-        with turn:
+        with lock:
             alive -= 1
 
     workers = 2
-    with Pipeline(groups_of(60, batch, load), write, workers=workers, batch=batch) as pipeline:
-        for group in pipeline:
-            for number in group:
+    with Pipeline(batches_of(60, batch_size, load), write, num_workers=workers, batch_size=batch_size) as pipeline:
+        for batch in pipeline:
+            for number in batch:
                 pipeline.write(number)
-    # Loaded groups that wait, the group being labelled, the one that the feeder holds, and images to be written.
-    assert alive == 0 and most <= 2 * workers + 4 * batch + 2 * workers + 1
+    # Loaded batches that wait, the batch being labelled, the one that the feeder holds, and images to be written.
+    assert alive == 0 and peak <= 2 * workers + 4 * batch_size + 2 * workers + 1
 
 
 def test_stages_overlap() -> None:
@@ -71,13 +71,13 @@ def test_stages_overlap() -> None:
     def write(number: int) -> None:
         writing.set()
 
-    with Pipeline(groups_of(3, 1, load), write, workers=1) as pipeline:
-        for group in pipeline:
-            if group == [0]:
+    with Pipeline(batches_of(3, 1, load), write, num_workers=1) as pipeline:
+        for batch in pipeline:
+            if batch == [0]:
                 assert loading.wait(10), "nothing is loaded while an image is labelled"
-            if group == [2]:
+            if batch == [2]:
                 assert writing.wait(10), "nothing is written while an image is labelled"
-            pipeline.write(group[0])
+            pipeline.write(batch[0])
 
 
 def test_write_error_stops_the_loop() -> None:
@@ -88,11 +88,11 @@ def test_write_error_stops_the_loop() -> None:
     seen = []
     with (
         pytest.raises(OSError, match="full"),
-        Pipeline(groups_of(10_000, 1, lambda number: number), write, workers=2) as pipeline,
+        Pipeline(batches_of(10_000, 1, lambda number: number), write, num_workers=2) as pipeline,
     ):
-        for group in pipeline:
-            seen += group
-            pipeline.write(group[0])
+        for batch in pipeline:
+            seen += batch
+            pipeline.write(batch[0])
     assert len(seen) < 100
 
 
@@ -101,26 +101,32 @@ def test_error_of_the_last_write_is_raised() -> None:
         time.sleep(0.02)
         raise OSError("full")
 
-    with pytest.raises(OSError, match="full"), Pipeline(groups_of(1, 1, lambda n: n), write, workers=1) as pipeline:
-        for group in pipeline:
-            pipeline.write(group[0])
+    with (
+        pytest.raises(OSError, match="full"),
+        Pipeline(batches_of(1, 1, lambda n: n), write, num_workers=1) as pipeline,
+    ):
+        for batch in pipeline:
+            pipeline.write(batch[0])
 
 
 def test_errors_of_loading_and_of_the_source_are_raised() -> None:
     def load(number: int) -> int:
         raise RuntimeError(f"load {number}")
 
-    with pytest.raises(RuntimeError, match="load 0"), Pipeline(groups_of(5, 1, load), print, workers=2) as pipeline:
+    with (
+        pytest.raises(RuntimeError, match="load 0"),
+        Pipeline(batches_of(5, 1, load), print, num_workers=2) as pipeline,
+    ):
         list(pipeline)
 
-    def groups() -> Iterator[list[Callable[[], int]]]:
+    def batches() -> Iterator[list[Callable[[], int]]]:
         yield [lambda: 1]
         raise RuntimeError("no more")
 
     seen = []
-    with pytest.raises(RuntimeError, match="no more"), Pipeline(groups(), print, workers=2) as feeding:
-        for group in feeding:
-            seen.append(group)
+    with pytest.raises(RuntimeError, match="no more"), Pipeline(batches(), print, num_workers=2) as feeding:
+        for batch in feeding:
+            seen.append(batch)
     assert seen == [[1]]
 
 
@@ -129,11 +135,11 @@ def test_leaving_early_ends_all_threads() -> None:
     written: list[int] = []
     with (
         pytest.raises(KeyboardInterrupt),
-        Pipeline(groups_of(10_000, 1, lambda number: number), written.append, workers=2) as pipeline,
+        Pipeline(batches_of(10_000, 1, lambda number: number), written.append, num_workers=2) as pipeline,
     ):
-        for group in pipeline:
-            pipeline.write(group[0])
-            if group == [5]:
+        for batch in pipeline:
+            pipeline.write(batch[0])
+            if batch == [5]:
                 raise KeyboardInterrupt
     assert threading.active_count() == before
     assert set(written) <= set(range(6))

@@ -20,11 +20,11 @@ from fastsam_core.annotate.manifest import Manifest
 from fastsam_core.annotate.preview import Preview
 from fastsam_core.distributed import annotate_ray, ray_run, worker
 from fastsam_core.distributed.inputs import (
-    EncodedRows,
-    FolderRows,
-    WebInput,
-    hashes,
-    kind_of,
+    EncodedImageReader,
+    FolderReader,
+    WebDatasetInput,
+    infer_kind,
+    sorted_hashes,
 )
 from fastsam_core.distributed.worker import Worker
 
@@ -49,13 +49,13 @@ def test_annotate_ray_without_ray_says_how_to_install_it(tmp_path: Path) -> None
 
 
 def test_kind_of_data_is_recognised(tmp_path: Path) -> None:
-    assert kind_of("s3://bucket/part-0.parquet") == kind_of(["a.PARQUET", "b.parquet"]) == "parquet"
-    assert kind_of("shards/000.tar") == "webdataset"
+    assert infer_kind("s3://bucket/part-0.parquet") == infer_kind(["a.PARQUET", "b.parquet"]) == "parquet"
+    assert infer_kind("shards/000.tar") == "webdataset"
     for name, kind in (("x.jpg", "folder"), ("x.parquet", "parquet"), ("x.tar", "webdataset")):
         folder = tmp_path / kind
         folder.mkdir()
         (folder / name).touch()
-        assert kind_of(folder) == kind
+        assert infer_kind(folder) == kind
 
 
 def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
@@ -64,14 +64,14 @@ def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     for data in (tmp_path, [tmp_path / "train", tmp_path / "val"], ["s3://a/000.tar", "s3://b/000.tar"]):
         with pytest.raises(ValueError, match=r"000\.(tar|TAR) would give their images the same names"):
-            WebInput.open(data)
-    assert WebInput.open(["s3://a/000.tar", "s3://b/001.tar"]).files is None
+            WebDatasetInput.open(data)
+    assert WebDatasetInput.open(["s3://a/000.tar", "s3://b/001.tar"]).files is None
 
 
-@pytest.mark.parametrize(("cpus", "told"), [(1, True), (2, False), (0, True)])
-def test_warns_if_actors_leave_no_cpu_for_reading(cpus: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
-    ray_run._warn_of_waiting(cpus, 1)
-    assert ("waiting for more CPUs" in caplog.text) == told
+@pytest.mark.parametrize(("cpus", "is_warned"), [(1, True), (2, False), (0, True)])
+def test_warns_if_actors_leave_no_cpu_for_reading(cpus: int, is_warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    ray_run._warn_if_too_few_cpus(cpus, 1)
+    assert ("waiting for more CPUs" in caplog.text) == is_warned
 
 
 def worker_for(folder: Path, reader: Any, images: Path | None = None, keys: tuple[str, ...] = ()) -> Worker:
@@ -92,7 +92,7 @@ def test_worker_writes_what_one_process_does(tmp_path: Path) -> None:
         "names": [[os.fsencode(key[:-4])] for key in keys],
         "done": [[key == keys[1]] for key in keys],
     }
-    lines = worker_for(tmp_path / "out", FolderRows(str(images)), images, tuple(keys)).label(rows)
+    lines = worker_for(tmp_path / "out", FolderReader(str(images)), images, tuple(keys)).label(rows)
     assert sorted(line["key"] for line in lines) == [keys[0], *keys[2:]]
     written = {name: value for name, value in tree(tmp_path / "out").items() if not name.startswith(".partial")}
     expected = tree(whole)
@@ -105,7 +105,7 @@ def test_rows_of_parquet_and_webdataset_are_labelled(tmp_path: Path) -> None:
     make_images(tmp_path / "images", 4)
     paths = sorted((tmp_path / "images").rglob("*.png"))
     contents = [path.read_bytes() for path in paths]
-    reader = EncodedRows("parquet", "name", "image", {"b.png": "b-2"}, hashes(["c.png"]))
+    reader = EncodedImageReader("parquet", "name", "image", {"b.png": "b-2"}, sorted_hashes(["c.png"]))
     rows = {
         "name": ["/a.png", "b.png", "c.png", "d.png"],
         "image": [contents[0], {"bytes": contents[1]}, contents[2], b"broken"],
@@ -116,7 +116,7 @@ def test_rows_of_parquet_and_webdataset_are_labelled(tmp_path: Path) -> None:
     assert [lines[key]["status"] for key in sorted(lines)] == ["ok", "ok", "error"]
     assert sorted(path.name for path in out.glob("*.txt")) == ["a.txt", "b-2.txt"]
 
-    web = EncodedRows("webdataset", "__key__", "", {}, hashes([]))
+    web = EncodedImageReader("webdataset", "__key__", "", {}, sorted_hashes([]))
     samples = {
         "__key__": ["001", "002", "003", "004", "005"],
         "__url__": ["/data/shard-07.tar"] * 5,
@@ -137,13 +137,13 @@ def test_images_that_keep_killing_processes_raise(tmp_path: Path) -> None:
     make_images(tmp_path / "images", 1)
     (path,) = (tmp_path / "images").rglob("*.png")
     rows = {"name": ["a.png"], "image": [path.read_bytes()]}
-    reader = EncodedRows("parquet", "name", "image", {}, hashes([]))
-    for _ in range(worker._ATTEMPTS):
+    reader = EncodedImageReader("parquet", "name", "image", {}, sorted_hashes([]))
+    for _ in range(worker._MAX_ATTEMPTS):
         child = os.fork()
         if child == 0:
             try:
                 made = worker_for(tmp_path / "out", reader)
-                made._work.run = lambda *_: os._exit(9)  # type: ignore[method-assign]
+                made._labeller.run = lambda *_: os._exit(9)  # type: ignore[method-assign]
                 made.label(rows)
             finally:
                 os._exit(1)
@@ -157,4 +157,4 @@ def test_images_that_keep_killing_processes_raise(tmp_path: Path) -> None:
 def test_output_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(FileNotFoundError, match="shared storage"):
-        Worker(AnnotateConfig(None), FolderRows("/"), str(tmp_path / "out"), None, Preview((), 0), 1)
+        Worker(AnnotateConfig(None), FolderReader("/"), str(tmp_path / "out"), None, Preview((), 0), 1)

@@ -140,7 +140,7 @@ def test_labels_follow_images_when_names_shift(
     sam: SAM, images: Path, tmp_path: Path, before: list[str], after: list[str]
 ) -> None:
     """Which of several images gets the label name `a` depends on which ones exist. Labels must follow the images."""
-    pictures = {
+    images_by_name = {
         name: Image.open(images / "abc"[i % 3] / f"{i:05}.png") for i, name in enumerate(sorted({*before, *after}))
     }
     folder, options = tmp_path / "changing", {"formats": ["yolo", "coco"], "preview": 0}
@@ -149,7 +149,7 @@ def test_labels_follow_images_when_names_shift(
         for path in folder.iterdir():
             path.unlink()
         for name in names:
-            pictures[name].save(folder / name)
+            images_by_name[name].save(folder / name)
         target = auto_annotate(folder, detector, sam, **options)
     fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
     assert fresh.items() <= tree(target).items()
@@ -159,16 +159,16 @@ def test_labels_follow_images_when_names_shift(
 
 
 def video_of(path: Path, images: Path, first: int, last: int) -> None:
-    pictures = [cv2.imread(str(images / "abc"[i % 3] / f"{i:05}.png")) for i in range(first, last)]
-    write_video(path, [cv2.resize(picture, (64, 48)) for picture in pictures])
+    frames = [cv2.imread(str(images / "abc"[i % 3] / f"{i:05}.png")) for i in range(first, last)]
+    write_video(path, [cv2.resize(frame, (64, 48)) for frame in frames])
 
 
 def test_arrays_are_identified_by_their_pixels(sam: SAM, images: Path, tmp_path: Path) -> None:
     """Arrays of different calls have the same names, so only their pixels tell them apart."""
-    pictures = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
+    arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
     options: dict[str, Any] = {"formats": ["yolo", "coco"]}
     counting = CountingDetector(SAME)
-    for chosen in (pictures[:3], pictures[2:6], [pictures[7] * 0, *pictures[3:6]], pictures[2:4]):
+    for chosen in (arrays[:3], arrays[2:6], [arrays[7] * 0, *arrays[3:6]], arrays[2:4]):
         target = auto_annotate(chosen, counting, sam, output_dir=tmp_path / "out", **options)
         fresh = tree(auto_annotate(chosen, detector, sam, output_dir=tmp_path / f"fresh{counting.calls}", **options))
         assert fresh.items() <= tree(target).items()
@@ -190,12 +190,12 @@ def test_interrupted_video_resumes_in_its_shard(sam: SAM, images: Path, tmp_path
         return detector(image)
 
     interrupted.fingerprint = SAME  # type: ignore[attr-defined]
-    share = next(f"{i}/2" for i in range(2) if "v.avi" in Shard(i, 2))
+    shard = next(f"{i}/2" for i in range(2) if "v.avi" in Shard(i, 2))
     with pytest.raises(KeyboardInterrupt):
-        auto_annotate(folder, interrupted, sam, shard=share, output_dir=tmp_path / "out", **options)
+        auto_annotate(folder, interrupted, sam, shard=shard, output_dir=tmp_path / "out", **options)
     done = recorded(tmp_path / "out")
     assert 2 <= len(done) < 8
-    auto_annotate(folder, detector, sam, shard=share, output_dir=tmp_path / "out", **options)
+    auto_annotate(folder, detector, sam, shard=shard, output_dir=tmp_path / "out", **options)
     assert set(recorded(tmp_path / "out").values()) == {1}
     fresh = tree(auto_annotate(folder, detector, sam, output_dir=tmp_path / "fresh", **options))
     assert tree(tmp_path / "out") == fresh
@@ -219,11 +219,11 @@ def test_missing_label_files_of_frames_and_arrays_are_rewritten(sam: SAM, images
 
 def test_label_folders_are_listed_once(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each folder is listed once, although at most 64 listings are cached at a time."""
-    pictures = sorted(images.rglob("*.png"))[:2]
+    paths = sorted(images.rglob("*.png"))[:2]
     for number in range(70):
         (images / f"more{number}").mkdir()
-        for picture in pictures:
-            shutil.copy(picture, images / f"more{number}")
+        for path in paths:
+            shutil.copy(path, images / f"more{number}")
     target, options = images.parent / "labels", {"output_dir": images.parent / "labels", "preview": 0}
     auto_annotate(images, detector, sam, **options)
     listed: list[str] = []
@@ -353,8 +353,8 @@ def test_labels_that_no_run_wrote_are_not_replaced(sam: SAM, images: Path, tmp_p
 
 
 def test_resume_false_removes_manifests_of_shards(sam: SAM, images: Path) -> None:
-    for share in range(2):
-        target = auto_annotate(images, detector, sam, shard=f"{share}/2")
+    for shard in range(2):
+        target = auto_annotate(images, detector, sam, shard=f"{shard}/2")
     before = tree(target)
     assert len(list(target.glob("manifest-*.jsonl"))) == 2
     auto_annotate(images, detector, sam, resume=False)
@@ -366,8 +366,8 @@ def test_shards_with_resume_false_remove_other_runs(sam: SAM, images: Path) -> N
     target = auto_annotate(images, detector, sam)
     auto_annotate(images, detector, sam, shard="1/3", resume=False)
     expected = tree(auto_annotate(images, detector, sam, conf=0.55, output_dir=images.parent / "whole"))
-    for share in range(2):
-        auto_annotate(images, detector, sam, conf=0.55, shard=f"{share}/2", resume=False)
+    for shard in range(2):
+        auto_annotate(images, detector, sam, conf=0.55, shard=f"{shard}/2", resume=False)
     assert sorted(path.name for path in target.glob("manifest*")) == ["manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"]
     assert tree(target) == expected
 
@@ -388,9 +388,9 @@ def test_resume_false_is_refused_while_another_process_writes(sam: SAM, images: 
         other.close()
     other = Manifest(target, settings, Shard(0, 2))
     try:
-        for share in ("0/1", "1/2"):  # other settings would delete the manifest of the run that is still going on
+        for shard in ("0/1", "1/2"):  # other settings would delete the manifest of the run that is still going on
             with pytest.raises(ValueError, match="another process is writing"):
-                auto_annotate(images, detector, sam, conf=0.3, shard=share, resume=False)
+                auto_annotate(images, detector, sam, conf=0.3, shard=shard, resume=False)
         assert other.path.exists()
     finally:
         other.close()
@@ -421,8 +421,8 @@ def test_shards_of_arrays_need_a_final_run_for_all(
     arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
     options: dict[str, Any] = {"formats": ["yolo", "coco"], "output_dir": tmp_path / "out"}
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
-        for share in ("0/2", "1/2"):
-            auto_annotate(arrays, detector, sam, shard=share, **options)
+        for shard in ("0/2", "1/2"):
+            auto_annotate(arrays, detector, sam, shard=shard, **options)
     assert caplog.text.count('run with shard="0/1" to write the files that cover all images') == 2
     assert not (tmp_path / "out" / "coco.json").exists()
     counting = CountingDetector(SAME)
@@ -465,7 +465,7 @@ def test_bad_images_do_not_change_the_exit_status(
     said = capsys.readouterr()
     assert "2 label files" in said.out and "2 skipped" in said.out and "the file is empty" in said.out
     lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()]
-    failed = {one["key"]: one["error"] for one in lines if one.get("status") == "error"}
+    failed = {line["key"]: line["error"] for line in lines if line.get("status") == "error"}
     assert set(failed) == {"a/00000.png", "empty.jpg"} and "damaged" in failed["a/00000.png"]
     # Bad images are tried again and recorded once; they are labelled after they have been repaired.
     assert cli.main(line) == 0

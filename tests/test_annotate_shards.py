@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.shards import WHOLE, Shard, from_environment, local_rank, read_shard, stable_hash
+from fastsam_core.annotate.shards import UNSHARDED, Shard, from_environment, local_rank, parse_shard, stable_hash
 
 
 @pytest.mark.parametrize("given_as", ["2/8", " 2 / 8 ", (2, 8), [2, 8]])
 def test_spellings_of_a_shard(given_as: Any) -> None:
-    assert read_shard(given_as) == Shard(2, 8)
-    assert str(read_shard(given_as)) == "2/8"
+    assert parse_shard(given_as) == Shard(2, 8)
+    assert str(parse_shard(given_as)) == "2/8"
 
 
 @pytest.mark.parametrize(
@@ -33,30 +33,30 @@ def test_spellings_of_a_shard(given_as: Any) -> None:
 )
 def test_wrong_shards_are_refused(given_as: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=re.escape(said)):
-        read_shard(given_as)
+        parse_shard(given_as)
 
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, WHOLE),
+        ({}, UNSHARDED),
         ({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "9"}, Shard(3, 4)),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, WHOLE),
-        ({"RANK": "3"}, WHOLE),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, UNSHARDED),
+        ({"RANK": "3"}, UNSHARDED),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, Shard(1, 4)),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2"}, Shard(1, 2)),
-        ({"SLURM_NTASKS": "4"}, WHOLE),
+        ({"SLURM_NTASKS": "4"}, UNSHARDED),
         # A batch script that starts Python without srun: one process for all tasks.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}, WHOLE),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH"}, UNSHARDED),
         ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "ENVIRONMENT": "BATCH", "SLURM_STEP_ID": "0"}, Shard(2, 4)),
         # Elements of a job array are no shards: they may process different folders.
-        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "5"}, WHOLE),
+        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "5"}, UNSHARDED),
     ],
 )
 def test_shard_from_environment(environment: dict[str, str], expected: Shard) -> None:
     assert from_environment(environment) == expected
-    assert read_shard(None, environment) == expected
-    assert read_shard("0/1", environment) == WHOLE
+    assert parse_shard(None, environment) == expected
+    assert parse_shard("0/1", environment) == UNSHARDED
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "4", "WORLD_SIZE": "4"}, {"SLURM_PROCID": "x", "SLURM_NTASKS": "4"}])
@@ -79,8 +79,8 @@ def test_stable_hash_has_recorded_values() -> None:
 
 @given(st.lists(st.text(max_size=30), max_size=50), st.integers(1, 7))
 def test_each_key_is_in_exactly_one_shard(keys: list[str], count: int) -> None:
-    shares = [Shard(index, count) for index in range(count)]
-    assert all(sum(key in share for share in shares) == 1 for key in keys)
+    shards = [Shard(index, count) for index in range(count)]
+    assert all(sum(key in shard for shard in shards) == 1 for key in keys)
 
 
 def test_shards_have_similar_sizes() -> None:

@@ -75,7 +75,7 @@ def test_bad_rows_have_an_error(images: list[Path], config: AnnotateConfig, tmp_
     def failing(image: np.ndarray) -> Any:
         raise RuntimeError("not today")
 
-    broken = Annotator(config.replaced(det_model=failing))
+    broken = Annotator(config.updated(det_model=failing))
     assert broken({"path": [str(path) for path in images]})["error"].tolist() == ["RuntimeError: not today"] * 3
     with pytest.raises(RuntimeError, match="not today"):
         for _ in range(3):

@@ -52,14 +52,14 @@ def test_each_box_becomes_a_polygon(images: Path, sam: SAM) -> None:
         3: "plate",
         7: "spoon",
     }
-    boxes = [found.corners() for found in next(iter(read_labels(images.parent, "yolo"))).objects]
+    boxes = [found.xyxy() for found in next(iter(read_labels(images.parent, "yolo"))).objects]
     result = sam(images / "1.png", bboxes=np.array(boxes, np.float32), conf=-1e9, verbose=False)[0]
     for place in range(3):
         np.testing.assert_array_equal(pixels(first, place), result.masks.pixels(place))
 
 
 def test_dropped_masks_do_not_shift_classes(images: Path, sam: SAM, tmp_path: Path) -> None:
-    boxes = [found.corners() for found in next(iter(read_labels(images.parent, "yolo"))).objects]
+    boxes = [found.xyxy() for found in next(iter(read_labels(images.parent, "yolo"))).objects]
     scores = sam(images / "1.png", bboxes=boxes, conf=-1e9, verbose=False)[0].predicted_iou.tolist()
     weakest = int(np.argmin(scores))
     yolo_bbox2segment(images, tmp_path / "out", sam, conf=scores[weakest])

@@ -38,7 +38,7 @@ def fast(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
     """Pretend that processor, oneDNN and native operations multiply bfloat16 fast."""
     monkeypatch.setattr(precision, "_processor_flags", lambda: {"avx512f", "avx512_bf16"})
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
+    monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(has_native_bfloat16=lambda: True))
 
 
 def test_usable_dtypes_where_bfloat16_is_fast(fast: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -60,16 +60,16 @@ def test_usable_dtypes_where_bfloat16_is_fast(fast: None, caplog: pytest.LogCapt
 
 def test_decoder_is_float32_without_native_bfloat16_products(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The native operations may lack bfloat16 products: not compiled in, not selected, or no compiled module."""
-    for module in (None, SimpleNamespace(multiplies_bfloat16=lambda: False)):
+    for module in (None, SimpleNamespace(has_native_bfloat16=lambda: False)):
         monkeypatch.setattr(precision, "cpu_module", module)
         assert usable_dtypes(BF16, CPU, small_vit().image_encoder) == (BF16, F32, None)
 
 
 @pytest.mark.skipif(cpu_module is None, reason="the compiled operations are off")
-def test_only_avx512_multiplies_bfloat16() -> None:
+def test_only_avx512_has_native_bfloat16() -> None:
     for name in ops.available_isas():
         with ops.use_isa(name):
-            assert not cpu_module.multiplies_bfloat16() or name == "avx512"
+            assert not cpu_module.has_native_bfloat16() or name == "avx512"
 
 
 @pytest.mark.parametrize(

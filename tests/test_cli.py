@@ -23,7 +23,7 @@ from fastsam_core.annotate.command import OPTIONS as ANNOTATE
 from fastsam_core.cli import main
 from fastsam_core.config import EVERYTHING_OPTIONS, FIELDS, PROMPT_KEYS
 from fastsam_core.evaluate.command import OPTIONS as VAL
-from fastsam_core.formats.convert import WRITERS, _options_of
+from fastsam_core.formats.convert import WRITERS, _option_names
 from fastsam_core.tiles.command import OPTIONS as TILES
 from picture_files import write_video
 from small_model import bgr_picture, small_weights
@@ -169,7 +169,7 @@ def test_help_of_predict_names_every_option(capsys: pytest.CaptureFixture[str], 
         ("annotate", ANNOTATE),
         ("tiles", {*TILES, *EVERYTHING_OPTIONS & FIELDS.keys()}),
         ("val", VAL),
-        ("convert", {"data", "output", "from", "to"}.union(*map(_options_of, WRITERS.values()))),
+        ("convert", {"data", "output", "from", "to"}.union(*map(_option_names, WRITERS.values()))),
     ],
 )
 def test_help_of_a_command_names_every_option(

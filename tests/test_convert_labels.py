@@ -25,7 +25,7 @@ from fastsam_core.formats import (
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A YOLO data set of three images, the last of which has no label file."""
     monkeypatch.chdir(tmp_path)
     for name in ("1", "2", "sub/3"):
@@ -42,12 +42,12 @@ def run(line: str) -> int:
     return main(shlex.split(line))
 
 
-def test_convert_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_command(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convert data=data from=yolo to=coco output=out/labels.json polygons=True") == 0
     assert "3 images, 2 objects; saved to out/labels.json" in capsys.readouterr().out
     document = json.loads(Path("out/labels.json").read_text())
     assert [image["file_name"] for image in document["images"]] == ["1.png", "2.png", "sub/3.png"]
-    assert [one["name"] for one in document["categories"]] == ["cat", "dog"]
+    assert [entry["name"] for entry in document["categories"]] == ["cat", "dog"]
     assert document["annotations"][0]["segmentation"] == [[2, 1, 12, 1, 12, 6, 2, 6]]
     assert document["annotations"][1]["bbox"] == pytest.approx([8, 3, 4, 4])
 
@@ -64,9 +64,9 @@ def test_convert_command(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert drawn.sum() == 10 * 5 and drawn[1, 2] == 1
 
 
-def test_tilde_in_paths_is_expanded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(place))
-    monkeypatch.setenv("USERPROFILE", str(place))
+def test_tilde_in_paths_is_expanded(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(work_dir))
+    monkeypatch.setenv("USERPROFILE", str(work_dir))
     assert (
         run("convert data=~/data/labels images=~/data/images names=~/data/data.yaml from=yolo to=coco output=~/a.json")
         == 0
@@ -74,7 +74,7 @@ def test_tilde_in_paths_is_expanded(place: Path, monkeypatch: pytest.MonkeyPatch
     assert read_labels("a.json", "coco").names == {0: "cat", 1: "dog"}
 
 
-def test_names_and_images_as_arguments(place: Path) -> None:
+def test_names_and_images_as_arguments(work_dir: Path) -> None:
     assert run("""convert data=data/labels images=data/images names="['a','b']" from=yolo to=labelme output=me""") == 0
     document = json.loads(Path("me/1.json").read_text())
     assert [shape["label"] for shape in document["shapes"]] == ["a", "b"]
@@ -116,7 +116,7 @@ def test_names_and_images_as_arguments(place: Path) -> None:
     ],
 )
 def test_wrong_commands_are_refused(
-    place: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, message: str
+    work_dir: Path, capsys: pytest.CaptureFixture[str], line: str, status: int, message: str
 ) -> None:
     assert run(line) == status
     text = capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_wrong_commands_are_refused(
 
 
 @pytest.mark.parametrize("to", ["coco", "sa1b", "labelme", "yolo"])
-def test_given_names_replace_those_of_the_source(place: Path, to: str) -> None:
+def test_given_names_replace_those_of_the_source(work_dir: Path, to: str) -> None:
     mask = Segmentation.from_polygons([[(1, 1), (5, 1), (5, 5)]], (10, 20))
     with open_writer("unnamed", "sa1b") as writer:
         for name, names in (("1.png", {}), ("2.png", {0: "cow"})):
@@ -136,13 +136,13 @@ def test_given_names_replace_those_of_the_source(place: Path, to: str) -> None:
         assert [[shape["label"] for shape in shapes] for shapes in found] == [["horse", "dog"], ["horse", "dog"]]
     elif to == "sa1b":
         found = [json.loads(Path(f"named/{number}.json").read_text())["annotations"] for number in (1, 2)]
-        assert [[one["class_name"] for one in objects] for objects in found] == [["horse", "dog"], ["horse", "dog"]]
+        assert [[entry["class_name"] for entry in objects] for objects in found] == [["horse", "dog"], ["horse", "dog"]]
     else:
         options = {} if to == "coco" else {"images": "data/images"}
         assert read_labels(target, to, **options).names == {0: "horse", 1: "dog"}
 
 
-def test_labels_beside_images_and_unknown_formats(place: Path) -> None:
+def test_labels_beside_images_and_unknown_formats(work_dir: Path) -> None:
     # LabelMe files may be written beside the images.
     assert convert_labels("data", "data/images", from_="yolo", to="labelme", images="data/images").images == 3
     assert json.loads(Path("data/images/sub/3.json").read_text())["imagePath"] == "3.png"
@@ -151,11 +151,11 @@ def test_labels_beside_images_and_unknown_formats(place: Path) -> None:
             convert_labels("data", "new.json", images="data/images", **formats)
 
 
-def test_sources_and_images_are_never_overwritten(place: Path) -> None:
+def test_sources_and_images_are_never_overwritten(work_dir: Path) -> None:
     convert_labels("data", "set/1.json", from_="yolo", to="coco")
     convert_labels("set/1.json", "sa1b", from_="coco", to="sa1b")
-    (place / "set" / "link").symlink_to(place / "data" / "images")
-    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    (work_dir / "set" / "link").symlink_to(work_dir / "data" / "images")
+    before = {path: path.read_bytes() for path in work_dir.rglob("*") if path.is_file()}
     mistakes: list[tuple[str, str, str, str]] = [
         ("data", "data/labels", "yolo", "yolo"),
         ("data/labels", "data/labels", "yolo", "yolo"),
@@ -171,7 +171,7 @@ def test_sources_and_images_are_never_overwritten(place: Path) -> None:
     for source, target, from_, to in mistakes:
         with pytest.raises(ValueError, match=r"give another target|the images|perhaps the source image"):
             convert_labels(source, target, from_=from_, to=to)
-    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in work_dir.rglob("*") if path.is_file()} == before
     for _ in range(2):  # results of an earlier conversion are replaced
         convert_labels("data", "data/masks", from_="yolo", to="labelmap")
         convert_labels("set/1.json", "data/images/masks", from_="coco", to="labelmap", images="data/images")
@@ -182,14 +182,14 @@ def test_sources_and_images_are_never_overwritten(place: Path) -> None:
             convert_labels(source, "data/images", from_=from_, to="labelmap", images=images)
 
 
-def test_malformed_file_leaves_no_coco_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_file_leaves_no_coco_file(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/labels/2.txt").write_text("0 0.1 0.1 nan 0.1\n")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 1
     assert "2.txt, line 1: nan lies outside [0, 1]" in capsys.readouterr().err
-    assert not Path("labels.json").exists() and sorted(path.name for path in place.iterdir()) == ["data"]
+    assert not Path("labels.json").exists() and sorted(path.name for path in work_dir.iterdir()) == ["data"]
 
 
-def test_unreadable_image_is_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_image_is_left_out(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/images/1.png").write_bytes(b"no picture")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 0
     said = capsys.readouterr()
@@ -202,7 +202,7 @@ def test_unreadable_image_is_left_out(place: Path, capsys: pytest.CaptureFixture
     assert not Path("none.json").exists()
 
 
-def test_unknown_options_and_formats_are_refused(place: Path) -> None:
+def test_unknown_options_and_formats_are_refused(work_dir: Path) -> None:
     with pytest.raises(ValueError, match="to='voc'; accepted: "):
         open_writer("x", "voc")
     with pytest.raises(ValueError, match="from_='labelme'; accepted: "):

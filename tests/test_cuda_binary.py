@@ -65,19 +65,19 @@ def test_kernels_of_each_image_are_listed(tmp_path):
 def test_missing_kernels_are_named():
     complete = {"sm_80": ALL, "sm_90a": ALL, "compute_80": ALL}
     names = ["area_kernel", "fill_kernel"]
-    assert check_cuda.missing(complete, names) == []
-    assert check_cuda.missing({**complete, "sm_75": set()}, names) == []
+    assert check_cuda.find_missing(complete, names) == []
+    assert check_cuda.find_missing({**complete, "sm_75": set()}, names) == []
     without = {name: kernels for name, kernels in complete.items() if name != "sm_90a"}
-    assert check_cuda.missing(without, names) == ["there is no code for sm_90a"]
-    assert check_cuda.missing(complete, [*names, "kernel"]) == [
+    assert check_cuda.find_missing(without, names) == ["there is no code for sm_90a"]
+    assert check_cuda.find_missing(complete, [*names, "kernel"]) == [
         f"kernel is not among the kernels for {name}" for name in check_cuda.IMAGES
     ]
     less = {**complete, "sm_90a": {AREA, FILL_INT}}
-    assert check_cuda.missing(less, names) == [f"{FILL_FLOAT} is not among the kernels for sm_90a"]
+    assert check_cuda.find_missing(less, names) == [f"{FILL_FLOAT} is not among the kernels for sm_90a"]
 
 
 def test_kernels_of_the_source_are_listed(tmp_path, monkeypatch):
-    assert "decode_kernel" in check_cuda.written_kernels()
+    assert "decode_kernel" in check_cuda.find_source_kernels()
     (tmp_path / "csrc" / "x").mkdir(parents=True)
     source = tmp_path / "csrc" / "x" / "x_cuda.cu"
     monkeypatch.setattr(check_cuda, "ROOT", tmp_path)
@@ -86,7 +86,7 @@ def test_kernels_of_the_source_are_listed(tmp_path, monkeypatch):
         "template <typename T>\n__global__ void __launch_bounds__(Size<T>::kThreads, blocks(2)) bounded(T* a) {}\n"
         "__global__ __launch_bounds__(128) void before(int);  // not a __global__ void comment()\n"
     )
-    assert check_cuda.written_kernels() == {"plain", "bounded", "before"}
+    assert check_cuda.find_source_kernels() == {"plain", "bounded", "before"}
     source.write_text("#define K __global__ void\nK hidden() {}\n")
     with pytest.raises(SystemExit, match=r"x_cuda\.cu: could not parse the declaration of every __global__"):
-        check_cuda.written_kernels()
+        check_cuda.find_source_kernels()

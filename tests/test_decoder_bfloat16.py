@@ -185,7 +185,7 @@ def test_float16_matrices_are_refused() -> None:
 @native_alone
 def test_predictor_uses_bfloat16_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "why_not_bfloat16", lambda: "")
-    monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(multiplies_bfloat16=lambda: True))
+    monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(has_native_bfloat16=lambda: True))
     predictor = Predictor(overrides={"model": small_model(), **QUIET})
     predictor.set_image(bgr_picture(60, 90))
     features, wanted = predictor.features, predictor(bboxes=BOXES)[0]

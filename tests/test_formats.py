@@ -27,7 +27,7 @@ def read_coco(dataset: dict[str, Any]) -> COCO:
 
 def test_coco_annotation_fields() -> None:
     first, second, third, empty = scene.results().to_coco(image_id=5, first_id=11)
-    assert [one["id"] for one in (first, second, third, empty)] == [11, 12, 13, 14]
+    assert [entry["id"] for entry in (first, second, third, empty)] == [11, 12, 13, 14]
     assert first["image_id"] == 5 and first["category_id"] == 1 and first["iscrowd"] == 0
     assert first["bbox"] == [6.0, 4.0, 44.0, 36.0] and all(type(side) is float for side in first["bbox"])
     assert first["area"] == 44 * 36 and second["area"] == 120 - 20
@@ -58,12 +58,12 @@ def test_coco_category_ids_and_names() -> None:
     dataset = coco.dataset(named)
     first = dataset["annotations"][0]
     assert dataset["images"][0]["id"] == first["image_id"] == first["id"] == 1 and "counts" in first["segmentation"]
-    assert [one["category_id"] for one in dataset["annotations"]] == [1, 2, 3, 4]
-    assert [one["name"] for one in dataset["categories"]] == ["person", "car", "dog", "cat"]
+    assert [entry["category_id"] for entry in dataset["annotations"]] == [1, 2, 3, 4]
+    assert [entry["name"] for entry in dataset["categories"]] == ["person", "car", "dog", "cat"]
     half_named = scene.results(names={0: "0", 1: "car", 2: "2", 3: "3"})
-    assert [one["category_id"] for one in half_named.to_coco()] == [1, 2, 3, 4]
-    assert {one["category_id"] for one in named.to_coco(category_ids=7)} == {7}
-    assert [one["category_id"] for one in named.to_coco(category_ids=[4, 3, 2, 1])] == [4, 3, 2, 1]
+    assert [entry["category_id"] for entry in half_named.to_coco()] == [1, 2, 3, 4]
+    assert {entry["category_id"] for entry in named.to_coco(category_ids=7)} == {7}
+    assert [entry["category_id"] for entry in named.to_coco(category_ids=[4, 3, 2, 1])] == [4, 3, 2, 1]
     assert coco.dataset(named, category_ids=7)["categories"] == [{"id": 7, "name": "object", "supercategory": ""}]
     with pytest.raises(ValueError, match="2 category_ids for 4"):
         named.to_coco(category_ids=[1, 2])
@@ -90,9 +90,9 @@ def test_sa1b_record_fields() -> None:
     record = scene.results().to_sa1b(image_id=9, first_id=100)
     assert record["image"] == {"image_id": 9, "width": 64, "height": 48, "file_name": "cat.jpg"}
     assert set(record) == {"image", "annotations"}
-    assert [one["id"] for one in record["annotations"]] == [100, 101, 102, 103]
-    one = record["annotations"][1]
-    assert set(one) == {
+    assert [entry["id"] for entry in record["annotations"]] == [100, 101, 102, 103]
+    entry = record["annotations"][1]
+    assert set(entry) == {
         "id",
         "segmentation",
         "area",
@@ -102,8 +102,8 @@ def test_sa1b_record_fields() -> None:
         "crop_box",
         "stability_score",
     }
-    assert one["bbox"] == [12, 10, 11, 9] and one["area"] == 100 and type(one["area"]) is int
-    assert one["crop_box"] == [0, 0, 64, 48] and one["point_coords"] == [[13, 11]]
+    assert entry["bbox"] == [12, 10, 11, 9] and entry["area"] == 100 and type(entry["area"]) is int
+    assert entry["crop_box"] == [0, 0, 64, 48] and entry["point_coords"] == [[13, 11]]
     assert json.loads(json.dumps(record)) == record
 
 
@@ -176,7 +176,7 @@ def test_coco_ids_are_plain_integers() -> None:
     assert json.dumps(result.to_coco(**given)) == json.dumps(
         result.to_coco(image_id=5, first_id=11, category_ids=[3, 1, 2, 4])
     )
-    assert {one["category_id"] for one in result.to_coco(category_ids=np.int64(7))} == {7}
+    assert {entry["category_id"] for entry in result.to_coco(category_ids=np.int64(7))} == {7}
     assert result.to_coco(image_id="cat")[0]["image_id"] == "cat"
     for wrong in ({"image_id": 1.5}, {"first_id": 1.5}, {"category_ids": [1, 2, 2.5, 3]}, {"category_ids": 1.5}):
         with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be an integer"):

@@ -51,9 +51,9 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
     assert (labels.image_id, labels.names, labels.size) == (9, {0: "cat"}, SIZE)
     for segmentation in ([], [[]], None, "gone"):
         (labels,) = read_labels(coco_file(tmp_path, segmentation=segmentation), "coco")
-        assert labels.objects[0].segmentation is None and labels.objects[0].corners() == (1, 2, 4, 6)
+        assert labels.objects[0].segmentation is None and labels.objects[0].xyxy() == (1, 2, 4, 6)
     (labels,) = read_labels(coco_file(tmp_path, segmentation=code, bbox=[]), "coco")
-    assert labels.objects[0].box is None and labels.objects[0].corners() == (5, 3, 30, 9)
+    assert labels.objects[0].box is None and labels.objects[0].xyxy() == (5, 3, 30, 9)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_written_categories_cover_all_class_ids(
     with open_writer(tmp_path / "a.json", "coco") as writer:
         writer.write(ImageLabels("a.png", 40, 50, found, names))
     categories = json.loads((tmp_path / "a.json").read_text())["categories"]
-    assert [(one["id"], one["name"]) for one in categories] == list(enumerate(listed, 1))
+    assert [(entry["id"], entry["name"]) for entry in categories] == list(enumerate(listed, 1))
 
 
 def test_coco_class_ids_number_the_categories_by_id(tmp_path: Path) -> None:
@@ -185,20 +185,20 @@ def sa1b_document(**changes: Any) -> dict[str, Any]:
 
 
 def test_sa1b_folders_and_files_are_read(tmp_path: Path) -> None:
-    for place, document in (
+    for name, document in (
         ("sub/b.json", sa1b_document(class_id=2, class_name="dog")),
         ("a.json", sa1b_document(predicted_iou="gone", point_coords="gone", crop_box=None)),
     ):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        (tmp_path / place).write_text(json.dumps(document))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(document))
     found = read_labels(tmp_path, "sa1b")
     first, second = found
     assert len(found) == 2 and (first.file_name, second.file_name) == ("sa_3.jpg", "sub/sa_3.jpg")
     assert found.names == {2: "dog"} and first.image_id == 3
-    (one,), (other,) = first.objects, second.objects
-    assert (one.class_id, one.predicted_iou, one.point_coords, one.crop_box) == (0, None, None, None)
-    assert (other.class_id, other.predicted_iou, other.stability_score) == (2, 0.9, 0.95)
-    assert other.point_coords == [[1.5, 2]] and other.crop_box == [0, 0, 6, 6]
+    (obj,), (other_obj,) = first.objects, second.objects
+    assert (obj.class_id, obj.predicted_iou, obj.point_coords, obj.crop_box) == (0, None, None, None)
+    assert (other_obj.class_id, other_obj.predicted_iou, other_obj.stability_score) == (2, 0.9, 0.95)
+    assert other_obj.point_coords == [[1.5, 2]] and other_obj.crop_box == [0, 0, 6, 6]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \.json file in the folder .*empty"):
         read_labels(tmp_path / "empty", "sa1b")

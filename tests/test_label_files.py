@@ -37,15 +37,15 @@ quick = settings(max_examples=60, deadline=None)
 @contextlib.contextmanager
 def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Path]:
     """Yield a temporary path with the labels in format `kind`, beside a folder `images` with images of their sizes."""
-    with tempfile.TemporaryDirectory() as place:
-        for one in labels:
-            image = Path(place, "images", one.file_name)
+    with tempfile.TemporaryDirectory() as folder:
+        for record in labels:
+            image = Path(folder, "images", record.file_name)
             image.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (one.width, one.height)).save(image)
-        target = Path(place, "labels.json" if kind == "coco" else "labels")
+            Image.new("L", (record.width, record.height)).save(image)
+        target = Path(folder, "labels.json" if kind == "coco" else "labels")
         with open_writer(target, kind, **options) as writer:
-            for one in labels:
-                writer.write(one)
+            for record in labels:
+                writer.write(record)
         yield target
 
 
@@ -56,9 +56,9 @@ def round_trip(kind: str, labels: list[ImageLabels], **options: Any) -> list[Ima
 
 def same_masks(before: list[LabelledObject], after: list[LabelledObject]) -> None:
     assert [found.class_id for found in before] == [found.class_id for found in after]
-    for one, other in zip(before, after, strict=True):
-        assert one.segmentation is not None and other.segmentation is not None
-        assert one.segmentation.rle == other.segmentation.rle
+    for first, second in zip(before, after, strict=True):
+        assert first.segmentation is not None and second.segmentation is not None
+        assert first.segmentation.rle == second.segmentation.rle
 
 
 # ---------------------------------------------------------------------------------------------------- exact round trips
@@ -150,10 +150,10 @@ def test_label_map_shows_the_top_object_of_each_pixel(labels: ImageLabels, order
     np.testing.assert_array_equal(drawn, expected)
 
 
-def importance(found: LabelledObject, place: int, order: str) -> float:
+def importance(obj: LabelledObject, index: int, order: str) -> float:
     if order == "score":
-        return -1.0 if found.score is None else found.score
-    return float(place) if order == "index" else 0.0
+        return -1.0 if obj.score is None else obj.score
+    return float(index) if order == "index" else 0.0
 
 
 chains = st.lists(st.sampled_from(["yolo", "coco", "coco polygons", "sa1b"]), min_size=2, max_size=5)
@@ -313,7 +313,7 @@ def test_polygons_keep_their_points_between_coco_and_yolo(tmp_path: Path) -> Non
     convert_labels(tmp_path / "in.json", tmp_path / "yolo", from_="coco", to="yolo")
     Image.new("L", (100, 100)).save(tmp_path / "yolo" / "a.png")
     (read,) = read_labels(tmp_path / "yolo", "yolo")
-    (ring,) = read.objects[0].segmentation.rings()  # type: ignore[union-attr]
+    (ring,) = read.objects[0].segmentation.to_polygons()  # type: ignore[union-attr]
     assert len(ring) == 3 + 4 + 2  # both ends of the bridge are visited twice
     np.testing.assert_array_equal(pixels(read, 0), filled([triangle, square], 100, 100))
     convert_labels(tmp_path / "yolo", tmp_path / "out.json", from_="yolo", to="coco", polygons=True)
@@ -350,7 +350,7 @@ def test_yolo_lines_of_large_images_are_exact(tmp_path: Path) -> None:
     mask = Segmentation.from_polygons([corners], (side, side))
     from fastsam_core.formats import yolo, yolo_folder
 
-    (line,) = yolo.lines([mask.ring() / side], [0])
+    (line,) = yolo.lines([mask.to_single_polygon() / side], [0])
     (tmp_path / "a.txt").write_text(line)
     (read,) = yolo_folder.read_file(tmp_path / "a.txt", (side, side))
     assert read.segmentation is not None and read.segmentation.rle == mask.rle
@@ -404,9 +404,9 @@ def test_labelme_files_embed_upright_images(tmp_path: Path, suffix: str, kind: s
     with open_writer(tmp_path / "out", "labelme", images=tmp_path, embed_images=True) as writer:
         writer.write(ImageLabels(f"a.{suffix}", 16, 32))
     embedded = base64.b64decode(json.loads((tmp_path / "out" / "a.json").read_text())["imageData"])
-    with Image.open(io.BytesIO(embedded)) as picture:
-        assert picture.format == kind and 0x0112 not in picture.getexif()
-        stored = np.asarray(picture)
+    with Image.open(io.BytesIO(embedded)) as image:
+        assert image.format == kind and 0x0112 not in image.getexif()
+        stored = np.asarray(image)
     assert stored.shape == (32, 16, 3) and stored[:14].min() > 200 and stored[18:].max() < 50
 
 

@@ -53,7 +53,7 @@ def test_rle_bytes_of_pycocotools_become_text() -> None:
 
 def test_empty_mask_has_no_ring() -> None:
     mask = Segmentation.from_rle(encoded(np.zeros((4, 5), bool)))
-    assert mask.ring().shape == (0, 2) and mask.rings() == [] and mask.extent == (0, 0, 0, 0)
+    assert mask.to_single_polygon().shape == (0, 2) and mask.to_polygons() == [] and mask.bounding_box == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("kind", "held"), [("yolo", 2), ("coco", 4), ("sa1b", 3), ("labelme", 2), ("labelmap", 2)])

@@ -73,33 +73,33 @@ class LateCopies:
         late, module = self, cuda_emulation.load()
         self.module, self.under_way = module, list[tuple[int, bytes]]()
 
-        class Arrival:
+        class Event:
             def record(self, stream: int) -> None: ...
-            def wait(self) -> None:
+            def synchronize(self) -> None:
                 late.arrive()
 
         class Problem:
             def __init__(self, *given: Any) -> None:
                 self.real, self.n = module.MaskProblem(*given), given[1]
-                self.work_bytes = self.real.work_bytes
+                self.workspace_bytes = self.real.workspace_bytes
 
             def measure(self, work: int, lengths: int, boxes: int, sizes: int, stream: int) -> None:
                 found = np.zeros(8 * self.n, np.int64)
                 to = [found.ctypes.data + 8 * place * self.n for place in (0, 1, 5)]
                 self.real.measure(work, *to, stream)
                 for at, first, count in zip((lengths, boxes, sizes), to, (1, 4, 3), strict=True):
-                    late.copy(at, first, 8 * count * self.n, stream)
+                    late.copy_async(at, first, 8 * count * self.n, stream)
 
             def write(self, *given: Any) -> None:
                 late.arrive()  # its input was copied earlier on the same stream
                 self.real.write(*given)
 
-        self.Arrival, self.MaskProblem = Arrival, Problem
+        self.Event, self.MaskProblem = Event, Problem
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
-    def copy(self, to: int, from_: int, count: int, stream: int) -> None:
+    def copy_async(self, to: int, from_: int, count: int, stream: int) -> None:
         self.under_way.append((to, ctypes.string_at(from_, count)))
 
     def arrive(self) -> None:

@@ -169,7 +169,11 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         yield
         current[0] = before
 
-    built.EMULATED, built.ARCHITECTURES, built.why_not = False, "80, 90a", lambda: "" if current[0] else NO_CODE
+    built.EMULATED, built.ARCHITECTURES, built.unavailable_reason = (
+        False,
+        "80, 90a",
+        lambda: "" if current[0] else NO_CODE,
+    )
     for part in (_native_cuda, _direct, native, preprocess):
         monkeypatch.setattr(part, "cuda_module", built)
     for part in (schema, doctor):
@@ -205,7 +209,7 @@ def test_doctor_reports_the_error_of_a_busy_gpu(no_code, built):
     def fail() -> str:
         raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nmore of it")
 
-    built.why_not = fail
+    built.unavailable_reason = fail
     busy = "CUDA-capable device(s) is/are busy or unavailable"
     assert f"CUDA kernels  cuda:0: {busy}; cuda:1: {busy}\n" in doctor.report()
 
@@ -245,7 +249,7 @@ def test_stub_matches_the_compiled_module():
     module = cuda_emulation.load()
     public = {name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))}
     listed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    assert set(listed) == public - {"set_order", "launched"}  # these exist only in the emulator
+    assert set(listed) == public - {"set_order", "launched_kernels"}  # these exist only in the emulator
     functions = [(module, node) for node in listed.values() if isinstance(node, ast.FunctionDef)]
     for node in listed.values():
         if isinstance(node, ast.ClassDef):

@@ -193,8 +193,8 @@ def test_cuda_scratch_memory_is_linear_in_boxes():
     ],
 )
 def test_cuda_binding_checks_sizes(changes, message):
-    addresses = dict.fromkeys(("boxes", "order", "classes", "best", "scratch", "kept", "status", "stream"), 0)
-    sizes = {"n": 5, "wide_boxes": False, "wide_scores": False, "threshold": 0.5, "scratch_size": 1 << 30}
+    addresses = dict.fromkeys(("boxes", "order", "classes", "max_score", "scratch", "kept", "status", "stream"), 0)
+    sizes = {"n": 5, "boxes_are_double": False, "scores_are_double": False, "threshold": 0.5, "scratch_size": 1 << 30}
     with pytest.raises(ValueError, match=message):
         emulated.nms(**{**addresses, **sizes, **changes})
 

@@ -26,11 +26,11 @@ pytestmark = [
 
 def test_calls_launch_every_kernel() -> None:
     module = cuda_emulation.load()
-    module.launched()
+    module.launched_kernels()
     sanitize_cuda.make_calls("cpu", EMULATED, quick=True)
     # many_rows_kernel needs more rows than the emulator can process quickly; probe_kernel is never launched.
-    shown = {name.split("<")[0] for name in module.launched()} | {"many_rows_kernel", "probe_kernel"}
-    assert shown == check_cuda.written_kernels()
+    shown = {name.split("<")[0] for name in module.launched_kernels()} | {"many_rows_kernel", "probe_kernel"}
+    assert shown == check_cuda.find_source_kernels()
 
 
 def test_unknown_tool_is_refused() -> None:

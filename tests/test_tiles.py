@@ -20,15 +20,15 @@ from small_model import FEW, bgr_picture, small_model
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return road_and_house()
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
 
 
-def test_segment_finds_objects_across_tiles(picture: np.ndarray) -> None:
-    road, house = sorted(tiles.segment(picture, bright, **SMALL), key=lambda one: -one.area)
+def test_segment_finds_objects_across_tiles(image: np.ndarray) -> None:
+    road, house = sorted(tiles.segment(image, bright, **SMALL), key=lambda obj: -obj.area)
     assert road.box.tolist() == [0, 70, 220, 80] and road.area == 2200
     assert house.box.tolist() == [100, 20, 130, 50] and house.area == 900
     assert 0.5 < house.predicted_iou < 0.6 and house.stability == 1
@@ -48,30 +48,30 @@ class Provider:
         return self._image[y : y + height, x : x + width]
 
 
-def test_every_kind_of_raster_gives_the_same_masks(picture: np.ndarray, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "picture.png"), picture)
-    cv2.imwrite(str(tmp_path / "picture.tif"), picture)
-    mapped = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=picture.shape)
-    mapped[:] = picture
-    alpha = np.dstack([picture, picture[..., :1]])
-    expected = masks_of(tiles.segment(picture, bright, **SMALL))
-    others = [mapped, alpha, picture.astype(np.uint16) << 8, np.asfortranarray(picture), Provider(picture)]
-    for image in [*others, tmp_path / "picture.png", str(tmp_path / "picture.tif")]:
-        assert masks_of(tiles.segment(image, bright, **SMALL)) == expected
+def test_every_kind_of_raster_gives_the_same_masks(image: np.ndarray, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), image)
+    cv2.imwrite(str(tmp_path / "picture.tif"), image)
+    mapped = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=image.shape)
+    mapped[:] = image
+    alpha = np.dstack([image, image[..., :1]])
+    expected = masks_of(tiles.segment(image, bright, **SMALL))
+    others = [mapped, alpha, image.astype(np.uint16) << 8, np.asfortranarray(image), Provider(image)]
+    for raster in [*others, tmp_path / "picture.png", str(tmp_path / "picture.tif")]:
+        assert masks_of(tiles.segment(raster, bright, **SMALL)) == expected
     assert tiles.segment(tmp_path / "picture.png", bright, **SMALL).name == "picture.png"
 
 
-def test_each_tile_is_read_once(picture: np.ndarray) -> None:
-    provider = Provider(picture)
+def test_each_tile_is_read_once(image: np.ndarray) -> None:
+    provider = Provider(image)
     tiles.segment(provider, bright, **SMALL)
     assert {(height, width) for _, _, height, width in provider.asked} == {(64, 64)}
     assert len(set(provider.asked)) == len(provider.asked) == 3 * 5
-    small = Provider(picture[:40])
+    small = Provider(image[:40])
     tiles.segment(small, bright, **SMALL)
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
 
 
-def test_model_may_modify_its_tile(picture: np.ndarray) -> None:
+def test_model_may_modify_its_tile(image: np.ndarray) -> None:
     """Tiles span the full width here, so each is a contiguous block of the image and could alias its memory."""
 
     def darkening(tile: np.ndarray) -> list[dict[str, Any]]:
@@ -79,21 +79,21 @@ def test_model_may_modify_its_tile(picture: np.ndarray) -> None:
         tile[:] = 0
         return found
 
-    narrow = np.ascontiguousarray(picture[:, 100:164])
+    narrow = np.ascontiguousarray(image[:, 100:164])
     before = narrow.copy()
     expected = masks_of(tiles.segment(narrow, bright, **SMALL))
-    for image in (narrow, Provider(narrow)):
-        assert masks_of(tiles.segment(image, darkening, **SMALL)) == expected
+    for raster in (narrow, Provider(narrow)):
+        assert masks_of(tiles.segment(raster, darkening, **SMALL)) == expected
     np.testing.assert_array_equal(narrow, before)
 
 
-def test_no_objects_where_there_is_no_data(picture: np.ndarray) -> None:
-    valid = np.ones(picture.shape[:2], bool)
+def test_no_objects_where_there_is_no_data(image: np.ndarray) -> None:
+    valid = np.ones(image.shape[:2], bool)
     valid[:, :100] = False
     valid[:60] = False
     counting = Counting()
-    found = tiles.segment(Provider(picture, valid), counting, **SMALL)
-    assert [one.box.tolist() for one in found] == [[100, 70, 220, 80]]
+    found = tiles.segment(Provider(image, valid), counting, **SMALL)
+    assert [obj.box.tolist() for obj in found] == [[100, 70, 220, 80]]
     assert counting.calls < 15, "tiles without data aren't segmented"
 
 
@@ -126,21 +126,21 @@ def test_invalid_images_are_refused(image: Any, message: str) -> None:
         tiles.segment(image, bright)
 
 
-def test_rasters_that_return_wrong_shapes_are_refused(picture: np.ndarray) -> None:
-    broken = Provider(picture)
-    broken.read = lambda y, x, height, width: picture[:3, :3]
+def test_rasters_that_return_wrong_shapes_are_refused(image: np.ndarray) -> None:
+    broken = Provider(image)
+    broken.read = lambda y, x, height, width: image[:3, :3]
     with pytest.raises(ValueError, match=r"read\(0, 0, 64, 64\) must give \(64, 64, 3\)"):
         tiles.segment(broken, bright, **SMALL)
     with pytest.raises(ValueError, match=r"valid\(0, 0, 64, 64\) must give"):
-        tiles.segment(Provider(picture, np.ones((150, 220), np.uint8)), bright, **SMALL)
+        tiles.segment(Provider(image, np.ones((150, 220), np.uint8)), bright, **SMALL)
     broken.height = 0
     with pytest.raises(ValueError, match="height"):
         tiles.segment(broken, bright, **SMALL)
 
 
-def test_georeference_in_rasterios_form(picture: np.ndarray, tmp_path: Path) -> None:
+def test_georeference_in_rasterios_form(image: np.ndarray, tmp_path: Path) -> None:
     """An Affine has nine numbers, and an EPSG code may be a string. Invalid ones are refused before segmenting."""
-    placed: Any = Provider(picture)
+    placed: Any = Provider(image)
     placed.georeference = tiles.Georeference("LOCAL_CS[]", (2, 0, 500, 0, -2, 900, 0, 0, 1), ("EPSG", "32632"))  # type: ignore[arg-type]
     found = tiles.segment(placed, bright, **SMALL)
     assert found.transform == (2, 0, 500, 0, -2, 900) and found.crs == "LOCAL_CS[]"
@@ -156,8 +156,8 @@ def test_georeference_in_rasterios_form(picture: np.ndarray, tmp_path: Path) -> 
     assert counting.calls == 0
 
 
-def test_pixel_limit_applies_to_images(picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+def test_pixel_limit_applies_to_images(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), image)
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
     with pytest.raises(ValueError, match="FASTSAM_MAX_PIXELS"):
         tiles.segment(tmp_path / "picture.png", bright)
@@ -178,9 +178,9 @@ def test_pixel_limit_applies_to_images(picture: np.ndarray, tmp_path: Path, monk
         ([{"segmentation": np.ones((64, 64), bool), "predicted_iou": None}], "aren't numbers: .None"),
     ],
 )
-def test_invalid_results_of_a_model_are_refused(picture: np.ndarray, returned: Any, message: str) -> None:
+def test_invalid_results_of_a_model_are_refused(image: np.ndarray, returned: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        tiles.segment(picture, lambda tile: returned, **SMALL)
+        tiles.segment(image, lambda tile: returned, **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -196,19 +196,17 @@ def test_invalid_results_of_a_model_are_refused(picture: np.ndarray, returned: A
         ({"model": "sam_nano.pt", "points_stride": 0}, "points_stride"),
     ],
 )
-def test_invalid_options_are_refused(picture: np.ndarray, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(image: np.ndarray, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        tiles.segment(picture, **options)
+        tiles.segment(image, **options)
 
 
 def test_result_does_not_depend_on_the_batch_size() -> None:
-    picture = bgr_picture(150, 230)
+    image = bgr_picture(150, 230)
     found = {}
     for batch in (1, 2, 5):
         sam = SAM(small_model())
-        found[batch] = masks_of(
-            tiles.segment(picture, sam, tile=96, overlap=32, batch=batch, imgsz=128, conf=-9, **FEW)
-        )
+        found[batch] = masks_of(tiles.segment(image, sam, tile=96, overlap=32, batch=batch, imgsz=128, conf=-9, **FEW))
         sizes = sam.model.batches
         assert sum(sizes) == 2 * 4 and max(sizes) == (batch if native() else 1)
     assert found[1] and found[1] == found[2] == found[5]
@@ -227,11 +225,11 @@ def test_default_tiles_have_1024_pixels_and_overlap_by_128(width: int, count: in
     assert counting.calls == count
 
 
-def test_options_reach_the_model(picture: np.ndarray) -> None:
+def test_options_reach_the_model(image: np.ndarray) -> None:
     sam = SAM(small_model())
     common: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, "conf_thres": -1e9}
     counts = [
-        len(tiles.segment(picture, sam, points_per_side=per_side, stability_score_thresh=-1, iou=1.0, **common))
+        len(tiles.segment(image, sam, points_per_side=per_side, stability_score_thresh=-1, iou=1.0, **common))
         for per_side in (1, 3)
     ]
     assert 0 < counts[0] < counts[1]
@@ -241,11 +239,11 @@ def test_sam_nano_on_the_bundled_image() -> None:
     image = cv2.imread(str(ASSETS / "scene.jpg"))
     found = tiles.segment(image, tile=384, overlap=96, points_stride=16)
     assert len(found) > 5
-    crossing = [one for one in found for axis in (0, 1) if one.box[axis] < 256 and one.box[axis + 2] > 384]
+    crossing = [obj for obj in found for axis in (0, 1) if obj.box[axis] < 256 and obj.box[axis + 2] > 384]
     assert crossing, "no object crosses a seam"
-    for one in found:
-        assert one.dense(0, 0, *image.shape[:2]).sum() == one.area == rle.area(one.mask)
-        assert 0 < one.predicted_iou <= 1.2 and 0 < one.stability <= 1
+    for obj in found:
+        assert obj.dense(0, 0, *image.shape[:2]).sum() == obj.area == rle.area(obj.mask)
+        assert 0 < obj.predicted_iou <= 1.2 and 0 < obj.stability <= 1
     overlaps = rle.iou(list(found.rles()), list(found.rles()), [0] * len(found))
     np.fill_diagonal(overlaps, 0)
     assert overlaps.max() < 0.9, "an object came out twice"

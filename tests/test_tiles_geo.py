@@ -15,8 +15,8 @@ import pytest
 
 from fastsam_core import cli, tiles
 from fastsam_core.runs import MaskRuns
-from fastsam_core.tiles import shapes
-from fastsam_core.tiles.pieces import piece_of
+from fastsam_core.tiles import run_algebra
+from fastsam_core.tiles.pieces import piece_from_runs
 from fastsam_core.tiles.tiff import is_geotiff, is_tiff
 from fastsam_core.tiles.windows import open_raster
 from raster_examples import SMALL, bright
@@ -97,16 +97,16 @@ def test_missing_rasterio_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
     path = minimal_tiff(tmp_path / "x.tif", [256, 257, 34735], False, "<")
     with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[geo\]'"):
         tiles.segment(path, bright)
-    picture = tmp_path / "plain.tif"
-    cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
-    assert len(tiles.segment(picture, bright)) == 0
+    plain_tiff = tmp_path / "plain.tif"
+    cv2.imwrite(str(plain_tiff), np.zeros((20, 30, 3), np.uint8))
+    assert len(tiles.segment(plain_tiff, bright)) == 0
     (tmp_path / "plain.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
     with pytest.raises(ImportError, match=r"pip install 'fastsam_core\[geo\]'"):
-        tiles.segment(picture, bright)
+        tiles.segment(plain_tiff, bright)
     (tmp_path / "plain.tfw").unlink()
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "100")
     with pytest.raises(ValueError, match=r"plain\.tif: .*FASTSAM_MAX_PIXELS.*pip install 'fastsam_core\[geo\]'"):
-        tiles.segment(picture, bright)
+        tiles.segment(plain_tiff, bright)
     where = tiles.Georeference("LOCAL_CS[]", (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
     found = tiles.segment(np.full((10, 10, 3), 200, np.uint8), bright)
     found.georeference = where
@@ -212,13 +212,13 @@ def test_saved_files_are_georeferenced(tmp_path: Path) -> None:
     assert found.crs is not None and rasterio.crs.CRS.from_wkt(found.crs).to_epsg() == 32632
     assert found.name == "x.tif"
     content = json.loads(found.save(tmp_path / "x.geojson").read_text())
-    for feature, one in zip(content["features"], found, strict=True):
+    for feature, obj in zip(content["features"], found, strict=True):
         assert feature["properties"] == {
-            "id": feature["id"], "area": one.area, "predicted_iou": one.predicted_iou, "stability": one.stability
+            "id": feature["id"], "area": obj.area, "predicted_iou": obj.predicted_iou, "stability": obj.stability
         }  # fmt: skip
-        x1, y1, x2, y2 = one.box.tolist()
+        x1, y1, x2, y2 = obj.box.tolist()
         rings = feature["geometry"]["coordinates"]
-        assert len(rings) == len(one.polygons()[0].holes) + 1
+        assert len(rings) == len(obj.polygons()[0].holes) + 1
         corners = np.array(rings[0])[:-1]
         xs, ys = transform("OGC:CRS84", "EPSG:32632", corners[:, 0].tolist(), corners[:, 1].tolist())
         columns, rows = (np.array(xs) - EAST) / PIXEL, (NORTH - np.array(ys)) / PIXEL
@@ -257,7 +257,7 @@ def test_long_edges_are_subdivided_on_wgs_84(tmp_path: Path) -> None:
     shore = (columns >= 5000) & (columns < 5200)
     above = MaskRuns(columns[shore], np.zeros(shore.sum(), np.int64), np.full(shore.sum(), 3))
     below = MaskRuns(columns, np.where(shore, 10, 0), np.full(side, side))
-    piece = piece_of(0, shapes.union([above, below]), 0.75, 0.5)
+    piece = piece_from_runs(0, run_algebra.union([above, below]), 0.75, 0.5)
     where = tiles.Georeference(rasterio.CRS.from_epsg(32632).to_wkt(), (10, 0, EAST, 0, -10, NORTH), ("EPSG", 32632))
     content = json.loads(tiles.RasterObjects([piece], side, side, where).save(tmp_path / "x.geojson").read_text())
     exterior, island = content["features"][0]["geometry"]["coordinates"]
@@ -321,7 +321,7 @@ def test_geotiff_run_can_be_resumed(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tif", values, nodata=0)
     first = tiles.segment(path, bright, work_dir=tmp_path / "work", **SMALL)
     again = tiles.segment(path, bright, work_dir=tmp_path / "work", **SMALL)
-    assert [one.mask for one in first] == [one.mask for one in again] and len(first) == 2
+    assert [obj.mask for obj in first] == [obj.mask for obj in again] and len(first) == 2
 
 
 @needs_rasterio
@@ -349,8 +349,8 @@ def test_rasters_that_cannot_be_placed_on_wgs_84(
     tmp_path: Path, crs: str, transform: tuple[float, ...] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = {} if transform is None else {"transform": rasterio.Affine(*transform)}
-    picture = (scene() * 255).astype(np.uint8)[None]
-    path = write(tmp_path / "a.tif", picture, crs=rasterio.CRS.from_user_input(crs), **where)
+    bands = (scene() * 255).astype(np.uint8)[None]
+    path = write(tmp_path / "a.tif", bands, crs=rasterio.CRS.from_user_input(crs), **where)
     found = tiles.segment(path, bright, **SMALL)
     with pytest.raises(ValueError, match=r"WGS 84 .*write a \.gpkg"):
         found.save(tmp_path / "x.geojson")

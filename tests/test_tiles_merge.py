@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fastsam_core import ops, rle
 from fastsam_core.runs import MaskRuns
-from fastsam_core.tiles import shapes
+from fastsam_core.tiles import run_algebra
 from fastsam_core.tiles.grid import Grid
 from fastsam_core.tiles.merge import merge
-from fastsam_core.tiles.pieces import Piece, piece_of
+from fastsam_core.tiles.pieces import Piece, piece_from_runs
 from label_examples import masks
 
 
@@ -29,7 +29,7 @@ def exact_pieces(labels: np.ndarray, grid: Grid, connectivity: int = 8) -> list[
         for label in np.unique(shown[shown > 0]):
             count, of_pixel = cv2.connectedComponents((shown == label).astype(np.uint8), connectivity=connectivity)
             for part in range(1, count):
-                found.append(piece_of(tile.number, MaskRuns.from_mask(of_pixel == part, x1, y1), 0.9, 0.8))
+                found.append(piece_from_runs(tile.number, MaskRuns.from_mask(of_pixel == part, x1, y1), 0.9, 0.8))
     return found
 
 
@@ -47,9 +47,9 @@ def objects(pieces: list[Piece], grid: Grid, merge_iou: float = 0.5) -> list[np.
 def pieces_of(grid: Grid, *shown: tuple[int, np.ndarray]) -> list[Piece]:
     """Cut masks of the whole raster to tiles. shown: pairs of a tile's number and a mask."""
     found = []
-    for number, mask in sorted(shown, key=lambda one: one[0]):
+    for number, mask in sorted(shown, key=lambda pair: pair[0]):
         x1, y1, x2, y2 = grid[number].box
-        found.append(piece_of(number, MaskRuns.from_mask(mask[y1:y2, x1:x2], x1, y1), 0.9, 0.8))
+        found.append(piece_from_runs(number, MaskRuns.from_mask(mask[y1:y2, x1:x2], x1, y1), 0.9, 0.8))
     return found
 
 
@@ -106,11 +106,11 @@ def blank(grid: Grid) -> np.ndarray:
     return np.zeros((grid.height, grid.width), bool)
 
 
-def frayed(mask: np.ndarray, seed: int, share: float = 0.2) -> np.ndarray:
-    """Flip a fraction `share` of the pixels on both sides of the mask's border."""
+def frayed(mask: np.ndarray, seed: int, fraction: float = 0.2) -> np.ndarray:
+    """Flip a fraction `fraction` of the pixels on both sides of the mask's border."""
     shape = np.ones((3, 3), np.uint8)
     inside, around = cv2.erode(mask.astype(np.uint8), shape), cv2.dilate(mask.astype(np.uint8), shape)
-    border = (inside != around) & (np.random.default_rng(seed).random(mask.shape) < share)
+    border = (inside != around) & (np.random.default_rng(seed).random(mask.shape) < fraction)
     return mask ^ border
 
 
@@ -136,8 +136,8 @@ def test_order_follows_first_pieces_and_scores_are_weighted_by_area() -> None:
     pieces = [left._replace(predicted_iou=0.9, stability=0.6), alone, right._replace(predicted_iou=0.5, stability=0.2)]
     whole, other = merge(pieces, grid, 0.5)
     assert other == alone and whole.tile == left.tile and whole.area == bar.sum()
-    share = left.area / (left.area + right.area)
-    assert (whole.predicted_iou, whole.stability) == pytest.approx((0.5 + 0.4 * share, 0.2 + 0.4 * share))
+    weight = left.area / (left.area + right.area)
+    assert (whole.predicted_iou, whole.stability) == pytest.approx((0.5 + 0.4 * weight, 0.2 + 0.4 * weight))
 
 
 def test_object_inside_the_overlap_is_found_once() -> None:
@@ -330,21 +330,21 @@ def test_run_operations_match_pixel_operations(pair: tuple[np.ndarray, np.ndarra
     x, y = corner
     box = x, y, x + width, y + height
     runs, other = MaskRuns.from_mask(a, x, y), MaskRuns.from_mask(b, x, y)
-    np.testing.assert_array_equal(shapes.union([runs, other]).paint(*box), a | b)
-    assert shapes.shared(runs, other, box) == (a & b).sum()
-    i, j, pixels = shapes.shared_pairs([runs, other, other], [other, runs], box)
+    np.testing.assert_array_equal(run_algebra.union([runs, other]).paint(*box), a | b)
+    assert run_algebra.intersection_area(runs, other, box) == (a & b).sum()
+    i, j, pixels = run_algebra.overlapping_pairs([runs, other, other], [other, runs], box)
     expected = [[(mask & another).sum() for another in (b, a)] for mask in (a, b, b)]
     assert {(*pair,): n for *pair, n in zip(i.tolist(), j.tolist(), pixels.tolist(), strict=True)} == {
         (i, j): n for i, row in enumerate(expected) for j, n in enumerate(row) if n
     }
     near = cv2.dilate(np.pad(a, 1).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))[1:-1, 1:-1]
-    assert shapes.meets(runs, other) == bool((near.astype(bool) & b).any())
+    assert run_algebra.overlaps_or_touches(runs, other) == bool((near.astype(bool) & b).any())
     inner = x + width // 3, y + height // 3, x + width, y + height - height // 4
     cut = np.zeros_like(a)
     cut[height // 3 : height - height // 4, width // 3 :] = a[height // 3 : height - height // 4, width // 3 :]
-    np.testing.assert_array_equal(shapes.clipped(runs, inner).paint(*box), cut)
+    np.testing.assert_array_equal(run_algebra.clip(runs, inner).paint(*box), cut)
     count, of_pixel = cv2.connectedComponents(a.astype(np.uint8), connectivity=4)
-    parts = [part.paint(*box) for part in shapes.parts(runs)]
+    parts = [part.paint(*box) for part in run_algebra.connected_components(runs)]
     assert same(parts, [of_pixel == number for number in range(1, count)])
 
 
@@ -372,8 +372,8 @@ def test_grid_pairs_are_the_overlapping_tiles() -> None:
             for other, b in enumerate(boxes)
             if other != number and max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
         }
-        assert dict(grid.pairs(number)) == {other: box for other, box in meeting.items() if other > number}
-        assert grid.near(number) == sorted(meeting)
+        assert dict(grid.overlaps(number)) == {other: box for other, box in meeting.items() if other > number}
+        assert grid.neighbours(number) == sorted(meeting)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(1, 1), (64, 0), (64, 33), (64.0, 8), (64, True)])
@@ -382,11 +382,11 @@ def test_invalid_grids_are_refused(tile: int, overlap: int) -> None:
         Grid(100, 100, tile, overlap)
 
 
-def test_shared_pairs_in_chunks_match_a_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_pairs_in_chunks_match_a_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     a, b = (MaskRuns.from_mask(random.random((40, 40)) < 0.3) for _ in range(2))
-    sides = shapes.parts(a), shapes.parts(b)
-    at_once = shapes.shared_pairs(*sides, (0, 0, 40, 40))
-    monkeypatch.setattr(shapes, "_PAIRS_AT_ONCE", 3 * len(sides[1]))
-    np.testing.assert_array_equal(shapes.shared_pairs(*sides, (0, 0, 40, 40)), at_once)
+    sides = run_algebra.connected_components(a), run_algebra.connected_components(b)
+    at_once = run_algebra.overlapping_pairs(*sides, (0, 0, 40, 40))
+    monkeypatch.setattr(run_algebra, "_MAX_PAIRS", 3 * len(sides[1]))
+    np.testing.assert_array_equal(run_algebra.overlapping_pairs(*sides, (0, 0, 40, 40)), at_once)
     assert len(sides[0]) > 50 and len(at_once[0]) > 50

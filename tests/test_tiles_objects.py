@@ -22,7 +22,7 @@ from fastsam_core.runs import MaskRuns
 from fastsam_core.tiles import Georeference, RasterObjects
 from fastsam_core.tiles.grid import Grid
 from fastsam_core.tiles.merge import merge
-from fastsam_core.tiles.pieces import piece_of
+from fastsam_core.tiles.pieces import piece_from_runs
 from label_examples import filled
 from test_outlines import CORNERS, ISLAND, any_mask
 
@@ -38,7 +38,8 @@ SCORES = ((0.75, 0.5), (0.625, 0.375), (0.5, 0.25))
 def objects(*placed: tuple[np.ndarray, int, int], side: int = 60_000, **options: Any) -> RasterObjects:
     """Place masks with their corners at x, y in a square raster, with the scores of SCORES."""
     pieces = [
-        piece_of(0, MaskRuns.from_mask(mask, x, y), *own) for (mask, x, y), own in zip(placed, SCORES, strict=False)
+        piece_from_runs(0, MaskRuns.from_mask(mask, x, y), *own)
+        for (mask, x, y), own in zip(placed, SCORES, strict=False)
     ]
     return RasterObjects(pieces, side, side, **options)
 
@@ -60,7 +61,7 @@ def whole_columns(grid: Grid, columns: slice) -> list[Any]:
         xs = xs[xs < columns.stop]
         if len(xs):
             runs = MaskRuns(xs, np.full(len(xs), y1), np.full(len(xs), y2))
-            found.append(piece_of(tile.number, runs, 0.9, 0.8))
+            found.append(piece_from_runs(tile.number, runs, 0.9, 0.8))
     return found
 
 
@@ -135,14 +136,14 @@ def test_windows_and_polygons_match_the_mask(mask: np.ndarray) -> None:
 
 def test_indexing_windows_and_dense() -> None:
     found = objects((RING, 10, 20), (DIAMOND, 500, 600), (CORNERS, 12, 22))
-    assert len(found) == 3 and found[-1].area == 3 and [one.area for one in found] == found.areas.tolist()
-    assert [one.area for one in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
+    assert len(found) == 3 and found[-1].area == 3 and [obj.area for obj in found] == found.areas.tolist()
+    assert [obj.area for obj in found[1:]] == [4, 3] and found[:1].boxes.tolist() == [found[0].box.tolist()]
     for chosen in (found.areas < 5, [1, 2], np.array([-2, -1]), np.nonzero(found.areas < 5), torch.tensor([1, 2])):
-        assert [one.area for one in found[chosen]] == [4, 3] and found[chosen].boxes.tolist() == found.boxes[
+        assert [obj.area for obj in found[chosen]] == [4, 3] and found[chosen].boxes.tolist() == found.boxes[
             1:
         ].tolist()
-        assert found[chosen].predicted_iou.tolist() == [one.predicted_iou for one in found[chosen]] == [0.625, 0.5]
-        assert found[chosen].stability.tolist() == [one.stability for one in found[chosen]] == [0.375, 0.25]
+        assert found[chosen].predicted_iou.tolist() == [obj.predicted_iou for obj in found[chosen]] == [0.625, 0.5]
+        assert found[chosen].stability.tolist() == [obj.stability for obj in found[chosen]] == [0.375, 0.25]
     assert repr(found[1:]) == "RasterObjects(2 of 60000 x 60000)"
     assert found[np.int64(1)].area == 4 and len(found[found.areas > 99]) == 0
     assert found.boxes.dtype == found.areas.dtype == np.int64
@@ -167,9 +168,9 @@ def test_coco_file_matches_pycocotools(tmp_path: Path) -> None:
     found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80)
     content = json.loads(found.save(tmp_path / "found.json").read_text())
     assert content["images"] == [{"id": 1, "file_name": "raster", "width": 80, "height": 80}]
-    for entry, one in zip(content["annotations"], found, strict=True):
-        np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), one.dense(0, 0, 80, 80))
-        assert entry["area"] == one.area and entry["category_id"] == content["categories"][0]["id"]
+    for entry, obj in zip(content["annotations"], found, strict=True):
+        np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), obj.dense(0, 0, 80, 80))
+        assert entry["area"] == obj.area and entry["category_id"] == content["categories"][0]["id"]
         assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
         assert (entry["predicted_iou"], entry["stability_score"]) == SCORES[entry["id"] - 1]
 
@@ -179,7 +180,7 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
     content = json.loads(found.save(tmp_path / "found.geojson").read_text())
     assert [feature["properties"]["area"] for feature in content["features"]] == found.areas.tolist()
     assert [feature["geometry"]["type"] for feature in content["features"]] == ["Polygon", "MultiPolygon"]
-    for number, (feature, one) in enumerate(zip(content["features"], found, strict=True), 1):
+    for number, (feature, obj) in enumerate(zip(content["features"], found, strict=True), 1):
         properties = feature["properties"]
         assert feature["id"] == properties["id"] == number
         assert (properties["predicted_iou"], properties["stability"]) == SCORES[number - 1]
@@ -187,7 +188,7 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
         parts = [shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"]
         areas = [ring_areas([np.array(ring) for ring in rings]) for rings in parts]
         assert all(rings[0] > 0 and all(hole < 0 for hole in rings[1:]) for rings in areas)
-        assert sum(map(sum, areas)) == one.area
+        assert sum(map(sum, areas)) == obj.area
         assert all(ring[0] == ring[-1] for rings in parts for ring in rings)
 
 
@@ -236,16 +237,16 @@ def test_geopackage_tables_and_geometries(tmp_path: Path, where: Georeference | 
     corner, size = (0.0, 0.0), 1.0
     if where is not None:
         corner, size = (500_000.0, 4_000_000.0), 2.0
-    for (number, blob, area, predicted_iou, stability), one in zip(rows, found, strict=True):
+    for (number, blob, area, predicted_iou, stability), obj in zip(rows, found, strict=True):
         srs, envelope, parts = geometries(blob)
-        x1, y1, x2, y2 = one.box.tolist()
-        assert srs == system and (area, predicted_iou, stability) == (one.area, *SCORES[number - 1])
+        x1, y1, x2, y2 = obj.box.tolist()
+        assert srs == system and (area, predicted_iou, stability) == (obj.area, *SCORES[number - 1])
         assert envelope == [
             corner[0] + size * x1, corner[0] + size * x2, corner[1] - size * y2, corner[1] - size * y1
         ]  # fmt: skip
         areas = [ring_areas(rings) for rings in parts]
         assert all(rings[0] > 0 and all(hole < 0 for hole in rings[1:]) for rings in areas)
-        assert sum(map(sum, areas)) == one.area * size**2
+        assert sum(map(sum, areas)) == obj.area * size**2
         index = database.execute("SELECT minx, maxx, miny, maxy FROM rtree_objects_geom WHERE id = ?", [number])
         np.testing.assert_allclose(index.fetchone(), envelope, rtol=1e-6)
     extension = database.execute("SELECT table_name, column_name, extension_name FROM gpkg_extensions").fetchall()

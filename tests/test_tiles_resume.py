@@ -20,7 +20,7 @@ from small_model import FEW, small_model
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return road_and_house()
 
 
@@ -28,35 +28,35 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def test_second_run_reuses_all_tiles(picture: np.ndarray, tmp_path: Path) -> None:
+def test_second_run_reuses_all_tiles(image: np.ndarray, tmp_path: Path) -> None:
     counting = Counting()
-    first = tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)
+    first = tiles.segment(image, counting, work_dir=tmp_path / "work", **SMALL)
     before = content(tmp_path / "work")
     assert counting.calls == 15
-    assert masks_of(tiles.segment(picture, counting, work_dir=tmp_path / "work", **SMALL)) == masks_of(first)
+    assert masks_of(tiles.segment(image, counting, work_dir=tmp_path / "work", **SMALL)) == masks_of(first)
     assert counting.calls == 15 and content(tmp_path / "work") == before
-    assert masks_of(first) == masks_of(tiles.segment(picture, bright, **SMALL)), "without a folder, the same"
+    assert masks_of(first) == masks_of(tiles.segment(image, bright, **SMALL)), "without a folder, the same"
     # Merging is repeated with any threshold. Settings may be NumPy integers.
     same: dict[str, Any] = {name: np.int64(side) for name, side in SMALL.items()}
-    tiles.segment(picture, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **same)
+    tiles.segment(image, counting, work_dir=tmp_path / "work", merge_iou=0.9, batch=4, **same)
     assert counting.calls == 15
 
 
-def test_finished_tiles_survive_an_error(picture: np.ndarray, tmp_path: Path) -> None:
+def test_finished_tiles_survive_an_error(image: np.ndarray, tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        tiles.segment(picture, Counting(6, fail), work_dir=tmp_path, **SMALL)
+        tiles.segment(image, Counting(6, fail), work_dir=tmp_path, **SMALL)
     counting = Counting()
-    tiles.segment(picture, counting, work_dir=tmp_path, **SMALL)
+    tiles.segment(image, counting, work_dir=tmp_path, **SMALL)
     assert counting.calls == 15 - 6
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("batch", [1, 4])
-def test_killed_runs_resume_to_identical_files(picture: np.ndarray, tmp_path: Path, batch: int) -> None:
-    expected = tiles.segment(picture, Counting(), work_dir=tmp_path / "whole", batch=batch, **SMALL)
+def test_killed_runs_resume_to_identical_files(image: np.ndarray, tmp_path: Path, batch: int) -> None:
+    expected = tiles.segment(image, Counting(), work_dir=tmp_path / "whole", batch=batch, **SMALL)
     work = tmp_path / "work"
 
     def die() -> None:
@@ -82,17 +82,17 @@ def test_killed_runs_resume_to_identical_files(picture: np.ndarray, tmp_path: Pa
             rename(*paths)
 
         os.replace = replace  # type: ignore[assignment]  # only in the child process
-        tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
+        tiles.segment(image, Counting(), work_dir=work, batch=batch, **SMALL)
 
     done = []
     for moment in (1, 3, 2):
         assert killed(partial(dies_at_rename, moment))
         done.append(len(list(work.glob("tile-*"))))
     for moment in (2, 3):
-        assert killed(partial(tiles.segment, picture, Counting(moment, die), work_dir=work, batch=batch, **SMALL))
+        assert killed(partial(tiles.segment, image, Counting(moment, die), work_dir=work, batch=batch, **SMALL))
         done.append(len(list(work.glob("tile-*"))))
     assert done == sorted(done) and 0 < done[-1] < 15, "no kill fell into the work"
-    found = tiles.segment(picture, Counting(), work_dir=work, batch=batch, **SMALL)
+    found = tiles.segment(image, Counting(), work_dir=work, batch=batch, **SMALL)
     assert masks_of(found) == masks_of(expected)
     assert content(work) == content(tmp_path / "whole")
     assert not [path for path in work.rglob("*") if path.is_dir()], "what kills left is cleared"
@@ -101,16 +101,16 @@ def test_killed_runs_resume_to_identical_files(picture: np.ndarray, tmp_path: Pa
         assert a.read_bytes() == b.read_bytes()
 
 
-def test_other_settings_are_refused(picture: np.ndarray, tmp_path: Path) -> None:
-    tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+def test_other_settings_are_refused(image: np.ndarray, tmp_path: Path) -> None:
+    tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
     before = content(tmp_path)
     with pytest.raises(ValueError, match="tile was 64 and is 96"):
-        tiles.segment(picture, bright, work_dir=tmp_path, tile=96, overlap=16)
+        tiles.segment(image, bright, work_dir=tmp_path, tile=96, overlap=16)
     with pytest.raises(ValueError, match=r'model was "raster_examples\.bright" and is "bright"'):
-        tiles.segment(picture, Counting(), work_dir=tmp_path, **SMALL)
+        tiles.segment(image, Counting(), work_dir=tmp_path, **SMALL)
     with pytest.raises(ValueError, match="height was 150 and is 149"):
-        tiles.segment(picture[1:], bright, work_dir=tmp_path, **SMALL)
-    changed = picture.copy()
+        tiles.segment(image[1:], bright, work_dir=tmp_path, **SMALL)
+    changed = image.copy()
     changed[-1, -1] = 0
     with pytest.raises(ValueError, match="other pixels"):
         tiles.segment(changed, bright, work_dir=tmp_path, **SMALL)
@@ -135,25 +135,25 @@ def test_changed_valid_mask_is_refused_as_other_pixels(tmp_path: Path) -> None:
         tiles.segment(raster, bright, work_dir=tmp_path, **SMALL)
 
 
-def test_file_as_work_dir_is_refused(picture: np.ndarray, tmp_path: Path) -> None:
+def test_file_as_work_dir_is_refused(image: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match="work_dir must be a folder"):
-            tiles.segment(picture, bright, work_dir=folder, **SMALL)
+            tiles.segment(image, bright, work_dir=folder, **SMALL)
 
 
-def test_changed_model_options_are_refused(picture: np.ndarray, tmp_path: Path) -> None:
+def test_changed_model_options_are_refused(image: np.ndarray, tmp_path: Path) -> None:
     sam = SAM(small_model())
     options: dict[str, Any] = {"tile": 160, "overlap": 32, "imgsz": 128, "conf": -9, **FEW}
-    tiles.segment(picture, sam, work_dir=tmp_path, **options)
+    tiles.segment(image, sam, work_dir=tmp_path, **options)
     with pytest.raises(ValueError, match=r"sam\.points_stride was 2 and is 1"):
-        tiles.segment(picture, sam, work_dir=tmp_path, **(options | {"points_stride": 1}))
+        tiles.segment(image, sam, work_dir=tmp_path, **(options | {"points_stride": 1}))
 
 
 def test_missing_and_damaged_tiles_are_segmented_again(
-    picture: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    image: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+    first = tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
     before = content(tmp_path)
     names = sorted(name for name in before if name.startswith("tile-"))
     (tmp_path / names[0]).unlink()
@@ -161,17 +161,17 @@ def test_missing_and_damaged_tiles_are_segmented_again(
     swapped = json.loads(before[names[5]])
     swapped["masks"][0]["area"] += 1
     (tmp_path / names[5]).write_text(json.dumps(swapped))
-    assert masks_of(tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
+    assert masks_of(tiles.segment(image, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
     assert content(tmp_path) == before
     assert sum("is segmented again" in record.message for record in caplog.records) == 2
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(ValueError, match="not of this version of tiles"):
-        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+        tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match="without settings"):
-        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+        tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
 
 
-def test_work_dir_in_use_is_refused(picture: np.ndarray, tmp_path: Path) -> None:
+def test_work_dir_in_use_is_refused(image: np.ndarray, tmp_path: Path) -> None:
     with store.TileFiles(tmp_path, {}), pytest.raises(ValueError, match="another process"):
-        tiles.segment(picture, bright, work_dir=tmp_path, **SMALL)
+        tiles.segment(image, bright, work_dir=tmp_path, **SMALL)

@@ -186,10 +186,10 @@ def test_opencv_reads_and_writes_names_that_are_not_utf8(tmp_path: Path) -> None
         "assert open_capture(str(next(Path(sys.argv[1]).glob('*.avi')))).isOpened()\n"
         "video = _Video(Path(sys.argv[1]) / 'b.avi', 10.0, (32, 48))\n"
         "image = next(iter(source)).image; video.write(image); video.close()\n"
-        "sheet = Preview(['a'], 1)\n"
-        "path, data = sheet.tile('a', Results(image, 'a', {}))\n"
+        "preview = Preview(['a'], 1)\n"
+        "path, data = preview.thumbnail('a', Results(image, 'a', {}))\n"
         "(Path(sys.argv[1]) / path).parent.mkdir(); (Path(sys.argv[1]) / path).write_bytes(data)\n"
-        "assert sheet.sheet(Path(sys.argv[1]))\n"
+        "assert preview.contact_sheet(Path(sys.argv[1]))\n"
     )
     # In a subprocess, because OpenCV aborts the process on a name that it can't read.
     subprocess.run([sys.executable, "-c", program, folder], check=True)

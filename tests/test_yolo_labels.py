@@ -114,7 +114,7 @@ def test_yolo_folder_layouts(tmp_path: Path, layout: str) -> None:
     source = tmp_path if layout == "the root" else labels
     found = read_labels(source, "yolo", **({"images": images} if layout == "other names" else {}))
     assert len(found) == 3 and found.names == {0: "cat", 1: "dog"}
-    assert [(one.file_name, one.size, len(one.objects)) for one in found] == [
+    assert [(record.file_name, record.size, len(record.objects)) for record in found] == [
         ("2.png", (20, 30), 0),
         ("sub/1.png", (20, 30), 1),
         ("sub/3.png", (20, 30), 0),  # without a label file
@@ -130,7 +130,9 @@ def test_linked_yolo_folders_are_followed_once(tmp_path: Path) -> None:
         (tmp_path / "store" / kind / "round").symlink_to(tmp_path / "set" / kind)
     Image.new("L", (30, 20)).save(tmp_path / "store" / "images" / "a.png")
     (tmp_path / "store" / "labels" / "a.txt").write_text(f"1 {SQUARE}\n")
-    assert [(one.file_name, len(one.objects)) for one in read_labels(tmp_path / "set", "yolo")] == [("train/a.png", 1)]
+    assert [(record.file_name, len(record.objects)) for record in read_labels(tmp_path / "set", "yolo")] == [
+        ("train/a.png", 1)
+    ]
 
 
 def test_yolo_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_label_file_named_classes_is_not_a_list_of_names(tmp_path: Path) -> None
         Image.new("L", (30, 20)).save(tmp_path / "images" / f"{name}.png")
         (tmp_path / "labels" / f"{name}.txt").write_text(f"1 {SQUARE}\n")
     found = read_labels(tmp_path, "yolo")
-    assert [len(one.objects) for one in found] == [1, 1] and found.names == {}
+    assert [len(record.objects) for record in found] == [1, 1] and found.names == {}
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert read_labels(tmp_path, "yolo").names == {0: "cat", 1: "dog"}
     (tmp_path / "images" / "classes.png").rename(tmp_path / "images" / "b.png")
@@ -184,7 +186,7 @@ def test_sizes_follow_the_exif_orientation(tmp_path: Path) -> None:
     as_image_magick = PngImagePlugin.PngInfo()
     as_image_magick.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n")
     Image.new("RGB", (30, 20)).save(tmp_path / "h.png", pnginfo=as_image_magick)
-    sizes = [one.size for one in read_labels(tmp_path, "yolo")]
+    sizes = [record.size for record in read_labels(tmp_path, "yolo")]
     assert sizes == [(30, 20)] * 6 + [(20, 30), (30, 20)]
     assert [read_image(path).shape[:2] for path in sorted(tmp_path.iterdir())] == sizes
 

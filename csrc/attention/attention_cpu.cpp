@@ -17,7 +17,7 @@ namespace fastsam::attention {
 namespace {
 
 // Queries are distributed to threads in groups of this size, a multiple of every instruction set's register tile.
-constexpr int64_t kGroup = 12;
+constexpr int64_t kQueryGroup = 12;
 // Number of multiply-adds below which a thread costs more than it saves.
 constexpr int64_t kWorkPerThread = int64_t{1} << 20;
 constexpr double kLog2E = 1.4426950408889634;
@@ -33,52 +33,60 @@ void pack_positions(const float* table, int64_t size, int64_t dim, float factor,
   }
 }
 
-int64_t bytes_of(DType dtype) {
+int64_t element_size(DType dtype) {
   if (dtype == DType::float16) throw std::invalid_argument("attention on the CPU takes float32 and bfloat16");
   return dtype == DType::float32 ? 4 : 2;
 }
 
-// The windows of all images. Work is counted in groups of kGroup queries, ordered by window, then head.
-class Windows {
+// The windows of all images. Work is counted in groups of kQueryGroup queries, ordered by window, then head.
+class WindowBatch {
  public:
-  Windows(const Grid& grid, const Tokens& tokens, const float* positions, const float* bias)
-      : grid_(grid), tokens_(tokens), bytes_(bytes_of(tokens.dtype)), positions_(positions), bias_(bias) {
-    const int64_t down = (grid.rows + grid.window_rows - 1) / grid.window_rows;
-    const int64_t across = (grid.columns + grid.window_columns - 1) / grid.window_columns;
+  WindowBatch(const Grid& grid, const Operands& operands, const float* positions, const float* bias)
+      : grid_(grid),
+        operands_(operands),
+        element_size_(element_size(operands.dtype)),
+        positions_(positions),
+        bias_(bias) {
+    const int64_t windows_y = (grid.rows + grid.window_rows - 1) / grid.window_rows;
+    const int64_t windows_x = (grid.columns + grid.window_columns - 1) / grid.window_columns;
     for (int64_t image = 0; image < grid.batch; ++image) {
-      for (int64_t y = 0; y < down; ++y) {
-        for (int64_t x = 0; x < across; ++x) {
+      for (int64_t y = 0; y < windows_y; ++y) {
+        for (int64_t x = 0; x < windows_x; ++x) {
           corners_.push_back({image, y * grid.window_rows, x * grid.window_columns});
           const int64_t queries = std::min(grid.window_rows, grid.rows - y * grid.window_rows) *
                                   std::min(grid.window_columns, grid.columns - x * grid.window_columns);
-          starts_.push_back(starts_.back() + grid.heads * ((queries + kGroup - 1) / kGroup));
+          first_group_.push_back(first_group_.back() + grid.heads * ((queries + kQueryGroup - 1) / kQueryGroup));
         }
       }
     }
   }
 
   // Total number of groups of queries, over all heads of all windows.
-  int64_t groups() const { return starts_.back(); }
+  int64_t num_groups() const { return first_group_.back(); }
 
   // Compute groups [begin, end). Each thread that has queries of a window and head packs their keys and values itself.
   // How the groups are split between threads does not change the result of any query.
   void attend(int64_t begin, int64_t end) const {
-    const AttentionKernels& isa = tokens_.dtype == DType::float32 ? kernels().attention : kernels().attention_bfloat16;
-    const int64_t keys_of_window = grid_.window_rows * grid_.window_columns;
-    const Floats keys(padded(keys_of_window) * grid_.dim);
-    const Floats values(padded(grid_.dim) * keys_of_window);
-    const Floats scratch(isa.scratch(at(0, 0)));
-    auto window = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) - starts_.begin()) - 1;
+    const AttentionKernels& isa =
+        operands_.dtype == DType::float32 ? kernels().attention : kernels().attention_bfloat16;
+    const int64_t num_keys = grid_.window_rows * grid_.window_columns;
+    const Floats keys(padded(num_keys) * grid_.dim);
+    const Floats values(padded(grid_.dim) * num_keys);
+    const Floats scratch(isa.scratch(window_at(0, 0)));
+    auto window =
+        static_cast<size_t>(std::upper_bound(first_group_.begin(), first_group_.end(), begin) - first_group_.begin()) -
+        1;
     while (begin < end) {
-      const int64_t of_head = (starts_[window + 1] - starts_[window]) / grid_.heads;
-      const int64_t head = (begin - starts_[window]) / of_head, first = (begin - starts_[window]) % of_head;
-      const int64_t last = std::min(of_head, first + end - begin);
-      const AttentionWindow w = at(window, head);
+      const int64_t groups_per_head = (first_group_[window + 1] - first_group_[window]) / grid_.heads;
+      const int64_t head = (begin - first_group_[window]) / groups_per_head,
+                    first_group = (begin - first_group_[window]) % groups_per_head;
+      const int64_t end_group = std::min(groups_per_head, first_group + end - begin);
+      const AttentionWindow w = window_at(window, head);
       isa.pack(w, keys.data(), values.data());
-      isa.attend(w, keys.data(), values.data(), first * kGroup, std::min(last * kGroup, w.grid_rows * w.grid_columns),
-                 scratch.data());
-      begin += last - first;
-      if (begin == starts_[window + 1]) ++window;
+      isa.attend(w, keys.data(), values.data(), first_group * kQueryGroup,
+                 std::min(end_group * kQueryGroup, w.grid_rows * w.grid_columns), scratch.data());
+      begin += end_group - first_group;
+      if (begin == first_group_[window + 1]) ++window;
     }
   }
 
@@ -87,19 +95,20 @@ class Windows {
     int64_t image, y, x;
   };
 
-  AttentionWindow at(size_t window, int64_t head) const {
+  AttentionWindow window_at(size_t window, int64_t head) const {
     const Corner& corner = corners_[window];
-    const int64_t out_token = grid_.heads * grid_.dim, token = 3 * out_token;
-    const int64_t first = (corner.image * grid_.rows + corner.y) * grid_.columns + corner.x;
+    const int64_t out_token_stride = grid_.heads * grid_.dim, token_stride = 3 * out_token_stride;
+    const int64_t first_token = (corner.image * grid_.rows + corner.y) * grid_.columns + corner.x;
     const int64_t keys = grid_.window_rows * grid_.window_columns;
     AttentionWindow w{};
-    w.qkv = static_cast<const char*>(tokens_.qkv) + bytes_ * (first * token + head * grid_.head);
-    const auto* padding = static_cast<const char*>(tokens_.padding);
-    w.padding = padding == nullptr ? nullptr : padding + bytes_ * head * grid_.head;
-    w.out = static_cast<char*>(tokens_.out) + bytes_ * (first * out_token + head * grid_.dim);
-    w.token = token, w.line = grid_.columns * token;
-    w.out_token = out_token, w.out_line = grid_.columns * out_token;
-    w.key = grid_.key, w.value = grid_.value, w.dim = grid_.dim;
+    w.qkv = static_cast<const char*>(operands_.qkv) +
+            element_size_ * (first_token * token_stride + head * grid_.head_stride);
+    const auto* padding = static_cast<const char*>(operands_.padding);
+    w.padding = padding == nullptr ? nullptr : padding + element_size_ * head * grid_.head_stride;
+    w.out = static_cast<char*>(operands_.out) + element_size_ * (first_token * out_token_stride + head * grid_.dim);
+    w.token_stride = token_stride, w.row_stride = grid_.columns * token_stride;
+    w.out_token_stride = out_token_stride, w.out_row_stride = grid_.columns * out_token_stride;
+    w.key_offset = grid_.key_offset, w.value_offset = grid_.value_offset, w.dim = grid_.dim;
     w.rows = grid_.window_rows, w.columns = grid_.window_columns;
     w.grid_rows = std::min(w.rows, grid_.rows - corner.y),
     w.grid_columns = std::min(w.columns, grid_.columns - corner.x);
@@ -110,35 +119,35 @@ class Windows {
   }
 
   const Grid& grid_;
-  const Tokens& tokens_;
-  const int64_t bytes_;  // size of an element
+  const Operands& operands_;
+  const int64_t element_size_;  // size of an element
   const float *positions_, *bias_;
   std::vector<Corner> corners_;
-  std::vector<int64_t> starts_{0};  // the first group of each window, then the total number of groups
+  std::vector<int64_t> first_group_{0};  // the first group of each window, then the total number of groups
 };
 
-void run(const Grid& grid, const Windows& windows, int64_t threads) {
-  const int64_t group_work = 2 * kGroup * grid.window_rows * grid.window_columns * grid.dim;
-  fork_join(threads, windows.groups(), kWorkPerThread / group_work + 1,
+void run(const Grid& grid, const WindowBatch& windows, int64_t threads) {
+  const int64_t work_per_group = 2 * kQueryGroup * grid.window_rows * grid.window_columns * grid.dim;
+  fork_join(threads, windows.num_groups(), kWorkPerThread / work_per_group + 1,
             [&](int64_t begin, int64_t end) { windows.attend(begin, end); });
 }
 
 }  // namespace
 
-void with_relative_positions(const Grid& grid, const Tokens& tokens, const float* rows_table,
-                             const float* columns_table, int64_t threads) {
+void with_relative_positions(const Grid& grid, const Operands& operands, const float* rel_pos_h, const float* rel_pos_w,
+                             int64_t threads) {
   // The kernels scale all scores by 1 / sqrt(dim), but products with the tables must not be scaled: compensate here.
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(grid.dim)));
-  const int64_t of_rows = padded(2 * grid.window_rows - 1) * grid.dim;
-  const int64_t of_columns = padded(2 * grid.window_columns - 1) * grid.dim;
-  const Floats positions(of_rows + of_columns);
-  pack_positions(rows_table, grid.window_rows, grid.dim, factor, positions.data());
-  pack_positions(columns_table, grid.window_columns, grid.dim, factor, positions.data() + of_rows);
-  run(grid, Windows(grid, tokens, positions.data(), nullptr), threads);
+  const int64_t rel_pos_h_size = padded(2 * grid.window_rows - 1) * grid.dim;
+  const int64_t rel_pos_w_size = padded(2 * grid.window_columns - 1) * grid.dim;
+  const Floats positions(rel_pos_h_size + rel_pos_w_size);
+  pack_positions(rel_pos_h, grid.window_rows, grid.dim, factor, positions.data());
+  pack_positions(rel_pos_w, grid.window_columns, grid.dim, factor, positions.data() + rel_pos_h_size);
+  run(grid, WindowBatch(grid, operands, positions.data(), nullptr), threads);
 }
 
-void with_bias(const Grid& grid, const Tokens& tokens, const float* bias, int64_t threads) {
-  run(grid, Windows(grid, tokens, nullptr, bias), threads);
+void with_bias(const Grid& grid, const Operands& operands, const float* bias, int64_t threads) {
+  run(grid, WindowBatch(grid, operands, nullptr, bias), threads);
 }
 
 }  // namespace fastsam::attention

@@ -19,23 +19,23 @@ void check_size(const Grid& grid) {
 }
 
 template <typename T>
-Tensors<T> typed(const void* qkv, const void* padding, const void* rows_table, const void* columns_table,
-                 const void* bias, void* out) {
-  return {static_cast<const T*>(qkv),           static_cast<const T*>(padding), static_cast<const T*>(rows_table),
-          static_cast<const T*>(columns_table), static_cast<const T*>(bias),    static_cast<T*>(out)};
+Tensors<T> cast_tensors(const void* qkv, const void* padding, const void* rel_pos_h, const void* rel_pos_w,
+                        const void* bias, void* out) {
+  return {static_cast<const T*>(qkv),       static_cast<const T*>(padding), static_cast<const T*>(rel_pos_h),
+          static_cast<const T*>(rel_pos_w), static_cast<const T*>(bias),    static_cast<T*>(out)};
 }
 
 // Call `run` with the pointers cast to the element type that `dtype` names.
 template <typename Run>
-void dispatch(DType dtype, const void* qkv, const void* padding, const void* rows_table, const void* columns_table,
+void dispatch(DType dtype, const void* qkv, const void* padding, const void* rel_pos_h, const void* rel_pos_w,
               const void* bias, void* out, const Run& run) {
   switch (dtype) {
     case DType::float32:
-      return run(typed<float>(qkv, padding, rows_table, columns_table, bias, out));
+      return run(cast_tensors<float>(qkv, padding, rel_pos_h, rel_pos_w, bias, out));
     case DType::float16:
-      return run(typed<cuda::half>(qkv, padding, rows_table, columns_table, bias, out));
+      return run(cast_tensors<cuda::half>(qkv, padding, rel_pos_h, rel_pos_w, bias, out));
     case DType::bfloat16:
-      return run(typed<cuda::bfloat16>(qkv, padding, rows_table, columns_table, bias, out));
+      return run(cast_tensors<cuda::bfloat16>(qkv, padding, rel_pos_h, rel_pos_w, bias, out));
   }
   throw std::invalid_argument("attention: there are no kernels for this dtype");
 }
@@ -43,13 +43,13 @@ void dispatch(DType dtype, const void* qkv, const void* padding, const void* row
 }  // namespace
 
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
-                                  const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
+                                  const void* rel_pos_h, const void* rel_pos_w, void* out, int64_t shared_memory,
                                   void* stream) {
   if (!has_positions_kernel(grid.dim))
     throw std::invalid_argument("attention: there are no kernels for this number of channels per head");
   check_size(grid);
-  dispatch(dtype, qkv, padding, rows_table, columns_table, nullptr, out,
-           [&](const auto& tensors) { with_relative_positions_of(grid, tensors, shared_memory, stream); });
+  dispatch(dtype, qkv, padding, rel_pos_h, rel_pos_w, nullptr, out,
+           [&](const auto& tensors) { launch_with_relative_positions(grid, tensors, shared_memory, stream); });
 }
 
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
@@ -58,7 +58,7 @@ void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* 
     throw std::invalid_argument("attention: there are no kernels for this number of channels per head");
   check_size(grid);
   dispatch(dtype, qkv, padding, nullptr, nullptr, bias, out,
-           [&](const auto& tensors) { with_bias_of(grid, tensors, stream); });
+           [&](const auto& tensors) { launch_with_bias(grid, tensors, stream); });
 }
 
 }  // namespace fastsam::attention

@@ -21,7 +21,7 @@ constexpr bool has_bias_kernel(int64_t dim) { return dim == 32; }
 // grid. `shared_memory` is the device's shared memory per multiprocessor in bytes, which decides between kernels.
 // Throws std::invalid_argument for a size without a kernel, std::runtime_error if a launch fails.
 void with_relative_positions_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding,
-                                  const void* rows_table, const void* columns_table, void* out, int64_t shared_memory,
+                                  const void* rel_pos_h, const void* rel_pos_w, void* out, int64_t shared_memory,
                                   void* stream);
 void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* padding, const void* bias, void* out,
                     void* stream);
@@ -31,7 +31,7 @@ void with_bias_cuda(const Grid& grid, DType dtype, const void* qkv, const void* 
 // must also make sure that the module was compiled for sm_90a and that the GPU is one.
 bool has_wgmma_kernel(const Grid& grid, DType dtype);
 // Throws std::invalid_argument if has_wgmma_kernel returns false.
-void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rows_table,
-                                   const void* columns_table, void* out, void* stream);
+void with_relative_positions_wgmma(const Grid& grid, DType dtype, const void* qkv, const void* rel_pos_h,
+                                   const void* rel_pos_w, void* out, void* stream);
 
 }  // namespace fastsam::attention

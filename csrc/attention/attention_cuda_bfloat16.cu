@@ -3,7 +3,7 @@
 
 namespace fastsam::attention {
 
-template void with_relative_positions_of<bfloat16>(const Grid&, const Tensors<bfloat16>&, int64_t, void*);
-template void with_bias_of<bfloat16>(const Grid&, const Tensors<bfloat16>&, void*);
+template void launch_with_relative_positions<bfloat16>(const Grid&, const Tensors<bfloat16>&, int64_t, void*);
+template void launch_with_bias<bfloat16>(const Grid&, const Tensors<bfloat16>&, void*);
 
 }  // namespace fastsam::attention

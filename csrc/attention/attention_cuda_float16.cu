@@ -3,7 +3,7 @@
 
 namespace fastsam::attention {
 
-template void with_relative_positions_of<half>(const Grid&, const Tensors<half>&, int64_t, void*);
-template void with_bias_of<half>(const Grid&, const Tensors<half>&, void*);
+template void launch_with_relative_positions<half>(const Grid&, const Tensors<half>&, int64_t, void*);
+template void launch_with_bias<half>(const Grid&, const Tensors<half>&, void*);
 
 }  // namespace fastsam::attention

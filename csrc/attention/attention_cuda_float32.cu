@@ -3,7 +3,7 @@
 
 namespace fastsam::attention {
 
-template void with_relative_positions_of<float>(const Grid&, const Tensors<float>&, int64_t, void*);
-template void with_bias_of<float>(const Grid&, const Tensors<float>&, void*);
+template void launch_with_relative_positions<float>(const Grid&, const Tensors<float>&, int64_t, void*);
+template void launch_with_bias<float>(const Grid&, const Tensors<float>&, void*);
 
 }  // namespace fastsam::attention

@@ -6,19 +6,19 @@
 namespace fastsam::attention {
 
 template <typename T>
-__device__ __forceinline__ void store_two(T* to, float first, float second) {
+__device__ __forceinline__ void store_pair(T* to, float first, float second) {
   *reinterpret_cast<uint32_t*>(to) = pack<T>(first, second);
 }
-__device__ __forceinline__ void store_two(float* to, float first, float second) {
+__device__ __forceinline__ void store_pair(float* to, float first, float second) {
   *reinterpret_cast<float2*>(to) = make_float2(first, second);
 }
 
 // The running state of a warp's kTiles x 16 queries, in fragment layout (see common/mma.h): a lane has rows group() and
-// group() + 8 of each tile. `top` is the reference exponent (see softmax_step), `total` the lane's part of the sum of
-// weights, `out` the weighted sum of values.
+// group() + 8 of each tile. `row_max` is the reference exponent (see softmax_step), `row_sum` the lane's part of the
+// sum of weights, `out` the weighted sum of values.
 template <int kDim, int kTiles>
-struct Sums {
-  float top[kTiles][2], total[kTiles][2];
+struct SoftmaxState {
+  float row_max[kTiles][2], row_sum[kTiles][2];
   float out[kTiles][kDim / 8][4];
 
   __device__ __forceinline__ void clear() {
@@ -27,7 +27,7 @@ struct Sums {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         // Finite, so that scores of minus infinity give weight 0 instead of NaN.
-        top[i][half] = -3e38f, total[i][half] = 0.0f;
+        row_max[i][half] = -3e38f, row_sum[i][half] = 0.0f;
       }
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
@@ -38,55 +38,56 @@ struct Sums {
   }
 };
 
-// Replace scores by weights 2^(scale * score + shift - top) and add them to the sums. `top` is raised to the largest
-// exponent only when that exceeds it by more than 8. Weights thus stay below 2^8, far from the limit of half precision,
-// and most tiles need no rescaling of earlier sums.
+// Replace scores by weights 2^(scale * score + shift - row_max) and add them to the sums. `row_max` is raised to the
+// largest exponent only when that exceeds it by more than 8. Weights thus stay below 2^8, far from the limit of half
+// precision, and most tiles need no rescaling of earlier sums.
 template <int kDim, int kTiles, int kGroups>
 __device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4], float scale,
-                                             const float (&shift)[kTiles][2], Sums<kDim, kTiles>& sums) {
-  constexpr float kSlack = 8.0f;
-  float high[kTiles][2];
-  bool behind = false;
+                                             const float (&shift)[kTiles][2], SoftmaxState<kDim, kTiles>& state) {
+  constexpr float kRescaleThreshold = 8.0f;
+  float tile_max[kTiles][2];
+  bool needs_rescale = false;
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = fmaxf(scores[i][0][2 * half], scores[i][0][2 * half + 1]);
+      float new_max = fmaxf(scores[i][0][2 * half], scores[i][0][2 * half + 1]);
 #pragma unroll
-      for (int n = 1; n < kGroups; ++n) top = fmaxf(top, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-      high[i][half] = fmaf(top, scale, shift[i][half]);
-      behind |= high[i][half] > sums.top[i][half] + kSlack;
+      for (int n = 1; n < kGroups; ++n)
+        new_max = fmaxf(new_max, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
+      new_max = fmaxf(new_max, __shfl_xor_sync(kAllLanes, new_max, 1));
+      new_max = fmaxf(new_max, __shfl_xor_sync(kAllLanes, new_max, 2));
+      tile_max[i][half] = fmaf(new_max, scale, shift[i][half]);
+      needs_rescale |= tile_max[i][half] > state.row_max[i][half] + kRescaleThreshold;
     }
   }
-  if (__any_sync(kAllLanes, behind)) {
+  if (__any_sync(kAllLanes, needs_rescale)) {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float top = fmaxf(sums.top[i][half], high[i][half]);
-        const float factor = power_of_two(sums.top[i][half] - top);
-        sums.top[i][half] = top;
-        sums.total[i][half] *= factor;
+        const float new_max = fmaxf(state.row_max[i][half], tile_max[i][half]);
+        const float factor = exp2_approx(state.row_max[i][half] - new_max);
+        state.row_max[i][half] = new_max;
+        state.row_sum[i][half] *= factor;
 #pragma unroll
         for (int n = 0; n < kDim / 8; ++n) {
-          sums.out[i][n][2 * half] *= factor;
-          sums.out[i][n][2 * half + 1] *= factor;
+          state.out[i][n][2 * half] *= factor;
+          state.out[i][n][2 * half + 1] *= factor;
         }
       }
     }
   }
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
-    const float base[2] = {shift[i][0] - sums.top[i][0], shift[i][1] - sums.top[i][1]};
+    const float base[2] = {shift[i][0] - state.row_max[i][0], shift[i][1] - state.row_max[i][1]};
 #pragma unroll
     for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float weight = power_of_two(fmaf(scores[i][n][j], scale, base[j / 2]));
+        const float weight = exp2_approx(fmaf(scores[i][n][j], scale, base[j / 2]));
         scores[i][n][j] = weight;
-        sums.total[i][j / 2] += weight;
+        state.row_sum[i][j / 2] += weight;
       }
     }
   }
@@ -95,32 +96,33 @@ __device__ __forceinline__ void softmax_step(float (&scores)[kTiles][kGroups][4]
 // Normalise the sums and store them to global memory. They go through the shared memory of the warp's own queries,
 // which are no longer needed, so that whole rows can be stored with 16-byte accesses.
 template <typename T, int kDim, int kTiles>
-__device__ __forceinline__ void write_out(const Job<T>& job, const Window<T>& window, int row,
-                                          const Sums<kDim, kTiles>& sums, T* queries) {
+__device__ __forceinline__ void store_output(const Params<T>& params, const Window<T>& window, int row,
+                                             const SoftmaxState<kDim, kTiles>& state, T* queries) {
   using Shared = Tile<T, kDim>;
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float total = sums.total[i][half];
-      total += __shfl_xor_sync(kAllLanes, total, 1);
-      total += __shfl_xor_sync(kAllLanes, total, 2);
-      const float factor = total == 0.0f ? 0.0f : 1.0f / total;  // total is 0 if the bias excludes all keys
+      float row_sum = state.row_sum[i][half];
+      row_sum += __shfl_xor_sync(kAllLanes, row_sum, 1);
+      row_sum += __shfl_xor_sync(kAllLanes, row_sum, 2);
+      const float factor = row_sum == 0.0f ? 0.0f : 1.0f / row_sum;  // the sum is 0 if the bias excludes all keys
       const int to = row + 16 * i + 8 * half + group();
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
-        T* const at = queries + Shared::element(to, 8 * n + 2 * pair());
-        store_two(at, sums.out[i][n][2 * half] * factor, sums.out[i][n][2 * half + 1] * factor);
+        T* const dst = queries + Shared::element(to, 8 * n + 2 * pair());
+        store_pair(dst, state.out[i][n][2 * half] * factor, state.out[i][n][2 * half + 1] * factor);
       }
     }
   }
   __syncwarp();
-  for (int i = lane(); i < 16 * kTiles * Shared::kVectors; i += kWarp) {
-    const int from = row + i / Shared::kVectors, vector = i % Shared::kVectors;
+  for (int i = lane(); i < 16 * kTiles * Shared::kVectorsPerRow; i += kWarp) {
+    const int from = row + i / Shared::kVectorsPerRow, vector = i % Shared::kVectorsPerRow;
     if (window.first + from >= window.count()) break;
-    const Place at = place_of(window, window.first + from);
-    T* const to = window.out + (int64_t{at.y} * job.columns + at.x) * (job.token / 3) + vector * Shared::kVector;
+    const WindowPosition position = position_of(window, window.first + from);
+    T* const to = window.out + (int64_t{position.y} * params.columns + position.x) * (params.token_stride / 3) +
+                  vector * Shared::kVectorSize;
     *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(queries + Shared::offset(from, vector));
   }
 }

@@ -26,7 +26,7 @@ template <int kDim>
 struct Panels {
   static constexpr int kKeys = 64;
   static constexpr int kChannels = kDim % 64 == 0 ? 64 : 16, kCount = kDim / kChannels;
-  static constexpr int kRowBytes = 2 * kChannels, kVectors = kRowBytes / 16;
+  static constexpr int kRowBytes = 2 * kChannels, kVectorsPerRow = kRowBytes / 16;
   static constexpr int kPanelBytes = kKeys * kRowBytes, kBytes = kCount * kPanelBytes;
   static constexpr Swizzle kSwizzle = kRowBytes == 128 ? Swizzle::k128Bytes : Swizzle::k32Bytes;
   static_assert(kDim % kChannels == 0);
@@ -51,14 +51,14 @@ struct Panels {
 
 // The sizes of the kernel: threads, registers, and shared memory.
 template <int kDim>
-struct WgmmaShape {
-  static constexpr int kGroups = 3, kAttending = 128 * kGroups, kThreads = kAttending + 128;
-  static constexpr int kWarps = kAttending / kWarp, kQueries = 64 * kGroups, kKeys = 64;
+struct WgmmaTraits {
+  static constexpr int kGroups = 3, kConsumerThreads = 128 * kGroups, kThreads = kConsumerThreads + 128;
+  static constexpr int kWarps = kConsumerThreads / kWarp, kQueries = 64 * kGroups, kKeys = 64;
   // Registers per thread after reallocation; a multiprocessor has 65536.
-  static constexpr int kRegisters = 160, kRegistersOfCopying = 32;
-  static_assert(kAttending * kRegisters + 128 * kRegistersOfCopying <= 65536);
-  static constexpr int kCopying = 4;  // producer warps
-  static constexpr int kStages = 6;   // stages of the ring, of one tile of keys and one of values each
+  static constexpr int kConsumerRegisters = 160, kProducerRegisters = 32;
+  static_assert(kConsumerThreads * kConsumerRegisters + 128 * kProducerRegisters <= 65536);
+  static constexpr int kProducerWarps = 4;  // producer warps
+  static constexpr int kStages = 6;         // stages of the ring, of one tile of keys and one of values each
   static constexpr int kAlignment = 1024;
   static constexpr int kTileBytes = Panels<kDim>::kBytes, kStageBytes = 2 * kTileBytes;
   static constexpr int kQueryBytes = 2 * kQueries * kDim;
@@ -80,23 +80,23 @@ struct WgmmaShape {
   }
 };
 
-// The block's mbarriers. here(stage): the tile has arrived. done(stage): the consumers have finished with it.
+// The block's mbarriers. full(stage): the tile has arrived. empty(stage): the consumers have finished with it.
 // queries(group): the warpgroup's queries have arrived. turn(group): the warpgroup may issue its products.
 template <int kStages>
-struct Ring {
+struct TileBarriers {
   uint64_t* barriers;
-  __device__ __forceinline__ uint64_t* here(int stage) const { return barriers + stage; }
-  __device__ __forceinline__ uint64_t* done(int stage) const { return barriers + kStages + stage; }
+  __device__ __forceinline__ uint64_t* full(int stage) const { return barriers + stage; }
+  __device__ __forceinline__ uint64_t* empty(int stage) const { return barriers + kStages + stage; }
   __device__ __forceinline__ uint64_t* queries(int group) const { return barriers + 2 * kStages + 2 * group; }
   __device__ __forceinline__ uint64_t* turn(int group) const { return barriers + 2 * kStages + 2 * group + 1; }
 };
 
 // A position in the ring: the stage, and the parity of that stage's current phase.
 template <int kStages>
-struct Turn {
+struct PipelineState {
   int stage = 0;
   uint32_t parity = 0;
-  __device__ __forceinline__ void next(int tiles = 1) {
+  __device__ __forceinline__ void advance(int tiles = 1) {
     stage += tiles;
     if (stage >= kStages) stage -= kStages, parity ^= 1;
   }
@@ -105,43 +105,44 @@ struct Turn {
 // The producer warpgroup. Each of its four warps copies every fourth tile as soon as its stage is free, and waits for
 // the copy before the next, so that up to four tiles are in flight.
 template <typename T, int kDim>
-__device__ __forceinline__ void bring_tiles(const Job<T>& job, const Window<T>& window, unsigned char* stages,
-                                            const Ring<WgmmaShape<kDim>::kStages>& ring) {
-  using Size = WgmmaShape<kDim>;
+__device__ __forceinline__ void run_producer(const Params<T>& params, const Window<T>& window, unsigned char* stages,
+                                             const TileBarriers<WgmmaTraits<kDim>::kStages>& barriers) {
+  using Traits = WgmmaTraits<kDim>;
   using Tiles = Panels<kDim>;
-  constexpr int kRows = kWarp / Tiles::kVectors;  // rows of a panel that the warp copies at a time
-  const int warp = (static_cast<int>(threadIdx.x) - Size::kAttending) / kWarp;
-  const int first = lane() / Tiles::kVectors, vector = lane() % Tiles::kVectors;
-  Turn<Size::kStages> turn{warp, 0};
-  static_assert(Size::kCopying <= Size::kStages);
+  constexpr int kRows = kWarp / Tiles::kVectorsPerRow;  // rows of a panel that the warp copies at a time
+  const int warp = (static_cast<int>(threadIdx.x) - Traits::kConsumerThreads) / kWarp;
+  const int first = lane() / Tiles::kVectorsPerRow, vector = lane() % Tiles::kVectorsPerRow;
+  PipelineState<Traits::kStages> pipe_state{warp, 0};
+  static_assert(Traits::kProducerWarps <= Traits::kStages);
 #pragma unroll 1
-  for (int y = warp; y < job.rows; y += Size::kCopying, turn.next(Size::kCopying)) {
-    barrier_wait(ring.done(turn.stage), turn.parity ^ 1);  // returns at once in the first round, when all are free
-    unsigned char* const keys = stages + turn.stage * Size::kStageBytes;
-    const T* from = window.tokens + (int64_t{y} * job.columns + first) * job.token + vector * 8;
+  for (int y = warp; y < params.rows; y += Traits::kProducerWarps, pipe_state.advance(Traits::kProducerWarps)) {
+    mbarrier_wait(barriers.empty(pipe_state.stage),
+                  pipe_state.parity ^ 1);  // returns at once in the first round, when all are free
+    unsigned char* const keys = stages + pipe_state.stage * Traits::kStageBytes;
+    const T* from = window.tokens + (int64_t{y} * params.columns + first) * params.token_stride + vector * 8;
 #pragma unroll 2
-    for (int slot = first; slot < Size::kKeys; slot += kRows) {
-      const bool is_key = slot < job.columns;
+    for (int slot = first; slot < Traits::kKeys; slot += kRows) {
+      const bool is_key = slot < params.columns;
       const T* const token = is_key ? from : window.tokens;
       const int to = Tiles::offset(slot, vector);
 #pragma unroll
       for (int panel = 0; panel < Tiles::kCount; ++panel) {
         unsigned char* const at = keys + to + panel * Tiles::kPanelBytes;
-        cp_async_16(at, token + panel * Tiles::kChannels + job.key, is_key);
-        cp_async_16(at + Size::kTileBytes, token + panel * Tiles::kChannels + job.value, is_key);
+        cp_async_16(at, token + panel * Tiles::kChannels + params.key_offset, is_key);
+        cp_async_16(at + Traits::kTileBytes, token + panel * Tiles::kChannels + params.value_offset, is_key);
       }
-      from += kRows * job.token;
+      from += kRows * params.token_stride;
     }
     cp_async_commit();
     cp_async_wait<0>();
-    fence_for_wgmma();
-    barrier_arrive(ring.here(turn.stage));
+    fence_proxy_async();
+    mbarrier_arrive(barriers.full(pipe_state.stage));
   }
 }
 
 // Issue scores += queries x keys as one group of asynchronous products. `scores` holds the column terms before.
 template <typename T, int kDim>
-__device__ __forceinline__ void begin_scores(float (&scores)[8][4], const uint32_t (&queries)[kDim / 16][4],
+__device__ __forceinline__ void issue_scores(float (&scores)[8][4], const uint32_t (&queries)[kDim / 16][4],
                                              uint32_t keys) {
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
@@ -152,152 +153,152 @@ __device__ __forceinline__ void begin_scores(float (&scores)[8][4], const uint32
 
 // Issue out += weights x values as one group of asynchronous products.
 template <typename T, int kDim>
-__device__ __forceinline__ void begin_values(float (&out)[kDim / 8][4], const uint32_t (&weights)[4][4],
+__device__ __forceinline__ void issue_values(float (&out)[kDim / 8][4], const uint32_t (&weights)[4][4],
                                              uint32_t values) {
 #pragma unroll
   for (int step = 0; step < 4; ++step) wgmma<T, true>(out, weights[step], Panels<kDim>::values(values, step));
   wgmma_commit();
 }
 
-// A consumer warpgroup, of which `attending` take part. Each of its warps owns 16 queries. Per tile: turn the scores
-// into weights, issue out += weights x values and the next tile's scores together, then wait for both.
+// A consumer warpgroup, of which `num_consumers` take part. Each of its warps owns 16 queries. Per tile: turn the
+// scores into weights, issue out += weights x values and the next tile's scores together, then wait for both.
 template <typename T, int kDim>
-__device__ __forceinline__ void attend_with_tiles(const Job<T>& job, const Window<T>& window, int attending, T* queries,
-                                                  float* all_terms, uint32_t stages,
-                                                  const Ring<WgmmaShape<kDim>::kStages>& ring) {
-  using Size = WgmmaShape<kDim>;
+__device__ __forceinline__ void run_consumer(const Params<T>& params, const Window<T>& window, int num_consumers,
+                                             T* queries, float* block_terms, uint32_t stages,
+                                             const TileBarriers<WgmmaTraits<kDim>::kStages>& barriers) {
+  using Traits = WgmmaTraits<kDim>;
   // The groups issue their products in turn, so that they don't all compute the softmax at the same time and leave the
   // tensor cores idle. With 80 channels there are not enough registers for this.
-  constexpr bool kInTurn = kDim == 64;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * 16, group_of_warps = warp / 4;
+  constexpr bool kTakeTurns = kDim == 64;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, row = warp * 16, warpgroup = warp / 4;
   // A group copies its own queries and waits only for them, not for the other groups.
-  copy_queries<T, kDim, Size::kAttending, 64, Size::kQueries>(job, window, queries);
+  copy_queries<T, kDim, Traits::kConsumerThreads, 64, Traits::kQueries>(params, window, queries);
   cp_async_commit();
   cp_async_wait<0>();
-  barrier_arrive(ring.queries(group_of_warps));
-  barrier_wait(ring.queries(group_of_warps), 0);
+  mbarrier_arrive(barriers.queries(warpgroup));
+  mbarrier_wait(barriers.queries(warpgroup), 0);
 
-  float* const terms = all_terms + warp * 16 * Size::term_rows(job.rows);
+  float* const terms = block_terms + warp * 16 * Traits::term_rows(params.rows);
   float columns[8][4], scores[1][8][4];
-  column_terms<T, kDim, 64>(job, window, queries, row, 0, terms);
+  compute_column_terms<T, kDim, 64>(params, window, queries, row, 0, terms);
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      columns[n][j] = terms[term_at<64>(group() + 8 * (j / 2), n * 8 + 2 * pair() + j % 2)];
+      columns[n][j] = terms[term_index<64>(group() + 8 * (j / 2), n * 8 + 2 * pair() + j % 2)];
     }
   }
-  const float factor = job.position_scale * job.scale;
-  for (int y = 0; y < job.rows; y += kTermRows) {
-    row_terms<T, kDim, 16>(job, window, queries, row, y, factor, terms + 16 * y);
+  const float factor = params.position_scale * params.scale;
+  for (int y = 0; y < params.rows; y += kTermRows) {
+    compute_row_terms<T, kDim, 16>(params, window, queries, row, y, factor, terms + 16 * y);
   }
-  uint32_t held[kDim / 16][4], weights[4][4];
+  uint32_t query_fragments[kDim / 16][4], weights[4][4];
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
-    Left<T> part;
-    load_rows<kDim>(part, queries, row, step);
+    FragmentA<T> part;
+    load_query_fragment<kDim>(part, queries, row, step);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) held[step][i] = part.x[i];
+    for (int i = 0; i < 4; ++i) query_fragments[step][i] = part.x[i];
   }
-  const auto begin_with_columns = [&] {
+  const auto init_scores = [&] {
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) scores[0][n][j] = columns[n][j];
     }
   };
-  Sums<kDim, 1> sums;
-  sums.clear();
+  SoftmaxState<kDim, 1> state;
+  state.clear();
   // Turn the scores of key row `y` into weights.
-  const auto weigh = [&](int y) {
-    const float* const of_row = terms + 16 * y + group();
-    const float shift[1][2] = {{of_row[0], of_row[8]}};
-    softmax_step(scores, job.scale, shift, sums);
+  const auto compute_weights = [&](int y) {
+    const float* const row_term = terms + 16 * y + group();
+    const float shift[1][2] = {{row_term[0], row_term[8]}};
+    softmax_step(scores, params.scale, shift, state);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      Left<T> part;
-      weights_of(part, scores[0][2 * step], scores[0][2 * step + 1]);
+      FragmentA<T> part;
+      to_fragment_a(part, scores[0][2 * step], scores[0][2 * step + 1]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) weights[step][i] = part.x[i];
     }
   };
 
-  Turn<Size::kStages> turn;
-  begin_with_columns();
-  wgmma_hold(scores[0]);
-  wgmma_hold(held);
-  barrier_wait(ring.here(0), 0);
+  PipelineState<Traits::kStages> pipe_state;
+  init_scores();
+  wgmma_fence_operand(scores[0]);
+  wgmma_fence_operand(query_fragments);
+  mbarrier_wait(barriers.full(0), 0);
   wgmma_fence();
-  begin_scores<T, kDim>(scores[0], held, stages);
+  issue_scores<T, kDim>(scores[0], query_fragments, stages);
   wgmma_wait<0>();
-  wgmma_hold(scores[0]);
+  wgmma_fence_operand(scores[0]);
 #pragma unroll 1
-  for (int y = 0; y < job.rows - 1; ++y) {
-    weigh(y);
-    begin_with_columns();
-    wgmma_hold(weights);
-    wgmma_hold(sums.out[0]);
-    wgmma_hold(scores[0]);
+  for (int y = 0; y < params.rows - 1; ++y) {
+    compute_weights(y);
+    init_scores();
+    wgmma_fence_operand(weights);
+    wgmma_fence_operand(state.out[0]);
+    wgmma_fence_operand(scores[0]);
     // The parity is flipped for group 0, whose first turn must not wait for the last group.
-    if (kInTurn) barrier_wait(ring.turn(group_of_warps), (y & 1) ^ (group_of_warps == 0));
+    if (kTakeTurns) mbarrier_wait(barriers.turn(warpgroup), (y & 1) ^ (warpgroup == 0));
     wgmma_fence();
-    const int stage = turn.stage;
-    begin_values<T, kDim>(sums.out[0], weights, stages + stage * Size::kStageBytes + Size::kTileBytes);
-    turn.next();
-    barrier_wait(ring.here(turn.stage), turn.parity);
+    const int stage = pipe_state.stage;
+    issue_values<T, kDim>(state.out[0], weights, stages + stage * Traits::kStageBytes + Traits::kTileBytes);
+    pipe_state.advance();
+    mbarrier_wait(barriers.full(pipe_state.stage), pipe_state.parity);
     wgmma_fence();  // ptxas wants it for registers that are live across the wait loop above; it waits for nothing
-    begin_scores<T, kDim>(scores[0], held, stages + turn.stage * Size::kStageBytes);
-    if (kInTurn && lane() == 0) barrier_arrive(ring.turn(group_of_warps + 1 == attending ? 0 : group_of_warps + 1));
+    issue_scores<T, kDim>(scores[0], query_fragments, stages + pipe_state.stage * Traits::kStageBytes);
+    if (kTakeTurns && lane() == 0) mbarrier_arrive(barriers.turn(warpgroup + 1 == num_consumers ? 0 : warpgroup + 1));
     wgmma_wait<0>();
-    wgmma_hold(sums.out[0]);
-    wgmma_hold(scores[0]);
-    if (lane() == 0) barrier_arrive(ring.done(stage));
+    wgmma_fence_operand(state.out[0]);
+    wgmma_fence_operand(scores[0]);
+    if (lane() == 0) mbarrier_arrive(barriers.empty(stage));
   }
-  weigh(job.rows - 1);
-  wgmma_hold(weights);
-  wgmma_hold(sums.out[0]);
+  compute_weights(params.rows - 1);
+  wgmma_fence_operand(weights);
+  wgmma_fence_operand(state.out[0]);
   wgmma_fence();
-  begin_values<T, kDim>(sums.out[0], weights, stages + turn.stage * Size::kStageBytes + Size::kTileBytes);
+  issue_values<T, kDim>(state.out[0], weights, stages + pipe_state.stage * Traits::kStageBytes + Traits::kTileBytes);
   wgmma_wait<0>();
-  wgmma_hold(sums.out[0]);
+  wgmma_fence_operand(state.out[0]);
   // Recompute where the output goes, instead of holding it in registers, all of which are in use during the loop.
-  write_out<T, kDim, 1>(job, window_of_block(job, anew(Size::kQueries)), row, sums, queries);
+  store_output<T, kDim, 1>(params, locate_window(params, opaque(Traits::kQueries)), row, state, queries);
 }
 
-// The kernel: four warpgroups per block, see the head of this file. Launch it with WgmmaShape::kThreads threads and
-// WgmmaShape::bytes(rows) bytes of dynamic shared memory.
+// The kernel: four warpgroups per block, see the head of this file. Launch it with WgmmaTraits::kThreads threads and
+// WgmmaTraits::bytes(rows) bytes of dynamic shared memory.
 template <typename T, int kDim>
-__global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1) attend_wgmma(const Job<T> job) {
+__global__ void __launch_bounds__(WgmmaTraits<kDim>::kThreads, 1) attend_wgmma(const Params<T> params) {
 #ifdef FASTSAM_HAS_WGMMA
-  using Size = WgmmaShape<kDim>;
+  using Traits = WgmmaTraits<kDim>;
   DYNAMIC_SHARED(unsigned char, shared);
-  const Ring<Size::kStages> ring{reinterpret_cast<uint64_t*>(shared)};
-  unsigned char* const behind = shared + Size::kBarrierBytes;
-  unsigned char* const stages = behind + (-shared_address(behind) & (Size::kAlignment - 1));
-  T* const queries = reinterpret_cast<T*>(stages + Size::kStages * Size::kStageBytes);
-  float* const terms = reinterpret_cast<float*>(queries + Size::kQueries * kDim);
-  const Window<T> window = window_of_block(job, Size::kQueries);
-  const int group_of_warps = static_cast<int>(threadIdx.x) / 128;
+  const TileBarriers<Traits::kStages> barriers{reinterpret_cast<uint64_t*>(shared)};
+  unsigned char* const after_barriers = shared + Traits::kBarrierBytes;
+  unsigned char* const stages = after_barriers + (-shared_address(after_barriers) & (Traits::kAlignment - 1));
+  T* const queries = reinterpret_cast<T*>(stages + Traits::kStages * Traits::kStageBytes);
+  float* const terms = reinterpret_cast<float*>(queries + Traits::kQueries * kDim);
+  const Window<T> window = locate_window(params, Traits::kQueries);
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   // Number of consumer warpgroups that have queries; the others exit at once.
-  const int attending = min(Size::kGroups, (window.count() - window.first + 63) / 64);
+  const int num_consumers = min(Traits::kGroups, (window.count() - window.first + 63) / 64);
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < Size::kStages; ++stage) {
-      barrier_init(ring.here(stage), kWarp);
-      barrier_init(ring.done(stage), 4 * attending);  // one lane of each warp
+    for (int stage = 0; stage < Traits::kStages; ++stage) {
+      mbarrier_init(barriers.full(stage), kWarp);
+      mbarrier_init(barriers.empty(stage), 4 * num_consumers);  // one lane of each warp
     }
-    for (int i = 0; i < Size::kGroups; ++i) {
-      barrier_init(ring.queries(i), 128);
-      barrier_init(ring.turn(i), 4);
+    for (int i = 0; i < Traits::kGroups; ++i) {
+      mbarrier_init(barriers.queries(i), 128);
+      mbarrier_init(barriers.turn(i), 4);
     }
   }
   __syncthreads();  // the barriers are initialised; the only block-wide barrier, as exited groups cannot take part
-  if (group_of_warps == Size::kGroups) {
-    fewer_registers<Size::kRegistersOfCopying>();
-    bring_tiles<T, kDim>(job, window, stages, ring);
+  if (warpgroup == Traits::kGroups) {
+    warpgroup_reg_dealloc<Traits::kProducerRegisters>();
+    run_producer<T, kDim>(params, window, stages, barriers);
   } else {
-    more_registers<Size::kRegisters>();
-    if (group_of_warps < attending) {
-      attend_with_tiles<T, kDim>(job, window, attending, queries, terms, shared_address(stages), ring);
+    warpgroup_reg_alloc<Traits::kConsumerRegisters>();
+    if (warpgroup < num_consumers) {
+      run_consumer<T, kDim>(params, window, num_consumers, queries, terms, shared_address(stages), barriers);
     }
   }
 #else

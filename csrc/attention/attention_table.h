@@ -13,9 +13,10 @@ struct AttentionWindow {
   const void* qkv;      // the head's query of the window's first token
   const void* padding;  // the head's query of a token beyond the grid; not read if there are none
   void* out;            // the head's output of the window's first token
-  int64_t token, line;  // from one token of qkv to the next, and from one row of the token grid to the next
-  int64_t out_token, out_line;
-  int64_t key, value;  // from a query to the same token's key, and to its value
+  int64_t token_stride,
+      row_stride;  // from one token of qkv to the next, and from one row of the token grid to the next
+  int64_t out_token_stride, out_row_stride;
+  int64_t key_offset, value_offset;  // from a query to the same token's key, and to its value
   int64_t dim;
   int64_t rows, columns;            // of the window: rows * columns keys
   int64_t grid_rows, grid_columns;  // of the part on the grid: grid_rows * grid_columns queries

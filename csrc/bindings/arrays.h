@@ -43,11 +43,11 @@ inline bool has_shape(const py::array& x, std::initializer_list<int64_t> shape) 
   return true;
 }
 
-// Returns work(). Releases the GIL meanwhile if `pays`; short work is faster with the GIL held.
+// Returns work(). Releases the GIL meanwhile if `release_gil`; short work is faster with the GIL held.
 template <typename Work>
-auto unlocked(const Work& work, bool pays = true) {
+auto without_gil(const Work& work, bool release_gil = true) {
   std::optional<py::gil_scoped_release> release;
-  if (pays) release.emplace();
+  if (release_gil) release.emplace();
   return work();
 }
 

@@ -32,8 +32,8 @@ void check_grid(const Array<Number>& qkv, int64_t heads, int64_t window, const s
 }
 
 template <typename Number>
-fastsam::attention::Tokens tokens_of(const Array<Number>& qkv, const std::optional<Array<Number>>& padding,
-                                     Array<Number>& out) {
+fastsam::attention::Operands operands_of(const Array<Number>& qkv, const std::optional<Array<Number>>& padding,
+                                         Array<Number>& out) {
   return {kDType<Number>, qkv.data(), padding ? padding->data() : nullptr, out.mutable_data()};
 }
 
@@ -50,11 +50,11 @@ void attention(const Array<Number>& qkv, const Floats& rel_pos_h, const Floats& 
   };
   require(fits(rel_pos_h, rows) && fits(rel_pos_w, columns), "rel_pos_h and rel_pos_w must be (2 * n - 1, d)");
   const auto grid =
-      fastsam::attention::heads_together(qkv.shape(0), qkv.shape(1), qkv.shape(2), num_heads, dim, rows, columns);
-  const auto tokens = tokens_of(qkv, padding, out);
-  const float *table_h = rel_pos_h.data(), *table_w = rel_pos_w.data();
+      fastsam::attention::grid_bs3hd(qkv.shape(0), qkv.shape(1), qkv.shape(2), num_heads, dim, rows, columns);
+  const auto operands = operands_of(qkv, padding, out);
+  const float *rel_pos_h_data = rel_pos_h.data(), *rel_pos_w_data = rel_pos_w.data();
   py::gil_scoped_release release;
-  fastsam::attention::with_relative_positions(grid, tokens, table_h, table_w, threads);
+  fastsam::attention::with_relative_positions(grid, operands, rel_pos_h_data, rel_pos_w_data, threads);
 }
 
 template <typename Number>
@@ -68,11 +68,11 @@ void windowed_attention(const Array<Number>& qkv, const Floats& bias, int64_t wi
   if (qkv.size() == 0) return;
   const int64_t heads = bias.shape(0), dim = qkv.shape(3) / (3 * heads);
   const auto grid =
-      fastsam::attention::heads_apart(qkv.shape(0), qkv.shape(1), qkv.shape(2), heads, dim, window, window);
-  const auto tokens = tokens_of(qkv, padding, out);
-  const float* added = bias.data();
+      fastsam::attention::grid_bsh3d(qkv.shape(0), qkv.shape(1), qkv.shape(2), heads, dim, window, window);
+  const auto operands = operands_of(qkv, padding, out);
+  const float* bias_data = bias.data();
   py::gil_scoped_release release;
-  fastsam::attention::with_bias(grid, tokens, added, threads);
+  fastsam::attention::with_bias(grid, operands, bias_data, threads);
 }
 
 template <typename Number>

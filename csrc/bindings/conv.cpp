@@ -7,13 +7,13 @@ namespace fastsam::bindings {
 
 namespace {
 
+using conv::conv_output_size;
 using conv::Shape;
-using conv::strided;
 
 // Limits below which the kernels' products of sizes stay within int64.
 constexpr int64_t kMaxSide = int64_t{1} << 24, kMaxChannels = int64_t{1} << 20;
 
-Shape shape_of(const Floats& x, bool channels_last) {
+Shape to_shape(const Floats& x, bool channels_last) {
   require(x.ndim() == 4, "images must have four dimensions");
   const Shape shape = channels_last ? Shape{x.shape(0), x.shape(1), x.shape(2), x.shape(3)}
                                     : Shape{x.shape(0), x.shape(2), x.shape(3), x.shape(1)};
@@ -37,7 +37,8 @@ void check_depthwise(const Floats& weight, const Floats& bias, int64_t channels)
 void check_stride(int64_t stride) { require(stride == 1 || stride == 2, "stride must be 1 or 2"); }
 
 float* output(Floats& out, const Shape& shape, int64_t stride, int64_t channels) {
-  require(has_shape(out, {shape.batch, strided(shape.height, stride), strided(shape.width, stride), channels}),
+  require(has_shape(out, {shape.batch, conv_output_size(shape.height, stride), conv_output_size(shape.width, stride),
+                          channels}),
           "out must be (batch, height / stride, width / stride, out_channels)");
   return out.mutable_data();
 }
@@ -45,7 +46,7 @@ float* output(Floats& out, const Shape& shape, int64_t stride, int64_t channels)
 void mbconv(const Floats& x, const Floats& expand_weight, const Floats& expand_bias, const Floats& depthwise_weight,
             const Floats& depthwise_bias, const Floats& project_weight, const Floats& project_bias, int64_t stride,
             bool residual, Floats out, int64_t threads) {
-  const Shape shape = shape_of(x, true);
+  const Shape shape = to_shape(x, true);
   check_stride(stride);
   require(expand_weight.ndim() == 2 && expand_weight.shape(0) > 0 && expand_weight.shape(0) < kMaxChannels &&
               expand_weight.shape(1) == shape.channels,
@@ -76,7 +77,7 @@ void mbconv(const Floats& x, const Floats& expand_weight, const Floats& expand_b
 
 void depthwise3x3(const Floats& x, const Floats& weight, const Floats& bias, int64_t stride, bool gelu, Floats out,
                   int64_t threads) {
-  const Shape shape = shape_of(x, true);
+  const Shape shape = to_shape(x, true);
   check_stride(stride);
   check_depthwise(weight, bias, shape.channels);
   const float *source = x.data(), *weights = weight.data(), *offsets = bias.data();
@@ -87,7 +88,7 @@ void depthwise3x3(const Floats& x, const Floats& weight, const Floats& bias, int
 
 void conv3x3(const Floats& x, const Floats& weight, const Floats& bias, int64_t stride, bool gelu, Floats out,
              int64_t threads) {
-  const Shape shape = shape_of(x, true);
+  const Shape shape = to_shape(x, true);
   check_stride(stride);
   check_dense(weight, bias, shape.channels);
   const int64_t n = weight.shape(0);
@@ -99,7 +100,7 @@ void conv3x3(const Floats& x, const Floats& weight, const Floats& bias, int64_t 
 
 void conv_stem(const Floats& images, const Floats& first_weight, const Floats& first_bias, const Floats& second_weight,
                const Floats& second_bias, Floats out, int64_t threads) {
-  const Shape shape = shape_of(images, false);
+  const Shape shape = to_shape(images, false);
   check_dense(first_weight, first_bias, shape.channels);
   const int64_t hidden = first_weight.shape(0);
   check_dense(second_weight, second_bias, hidden);

@@ -18,7 +18,7 @@ void fill(dec::Pass& pass, int64_t projections, bool second, const Floats& image
           const Floats& norms, double eps, const Floats& keys, const Floats& cross, const Floats& gram,
           const Floats& look, const Floats& look_mix, int64_t length, Floats& state, Floats& seen, Floats& mixed) {
   require(length > 0, "length must be positive");
-  const int64_t panels = panels_of(length);
+  const int64_t panels = num_panels(length);
   require(keys.ndim() == 4 && keys.shape(1) > 0 && keys.shape(2) > 0 && keys.shape(3) > 0,
           "keys must be (prompts, heads, tokens, head_dim)");
   const int64_t prompts = keys.shape(0), heads = keys.shape(1), tokens = keys.shape(2), head_dim = keys.shape(3);
@@ -96,7 +96,7 @@ void decoder_first_look(const Floats& q, const Floats& keys, const Floats& value
                         int64_t threads) {
   require(length > 0, "length must be positive");
   require(q.ndim() == 3 && q.shape(0) > 0 && q.shape(2) > 0, "q must be (heads, rows, head_dim)");
-  const int64_t heads = q.shape(0), rows = q.shape(1), head_dim = q.shape(2), panels = panels_of(length);
+  const int64_t heads = q.shape(0), rows = q.shape(1), head_dim = q.shape(2), panels = num_panels(length);
   require(has_shape(keys, {panels, heads * head_dim, kPanel}), "keys must be (panels, heads * head_dim, 16)");
   require(has_shape(values, {heads, panels * kPanel, padded(head_dim)}),
           "values must be (heads, panels * 16, head_dim rounded up to 16)");
@@ -114,7 +114,7 @@ void decoder_upscale(const Floats& state, const Int64s& asked, const Array<Numbe
                      const Floats& norm_bias, double norm_eps, const Array<Number>& enlarge_more,
                      const Floats& enlarge_more_bias, int64_t height, int64_t width, Floats out, int64_t threads) {
   require(height > 0 && width > 0, "height and width must be positive");
-  const int64_t panels = panels_of(height * width);
+  const int64_t panels = num_panels(height * width);
   require(state.ndim() == 4 && state.shape(2) > 2, "state must be (prompts, panels, rows, 16)");
   require(asked.ndim() == 1 && index.ndim() == 1, "asked and index must be one-dimensional");
   require(weights.ndim() == 2 && weights.shape(1) > 0 && norm_weight.ndim() == 1 && norm_weight.size() > 0,

@@ -70,7 +70,7 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   require(sizes.size() == 7, "sizes must hold seven numbers");
   for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
   require(sizes[0] == width && sizes[1] == inner, "the first two sizes must be those of tokens and values");
-  const int64_t panels = panels_of(length);
+  const int64_t panels = num_panels(length);
 
   require(weights.ndim() == 1, "weights must be one-dimensional");
   Taker taker(weights.data(), weights.size());

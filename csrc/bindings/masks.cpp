@@ -10,7 +10,7 @@ namespace fastsam::bindings {
 
 namespace {
 
-fastsam::masks::Axis axis_of(const Int64s& cells, const Floats& weights) {
+fastsam::masks::Axis to_axis(const Int64s& cells, const Floats& weights) {
   const int64_t size = cells.size();
   require(has_shape(cells, {size}) && has_shape(weights, {size, 3}),
           "an axis's cells must be (size,), and its weights (size, 3)");
@@ -22,28 +22,28 @@ py::tuple mask_runs(const Floats& logits, const Int64s& y_cells, const Floats& y
                     int64_t left, int64_t top, int64_t threads) {
   require(logits.ndim() == 3, "logits must be (n, rows, columns)");
   const int64_t n = logits.shape(0);
-  const fastsam::masks::Axis y = axis_of(y_cells, y_weights), x = axis_of(x_cells, x_weights);
+  const fastsam::masks::Axis y = to_axis(y_cells, y_weights), x = to_axis(x_cells, x_weights);
   const fastsam::masks::Levels levels{static_cast<float>(threshold), static_cast<float>(threshold + offset),
                                       static_cast<float>(threshold - offset)};
   const float* data = logits.data();
   const int64_t rows = logits.shape(1), columns = logits.shape(2);
-  fastsam::masks::Measured found = unlocked([&] {
+  fastsam::masks::MaskMeasurements measured = without_gil([&] {
     return fastsam::masks::measure(data, n, rows, columns, y, x, levels, {height, width, left, top}, threads);
   });
-  return py::make_tuple(to_array(std::move(found.runs.counts)), to_array(std::move(found.runs.offsets)),
-                        to_array(std::move(found.boxes), n, 4), to_array(std::move(found.sizes), n, 3));
+  return py::make_tuple(to_array(std::move(measured.runs.counts)), to_array(std::move(measured.runs.offsets)),
+                        to_array(std::move(measured.boxes), n, 4), to_array(std::move(measured.sizes), n, 3));
 }
 
 py::tuple mask_remove_small_regions(const Int64s& counts, const Int64s& offsets, int64_t height, int64_t width,
                                     double min_area, int64_t threads) {
   require(counts.ndim() == 1 && offsets.ndim() == 1 && offsets.size() >= 1,
           "counts and offsets must be one-dimensional, offsets not empty");
-  require(fastsam::rle::are_sides(height, width) && width < std::numeric_limits<int32_t>::max(),
+  require(fastsam::rle::is_valid_size(height, width) && width < std::numeric_limits<int32_t>::max(),
           "height and width must not be negative, nor too large");
   const fastsam::rle::RunsView runs{counts.data(), static_cast<int64_t>(counts.size()), offsets.data(),
                                     static_cast<int64_t>(offsets.size()) - 1};
-  fastsam::masks::Cleaned cleaned =
-      unlocked([&] { return fastsam::masks::remove_small_regions(runs, height, width, min_area, threads); });
+  fastsam::masks::CleanedMasks cleaned =
+      without_gil([&] { return fastsam::masks::remove_small_regions(runs, height, width, min_area, threads); });
   return py::make_tuple(to_array(std::move(cleaned.runs.counts)), to_array(std::move(cleaned.runs.offsets)),
                         to_array(std::move(cleaned.changed)));
 }

@@ -21,7 +21,7 @@ py::array_t<int64_t> nms(const Array<T>& boxes, const Array<double>& scores, con
   const double* score_data = scores.data();
   const int64_t* class_data = classes ? classes->data() : nullptr;
   return to_array(
-      unlocked([&] { return fastsam::nms::nms<T>(box_data, score_data, class_data, n, threshold, threads); }));
+      without_gil([&] { return fastsam::nms::nms<T>(box_data, score_data, class_data, n, threshold, threads); }));
 }
 
 }  // namespace

@@ -12,9 +12,9 @@
 #include "bindings/arrays.h"
 #include "common/fork_join.h"
 #include "rle/rle.h"
+#include "rle/rle_bbox.h"
 #include "rle/rle_edges.h"
-#include "rle/rle_measure.h"
-#include "rle/rle_pairs.h"
+#include "rle/rle_iou.h"
 #include "rle/rle_text.h"
 
 namespace fastsam::bindings {
@@ -50,7 +50,7 @@ struct Items {
   int64_t size() const { return static_cast<int64_t>(items.size()); }
   bool large() const { return characters > kTextPerThread; }
   // Whether there is a mask, and all masks have the same size.
-  bool one_size() const {
+  bool have_one_size() const {
     return !items.empty() && std::all_of(items.begin(), items.end(), [&](const Item& item) {
       return item.height == items.front().height && item.width == items.front().width;
     });
@@ -75,7 +75,7 @@ bool read_item(PyObject* object, Item& item) {
   if (size == nullptr || counts == nullptr) return false;
   if (!(PyList_CheckExact(size) || PyTuple_CheckExact(size)) || PySequence_Fast_GET_SIZE(size) != 2) return false;
   if (!read_side(PySequence_Fast_GET_ITEM(size, 0), item.height) ||
-      !read_side(PySequence_Fast_GET_ITEM(size, 1), item.width) || !rle::are_sides(item.height, item.width)) {
+      !read_side(PySequence_Fast_GET_ITEM(size, 1), item.width) || !rle::is_valid_size(item.height, item.width)) {
     return false;
   }
   if (PyBytes_CheckExact(counts)) {
@@ -90,22 +90,22 @@ bool read_item(PyObject* object, Item& item) {
 }
 
 // Parses `object`; returns false unless it has the form described above. Keeps the texts alive if they are long,
-// because the GIL is then released while they are read, or if the caller asks for it by `hold`.
-bool read_items(PyObject* object, Items& found, bool hold = false) {
+// because the GIL is then released while they are read, or if the caller asks for it by `keep_alive`.
+bool read_items(PyObject* object, Items& rles, bool keep_alive = false) {
 #ifdef Py_GIL_DISABLED
   return false;  // without a GIL another thread could free the borrowed objects at any time
 #endif
-  found.single = PyDict_CheckExact(object);
-  if (!found.single && !PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
-  found.items.resize(found.single ? 1 : static_cast<size_t>(PySequence_Fast_GET_SIZE(object)));
-  for (size_t i = 0; i < found.items.size(); ++i) {
-    Item& item = found.items[i];
-    PyObject* dict = found.single ? object : PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i));
+  rles.single = PyDict_CheckExact(object);
+  if (!rles.single && !PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
+  rles.items.resize(rles.single ? 1 : static_cast<size_t>(PySequence_Fast_GET_SIZE(object)));
+  for (size_t i = 0; i < rles.items.size(); ++i) {
+    Item& item = rles.items[i];
+    PyObject* dict = rles.single ? object : PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i));
     if (!read_item(dict, item)) return false;
-    found.characters += item.length;
+    rles.characters += item.length;
   }
-  if (found.large() || hold) {
-    for (const Item& item : found.items) found.owners.push_back(py::reinterpret_borrow<py::object>(item.counts));
+  if (rles.large() || keep_alive) {
+    for (const Item& item : rles.items) rles.owners.push_back(py::reinterpret_borrow<py::object>(item.counts));
   }
   return true;
 }
@@ -113,30 +113,30 @@ bool read_items(PyObject* object, Items& found, bool hold = false) {
 // Calls work(item, index) for all items; if their texts are long, on several threads and without the GIL. Returns false
 // if an item's runs are malformed.
 template <typename Work>
-bool for_items(const Items& found, int64_t threads, const Work& work) {
+bool for_each_item(const Items& rles, int64_t threads, const Work& work) {
   const auto part = [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) work(found.items[i], i);
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) work(rles.items[i], i);
   };
-  const int64_t mean = static_cast<int64_t>(found.characters) / std::max<int64_t>(1, found.size());
+  const int64_t mean = static_cast<int64_t>(rles.characters) / std::max<int64_t>(1, rles.size());
   try {
     const int64_t grain = static_cast<int64_t>(kTextPerThread) / 2 / (mean + 1) + 1;
-    unlocked([&] { fork_join(found.large() ? threads : 1, found.size(), grain, part); }, found.large());
+    without_gil([&] { fork_join(rles.large() ? threads : 1, rles.size(), grain, part); }, rles.large());
   } catch (const std::invalid_argument&) {
     return false;
   }
   return true;
 }
 
-// Calls use(run) for each run of the item. Throws std::invalid_argument if they are malformed.
-template <typename Use>
-void read(const Item& item, const Use& use) {
-  rle::read_runs(item.text, item.end(), item.pixels(), 0, use);
+// Calls visit(run) for each run of the item. Throws std::invalid_argument if they are malformed.
+template <typename Visit>
+void read_item_runs(const Item& item, const Visit& visit) {
+  rle::read_runs(item.text, item.end(), item.pixels(), 0, visit);
 }
 
-rle::Edges edges_of(const Item& item) {
+rle::Edges to_edges(const Item& item) {
   rle::EdgeCollector collector;
   collector.reserve(item.length);
-  read(item, [&](int64_t run) { collector.add(run); });
+  read_item_runs(item, [&](int64_t run) { collector.add(run); });
   return collector.take();
 }
 
@@ -166,15 +166,15 @@ py::dict to_dict(int64_t height, int64_t width, py::object&& text) {
   py::list size(2);
   size[0] = py::int_(height);
   size[1] = py::int_(width);
-  py::dict made;
-  if (PyDict_SetItem(made.ptr(), size_key, size.ptr()) != 0 ||
-      PyDict_SetItem(made.ptr(), counts_key, text.ptr()) != 0) {
+  py::dict dict;
+  if (PyDict_SetItem(dict.ptr(), size_key, size.ptr()) != 0 ||
+      PyDict_SetItem(dict.ptr(), counts_key, text.ptr()) != 0) {
     throw py::error_already_set();
   }
-  return made;
+  return dict;
 }
 
-std::vector<uint8_t> text_of(const rle::Edges& edges, int64_t pixels) {
+std::vector<uint8_t> to_text_bytes(const rle::Edges& edges, int64_t pixels) {
   std::vector<int64_t> counts;
   rle::append_runs(edges, pixels, counts);
   std::vector<uint8_t> text;
@@ -184,12 +184,12 @@ std::vector<uint8_t> text_of(const rle::Edges& edges, int64_t pixels) {
 }
 
 py::object coco_area(const py::object& objects, int64_t threads) {
-  Items found;
-  if (!read_items(objects.ptr(), found)) return py::none();
-  std::vector<int64_t> areas(found.items.size());
-  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
+  Items rles;
+  if (!read_items(objects.ptr(), rles)) return py::none();
+  std::vector<int64_t> areas(rles.items.size());
+  const bool valid = for_each_item(rles, threads, [&](const Item& item, size_t i) {
     int64_t area = 0, inside = 0;  // inside: 0 in background, -1 (all bits set) in foreground
-    read(item, [&](int64_t run) {
+    read_item_runs(item, [&](int64_t run) {
       area += run & inside;
       inside = ~inside;
     });
@@ -199,26 +199,26 @@ py::object coco_area(const py::object& objects, int64_t threads) {
   for (const int64_t area : areas) {
     if (area > UINT32_MAX) return py::none();
   }
-  if (found.single) return numpy().uint32(py::int_(areas.front()));
+  if (rles.single) return numpy().uint32(py::int_(areas.front()));
   py::array_t<uint32_t> result(static_cast<py::ssize_t>(areas.size()));
   for (size_t i = 0; i < areas.size(); ++i) result.mutable_data()[i] = static_cast<uint32_t>(areas[i]);
   return py::object(std::move(result));
 }
 
 py::object coco_to_bbox(const py::object& objects, int64_t threads) {
-  Items found;
-  if (!read_items(objects.ptr(), found)) return py::none();
-  std::vector<double> out(4 * found.items.size());
-  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
+  Items rles;
+  if (!read_items(objects.ptr(), rles)) return py::none();
+  std::vector<double> out(4 * rles.items.size());
+  const bool valid = for_each_item(rles, threads, [&](const Item& item, size_t i) {
     rle::BoxCollector collector(item.height);
-    read(item, [&](int64_t run) { collector.add(run); });
+    read_item_runs(item, [&](int64_t run) { collector.add(run); });
     int64_t box[4];
     collector.write(box);
     std::copy(box, box + 4, out.begin() + static_cast<std::ptrdiff_t>(4 * i));
   });
   if (!valid) return py::none();
-  if (found.single) return to_array(std::move(out));
-  return to_array(std::move(out), found.size(), 4);
+  if (rles.single) return to_array(std::move(out));
+  return to_array(std::move(out), rles.size(), 4);
 }
 
 // masks: (n, height, width), or if `last` (height, width, n), or (height, width) for a single mask. Returns a list of
@@ -241,11 +241,11 @@ py::object coco_encode(const py::array& masks, bool last, bool as_str, int64_t t
   const auto work = [&] {
     std::vector<rle::Edges> edges = rle::find_edges(view, threads);
     for (size_t i = 0; i < texts.size(); ++i) {
-      texts[i] = text_of(edges[i], pixels);
+      texts[i] = to_text_bytes(edges[i], pixels);
       rle::Edges().swap(edges[i]);
     }
   };
-  unlocked(work, pixels * view.n >= static_cast<int64_t>(kTextPerThread));
+  without_gil(work, pixels * view.n >= static_cast<int64_t>(kTextPerThread));
   if (single) return to_dict(view.height, view.width, to_text(texts.front(), as_str));
   py::list result(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) result[i] = to_dict(view.height, view.width, to_text(texts[i], as_str));
@@ -261,25 +261,25 @@ py::object zeros(const std::vector<py::ssize_t>& shape, bool column_major) {
 // Returns uint8 masks: (n, height, width) if row_major, else in column-major order (height, width, n), or (height,
 // width) for a single dict.
 py::object coco_decode(const py::object& objects, bool row_major, int64_t threads) {
-  Items found;
-  if (!read_items(objects.ptr(), found) || !found.one_size()) return py::none();
-  const int64_t height = found.items.front().height, width = found.items.front().width, n = found.size();
+  Items rles;
+  if (!read_items(objects.ptr(), rles) || !rles.have_one_size()) return py::none();
+  const int64_t height = rles.items.front().height, width = rles.items.front().width, n = rles.size();
   int64_t bytes = 0;
   if (__builtin_mul_overflow(height * width, n, &bytes) || bytes > kMaxResult) return py::none();
-  std::vector<std::vector<int64_t>> counts(found.items.size());
-  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) {
+  std::vector<std::vector<int64_t>> counts(rles.items.size());
+  const bool valid = for_each_item(rles, threads, [&](const Item& item, size_t i) {
     std::vector<int64_t>& runs = counts[i];
     runs.reserve(item.length);
-    read(item, [&](int64_t run) { runs.push_back(run); });
+    read_item_runs(item, [&](int64_t run) { runs.push_back(run); });
   });
   if (!valid) return py::none();
   rle::Runs runs;
-  for (const std::vector<int64_t>& of_one : counts) {
-    runs.counts.insert(runs.counts.end(), of_one.begin(), of_one.end());
+  for (const std::vector<int64_t>& mask_counts : counts) {
+    runs.counts.insert(runs.counts.end(), mask_counts.begin(), mask_counts.end());
     runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
   }
   std::vector<py::ssize_t> shape{height, width, n};
-  if (found.single) shape.pop_back();
+  if (rles.single) shape.pop_back();
   if (row_major) shape = {n, height, width};
   const bool large = static_cast<size_t>(bytes) > kZeroedBytes;
   py::array masks = large       ? py::array(zeros(shape, !row_major))
@@ -288,7 +288,7 @@ py::object coco_decode(const py::object& objects, bool row_major, int64_t thread
   uint8_t* out = static_cast<uint8_t*>(masks.mutable_data());
   if (!large) std::fill(out, out + bytes, uint8_t{0});
   const rle::RunsView view{runs.counts.data(), static_cast<int64_t>(runs.counts.size()), runs.offsets.data(), n};
-  unlocked([&] { rle::decode(view, height, width, !row_major, out, large ? threads : 1); }, large);
+  without_gil([&] { rle::decode(view, height, width, !row_major, out, large ? threads : 1); }, large);
   return std::move(masks);
 }
 
@@ -315,19 +315,19 @@ bool read_flags(const py::object& object, size_t n, std::vector<uint8_t>& flags)
   return true;
 }
 
-bool footprints_of(const Items& found, int64_t threads, std::vector<rle::Footprint>& masks) {
-  masks.resize(found.items.size());
-  return for_items(found, threads, [&](const Item& item, size_t i) {
-    masks[i] = rle::footprint_of(edges_of(item), std::max<int64_t>(1, item.height));
+bool make_footprints(const Items& rles, int64_t threads, std::vector<rle::Footprint>& masks) {
+  masks.resize(rles.items.size());
+  return for_each_item(rles, threads, [&](const Item& item, size_t i) {
+    masks[i] = rle::make_footprint(to_edges(item), std::max<int64_t>(1, item.height));
   });
 }
 
 py::object coco_iou(const py::object& dt, const py::object& gt, const py::object& iscrowd, int64_t threads) {
   Items rows, columns;
   const bool same = dt.is(gt);
-  if (!read_items(dt.ptr(), rows, true) || rows.single || !rows.one_size()) return py::none();
+  if (!read_items(dt.ptr(), rows, true) || rows.single || !rows.have_one_size()) return py::none();
   if (!same) {
-    if (!read_items(gt.ptr(), columns, true) || columns.single || !columns.one_size() ||
+    if (!read_items(gt.ptr(), columns, true) || columns.single || !columns.have_one_size() ||
         columns.items.front().height != rows.items.front().height ||
         columns.items.front().width != rows.items.front().width) {
       return py::none();
@@ -337,40 +337,41 @@ py::object coco_iou(const py::object& dt, const py::object& gt, const py::object
   std::vector<uint8_t> flags;
   if (!read_flags(iscrowd, other.items.size(), flags)) return py::none();
   std::vector<rle::Footprint> row_masks, column_masks;
-  if (!footprints_of(rows, threads, row_masks) || (!same && !footprints_of(columns, threads, column_masks))) {
+  if (!make_footprints(rows, threads, row_masks) || (!same && !make_footprints(columns, threads, column_masks))) {
     return py::none();
   }
   const bool* crowd = reinterpret_cast<const bool*>(flags.data());
   const std::vector<rle::Footprint>& others = same ? row_masks : column_masks;
   const bool large = rows.large() || others.size() * row_masks.size() > 1024;
-  std::vector<double> result = unlocked([&] { return rle::iou(row_masks, others, crowd, large ? threads : 1); }, large);
+  std::vector<double> result =
+      without_gil([&] { return rle::iou(row_masks, others, crowd, large ? threads : 1); }, large);
   return to_array(std::move(result), rows.size(), other.size());
 }
 
 py::object coco_merge(const py::object& objects, bool intersect, int64_t threads) {
-  Items found;
-  if (!read_items(objects.ptr(), found) || found.single || !found.one_size()) return py::none();
-  const Item& first = found.items.front();
-  std::vector<rle::Edges> masks(found.items.size());
-  const bool valid = for_items(found, threads, [&](const Item& item, size_t i) { masks[i] = edges_of(item); });
+  Items rles;
+  if (!read_items(objects.ptr(), rles) || rles.single || !rles.have_one_size()) return py::none();
+  const Item& first = rles.items.front();
+  std::vector<rle::Edges> masks(rles.items.size());
+  const bool valid = for_each_item(rles, threads, [&](const Item& item, size_t i) { masks[i] = to_edges(item); });
   if (!valid) return py::none();
-  if (found.size() == 1) {  // returned unchanged, empty runs included
+  if (rles.size() == 1) {  // returned unchanged, empty runs included
     return to_dict(first.height, first.width, py::bytes(reinterpret_cast<const char*>(first.text), first.length));
   }
-  std::vector<uint8_t> text = text_of(rle::combine_all(std::move(masks), intersect), first.pixels());
+  std::vector<uint8_t> text = to_text_bytes(rle::combine_all(std::move(masks), intersect), first.pixels());
   return to_dict(first.height, first.width, to_text(text, false));
 }
 
 // Returns the tuple (counts, offsets, heights, widths) of all masks, in one int64 array each.
 py::object coco_runs(const py::object& objects) {
-  Items found;
-  if (!read_items(objects.ptr(), found)) return py::none();
+  Items rles;
+  if (!read_items(objects.ptr(), rles)) return py::none();
   rle::Runs runs;
-  runs.counts.reserve(found.characters);
+  runs.counts.reserve(rles.characters);
   std::vector<int64_t> heights, widths;
   try {
-    for (const Item& item : found.items) {
-      read(item, [&](int64_t run) { runs.counts.push_back(run); });
+    for (const Item& item : rles.items) {
+      read_item_runs(item, [&](int64_t run) { runs.counts.push_back(run); });
       runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
       heights.push_back(item.height);
       widths.push_back(item.width);

@@ -20,8 +20,8 @@ void attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t colu
                Address rel_pos_h, Address rel_pos_w, int64_t window, Address padding, Address out,
                int64_t shared_memory, Address stream) {
   check_grid(batch, rows, columns, heads, dim, window, padding);
-  const auto grid = fastsam::attention::heads_together(batch, rows, columns, heads, dim, window == 0 ? rows : window,
-                                                       window == 0 ? columns : window);
+  const auto grid = fastsam::attention::grid_bs3hd(batch, rows, columns, heads, dim, window == 0 ? rows : window,
+                                                   window == 0 ? columns : window);
   fastsam::attention::with_relative_positions_cuda(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
                                                    pointer<const void>(padding), pointer<const void>(rel_pos_h),
                                                    pointer<const void>(rel_pos_w), pointer<void>(out), shared_memory,
@@ -30,14 +30,14 @@ void attention(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t colu
 
 bool attention_wgmma_has_kernel(int dtype, int64_t rows, int64_t columns, int64_t dim, int64_t window) {
   const int64_t height = window == 0 ? rows : window, width = window == 0 ? columns : window;
-  return fastsam::attention::has_wgmma_kernel(
-      fastsam::attention::heads_together(1, rows, columns, 1, dim, height, width), static_cast<DType>(dtype));
+  return fastsam::attention::has_wgmma_kernel(fastsam::attention::grid_bs3hd(1, rows, columns, 1, dim, height, width),
+                                              static_cast<DType>(dtype));
 }
 
 void attention_wgmma(int dtype, Address qkv, int64_t batch, int64_t rows, int64_t columns, int64_t heads, int64_t dim,
                      Address rel_pos_h, Address rel_pos_w, Address out, Address stream) {
   check_grid(batch, rows, columns, heads, dim, 0, 0);
-  const auto grid = fastsam::attention::heads_together(batch, rows, columns, heads, dim, rows, columns);
+  const auto grid = fastsam::attention::grid_bs3hd(batch, rows, columns, heads, dim, rows, columns);
   fastsam::attention::with_relative_positions_wgmma(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
                                                     pointer<const void>(rel_pos_h), pointer<const void>(rel_pos_w),
                                                     pointer<void>(out), pointer<void>(stream));
@@ -47,7 +47,7 @@ void windowed_attention(int dtype, Address qkv, int64_t batch, int64_t rows, int
                         int64_t dim, Address bias, int64_t window, Address padding, Address out, Address stream) {
   require(window >= 1, "window must be positive");
   check_grid(batch, rows, columns, heads, dim, window, padding);
-  const auto grid = fastsam::attention::heads_apart(batch, rows, columns, heads, dim, window, window);
+  const auto grid = fastsam::attention::grid_bsh3d(batch, rows, columns, heads, dim, window, window);
   fastsam::attention::with_bias_cuda(grid, static_cast<DType>(dtype), pointer<const void>(qkv),
                                      pointer<const void>(padding), pointer<const void>(bias), pointer<void>(out),
                                      pointer<void>(stream));

@@ -6,23 +6,24 @@ namespace fastsam::bindings {
 
 namespace {
 
-using fastsam::cuda::Arrival;
+using fastsam::cuda::Event;
 
-void copy(Address to, Address from, int64_t bytes, Address stream) {
+void copy_async(Address to, Address from, int64_t bytes, Address stream) {
   require(bytes >= 0, "sizes must not be negative");
-  fastsam::cuda::copy(pointer<void>(to), pointer<const void>(from), static_cast<size_t>(bytes), pointer<void>(stream));
+  fastsam::cuda::copy_async(pointer<void>(to), pointer<const void>(from), static_cast<size_t>(bytes),
+                            pointer<void>(stream));
 }
 
 }  // namespace
 
 void bind_copies(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> released;
-  m.def("copy", &copy, py::arg("to"), py::arg("from_"), py::arg("bytes"), py::arg("stream"), released);
-  py::class_<Arrival>(m, "Arrival")
+  m.def("copy_async", &copy_async, py::arg("to"), py::arg("from_"), py::arg("bytes"), py::arg("stream"), released);
+  py::class_<Event>(m, "Event")
       .def(py::init<>())
       .def(
-          "record", [](Arrival& self, Address stream) { self.record(pointer<void>(stream)); }, py::arg("stream"))
-      .def("wait", &Arrival::wait, released);
+          "record", [](Event& self, Address stream) { self.record(pointer<void>(stream)); }, py::arg("stream"))
+      .def("synchronize", &Event::synchronize, released);
 }
 
 }  // namespace fastsam::bindings

@@ -13,7 +13,7 @@ void first_look(int dtype, Address q, Address keys, Address values, int64_t rows
                 Address stream) {
   require(rows >= 0 && length >= 1, "sizes must be positive");
   kernels::first_look({pointer<const void>(q), pointer<const void>(keys), pointer<const void>(values),
-                       pointer<void>(out), rows, panels_of(length), length},
+                       pointer<void>(out), rows, num_panels(length), length},
                       static_cast<DType>(dtype), pointer<void>(stream));
 }
 
@@ -28,7 +28,7 @@ kernels::Pass pass_of(Address image, Address values, Address norms, double eps, 
   pass.keys = pointer<const void>(keys), pass.cross = pointer<const void>(cross);
   pass.gram = pointer<const void>(gram), pass.look = pointer<const void>(look);
   pass.look_mix = pointer<const void>(look_mix);
-  pass.prompts = prompts, pass.tokens = tokens, pass.panels = panels_of(length), pass.length = length;
+  pass.prompts = prompts, pass.tokens = tokens, pass.panels = num_panels(length), pass.length = length;
   pass.state = pointer<void>(state), pass.tops = pointer<float>(tops), pass.totals = pointer<float>(totals);
   pass.seen = pointer<float>(seen), pass.mixed = pointer<float>(mixed);
   return pass;
@@ -70,7 +70,7 @@ void upscale(int dtype, Address state, Address asked, Address factors, Address f
                    static_cast<DType>(dtype), pointer<void>(stream));
 }
 
-int64_t parts(int64_t length) { return kernels::parts_of(panels_of(length), kernels::kPartPanels); }
+int64_t parts(int64_t length) { return kernels::parts_of(num_panels(length), kernels::kPartPanels); }
 
 }  // namespace
 

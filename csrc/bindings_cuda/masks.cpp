@@ -21,9 +21,9 @@ void mask_prepare_axes(Address y_cells, Address y_weights, int64_t y_size, Addre
   fastsam::masks::cuda::prepare(y, x, rows, columns, pointer<void>(axes), pointer<void>(stream));
 }
 
-Problem problem_of(Address logits, int64_t n, int64_t rows, int64_t columns, Address axes, int64_t y_size,
-                   int64_t x_size, double threshold, double offset, int64_t height, int64_t width, int64_t left,
-                   int64_t top) {
+Problem make_problem(Address logits, int64_t n, int64_t rows, int64_t columns, Address axes, int64_t y_size,
+                     int64_t x_size, double threshold, double offset, int64_t height, int64_t width, int64_t left,
+                     int64_t top) {
   require(n >= 0, "sizes must not be negative");
   const Problem problem{
       pointer<const float>(logits),
@@ -39,16 +39,16 @@ Problem problem_of(Address logits, int64_t n, int64_t rows, int64_t columns, Add
   return problem;
 }
 
-void measure(const Problem& problem, Address work, Address lengths, Address boxes, Address sizes, Address stream) {
-  fastsam::masks::cuda::measure(problem, pointer<void>(work), pointer<int64_t>(lengths), pointer<int64_t>(boxes),
+void measure(const Problem& problem, Address workspace, Address lengths, Address boxes, Address sizes, Address stream) {
+  fastsam::masks::cuda::measure(problem, pointer<void>(workspace), pointer<int64_t>(lengths), pointer<int64_t>(boxes),
                                 pointer<int64_t>(sizes), pointer<void>(stream));
 }
 
-void write(const Problem& problem, Address work, Address chosen, int64_t k, Address offsets, Address counts,
-           bool narrow, Address stream) {
+void write(const Problem& problem, Address workspace, Address selected, int64_t k, Address offsets, Address counts,
+           bool use_int32, Address stream) {
   require(k >= 0, "sizes must not be negative");
-  fastsam::masks::cuda::write(problem, pointer<const void>(work), pointer<const int64_t>(chosen), k,
-                              pointer<const int64_t>(offsets), pointer<void>(counts), narrow, pointer<void>(stream));
+  fastsam::masks::cuda::write(problem, pointer<const void>(workspace), pointer<const int64_t>(selected), k,
+                              pointer<const int64_t>(offsets), pointer<void>(counts), use_int32, pointer<void>(stream));
 }
 
 }  // namespace
@@ -60,14 +60,14 @@ void bind_masks(py::module_& m) {
         py::arg("x_cells"), py::arg("x_weights"), py::arg("x_size"), py::arg("rows"), py::arg("columns"),
         py::arg("axes"), py::arg("stream"), released);
   py::class_<Problem>(m, "MaskProblem")
-      .def(py::init(&problem_of), py::arg("logits"), py::arg("n"), py::arg("rows"), py::arg("columns"), py::arg("axes"),
-           py::arg("y_size"), py::arg("x_size"), py::arg("threshold"), py::arg("offset"), py::arg("height"),
-           py::arg("width"), py::arg("left"), py::arg("top"))
-      .def_property_readonly("work_bytes", &fastsam::masks::cuda::work_bytes)
-      .def("measure", &measure, py::arg("work"), py::arg("lengths"), py::arg("boxes"), py::arg("sizes"),
+      .def(py::init(&make_problem), py::arg("logits"), py::arg("n"), py::arg("rows"), py::arg("columns"),
+           py::arg("axes"), py::arg("y_size"), py::arg("x_size"), py::arg("threshold"), py::arg("offset"),
+           py::arg("height"), py::arg("width"), py::arg("left"), py::arg("top"))
+      .def_property_readonly("workspace_bytes", &fastsam::masks::cuda::workspace_bytes)
+      .def("measure", &measure, py::arg("workspace"), py::arg("lengths"), py::arg("boxes"), py::arg("sizes"),
            py::arg("stream"), released)
-      .def("write", &write, py::arg("work"), py::arg("chosen"), py::arg("k"), py::arg("offsets"), py::arg("counts"),
-           py::arg("narrow"), py::arg("stream"), released);
+      .def("write", &write, py::arg("workspace"), py::arg("selected"), py::arg("k"), py::arg("offsets"),
+           py::arg("counts"), py::arg("use_int32"), py::arg("stream"), released);
   m.attr("MASK_BAD_ROWS") = static_cast<int64_t>(fastsam::masks::cuda::kBadRows);
   m.attr("MASK_BAD_ROW_WEIGHTS") = static_cast<int64_t>(fastsam::masks::cuda::kBadRowWeights);
   m.attr("MASK_BAD_COLUMNS") = static_cast<int64_t>(fastsam::masks::cuda::kBadColumns);

@@ -34,7 +34,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 // A launch with more dynamic shared memory than this first sets cudaFuncAttributeMaxDynamicSharedMemorySize, which
 // costs about a microsecond. A block may use 48 KiB without that, but statically declared shared memory counts towards
 // it; a sixth of the limit leaves ample room for it.
-constexpr size_t kSharedWithoutAsking = 8 * 1024;
+constexpr size_t kSharedWithoutOptIn = 8 * 1024;
 
 // Throw std::runtime_error, naming the operation `what`, if `error` is a failure.
 inline void check(cudaError_t error, const char* what) {
@@ -48,22 +48,22 @@ inline void check(cudaError_t error, const char* what) {
 inline std::string kernel_name(const char* arguments) {
   std::string name;
   int depth = 0;
-  for (const char* at = arguments; *at != '\0' && (depth > 0 || *at != ','); ++at) {
-    depth += (*at == '<' || *at == '(') - (*at == '>' || *at == ')');
-    name += *at;
+  for (const char* c = arguments; *c != '\0' && (depth > 0 || *c != ','); ++c) {
+    depth += (*c == '<' || *c == '(') - (*c == '>' || *c == ')');
+    name += *c;
   }
   return name.front() == '(' ? name.substr(1, name.size() - 2) : name;
 }
 
-inline std::string size_text(dim3 size) {
+inline std::string format_size(dim3 size) {
   return std::to_string(size.x) + " x " + std::to_string(size.y) + " x " + std::to_string(size.z);
 }
 
-[[noreturn]] inline void launch_failed(const char* arguments, dim3 grid, dim3 block, size_t shared,
-                                       const char* reason) {
+[[noreturn]] inline void throw_launch_error(const char* arguments, dim3 grid, dim3 block, size_t shared,
+                                            const char* reason) {
   throw std::runtime_error("the CUDA kernel " + kernel_name(arguments) + " could not be launched: " + reason +
-                           " (grid " + size_text(grid) + ", block " + size_text(block) + ", " + std::to_string(shared) +
-                           " bytes of dynamic shared memory)");
+                           " (grid " + format_size(grid) + ", block " + format_size(block) + ", " +
+                           std::to_string(shared) + " bytes of dynamic shared memory)");
 }
 
 // Store to an address to which other blocks may store different values at the same time; any one of them may win. Only
@@ -78,8 +78,8 @@ __device__ inline void store_contended(T* address, T value) {
 }
 
 // Return ceil(count / each), for a grid's x dimension. Throws std::runtime_error above CUDA's limit of 2^31 - 1 blocks.
-inline unsigned blocks_for(int64_t count, int64_t each) {
-  const int64_t blocks = (count + each - 1) / each;
+inline unsigned blocks_for(int64_t count, int64_t per_block) {
+  const int64_t blocks = (count + per_block - 1) / per_block;
   if (count < 0 || blocks > INT32_MAX) {
     throw std::runtime_error("a CUDA grid for " + std::to_string(count) + " items would have too many blocks");
   }
@@ -92,12 +92,12 @@ void launch_named(const char* arguments, void (*kernel)(Parameters...), dim3 gri
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef FASTSAM_CUDA_EMULATION
   (void)stream;  // the emulator runs a kernel synchronously
-  const char* reason = emulator::refusal(grid, block, shared);
-  if (reason != nullptr) launch_failed(arguments, grid, block, shared, reason);
+  const char* reason = emulator::launch_error(grid, block, shared);
+  if (reason != nullptr) throw_launch_error(arguments, grid, block, shared, reason);
   emulator::run(kernel_name(arguments), grid, block, shared, [&] { kernel(static_cast<Parameters>(values)...); });
 #else
   cudaError_t error = cudaSuccess;
-  if (shared > kSharedWithoutAsking) {
+  if (shared > kSharedWithoutOptIn) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   }
   if (error == cudaSuccess) {
@@ -110,7 +110,7 @@ void launch_named(const char* arguments, void (*kernel)(Parameters...), dim3 gri
   }
   if (error != cudaSuccess) {
     (void)cudaGetLastError();
-    launch_failed(arguments, grid, block, shared, cudaGetErrorString(error));
+    throw_launch_error(arguments, grid, block, shared, cudaGetErrorString(error));
   }
 #endif
 }

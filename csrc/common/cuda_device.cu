@@ -6,18 +6,18 @@
 namespace fastsam::cuda {
 namespace {
 
-// Compiled for the same architectures as all other kernels, so it stands for them in why_not().
+// Compiled for the same architectures as all other kernels, so it stands for them in unavailable_reason().
 __global__ void probe_kernel() {}
 
 }  // namespace
 
-std::string why_not() {
+std::string unavailable_reason() {
 #ifdef FASTSAM_CUDA_EMULATION
   (void)probe_kernel;
   return "";
 #else
-  cudaFuncAttributes found;
-  const cudaError_t error = cudaFuncGetAttributes(&found, probe_kernel);
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, probe_kernel);
   switch (error) {
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorInvalidDeviceFunction:  // the same condition, detected later
@@ -33,7 +33,7 @@ std::string why_not() {
 #endif
 }
 
-int shared_memory() {
+int shared_memory_per_multiprocessor() {
   int device = 0, value = 0;
   check(cudaGetDevice(&device), "looking for the current CUDA device");
   check(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
@@ -41,25 +41,25 @@ int shared_memory() {
   return value;
 }
 
-void copy(void* to, const void* from, size_t bytes, void* stream) {
+void copy_async(void* to, const void* from, size_t bytes, void* stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "cudaMemcpyAsync");
 }
 
-Arrival::~Arrival() {
+Event::~Event() {
   if (event_ != nullptr) (void)cudaEventDestroy(static_cast<cudaEvent_t>(event_));
 }
 
-void Arrival::record(void* stream) {
+void Event::record(void* stream) {
   if (event_ == nullptr) {
-    cudaEvent_t made = nullptr;
-    check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-    event_ = made;
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    event_ = event;
   }
   check(cudaEventRecord(static_cast<cudaEvent_t>(event_), static_cast<cudaStream_t>(stream)), "cudaEventRecord");
   pending_ = true;
 }
 
-void Arrival::wait() {
+void Event::synchronize() {
   if (!pending_) return;
   pending_ = false;
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), "cudaEventSynchronize");

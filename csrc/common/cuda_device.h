@@ -8,27 +8,27 @@ namespace fastsam::cuda {
 
 // Return why kernels can't run on the current device, or "" if they can. Reasons are that the module holds no code for
 // the device, or that the driver is too old. Throws std::runtime_error for any other error.
-std::string why_not();
+std::string unavailable_reason();
 
 // Return the bytes of shared memory per multiprocessor of the current device, shared by all resident blocks.
-int shared_memory();
+int shared_memory_per_multiprocessor();
 
 // Enqueue a copy on the stream, in either direction. Host memory must be pinned, and must stay valid and unchanged
 // until the copy has finished.
-void copy(void* to, const void* from, size_t bytes, void* stream);
+void copy_async(void* to, const void* from, size_t bytes, void* stream);
 
 // A CUDA event: lets the host wait until everything enqueued on a stream before `record` has finished.
-class Arrival {
+class Event {
  public:
-  Arrival() = default;
-  Arrival(const Arrival&) = delete;
-  Arrival& operator=(const Arrival&) = delete;
-  ~Arrival();
+  Event() = default;
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event();
 
   // Record the event on a stream of the current device. The device must be the same at each call.
   void record(void* stream);
   // Block until the most recent `record` has been reached. Returns at once if there is none since the last wait.
-  void wait();
+  void synchronize();
 
  private:
   void* event_ = nullptr;

@@ -12,15 +12,15 @@ namespace fastsam {
 class Floats {
  public:
   explicit Floats(int64_t size)
-      : data_(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(size), kLine))) {}
+      : data_(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(size), kCacheLine))) {}
   float* data() const { return data_.get(); }
 
  private:
-  static constexpr std::align_val_t kLine{64};
-  struct Free {
-    void operator()(float* data) const { ::operator delete(data, kLine); }
+  static constexpr std::align_val_t kCacheLine{64};
+  struct Deleter {
+    void operator()(float* data) const { ::operator delete(data, kCacheLine); }
   };
-  std::unique_ptr<float, Free> data_;
+  std::unique_ptr<float, Deleter> data_;
 };
 
 }  // namespace fastsam

@@ -9,21 +9,21 @@ namespace fastsam::cuda {
 #ifdef FASTSAM_CUDA_EMULATION
 
 template <typename Function>
-inline uint32_t each_of_pairs(uint32_t a, uint32_t b, uint32_t c, Function function) {
+inline uint32_t map_pairs(uint32_t a, uint32_t b, uint32_t c, Function function) {
   const float2 x = unpack<half>(a), y = unpack<half>(b), z = unpack<half>(c);
   return pack<half>(function(x.x, y.x, z.x), function(x.y, y.y, z.y));
 }
 inline uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c) {
-  return each_of_pairs(a, b, c, [](float x, float y, float z) { return fmaf(x, y, z); });
+  return map_pairs(a, b, c, [](float x, float y, float z) { return fmaf(x, y, z); });
 }
-inline uint32_t pair_product(uint32_t a, uint32_t b) {
-  return each_of_pairs(a, b, 0, [](float x, float y, float) { return x * y; });
+inline uint32_t pair_mul(uint32_t a, uint32_t b) {
+  return map_pairs(a, b, 0, [](float x, float y, float) { return x * y; });
 }
-inline uint32_t pair_product_within_01(uint32_t a, uint32_t b) {
-  return each_of_pairs(a, b, 0, [](float x, float y, float) { return x * y > 0.0f ? fminf(x * y, 1.0f) : 0.0f; });
+inline uint32_t pair_mul_sat(uint32_t a, uint32_t b) {
+  return map_pairs(a, b, 0, [](float x, float y, float) { return x * y > 0.0f ? fminf(x * y, 1.0f) : 0.0f; });
 }
 inline uint32_t pair_tanh(uint32_t a) {
-  return each_of_pairs(a, 0, 0, [](float x, float, float) { return tanhf(x); });
+  return map_pairs(a, 0, 0, [](float x, float, float) { return tanhf(x); });
 }
 
 #else
@@ -39,13 +39,13 @@ __device__ __forceinline__ uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c)
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-__device__ __forceinline__ uint32_t pair_product(uint32_t a, uint32_t b) {
+__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b) {
   uint32_t d;
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
 // The product clamped to [0, 1]; 0 for NaN.
-__device__ __forceinline__ uint32_t pair_product_within_01(uint32_t a, uint32_t b) {
+__device__ __forceinline__ uint32_t pair_mul_sat(uint32_t a, uint32_t b) {
   uint32_t d;
   asm("mul.rn.sat.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;

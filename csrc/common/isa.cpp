@@ -23,21 +23,21 @@ namespace {
 // Return the AVX-512 table, with the native bfloat16 products if the machine supports them.
 const Kernels& avx512_kernels() {
 #ifdef FASTSAM_AVX512_BF16
-  static const Kernels narrow = [] {
+  static const Kernels with_bfloat16 = [] {
     Kernels table = kernels_avx512;
-    table.multiplies_bfloat16 = true;
+    table.has_native_bfloat16 = true;
     table.attention_bfloat16 = attention_avx512_bf16;
     table.upscale_bfloat16 = upscale_avx512_bf16;
     return table;
   }();
-  if (__builtin_cpu_supports("avx512bf16")) return narrow;
+  if (__builtin_cpu_supports("avx512bf16")) return with_bfloat16;
 #endif
   return kernels_avx512;
 }
 #endif
 
-std::vector<const Kernels*> detect() {
-  std::vector<const Kernels*> found;
+std::vector<const Kernels*> detect_kernels() {
+  std::vector<const Kernels*> available;
 #ifdef FASTSAM_X86_64
   __builtin_cpu_init();
   // Must check every feature flag that CMakeLists.txt passes to the corresponding translation unit.
@@ -46,14 +46,14 @@ std::vector<const Kernels*> detect() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512cd");
-  if (avx512) found.push_back(&avx512_kernels());
-  if (avx2) found.push_back(&kernels_avx2);
+  if (avx512) available.push_back(&avx512_kernels());
+  if (avx2) available.push_back(&kernels_avx2);
 #endif
-  found.push_back(&kernels_baseline);
-  return found;
+  available.push_back(&kernels_baseline);
+  return available;
 }
 
-std::atomic<const Kernels*>& chosen() {
+std::atomic<const Kernels*>& selected() {
   static std::atomic<const Kernels*> table{available_kernels().front()};
   return table;
 }
@@ -61,18 +61,18 @@ std::atomic<const Kernels*>& chosen() {
 }  // namespace
 
 const std::vector<const Kernels*>& available_kernels() {
-  static const std::vector<const Kernels*> found = detect();
-  return found;
+  static const std::vector<const Kernels*> available = detect_kernels();
+  return available;
 }
 
-const Kernels& kernels() { return *chosen().load(std::memory_order_acquire); }
+const Kernels& kernels() { return *selected().load(std::memory_order_acquire); }
 
 void force_isa(const std::string& name) {
   std::string names;
   for (const Kernels* table : available_kernels()) {
     // The last set also answers to "baseline" (on ARM64 it is called "neon"), so that settings are portable.
     if (name == table->name || (name == "baseline" && table == available_kernels().back())) {
-      chosen().store(table, std::memory_order_release);
+      selected().store(table, std::memory_order_release);
       return;
     }
     names += (names.empty() ? "" : ", ") + std::string(table->name);

@@ -16,7 +16,7 @@ namespace fastsam {
 
 struct Kernels {
   const char* name;
-  bool multiplies_bfloat16;  // whether it has native bfloat16 products, which are twice as fast as float32 ones
+  bool has_native_bfloat16;  // whether it has native bfloat16 products, which are twice as fast as float32 ones
   AttentionKernels attention, attention_bfloat16;
   ConvKernels conv;
   DecoderKernels decoder;

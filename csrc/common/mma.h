@@ -25,7 +25,7 @@ __device__ __forceinline__ int group() { return lane() / 4; }
 __device__ __forceinline__ int pair() { return lane() % 4; }
 
 // 2^x. The emulator's is accurate to 1 ulp, the GPU's approximation to 2 ulp.
-__device__ __forceinline__ float power_of_two(float x) {
+__device__ __forceinline__ float exp2_approx(float x) {
 #ifdef FASTSAM_CUDA_EMULATION
   return exp2f(x);
 #else
@@ -90,12 +90,12 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (
       "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Start an asynchronous copy of 16 bytes from global to shared memory, both aligned to 16. If `inside` is false, write
-// zeros instead and don't access global memory. A thread waits for its own copies with cp_async_wait; a barrier after
-// that makes them visible to other threads.
-__device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool inside = true) {
+// Start an asynchronous copy of 16 bytes from global to shared memory, both aligned to 16. If `is_valid` is false,
+// write zeros instead and don't access global memory. A thread waits for its own copies with cp_async_wait; a barrier
+// after that makes them visible to other threads.
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool is_valid = true) {
   FASTSAM_FROM_SM80("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-                    "r"(inside ? 16 : 0) : "memory");
+                    "r"(is_valid ? 16 : 0) : "memory");
 }
 // Close the group of this thread's copies since the last commit; the group may be empty.
 __device__ __forceinline__ void cp_async_commit() { FASTSAM_FROM_SM80("cp.async.commit_group;" :: : "memory"); }
@@ -113,7 +113,7 @@ __device__ __forceinline__ void cp_async_wait() {
 // the rest fits a TF32 except for one bit. That bit is truncated, which is no less accurate than rounding it, and which
 // keeps a NaN: GPUs produce NaN with all bits set, which adding the rounding increment would wrap to zero. In `high`
 // that does happen, so `low` must carry the NaN.
-__device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
+__device__ __forceinline__ void split_tf32(float value, uint32_t& high, uint32_t& low) {
   high = (__float_as_uint(value) + 0x1000u) & 0xffffe000u;
   low = __float_as_uint(value - __uint_as_float(high)) & 0xffffe000u;
 }

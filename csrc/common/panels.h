@@ -7,7 +7,7 @@ namespace fastsam {
 
 constexpr int64_t kPanel = 16;
 
-constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
-constexpr int64_t padded(int64_t columns) { return panels_of(columns) * kPanel; }
+constexpr int64_t num_panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
+constexpr int64_t padded(int64_t columns) { return num_panels(columns) * kPanel; }
 
 }  // namespace fastsam

@@ -13,8 +13,8 @@ namespace fastsam {
 namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
-constexpr size_t kHeader = 64;  // bytes before the floats; keeps them aligned to cache lines
-constexpr size_t kKeep = size_t{1} << 26;
+constexpr size_t kHeaderBytes = 64;  // bytes before the floats; keeps them aligned to cache lines
+constexpr size_t kMaxCachedBytes = size_t{1} << 26;
 
 struct Block {
   size_t bytes;
@@ -22,18 +22,18 @@ struct Block {
 };
 
 // The cached block, taken and returned by atomic exchange: a lock could be left locked by a fork.
-std::atomic<Block*> spare{nullptr};
+std::atomic<Block*> cached_block{nullptr};
 
 size_t round_up(size_t value, size_t step) { return (value + step - 1) / step * step; }
 
 Block* allocate(size_t bytes) {
-  const size_t step = bytes >= kHugePage ? kHugePage : kHeader;
-  bytes = round_up(bytes, step);
-  const std::align_val_t alignment{step};
+  const size_t granularity = bytes >= kHugePage ? kHugePage : kHeaderBytes;
+  bytes = round_up(bytes, granularity);
+  const std::align_val_t alignment{granularity};
   void* memory = ::operator new(bytes, alignment);
 #if defined(__linux__)
   // Ask for pages of 2 MB instead of 4 KB. If the system refuses, ordinary pages do.
-  if (step == kHugePage) (void)madvise(memory, bytes, MADV_HUGEPAGE);
+  if (granularity == kHugePage) (void)madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
   return new (memory) Block{bytes, alignment};
 }
@@ -46,8 +46,8 @@ void release(Block* block) {
 
 Scratch::Scratch(int64_t count) {
   if (count < 0 || static_cast<uint64_t>(count) > (uint64_t{1} << 60)) throw std::bad_alloc();
-  const size_t bytes = kHeader + sizeof(float) * static_cast<size_t>(count);
-  Block* block = spare.exchange(nullptr, std::memory_order_acquire);
+  const size_t bytes = kHeaderBytes + sizeof(float) * static_cast<size_t>(count);
+  Block* block = cached_block.exchange(nullptr, std::memory_order_acquire);
   if (block == nullptr || block->bytes < bytes) {
     release(block);
     block = allocate(bytes);
@@ -57,10 +57,10 @@ Scratch::Scratch(int64_t count) {
 
 Scratch::~Scratch() {
   Block* block = static_cast<Block*>(block_);
-  if (block->bytes <= kKeep) block = spare.exchange(block, std::memory_order_acq_rel);
+  if (block->bytes <= kMaxCachedBytes) block = cached_block.exchange(block, std::memory_order_acq_rel);
   release(block);
 }
 
-float* Scratch::data() const { return reinterpret_cast<float*>(static_cast<char*>(block_) + kHeader); }
+float* Scratch::data() const { return reinterpret_cast<float*>(static_cast<char*>(block_) + kHeaderBytes); }
 
 }  // namespace fastsam

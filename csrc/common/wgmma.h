@@ -52,7 +52,8 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t 
 __device__ __forceinline__ void wgmma_fence() { FASTSAM_SM90A("wgmma.fence.sync.aligned;" :: : "memory"); }
 // Close the group of the products issued since the last commit.
 __device__ __forceinline__ void wgmma_commit() { FASTSAM_SM90A("wgmma.commit_group.sync.aligned;" :: : "memory"); }
-// Wait until all but the newest kPending groups are complete. Call wgmma_hold on the accumulators before reading them.
+// Wait until all but the newest kPending groups are complete. Call wgmma_fence_operand on the accumulators before
+// reading them.
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   FASTSAM_SM90A("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
@@ -61,7 +62,7 @@ __device__ __forceinline__ void wgmma_wait() {
 // Compiler barrier for these registers: products are asynchronous and access them after their instruction was issued,
 // so the compiler must not move or cache their values across this point.
 template <int kGroups>
-__device__ __forceinline__ void wgmma_hold(float (&d)[kGroups][4]) {
+__device__ __forceinline__ void wgmma_fence_operand(float (&d)[kGroups][4]) {
 #pragma unroll
   for (int n = 0; n < kGroups; ++n) {
 #pragma unroll
@@ -69,7 +70,7 @@ __device__ __forceinline__ void wgmma_hold(float (&d)[kGroups][4]) {
   }
 }
 template <int kSteps>
-__device__ __forceinline__ void wgmma_hold(uint32_t (&a)[kSteps][4]) {
+__device__ __forceinline__ void wgmma_fence_operand(uint32_t (&a)[kSteps][4]) {
 #pragma unroll
   for (int n = 0; n < kSteps; ++n) {
 #pragma unroll
@@ -86,19 +87,19 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&a)[kSteps][4]) {
                 " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, "      \
                 "%37;" : FASTSAM_EIGHT_GROUPS(d) : "r"(a[0]),                                                       \
-                "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kDownRows ? 1 : 0))
+                "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kMnMajor ? 1 : 0))
 #define FASTSAM_WGMMA_80(type)                                                                                      \
   FASTSAM_SM90A("wgmma.mma_async.sync.aligned.m64n80k16.f32." type "." type                                         \
                 " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
                 "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39}, "  \
                 "{%40, %41, %42, %43}, %44, 1, 1, 1, %45;" : FASTSAM_EIGHT_GROUPS(d),                               \
                 FASTSAM_FOUR(d, 8), FASTSAM_FOUR(d, 9) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),        \
-                "n"(kDownRows ? 1 : 0))
+                "n"(kMnMajor ? 1 : 0))
 
 // d (64 x N) += a (64 x 16) * b (16 x N) with N = 64 or 80 and factors of type T, half or bfloat16. `a` is in
-// registers, `b` a descriptor. Asynchronous: see wgmma_wait. With kDownRows, each row of b in memory is one k;
+// registers, `b` a descriptor. Asynchronous: see wgmma_wait. With kMnMajor, each row of b in memory is one k;
 // otherwise k runs along the rows.
-template <typename T, bool kDownRows>
+template <typename T, bool kMnMajor>
 __device__ __forceinline__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same_v<T, half>) {
     FASTSAM_WGMMA_64("f16");
@@ -107,7 +108,7 @@ __device__ __forceinline__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], 
     FASTSAM_WGMMA_64("bf16");
   }
 }
-template <typename T, bool kDownRows>
+template <typename T, bool kMnMajor>
 __device__ __forceinline__ void wgmma(float (&d)[10][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same_v<T, half>) {
     FASTSAM_WGMMA_80("f16");
@@ -124,19 +125,19 @@ __device__ __forceinline__ void wgmma(float (&d)[10][4], const uint32_t (&a)[4],
 
 // Make this thread's writes to shared memory visible to the asynchronous proxy, through which products read. Call it
 // before the barrier that tells the products' threads that the data is there.
-__device__ __forceinline__ void fence_for_wgmma() { FASTSAM_SM90A("fence.proxy.async.shared::cta;" :: : "memory"); }
+__device__ __forceinline__ void fence_proxy_async() { FASTSAM_SM90A("fence.proxy.async.shared::cta;" :: : "memory"); }
 
 // Initialise a barrier in shared memory (mbarrier), each phase of which `count` arrivals complete. Call it from one
 // thread; a __syncthreads() must follow before other threads use the barrier.
-__device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t count) {
+__device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t count) {
   FASTSAM_SM90A("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
-__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
   FASTSAM_SM90A("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 // Wait until the phase with this parity is complete. The first phase has parity 0; a wait for parity 1 before that
 // returns at once.
-__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done = 0;
   do {
     FASTSAM_SM90A(
@@ -152,11 +153,11 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
 // Set the number of registers per thread of this warpgroup from here on: release some, or take those that other
 // warpgroups released.
 template <int kRegisters>
-__device__ __forceinline__ void fewer_registers() {
+__device__ __forceinline__ void warpgroup_reg_dealloc() {
   FASTSAM_SM90A("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>
-__device__ __forceinline__ void more_registers() {
+__device__ __forceinline__ void warpgroup_reg_alloc() {
   FASTSAM_SM90A("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 

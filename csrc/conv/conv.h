@@ -16,7 +16,7 @@ struct Shape {
 };
 
 // The side of the output of a 3 x 3 convolution: `size` / `stride`, rounded up.
-inline int64_t strided(int64_t size, int64_t stride) { return (size + stride - 1) / stride; }
+inline int64_t conv_output_size(int64_t size, int64_t stride) { return (size + stride - 1) / stride; }
 
 struct MbconvWeights {
   int64_t hidden, out_channels;

@@ -11,7 +11,7 @@ namespace fastsam {
 //
 // Row r of `a` is the concatenation of `parts` pieces of `part_k` floats; piece i starts at a[i] + r * a_stride. In a
 // 3 x 3 convolution the pieces are the three rows of a window, whose pixels lie side by side.
-struct ConvProduct {
+struct ConvGemm {
   const float* const* a;
   int64_t parts, part_k, a_stride, rows;
   const float* panels;  // packed as common/gemm.inc describes, k = parts * part_k
@@ -37,8 +37,8 @@ struct ConvDepthwiseRow {
 };
 
 struct ConvKernels {
-  void (*product)(const ConvProduct& work);
-  void (*depthwise_row)(const ConvDepthwiseRow& work);
+  void (*gemm)(const ConvGemm& args);
+  void (*depthwise_row)(const ConvDepthwiseRow& args);
 };
 
 }  // namespace fastsam

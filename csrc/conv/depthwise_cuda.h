@@ -8,7 +8,7 @@
 
 namespace fastsam::conv {
 
-struct Depthwise {
+struct DepthwiseParams {
   const void* x;       // (batch, height, width, channels)
   const void* weight;  // (3, 3, channels)
   const void* bias;    // (channels)
@@ -18,9 +18,9 @@ struct Depthwise {
   bool gelu;
 };
 
-// Convolves with one pixel of zero padding, then applies GELU if given.gelu. All arrays have type `dtype`, float16 or
+// Convolves with one pixel of zero padding, then applies GELU if params.gelu. All arrays have type `dtype`, float16 or
 // bfloat16 (otherwise throws std::invalid_argument), and start at a multiple of 16 bytes. `channels` is a multiple of
 // 8.
-void depthwise_cuda(DType dtype, const Depthwise& given, void* stream);
+void depthwise_cuda(DType dtype, const DepthwiseParams& params, void* stream);
 
 }  // namespace fastsam::conv

@@ -113,7 +113,7 @@ class Packed {
               triangle(pass_.gram),
               heads(pass_.look, look_tokens),
               matrix(pass_.look_mix, sizes_.look_rows, sizes_.mixed_rows),
-              pass_.state + prompt * panels_of(pass_.length) * (2 * rows + 2) * kPanel};
+              pass_.state + prompt * num_panels(pass_.length) * (2 * rows + 2) * kPanel};
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
       operands.look_tokens = look_tokens;
       operands.constant = pass_.constant;
@@ -173,7 +173,7 @@ class PassWorker {
 
   // Process one stretch of the image; `sums` has one element per prompt that was taken.
   void run(int64_t stretch, const DecoderSums* sums) {
-    const int64_t first = stretch * kStretch, last = std::min(first + kStretch, panels_of(pass_.length));
+    const int64_t first = stretch * kStretch, last = std::min(first + kStretch, num_panels(pass_.length));
     const auto count = static_cast<int64_t>(operands_.size());
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
       isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.data());
@@ -230,7 +230,7 @@ void run_pass(const AnyPass& pass, int64_t projections, int64_t threads) {
   using Worker = PassWorker<AnyPass, Operands>;
   const int64_t visit = kVisit * kPanel * projections * pass.heads * pass.head_dim, bytes = sizeof(float);
   const int64_t group = together(Packed<AnyPass, Operands>::size(pass, sizes) * bytes, visit * bytes);
-  const int64_t panels = panels_of(pass.length), stretches = stretches_of(panels);
+  const int64_t panels = num_panels(pass.length), stretches = stretches_of(panels);
   threads = std::max<int64_t>(1, threads);
 
   // Threads get whole prompts as long as there is at least one for each; the remaining prompts are split by stretches.
@@ -271,7 +271,7 @@ void second_pass(const SecondPass& pass, int64_t threads) { run_pass<SecondPass,
 void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
                 int64_t length, float* out, int64_t threads) {
   const DecoderKernels& isa = kernels().decoder;
-  const int64_t panels = panels_of(length), wide = padded(head_dim);
+  const int64_t panels = num_panels(length), wide = padded(head_dim);
   const int64_t pieces = (rows + kLookRows - 1) / kLookRows, inner = heads * head_dim;
   fork_join(threads, heads * pieces, grain_of(panels), [&](int64_t begin, int64_t end) {
     const Floats scratch(isa.first_look_scratch(kLookRows, head_dim));
@@ -324,7 +324,7 @@ void upscale(const Upscaling& up, int64_t threads) {
   const Floats enlarge_more(more_size);
   isa.pack(up.enlarge_more, 4 * up.narrow, up.middle, enlarge_more.data());
 
-  const int64_t panels = panels_of(up.height * up.width), stretches = stretches_of(panels);
+  const int64_t panels = num_panels(up.height * up.width), stretches = stretches_of(panels);
   fork_join(threads, prompts * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
     const Floats factors(wide * up.rows), scratch(isa.scratch(up.rows, up.middle, up.narrow, most));
     const DecoderUpscaling operands{up.middle, up.narrow,           up.rows,

@@ -21,9 +21,9 @@
 // These overlap to the extent that warps wait for different resources. The last applies only to masks that pass the IoU
 // threshold.
 //
-// A float32 is multiplied as two TF32 numbers, in three products (`split` in common/mma.h). Each 16-bit product becomes
-// six of half the depth, and each of those six needs five more instructions to split its factors. Everything stored
-// takes twice the memory.
+// A float32 is multiplied as two TF32 numbers, in three products (`split_tf32` in common/mma.h). Each 16-bit product
+// becomes six of half the depth, and each of those six needs five more instructions to split its factors. Everything
+// stored takes twice the memory.
 #pragma once
 
 #include <cstdint>

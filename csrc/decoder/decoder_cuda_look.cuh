@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look
           high = top_of_row(high);
           // Rescale only rows that need it: a prompt's result must not depend on other prompts' rows in the warp.
           const bool rises = high > top[i][half] + kSlack;
-          const float factor = rises ? power_of_two(top[i][half] - high) : 1.0f;
+          const float factor = rises ? exp2_approx(top[i][half] - high) : 1.0f;
           top[i][half] = rises ? high : top[i][half], total[i][half] *= factor;
 #pragma unroll
           for (int j = 0; j < 4; ++j) out[i][j / 2][2 * half + j % 2] *= factor;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         float& score = scores[i][j / 4][j % 4];
-        score = power_of_two(score - top[i][j % 4 / 2]);
+        score = exp2_approx(score - top[i][j % 4 / 2]);
         total[i][j % 4 / 2] += score;
       }
       Pair<T> weights[4];
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kLookThreads, kWide<T> > 1 ? 2 : 3) first_look
   for (int i = 0; i < kLookQuarters; ++i) highest = fmaxf(highest, tops[of_quarter + i][row]);
 #pragma unroll
   for (int i = 0; i < kLookQuarters; ++i) {
-    const float factor = power_of_two(tops[of_quarter + i][row] - highest);
+    const float factor = exp2_approx(tops[of_quarter + i][row] - highest);
     const float4 four = *reinterpret_cast<const float4*>(&outs[of_quarter + i][row][channel]);
     sum = fmaf(totals[of_quarter + i][row], factor, sum);
     x[0] = fmaf(four.x, factor, x[0]), x[1] = fmaf(four.y, factor, x[1]);

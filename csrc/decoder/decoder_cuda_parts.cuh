@@ -80,11 +80,11 @@ __device__ __forceinline__ void multiply(float (&d)[4], const float2 (&a)[4], fl
   for (int half = 0; half < 2; ++half) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      split(a[2 * half + i].x, high[half][i], low[half][i]);
-      split(a[2 * half + i].y, high[half][2 + i], low[half][2 + i]);
+      split_tf32(a[2 * half + i].x, high[half][i], low[half][i]);
+      split_tf32(a[2 * half + i].y, high[half][2 + i], low[half][2 + i]);
     }
-    split(half == 0 ? b.x : b.z, right_high[half][0], right_low[half][0]);
-    split(half == 0 ? b.y : b.w, right_high[half][1], right_low[half][1]);
+    split_tf32(half == 0 ? b.x : b.z, right_high[half][0], right_low[half][0]);
+    split_tf32(half == 0 ? b.y : b.w, right_high[half][1], right_low[half][1]);
   }
   // Tensor cores truncate when they accumulate. So add up the small products first, start the sum at zero to keep it
   // short, and add it to d by ordinary additions, which round.
@@ -226,7 +226,7 @@ __device__ __forceinline__ void softmax_of_tokens(float (&d)[4]) {
   for (int half = 0; half < 2; ++half) {
     const float top = kLog2E * top_of_row(fmaxf(d[2 * half], d[2 * half + 1]));
 #pragma unroll
-    for (int j = 0; j < 2; ++j) d[2 * half + j] = power_of_two(fmaf(d[2 * half + j], kLog2E, -top));
+    for (int j = 0; j < 2; ++j) d[2 * half + j] = exp2_approx(fmaf(d[2 * half + j], kLog2E, -top));
     const float share = reciprocal(sum_of_row(d[2 * half] + d[2 * half + 1]));
     d[2 * half] *= share, d[2 * half + 1] *= share;
   }

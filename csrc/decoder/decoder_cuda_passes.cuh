@@ -46,13 +46,13 @@ struct Gathered {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float high = top_of_column(fmaxf(top[j], fmaxf(scores[j], scores[j + 2])));
-        scale(j, power_of_two(top[j] - high));
+        scale(j, exp2_approx(top[j] - high));
         top[j] = high;
       }
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      scores[j] = power_of_two(scores[j] - top[j % 2]);
+      scores[j] = exp2_approx(scores[j] - top[j % 2]);
       total[j % 2] += scores[j];
     }
   }
@@ -92,8 +92,8 @@ struct Gathered {
     for (int j = 0; j < 2; ++j) {
       const float other = *at, high = fmaxf(top[j], other);
       at += kWarp;
-      scale(j, power_of_two(top[j] - high));
-      factor[j] = power_of_two(other - high), top[j] = high;
+      scale(j, exp2_approx(top[j] - high));
+      factor[j] = exp2_approx(other - high), top[j] = high;
     }
     int number = 0;
     visit([&at, &factor, &number](float& value) {

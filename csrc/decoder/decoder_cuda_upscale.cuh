@@ -43,7 +43,7 @@ struct Gelu {
     series = fmaf(series, t, 1.421413741f);
     series = fmaf(series, t, -0.284496736f);
     series = fmaf(series, t, 0.254829592f);
-    const float beyond = 0.5f * t * series * power_of_two(-kLog2E * z * z) * x;
+    const float beyond = 0.5f * t * series * exp2_approx(-kLog2E * z * z) * x;
     return x > 0.0f ? x - beyond : beyond;
   }
   static __device__ __forceinline__ uint32_t of(float x, float y) { return pack<half>(of_one(x), of_one(y)); }
@@ -56,11 +56,11 @@ struct Gelu<bfloat16> {
   static constexpr float kTaken = 0.25f, kGiven = 0.5f;
 
   static __device__ __forceinline__ uint32_t of(float x, float y) {
-    const uint32_t both = pack<half>(x, y), square = pair_product_within_01(both, both);
+    const uint32_t both = pack<half>(x, y), square = pair_mul_sat(both, both);
     const uint32_t slope =
         pair_fma(square, pair_fma(square, pack<half>(-0.35996f, -0.35996f), pack<half>(2.36836f, 2.36836f)),
                  pack<half>(3.19003f, 3.19003f));
-    return pair_fma(both, pair_tanh(pair_product(both, slope)), both);
+    return pair_fma(both, pair_tanh(pair_mul(both, slope)), both);
   }
 };
 

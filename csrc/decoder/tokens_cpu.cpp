@@ -21,7 +21,7 @@ constexpr int64_t kPromptsPerThread = 8;
 // Apply a layer to x (rows, k), rows `stride` floats apart: out (rows, n), optionally with ReLU and a residual.
 void apply(const TokenLayer& layer, const float* x, int64_t stride, int64_t rows, bool relu, const float* residual,
            float* out, int64_t threads) {
-  const LinearFinish finish{layer.bias, relu ? kLinearRelu : kLinearNone, residual, layer.n, out, layer.n};
+  const LinearEpilogue finish{layer.bias, relu ? kLinearRelu : kLinearNone, residual, layer.n, out, layer.n};
   linear::linear({x, stride}, rows, linear::Norm{}, {layer.weight, layer.k, layer.n, layer.k}, finish, threads);
 }
 

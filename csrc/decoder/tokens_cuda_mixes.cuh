@@ -162,11 +162,11 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
     top = fmaxf(top, job.tops[part * columns + column]);
   }
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
-    total += power_of_two(job.tops[part * columns + column] - top) * job.totals[part * columns + column];
+    total += exp2_approx(job.tops[part * columns + column] - top) * job.totals[part * columns + column];
   }
   float mixed[kBlocks][kHeads][2] = {}, d[2][2] = {}, rest = 0.0f;
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
-    const float factor = power_of_two(job.tops[part * columns + column] - top) / total;
+    const float factor = exp2_approx(job.tops[part * columns + column] - top) / total;
     const float* const from = job.mixed + part * kMixedRows * columns + column;
     const float* const seen = job.seen + (part * kHeads + head) * kDim * 8 + seen_column;
 #pragma unroll

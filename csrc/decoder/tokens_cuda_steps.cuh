@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kStepThreads) self_attention_kernel(const Self
 #pragma unroll
   for (int j = 0; j < 2; ++j) scores[j] = 2 * pair() + j < job.tokens ? scores[j] * kScale : -INFINITY;
   const float top = top_of_row(fmaxf(scores[0], scores[1]));
-  scores[0] = power_of_two(scores[0] - top), scores[1] = power_of_two(scores[1] - top);
+  scores[0] = exp2_approx(scores[0] - top), scores[1] = exp2_approx(scores[1] - top);
   const float share = 1.0f / sum_of_row(scores[0] + scores[1]);
   shares[group()][2 * pair()] = scores[0] * share, shares[group()][2 * pair() + 1] = scores[1] * share;
   __syncwarp();

@@ -12,7 +12,7 @@
 namespace fastsam::linear {
 
 // A matrix (rows, columns) whose rows are contiguous and start `stride` floats apart.
-struct Rows {
+struct MatrixView {
   const float* data;
   int64_t stride;
 };
@@ -32,12 +32,12 @@ struct Norm {
 
 // Computes finish.out (rows, n) from x (rows, k). finish.residual may be finish.out itself; apart from that, the output
 // must not overlap any input.
-void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+void linear(const MatrixView& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& epilogue,
             int64_t threads);
 
 // Computes out = x + W2 GELU(W1 LayerNorm(x) + b1) + b2 block by block, so that the whole hidden layer is never in
 // memory. out (rows, second.n) may be x itself. first.n must equal second.k, and first.k must equal second.n.
-void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
+void mlp(const MatrixView& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
          const Weight& second, const float* second_bias, float* out, int64_t out_stride, int64_t threads);
 
 }  // namespace fastsam::linear

@@ -15,9 +15,9 @@ namespace fastsam::linear {
 namespace {
 
 // Most rows in a block. 108 rows of 768 floats take 324 KB, which leaves room for the panels in an L2 cache of 512 KB.
-constexpr int64_t kMaxBlock = 108;
+constexpr int64_t kMaxBlockRows = 108;
 // With at most this many rows the weights are not packed.
-constexpr int64_t kNarrow = 32;
+constexpr int64_t kMaxSkinnyRows = 32;
 // Multiply-adds below which another thread costs more than it saves.
 constexpr int64_t kWorkPerThread = int64_t{1} << 22;
 // Fewer weights are packed by one thread in less time than it takes to start another.
@@ -26,7 +26,7 @@ constexpr int64_t kPackPerThread = int64_t{1} << 17;
 // cache sets.
 constexpr int64_t kPad = 16;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t packed_size(const Weight& weight) { return padded(weight.n) * weight.k; }
 int64_t row_size(int64_t k) { return padded(k) + kPad; }
 
@@ -39,8 +39,8 @@ int64_t useful_threads(int64_t threads, int64_t rows, int64_t n, int64_t k) {
 
 // Writes the packed weights, packed_size(weight) floats, to `panels`.
 void pack(const Weight& weight, float* panels, int64_t threads) {
-  const int64_t grain = divide_up(kPackPerThread, kPanel * weight.k);
-  fork_join(threads, panels_of(weight.n), grain, [&](int64_t begin, int64_t end) {
+  const int64_t grain = ceil_div(kPackPerThread, kPanel * weight.k);
+  fork_join(threads, num_panels(weight.n), grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       kernels().linear.pack(weight.data + p * kPanel * weight.stride, weight.stride,
                             std::min(kPanel, weight.n - p * kPanel), weight.k, panels + p * kPanel * weight.k);
@@ -52,20 +52,20 @@ void pack(const Weight& weight, float* panels, int64_t threads) {
 // rows.
 int64_t block_rows(int64_t rows, int64_t threads) {
   const int64_t step = kernels().linear.tile_rows;
-  int64_t best = 0, fewest = 0;
-  for (int64_t block = kMaxBlock / step * step; block >= std::max<int64_t>(step, 12); block -= step) {
-    const int64_t most = divide_up(divide_up(rows, block), threads) * block;
+  int64_t best_block = 0, min_rows = 0;
+  for (int64_t block = kMaxBlockRows / step * step; block >= std::max<int64_t>(step, 12); block -= step) {
+    const int64_t rows_per_thread = ceil_div(ceil_div(rows, block), threads) * block;
     // Larger blocks read the panels less often, so a smaller one must save more than 1 row in 33.
-    if (best == 0 || most * 33 < fewest * 32) best = block, fewest = most;
+    if (best_block == 0 || rows_per_thread * 33 < min_rows * 32) best_block = block, min_rows = rows_per_thread;
   }
-  return best;
+  return best_block;
 }
 
 // Calls work(first row, rows, scratch) for all blocks, each thread taking the next block when it has finished one.
 // scratch: floats of working memory per thread.
 template <typename Work>
-void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, const Work& work) {
-  const int64_t blocks = divide_up(rows, block);
+void for_each_block(int64_t rows, int64_t block, int64_t threads, int64_t scratch, const Work& work) {
+  const int64_t blocks = ceil_div(rows, block);
   std::atomic<int64_t> next{0};
   fork_join(threads, std::min(threads, blocks), 1, [&](int64_t, int64_t) {
     const Floats memory(scratch);
@@ -75,68 +75,68 @@ void for_blocks(int64_t rows, int64_t block, int64_t threads, int64_t scratch, c
   });
 }
 
-// `finish` with its output and residual moved down to `row`.
-LinearFinish from_row(LinearFinish finish, int64_t row) {
-  finish.out += row * finish.out_stride;
-  if (finish.residual) finish.residual += row * finish.residual_stride;
-  return finish;
+// `epilogue` with its output and residual moved down to `row`.
+LinearEpilogue shift_rows(LinearEpilogue epilogue, int64_t row) {
+  epilogue.out += row * epilogue.out_stride;
+  if (epilogue.residual) epilogue.residual += row * epilogue.residual_stride;
+  return epilogue;
 }
 
 // Rows [first, first + rows) of x after LayerNorm, written to `scratch`; without a LayerNorm, those rows of x in place.
-Rows prepare(const Rows& x, int64_t first, int64_t rows, int64_t k, const Norm& norm, float* scratch) {
-  const Rows part{x.data + first * x.stride, x.stride};
+MatrixView apply_norm(const MatrixView& x, int64_t first, int64_t rows, int64_t k, const Norm& norm, float* scratch) {
+  const MatrixView part{x.data + first * x.stride, x.stride};
   if (!norm.weight) return part;
   kernels().linear.layer_norm(part.data, part.stride, rows, k, norm.weight, norm.bias, norm.eps, scratch, row_size(k));
   return {scratch, row_size(k)};
 }
 
-// `linear` for at most kNarrow rows; the threads divide the columns of the output.
-void narrow(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+// `linear` for at most kMaxSkinnyRows rows; the threads divide the columns of the output.
+void skinny(const MatrixView& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& epilogue,
             int64_t threads) {
-  const Floats normal(norm.weight ? rows * row_size(weight.k) : 0);
-  const Rows a = prepare(x, 0, rows, weight.k, norm, normal.data());
-  fork_join(threads, panels_of(weight.n), 1, [&](int64_t begin, int64_t end) {
+  const Floats normalised(norm.weight ? rows * row_size(weight.k) : 0);
+  const MatrixView a = apply_norm(x, 0, rows, weight.k, norm, normalised.data());
+  fork_join(threads, num_panels(weight.n), 1, [&](int64_t begin, int64_t end) {
     const Floats partial(rows * kPanel);
-    kernels().linear.narrow(a.data, a.stride, rows, weight.k, weight.data, weight.stride, begin * kPanel,
-                            std::min(end * kPanel, weight.n), partial.data(), finish);
+    kernels().linear.skinny(a.data, a.stride, rows, weight.k, weight.data, weight.stride, begin * kPanel,
+                            std::min(end * kPanel, weight.n), partial.data(), epilogue);
   });
 }
 
 }  // namespace
 
-void linear(const Rows& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearFinish& finish,
+void linear(const MatrixView& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& epilogue,
             int64_t threads) {
   if (rows <= 0 || weight.n <= 0) return;
   threads = useful_threads(threads, rows, weight.n, weight.k);
-  if (rows <= kNarrow) {
-    narrow(x, rows, norm, weight, finish, threads);
+  if (rows <= kMaxSkinnyRows) {
+    skinny(x, rows, norm, weight, epilogue, threads);
     return;
   }
   const Scratch panels(packed_size(weight));
   pack(weight, panels.data(), threads);
   const int64_t block = block_rows(rows, threads);
   const int64_t partial = block * kernels().linear.group_panels * kPanel;
-  const int64_t normal = norm.weight ? block * row_size(weight.k) : 0;
-  for_blocks(rows, block, threads, partial + normal, [&](int64_t first, int64_t count, float* scratch) {
-    const Rows a = prepare(x, first, count, weight.k, norm, scratch + partial);
+  const int64_t normalised = norm.weight ? block * row_size(weight.k) : 0;
+  for_each_block(rows, block, threads, partial + normalised, [&](int64_t first, int64_t count, float* scratch) {
+    const MatrixView a = apply_norm(x, first, count, weight.k, norm, scratch + partial);
     kernels().linear.block(a.data, a.stride, count, weight.k, panels.data(), weight.n, scratch,
-                           from_row(finish, first));
+                           shift_rows(epilogue, first));
   });
 }
 
-void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
+void mlp(const MatrixView& x, int64_t rows, const Norm& norm, const Weight& first, const float* first_bias,
          const Weight& second, const float* second_bias, float* out, int64_t out_stride, int64_t threads) {
   if (rows <= 0 || second.n <= 0) return;
   const int64_t hidden_stride = row_size(first.n);
   const auto to_hidden = [&](float* hidden) {
-    return LinearFinish{first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
+    return LinearEpilogue{first_bias, kLinearGelu, nullptr, 0, hidden, hidden_stride};
   };
-  const LinearFinish to_out{second_bias, kLinearNone, x.data, x.stride, out, out_stride};
+  const LinearEpilogue to_out{second_bias, kLinearNone, x.data, x.stride, out, out_stride};
   threads = useful_threads(threads, rows, first.n, first.k + second.n);
-  if (rows <= kNarrow) {
+  if (rows <= kMaxSkinnyRows) {
     const Floats hidden(rows * hidden_stride);
-    narrow(x, rows, norm, first, to_hidden(hidden.data()), threads);
-    narrow({hidden.data(), hidden_stride}, rows, Norm{}, second, to_out, threads);
+    skinny(x, rows, norm, first, to_hidden(hidden.data()), threads);
+    skinny({hidden.data(), hidden_stride}, rows, Norm{}, second, to_out, threads);
     return;
   }
   const Scratch memory(packed_size(first) + packed_size(second));
@@ -144,15 +144,16 @@ void mlp(const Rows& x, int64_t rows, const Norm& norm, const Weight& first, con
   pack(first, first_panels, threads);
   pack(second, second_panels, threads);
   const int64_t block = block_rows(rows, threads);
-  const int64_t partial = block * kernels().linear.group_panels * kPanel, normal = block * row_size(first.k);
+  const int64_t partial = block * kernels().linear.group_panels * kPanel, normalised = block * row_size(first.k);
   const LinearKernels& isa = kernels().linear;
-  for_blocks(
-      rows, block, threads, partial + normal + block * hidden_stride, [&](int64_t from, int64_t count, float* scratch) {
-        float* hidden = scratch + partial + normal;
-        const Rows a = prepare(x, from, count, first.k, norm, scratch + partial);
-        isa.block(a.data, a.stride, count, first.k, first_panels, first.n, scratch, to_hidden(hidden));
-        isa.block(hidden, hidden_stride, count, second.k, second_panels, second.n, scratch, from_row(to_out, from));
-      });
+  for_each_block(rows, block, threads, partial + normalised + block * hidden_stride,
+                 [&](int64_t from, int64_t count, float* scratch) {
+                   float* hidden = scratch + partial + normalised;
+                   const MatrixView a = apply_norm(x, from, count, first.k, norm, scratch + partial);
+                   isa.block(a.data, a.stride, count, first.k, first_panels, first.n, scratch, to_hidden(hidden));
+                   isa.block(hidden, hidden_stride, count, second.k, second_panels, second.n, scratch,
+                             shift_rows(to_out, from));
+                 });
 }
 
 }  // namespace fastsam::linear

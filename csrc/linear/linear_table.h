@@ -10,7 +10,7 @@ namespace fastsam {
 enum LinearActivation : int32_t { kLinearNone = 0, kLinearGelu = 1, kLinearRelu = 2 };
 
 // What is applied to a product as it is written: out = activation(product + bias) + residual. Strides count floats.
-struct LinearFinish {
+struct LinearEpilogue {
   const float* bias;  // (n), or null
   int32_t activation;
   const float* residual;  // (rows, n), or null; may be out itself
@@ -31,11 +31,11 @@ struct LinearKernels {
   // Multiplies a (rows, k) with packed panels (ceil(n / 16), k, 16) and finishes the result. `partial` is scratch of
   // rows * group_panels * 16 floats.
   void (*block)(const float* a, int64_t a_stride, int64_t rows, int64_t k, const float* panels, int64_t n,
-                float* partial, const LinearFinish& finish);
+                float* partial, const LinearEpilogue& epilogue);
   // The same for few rows, with unpacked `weight` (n, k), for columns [begin, end) of the result. begin is a multiple
   // of 16; `partial` is scratch of rows * 16 floats.
-  void (*narrow)(const float* a, int64_t a_stride, int64_t rows, int64_t k, const float* weight, int64_t weight_stride,
-                 int64_t begin, int64_t end, float* partial, const LinearFinish& finish);
+  void (*skinny)(const float* a, int64_t a_stride, int64_t rows, int64_t k, const float* weight, int64_t weight_stride,
+                 int64_t begin, int64_t end, float* partial, const LinearEpilogue& epilogue);
 };
 
 }  // namespace fastsam

@@ -32,7 +32,7 @@ struct Levels {
   float threshold, high, low;
 };
 
-struct Measured {
+struct MaskMeasurements {
   rle::Runs runs;              // of masks of the image's size
   std::vector<int64_t> boxes;  // (n, 4) x1, y1, x2, y2 of the outermost pixels in the enlarged mask; zeros if none
   std::vector<int64_t> sizes;  // (n, 3) numbers of pixels above threshold, high and low
@@ -40,10 +40,10 @@ struct Measured {
 
 // Enlarges logits (n, rows, columns), contiguous, to masks of y.size rows and x.size columns. y interpolates rows and
 // is applied first; x interpolates columns.
-Measured measure(const float* logits, int64_t n, int64_t rows, int64_t columns, const Axis& y, const Axis& x,
-                 const Levels& levels, const Placement& place, int64_t threads);
+MaskMeasurements measure(const float* logits, int64_t n, int64_t rows, int64_t columns, const Axis& y, const Axis& x,
+                         const Levels& levels, const Placement& placement, int64_t threads);
 
-struct Cleaned {
+struct CleanedMasks {
   rle::Runs runs;
   std::vector<uint8_t> changed;  // (n) 1 if the mask has a small region, even if that one stays
 };
@@ -51,7 +51,7 @@ struct Cleaned {
 // Fills background regions of fewer than min_area pixels, then removes foreground regions of fewer than min_area
 // pixels. If all foreground regions are small, the largest stays. Regions are 8-connected. Among equally large ones the
 // one stays that OpenCV meets first, which scans the image in rows of 2 x 2 blocks.
-Cleaned remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t width, double min_area,
-                             int64_t threads);
+CleanedMasks remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t width, double min_area,
+                                  int64_t threads);
 
 }  // namespace fastsam::masks

@@ -27,24 +27,24 @@ struct Problem {
   const void* axes;  // from `prepare`
   int64_t y_size, x_size;
   Levels levels;
-  Placement place;
+  Placement placement;
 };
 
 // Throws std::invalid_argument for sizes that are too large for a GPU, or levels that are out of order. Doesn't check
 // the placement.
 void check(const Problem& problem);
 
-// Bytes of `work`, in which `measure` leaves what `write` needs.
-size_t work_bytes(const Problem& problem);
+// Bytes of `workspace`, in which `measure` leaves what `write` needs.
+size_t workspace_bytes(const Problem& problem);
 
 // Measures all masks. lengths (n): number of counts of each mask; boxes (n, 4) and sizes (n, 3): as in masks.h. These
 // three may also be in pinned host memory.
-void measure(const Problem& problem, void* work, int64_t* lengths, int64_t* boxes, int64_t* sizes, void* stream);
+void measure(const Problem& problem, void* workspace, int64_t* lengths, int64_t* boxes, int64_t* sizes, void* stream);
 
-// Writes the counts of k of the measured masks: those of mask chosen[i], or of mask i if `chosen` (k) is null, from
-// counts[offsets[i]] on. The logits and the axes must still be unchanged. counts is int32 if `narrow`, which requires
-// an image of fewer than 2^31 pixels; else int64.
-void write(const Problem& problem, const void* work, const int64_t* chosen, int64_t k, const int64_t* offsets,
-           void* counts, bool narrow, void* stream);
+// Writes the counts of k of the measured masks: those of mask selected[i], or of mask i if `selected` (k) is null, from
+// counts[offsets[i]] on. The logits and the axes must still be unchanged. counts is int32 if `use_int32`, which
+// requires an image of fewer than 2^31 pixels; else int64.
+void write(const Problem& problem, const void* workspace, const int64_t* selected, int64_t k, const int64_t* offsets,
+           void* counts, bool use_int32, void* stream);
 
 }  // namespace fastsam::masks::cuda

@@ -26,7 +26,7 @@ struct Columns {
 
   int64_t begin(int64_t x) const { return x == 0 ? 0 : ends[static_cast<size_t>(x - 1)]; }
   int64_t end(int64_t x) const { return ends[static_cast<size_t>(x)]; }
-  const Run& at(int64_t i) const { return runs[static_cast<size_t>(i)]; }
+  const Run& run(int64_t i) const { return runs[static_cast<size_t>(i)]; }
 
   // Appends a run, joined with the previous one if that touches it in the same column. first_of_column: index of the
   // column's first run.
@@ -40,37 +40,37 @@ struct Columns {
   void end_column() { ends.push_back(static_cast<int64_t>(runs.size())); }
 };
 
-Columns foreground_of(const int64_t* counts, int64_t n, int64_t height, int64_t width) {
-  Columns set;
-  set.ends.reserve(static_cast<size_t>(width));
+Columns find_foreground(const int64_t* counts, int64_t n, int64_t height, int64_t width) {
+  Columns foreground;
+  foreground.ends.reserve(static_cast<size_t>(width));
   int64_t x = 0, position = 0;
   for (int64_t k = 0; k + 1 < n; k += 2) {
     const int64_t begin = position + counts[k], end = begin + counts[k + 1];
     position = end;
     for (int64_t at = begin; at < end;) {
       const int64_t column = at / height, stop = std::min(end, (column + 1) * height);
-      for (; x < column; ++x) set.end_column();
-      set.append(set.begin(x), {at - column * height, stop - column * height});
+      for (; x < column; ++x) foreground.end_column();
+      foreground.append(foreground.begin(x), {at - column * height, stop - column * height});
       at = stop;
     }
   }
-  for (; x < width; ++x) set.end_column();
-  return set;
+  for (; x < width; ++x) foreground.end_column();
+  return foreground;
 }
 
-Columns background_of(const Columns& set, int64_t height, int64_t width) {
-  Columns unset;
-  unset.ends.reserve(static_cast<size_t>(width));
+Columns find_background(const Columns& foreground, int64_t height, int64_t width) {
+  Columns background;
+  background.ends.reserve(static_cast<size_t>(width));
   for (int64_t x = 0; x < width; ++x) {
     int64_t top = 0;
-    for (int64_t i = set.begin(x); i < set.end(x); ++i) {
-      if (set.at(i).top > top) unset.runs.push_back({top, set.at(i).top});
-      top = set.at(i).bottom;
+    for (int64_t i = foreground.begin(x); i < foreground.end(x); ++i) {
+      if (foreground.run(i).top > top) background.runs.push_back({top, foreground.run(i).top});
+      top = foreground.run(i).bottom;
     }
-    if (top < height) unset.runs.push_back({top, height});
-    unset.end_column();
+    if (top < height) background.runs.push_back({top, height});
+    background.end_column();
   }
-  return unset;
+  return background;
 }
 
 // 8-connected regions: a union-find over runs. A region is identified by the index of its first run.
@@ -82,7 +82,7 @@ class Regions {
     for (int64_t x = 1; x < width; ++x) {
       int64_t i = columns.begin(x - 1), j = columns.begin(x);
       while (i < columns.end(x - 1) && j < columns.end(x)) {
-        const Run &left = columns.at(i), &right = columns.at(j);
+        const Run &left = columns.run(i), &right = columns.run(j);
         if (left.top <= right.bottom && right.top <= left.bottom) join(i, j);
         if (left.bottom < right.bottom) {
           ++i;
@@ -91,13 +91,13 @@ class Regions {
         }
       }
     }
-    const int64_t across = (width + 1) / 2;
+    const int64_t blocks_x = (width + 1) / 2;
     for (int64_t x = 0; x < width; ++x) {
       for (int64_t i = columns.begin(x); i < columns.end(x); ++i) {
         const size_t region = static_cast<size_t>(find(i));
-        const int64_t block = columns.at(i).top / 2 * across + x / 2;
+        const int64_t block = columns.run(i).top / 2 * blocks_x + x / 2;
         blocks_[region] = areas_[region] == 0 ? block : std::min(blocks_[region], block);
-        areas_[region] += columns.at(i).bottom - columns.at(i).top;
+        areas_[region] += columns.run(i).bottom - columns.run(i).top;
       }
     }
   }
@@ -105,7 +105,7 @@ class Regions {
   int64_t region(int64_t run) { return find(run); }
   int64_t area(int64_t region) const { return areas_[static_cast<size_t>(region)]; }
 
-  bool any_small(double min_area) const {
+  bool has_small(double min_area) const {
     return std::any_of(areas_.begin(), areas_.end(),
                        [=](int64_t area) { return area > 0 && static_cast<double>(area) < min_area; });
   }
@@ -143,57 +143,58 @@ class Regions {
   std::vector<int64_t> blocks_;  // first block of 2 x 2 pixels, in row-major order, that holds a pixel of the region
 };
 
-// Fills the holes of fewer than min_area pixels. Returns false, and leaves `set` as it is, if there are none.
-bool fill_holes(Columns& set, int64_t height, int64_t width, double min_area) {
-  const Columns unset = background_of(set, height, width);
-  Regions regions(unset, width);
-  if (!regions.any_small(min_area)) return false;
+// Fills the holes of fewer than min_area pixels. Returns false, and leaves `foreground` as it is, if there are none.
+bool fill_holes(Columns& foreground, int64_t height, int64_t width, double min_area) {
+  const Columns background = find_background(foreground, height, width);
+  Regions regions(background, width);
+  if (!regions.has_small(min_area)) return false;
   Columns filled;
   filled.ends.reserve(static_cast<size_t>(width));
   for (int64_t x = 0; x < width; ++x) {
     const int64_t first = static_cast<int64_t>(filled.runs.size());
-    int64_t i = set.begin(x), j = unset.begin(x);
-    while (i < set.end(x) || j < unset.end(x)) {
-      if (j == unset.end(x) || (i < set.end(x) && set.at(i).top < unset.at(j).top)) {
-        filled.append(first, set.at(i++));
+    int64_t i = foreground.begin(x), j = background.begin(x);
+    while (i < foreground.end(x) || j < background.end(x)) {
+      if (j == background.end(x) || (i < foreground.end(x) && foreground.run(i).top < background.run(j).top)) {
+        filled.append(first, foreground.run(i++));
       } else {
-        if (static_cast<double>(regions.area(regions.region(j))) < min_area) filled.append(first, unset.at(j));
+        if (static_cast<double>(regions.area(regions.region(j))) < min_area) filled.append(first, background.run(j));
         ++j;
       }
     }
     filled.end_column();
   }
-  set = std::move(filled);
+  foreground = std::move(filled);
   return true;
 }
 
 // Removes the islands of fewer than min_area pixels, except the largest if all are small. Returns false, and leaves
-// `set` as it is, if no island is small.
-bool drop_islands(Columns& set, int64_t width, double min_area) {
-  Regions regions(set, width);
-  if (!regions.any_small(min_area)) return false;
+// `foreground` as it is, if no island is small.
+bool drop_islands(Columns& foreground, int64_t width, double min_area) {
+  Regions regions(foreground, width);
+  if (!regions.has_small(min_area)) return false;
   const int64_t largest = regions.largest();
-  Columns kept;
-  kept.ends.reserve(static_cast<size_t>(width));
+  Columns remaining;
+  remaining.ends.reserve(static_cast<size_t>(width));
   for (int64_t x = 0; x < width; ++x) {
-    for (int64_t i = set.begin(x); i < set.end(x); ++i) {
+    for (int64_t i = foreground.begin(x); i < foreground.end(x); ++i) {
       const int64_t region = regions.region(i);
       // The largest island is only small if all are; it stays then.
-      if (region == largest || static_cast<double>(regions.area(region)) >= min_area) kept.runs.push_back(set.at(i));
+      if (region == largest || static_cast<double>(regions.area(region)) >= min_area)
+        remaining.runs.push_back(foreground.run(i));
     }
-    kept.end_column();
+    remaining.end_column();
   }
-  set = std::move(kept);
+  foreground = std::move(remaining);
   return true;
 }
 
-std::vector<int64_t> counts_of(const Columns& set, int64_t height, int64_t width) {
+std::vector<int64_t> to_counts(const Columns& foreground, int64_t height, int64_t width) {
   std::vector<int64_t> counts;
-  counts.reserve(2 * set.runs.size() + 1);
+  counts.reserve(2 * foreground.runs.size() + 1);
   int64_t position = 0;
   for (int64_t x = 0; x < width; ++x) {
-    for (int64_t i = set.begin(x); i < set.end(x); ++i) {
-      const int64_t begin = x * height + set.at(i).top, end = x * height + set.at(i).bottom;
+    for (int64_t i = foreground.begin(x); i < foreground.end(x); ++i) {
+      const int64_t begin = x * height + foreground.run(i).top, end = x * height + foreground.run(i).bottom;
       if (begin == position && !counts.empty()) {
         counts.back() += end - begin;  // continues the run at the bottom of the previous column
       } else {
@@ -209,11 +210,11 @@ std::vector<int64_t> counts_of(const Columns& set, int64_t height, int64_t width
 
 }  // namespace
 
-Cleaned remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t width, double min_area,
-                             int64_t threads) {
+CleanedMasks remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t width, double min_area,
+                                  int64_t threads) {
   rle::check_runs(runs, height * width);
   std::vector<std::vector<int64_t>> cleaned(static_cast<size_t>(runs.n));
-  Cleaned result;
+  CleanedMasks result;
   result.changed.resize(static_cast<size_t>(runs.n));
   const int64_t grain = kRunsPerThread * runs.n / (runs.size + width * runs.n + 1) + 1;
   fork_join(threads, runs.n, grain, [&](int64_t first, int64_t last) {
@@ -221,12 +222,12 @@ Cleaned remove_small_regions(const rle::RunsView& runs, int64_t height, int64_t 
       std::vector<int64_t>& counts = cleaned[static_cast<size_t>(i)];
       counts.assign(runs.begin(i), runs.end(i));
       if (height * width == 0) continue;
-      Columns set = foreground_of(runs.begin(i), runs.length(i), height, width);
-      const bool filled = fill_holes(set, height, width, min_area);
-      const bool dropped = drop_islands(set, width, min_area);
+      Columns foreground = find_foreground(runs.begin(i), runs.length(i), height, width);
+      const bool filled = fill_holes(foreground, height, width, min_area);
+      const bool dropped = drop_islands(foreground, width, min_area);
       if (!filled && !dropped) continue;
       result.changed[static_cast<size_t>(i)] = 1;
-      counts = counts_of(set, height, width);
+      counts = to_counts(foreground, height, width);
     }
   });
   for (const std::vector<int64_t>& counts : cleaned) {

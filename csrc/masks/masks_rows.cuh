@@ -10,20 +10,20 @@ namespace fastsam::masks::cuda {
 
 // Evaluates band k of a tile: lane i computes its i-th row. Construct it and call `fill` with all lanes of a warp,
 // after block.taps is complete.
-class Rows {
+class BandEvaluator {
  public:
-  __device__ Rows(const Problem& problem, const Work& work, const Layout& layout, const Block& block, const Tile& tile,
-                  const Frame& frame, int k)
-      : problem_(problem), block_(block), tile_(tile), k_(k), valid_(rle::cuda::low_bits(tile.valid(frame, k))) {
+  __device__ BandEvaluator(const Problem& problem, const Workspace& workspace, const Layout& layout,
+                           const BlockState& block, const Tile& tile, const Frame& frame, int k)
+      : problem_(problem), block_(block), tile_(tile), k_(k), valid_(rle::cuda::low_mask(tile.valid(frame, k))) {
     lane_ = static_cast<int>(threadIdx.x) % 32;
-    cells_ = reinterpret_cast<float*>(block.scratch) + threadIdx.x / 32 * (kCellStride * layout.kept_rows);
+    cells_ = reinterpret_cast<float*>(block.scratch) + threadIdx.x / 32 * (kCellStride * layout.cached_rows);
     const int64_t y = 32 * (tile.word + k) + lane_;
-    tap_ = work.y[min(y, problem.y_size - 1)];
+    tap_ = workspace.y[min(y, problem.y_size - 1)];
     low_ = __shfl_sync(kAllLanes, tap_.cell, 0);
     const int last = __shfl_sync(kAllLanes, tap_.cell, 31);
     const int rows = static_cast<int>(min(int64_t{last} + 2, problem.rows - 1)) - low_;
     last_ = rows;
-    kept_ = rows < layout.kept_rows;
+    cells_cached_ = rows < layout.cached_rows;
 #pragma unroll
     for (int i = 0; i < 3; ++i) rows_[i] = cells_ + min(tap_.cell - low_ + i, last_) * kCellStride;
     // Rows below the mask become NaN, which is not above any level.
@@ -31,12 +31,12 @@ class Rows {
   }
 
   // Sets the band's bits and adds this lane's pixels to `counts`.
-  __device__ void fill(Counts& counts) {
+  __device__ void fill(LevelCounts& counts) {
     classify();
-    const int known = fill_known();
-    kept_ ? evaluate_all<true>() : evaluate_all<false>();
-    counts.inner += known + static_cast<int>(inner_);
-    counts.outer += known + static_cast<int>(outer_);
+    const int num_known = fill_known_columns();
+    cells_cached_ ? evaluate_mixed<true>() : evaluate_mixed<false>();
+    counts.inner += num_known + static_cast<int>(inner_);
+    counts.outer += num_known + static_cast<int>(outer_);
     __syncwarp();  // the next band may overwrite the cells
   }
 
@@ -48,32 +48,32 @@ class Rows {
     const float* at = block_.logits + int64_t{low_} * problem_.columns;
     const int64_t column = min(block_.first_cell + lane_, last);
     const int64_t beyond = min(block_.first_cell + kCells + (lane_ & 1), last);
-    float least = kHugeLogit, most = -kHugeLogit, least_beyond = kHugeLogit, most_beyond = -kHugeLogit;
+    float min_cell = kHugeLogit, max_cell = -kHugeLogit, min_beyond = kHugeLogit, max_beyond = -kHugeLogit;
 #pragma unroll 4
     for (int r = 0; r <= last_; ++r, at += problem_.columns) {
       const float cell = limited(at[column], kHugeLogit), next = limited(at[beyond], kHugeLogit);
-      least = fminf(least, cell);
-      most = fmaxf(most, cell);
-      least_beyond = fminf(least_beyond, next);
-      most_beyond = fmaxf(most_beyond, next);
-      if (!kept_) continue;
+      min_cell = fminf(min_cell, cell);
+      max_cell = fmaxf(max_cell, cell);
+      min_beyond = fminf(min_beyond, next);
+      max_beyond = fmaxf(max_beyond, next);
+      if (!cells_cached_) continue;
       cells_[r * kCellStride + lane_] = cell;
       if (lane_ < 2) cells_[r * kCellStride + kCells + lane_] = next;
     }
     __syncwarp();
-    const float all_least = over_three<rle::cuda::Least>(least, least_beyond),
-                all_most = over_three<rle::cuda::Most>(most, most_beyond);
-    const float slack = kTapRounding * fmaxf(fabsf(all_least), fabsf(all_most));
-    const bool above = all_least - slack > problem_.levels.high;
-    const bool reaching = all_most + slack > problem_.levels.low;
-    above_ = __ballot_sync(kAllLanes, above);
-    mixed_ = __ballot_sync(kAllLanes, reaching && !above);
+    const float min_of_three = reduce_three<rle::cuda::Min>(min_cell, min_beyond),
+                max_of_three = reduce_three<rle::cuda::Max>(max_cell, max_beyond);
+    const float slack = kTapRounding * fmaxf(fabsf(min_of_three), fabsf(max_of_three));
+    const bool is_above = min_of_three - slack > problem_.levels.high;
+    const bool is_maybe_above = max_of_three + slack > problem_.levels.low;
+    above_ = __ballot_sync(kAllLanes, is_above);
+    mixed_ = __ballot_sync(kAllLanes, is_maybe_above && !is_above);
   }
 
   // Combines the values of this lane's column and of the two after it. beyond: in lanes 0 and 1, the values of the two
   // columns after the last lane's.
   template <typename Operation>
-  __device__ float over_three(float value, float beyond) const {
+  __device__ float reduce_three(float value, float beyond) const {
     float result = value;
 #pragma unroll
     for (int step = 1; step <= 2; ++step) {
@@ -86,22 +86,22 @@ class Rows {
 
   // Sets the bits of pixel columns that need no evaluation. Returns how many pixels of those that this lane fills are
   // above the upper level.
-  __device__ int fill_known() {
+  __device__ int fill_known_columns() {
     int columns = 0;
     for (int x = lane_; x < tile_.columns; x += 32) {
       const int cell = block_.taps[x].cell;
       if (mixed_ >> cell & 1u) continue;
-      const bool above = above_ >> cell & 1u;
-      block_.bits[tile_.at(x, k_)] = above ? valid_ : 0;
-      columns += above;
+      const bool is_above = above_ >> cell & 1u;
+      block_.bits[tile_.word_index(x, k_)] = is_above ? valid_ : 0;
+      columns += is_above;
     }
     return columns * __popc(valid_);
   }
 
-  // One column of cells, interpolated at this lane's pixel row. kKept: the cells are in shared memory.
-  template <bool kKept>
-  __device__ float stretch(int column) const {
-    if (kKept) {
+  // One column of cells, interpolated at this lane's pixel row. kCached: the cells are in shared memory.
+  template <bool kCached>
+  __device__ float interpolate_column(int column) const {
+    if (kCached) {
       return tap_sum(tap_.near, rows_[0][column], tap_.middle, rows_[1][column], tap_.far, rows_[2][column]);
     }
     const float* const at = block_.logits + min(block_.first_cell + column, problem_.columns - 1);
@@ -115,12 +115,12 @@ class Rows {
   }
 
   // Evaluates the pixels of the mixed columns. Neighbouring columns share two of their three columns of enlarged cells.
-  template <bool kKept>
-  __device__ void evaluate_all() {
+  template <bool kCached>
+  __device__ void evaluate_mixed() {
     float first = 0, second = 0, third = 0;
     int before = -2;
-    for (uint32_t left = mixed_; left != 0; left &= left - 1) {
-      const int cell = __ffs(static_cast<int>(left)) - 1, offset = static_cast<int>(tile_.x);
+    for (uint32_t remaining = mixed_; remaining != 0; remaining &= remaining - 1) {
+      const int cell = __ffs(static_cast<int>(remaining)) - 1, offset = static_cast<int>(tile_.x);
       const int begin = max(block_.starts[cell] - offset, 0);
       const int end = min(block_.starts[cell + 1] - offset, tile_.columns);
       if (begin >= end) continue;
@@ -128,10 +128,10 @@ class Rows {
         first = second;
         second = third;
       } else {
-        first = stretch<kKept>(cell);
-        second = stretch<kKept>(cell + 1);
+        first = interpolate_column<kCached>(cell);
+        second = interpolate_column<kCached>(cell + 1);
       }
-      third = stretch<kKept>(cell + 2);
+      third = interpolate_column<kCached>(cell + 2);
       before = cell;
       evaluate(begin, end, first, second, third);
     }
@@ -141,26 +141,26 @@ class Rows {
   // because neither waits for the other. More at a time would leave a larger remainder of the few pixel columns that a
   // cell has.
   __device__ void evaluate(int begin, int end, float first, float second, float third) {
-    uint32_t* bits = block_.bits + tile_.at(begin, k_);
+    uint32_t* bits = block_.bits + tile_.word_index(begin, k_);
     const Tap* taps = block_.taps + begin;
     const auto value = [&](const Tap& tap) { return tap_sum(tap.near, first, tap.middle, second, tap.far, third); };
-    int left = end - begin;
+    int remaining = end - begin;
 #pragma unroll 1
-    for (; left > 1; left -= 2, taps += 2, bits += 2) {
-      const Tap near = taps[0], far = taps[1];
-      const float one = value(near), other = value(far);
-      const uint32_t of_one = vote(one), of_other = vote(other);
+    for (; remaining > 1; remaining -= 2, taps += 2, bits += 2) {
+      const Tap tap0 = taps[0], tap1 = taps[1];
+      const float value0 = value(tap0), value1 = value(tap1);
+      const uint32_t bits0 = vote_pixels(value0), bits1 = vote_pixels(value1);
       if (lane_ != 0) continue;
-      bits[0] = of_one;
-      bits[1] = of_other;
+      bits[0] = bits0;
+      bits[1] = bits1;
     }
-    if (left == 0) return;
-    const uint32_t set = vote(value(*taps));
+    if (remaining == 0) return;
+    const uint32_t set = vote_pixels(value(*taps));
     if (lane_ == 0) *bits = set;
   }
 
   // Returns the word of a column, of which each lane passes one pixel, and counts pixels above the levels.
-  __device__ uint32_t vote(float pixel) {
+  __device__ uint32_t vote_pixels(float pixel) {
     const Levels levels = problem_.levels;
     inner_ += pixel > levels.high ? 1.0f : 0.0f;
     outer_ += pixel > levels.low ? 1.0f : 0.0f;
@@ -168,12 +168,12 @@ class Rows {
   }
 
   const Problem& problem_;
-  const Block& block_;
+  const BlockState& block_;
   const Tile& tile_;
   const int k_;
   const uint32_t valid_;
   int lane_, low_, last_;  // the band reads rows of cells low_ to low_ + last_
-  bool kept_;              // the cells fit into shared memory
+  bool cells_cached_;      // the cells fit into shared memory
   float* cells_;           // this warp's cells there
   const float* rows_[3];   // the three rows of them that this lane's pixel row reads
   Tap tap_;

@@ -30,10 +30,10 @@ constexpr size_t kGridBoxes = 1024;
 template <typename T>
 struct Candidates {
   std::vector<T> x1, y1, x2, y2, area;
-  std::vector<int64_t> index;  // in the caller's boxes
-  std::vector<uint8_t> dead;   // 1 if suppressed
+  std::vector<int64_t> index;       // in the caller's boxes
+  std::vector<uint8_t> suppressed;  // 1 if suppressed
 
-  Candidates(const T* boxes, const int64_t* order, size_t n) : index(order, order + n), dead(n, 0) {
+  Candidates(const T* boxes, const int64_t* order, size_t n) : index(order, order + n), suppressed(n, 0) {
     for (std::vector<T>* column : {&x1, &y1, &x2, &y2, &area}) column->reserve(n);
     for (const int64_t i : index) {
       const T* box = boxes + 4 * i;
@@ -47,11 +47,11 @@ struct Candidates {
 
   BoxColumns<T> columns() const { return {x1.data(), y1.data(), x2.data(), y2.data(), area.data()}; }
 
-  // Removes the first `settled` boxes and the suppressed ones.
-  void compact(size_t settled) {
+  // Removes the first `decided` boxes and the suppressed ones.
+  void compact(size_t decided) {
     size_t out = 0;
-    for (size_t i = settled; i < index.size(); ++i) {
-      if (dead[i]) continue;
+    for (size_t i = decided; i < index.size(); ++i) {
+      if (suppressed[i]) continue;
       x1[out] = x1[i];
       y1[out] = y1[i];
       x2[out] = x2[i];
@@ -61,34 +61,34 @@ struct Candidates {
       ++out;
     }
     index.resize(out);
-    dead.assign(out, 0);
+    suppressed.assign(out, 0);
   }
 };
 
-// Sets keep[i] = 1 for each box i of `left` that survives.
+// Sets keep[i] = 1 for each box i of `candidates` that survives.
 template <typename T>
-void settle(Candidates<T> left, T threshold, int64_t threads, uint8_t* keep) {
+void suppress_by_tiles(Candidates<T> candidates, T threshold, int64_t threads, uint8_t* keep) {
   const NmsKernelsOf<T>& isa = kernels().nms;
-  while (!left.index.empty()) {
-    const BoxColumns<T> boxes = left.columns();
-    const size_t n = left.index.size(), tile = std::min(kTile, n);
-    uint8_t* dead = left.dead.data();
+  while (!candidates.index.empty()) {
+    const BoxColumns<T> boxes = candidates.columns();
+    const size_t n = candidates.index.size(), tile = std::min(kTile, n);
+    uint8_t* suppressed = candidates.suppressed.data();
     std::vector<size_t> kept;
     for (size_t i = 0; i < tile; ++i) {
-      if (dead[i]) continue;
+      if (suppressed[i]) continue;
       kept.push_back(i);
-      keep[left.index[i]] = 1;
-      isa.suppress(boxes, i, i + 1, tile, threshold, dead);
+      keep[candidates.index[i]] = 1;
+      isa.suppress(boxes, i, i + 1, tile, threshold, suppressed);
     }
     const size_t blocks = (n - tile + kBlock - 1) / kBlock;
     const size_t grain = kPairsPerThread / (kept.size() * kBlock) + 1;
     fork_join(threads, static_cast<int64_t>(blocks), static_cast<int64_t>(grain), [&](int64_t first, int64_t last) {
       for (size_t block = static_cast<size_t>(first); block < static_cast<size_t>(last); ++block) {
         const size_t begin = tile + block * kBlock, end = std::min(begin + kBlock, n);
-        for (const size_t i : kept) isa.suppress(boxes, i, begin, end, threshold, dead);
+        for (const size_t i : kept) isa.suppress(boxes, i, begin, end, threshold, suppressed);
       }
     });
-    left.compact(tile);
+    candidates.compact(tile);
   }
 }
 
@@ -124,24 +124,24 @@ std::vector<int64_t> nms(const T* boxes, const double* scores, const int64_t* cl
   }
   const T limit = round_down<T>(threshold);
   std::vector<uint8_t> keep(static_cast<size_t>(n), 0);
-  const auto solve = [&](const std::pair<size_t, size_t>& group, int64_t inner_threads) {
+  const auto suppress_class = [&](const std::pair<size_t, size_t>& group, int64_t inner_threads) {
     const size_t size = group.second - group.first;
     const int64_t* first = order.data() + group.first;
     if (limit >= 1 || size == 1) {  // no IoU is above 1
       for (size_t k = 0; k < size; ++k) keep[first[k]] = 1;
       return;
     }
-    if (size >= kGridBoxes && settle_on_grid(boxes, first, size, limit, keep.data())) return;
-    settle(Candidates<T>(boxes, first, size), limit, inner_threads, keep.data());
+    if (size >= kGridBoxes && suppress_on_grid(boxes, first, size, limit, keep.data())) return;
+    suppress_by_tiles(Candidates<T>(boxes, first, size), limit, inner_threads, keep.data());
   };
   if (groups.size() == 1) {
-    solve(groups.front(), threads);
+    suppress_class(groups.front(), threads);
   } else {
     const size_t mean = order.size() / std::max<size_t>(1, groups.size());
     const size_t grain = kPairsPerThread / (mean * mean + 1) + 1;
     fork_join(threads, static_cast<int64_t>(groups.size()), static_cast<int64_t>(grain),
               [&](int64_t first, int64_t last) {
-                for (int64_t g = first; g < last; ++g) solve(groups[static_cast<size_t>(g)], 1);
+                for (int64_t g = first; g < last; ++g) suppress_class(groups[static_cast<size_t>(g)], 1);
               });
   }
   std::vector<int64_t> kept;

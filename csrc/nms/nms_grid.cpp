@@ -49,13 +49,13 @@ struct SizeClass {
 };
 
 struct Bucket {
-  uint32_t begin = 0;  // its first place in the columns
-  uint32_t kept = 0;   // kept boxes in it so far
+  uint32_t begin = 0;     // its first place in the columns
+  uint32_t num_kept = 0;  // kept boxes in it so far
 };
 
 // The bucket of cell (x, y), by hashing. Cells that share a bucket only cost time, since any kept box that overlaps
 // enough is a valid hit.
-inline size_t bucket_of(const SizeClass& size, int64_t x, int64_t y) {
+inline size_t find_bucket(const SizeClass& size, int64_t x, int64_t y) {
   const uint64_t mixed =
       static_cast<uint64_t>(x) * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(y) * 0xC2B2AE3D27D4EB4Fu;
   const uint64_t folded = (mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9u;
@@ -72,16 +72,16 @@ class Grid {
     bound_ = std::max(0.0, static_cast<double>(threshold) - Limits<T>::kSlack);
     // The smaller the threshold, the more sizes of boxes a box is compared with: wider classes keep them few.
     octaves_ = bound_ >= 0.45 ? 1 : bound_ >= 0.2 ? 2 : 3;
-    smallest_ = std::ldexp(1.0, -octaves_);
+    min_side_ratio_ = std::ldexp(1.0, -octaves_);
     // A cell is about as wide as the range that a box of the same size searches, but at least 1/64 of max_width.
     cell_shift_ = std::max(-6, static_cast<int>(std::ceil(std::log2(2 * (1 - bound_)))));
   }
 
   // Sorts the boxes into size classes. Returns false if one is outside the range in which the bounds hold.
   bool build() {
-    home_.assign(n_, kNone);
+    box_bucket_.assign(n_, kNoBucket);
     class_of_.assign(n_, 0);
-    std::unordered_map<int, uint32_t> numbers;
+    std::unordered_map<int, uint32_t> class_indices;
     for (size_t k = 0; k < n_; ++k) {
       const T* box = box_at(k);
       const T width = box[2] - box[0], height = box[3] - box[1], area = width * height;
@@ -94,8 +94,8 @@ class Grid {
       if (static_cast<double>(area) < std::ldexp(1.0, Limits<T>::kArea)) return false;
       w = round_up(w);
       h = round_up(h);
-      const auto found = numbers.emplace(w * 4096 + h, static_cast<uint32_t>(classes_.size()));
-      if (found.second) classes_.push_back(make_class(w, h));
+      const auto found = class_indices.emplace(w * 4096 + h, static_cast<uint32_t>(classes_.size()));
+      if (found.second) classes_.push_back(make_size_class(w, h));
       SizeClass& size = classes_[found.first->second];
       const double x = std::floor(static_cast<double>(box[0]) * size.per_cell_x);
       const double y = std::floor(static_cast<double>(box[1]) * size.per_cell_y);
@@ -105,28 +105,29 @@ class Grid {
       size.last_y = std::max(size.last_y, y);
       ++size.boxes;
       class_of_[k] = found.first->second;
-      home_[k] = 0;
+      box_bucket_[k] = 0;
     }
-    lay_out();
+    assign_buckets();
     return true;
   }
 
-  bool has_area(size_t k) const { return home_[k] != kNone; }
+  bool has_area(size_t k) const { return box_bucket_[k] != kNoBucket; }
 
   // Whether a kept box suppresses box k.
-  bool is_covered(const NmsKernelsOf<T>& isa, size_t k) const {
+  bool is_suppressed(const NmsKernelsOf<T>& isa, size_t k) const {
     const T* box = box_at(k);
     const double x = static_cast<double>(box[0]), y = static_cast<double>(box[1]);
     const double width = static_cast<double>(box[2] - box[0]), height = static_cast<double>(box[3] - box[1]);
     const double reach_x = x + (1 - bound_) * width, reach_y = y + (1 - bound_) * height;
     const double limit_width = bound_ > 0 ? width / bound_ : std::numeric_limits<double>::infinity();
     const double limit_height = bound_ > 0 ? height / bound_ : std::numeric_limits<double>::infinity();
-    const double limit_area = limit_width * height, least_area = bound_ * width * height;
-    const BoxColumns<T> kept = columns();
+    const double limit_area = limit_width * height, min_area = bound_ * width * height;
+    const BoxColumns<T> kept_boxes = columns();
     for (const SizeClass& size : classes_) {
       const double w = size.max_width, h = size.max_height;
-      if (w <= bound_ * width || h <= bound_ * height || w * smallest_ >= limit_width ||
-          h * smallest_ >= limit_height || w * h <= least_area || w * h * smallest_ * smallest_ >= limit_area) {
+      if (w <= bound_ * width || h <= bound_ * height || w * min_side_ratio_ >= limit_width ||
+          h * min_side_ratio_ >= limit_height || w * h <= min_area ||
+          w * h * min_side_ratio_ * min_side_ratio_ >= limit_area) {
         continue;
       }
       // Rounding is monotonic, so that the rounded ends of a range still enclose every coordinate in it.
@@ -138,13 +139,15 @@ class Grid {
       const double y1 = std::min(size.last_y, std::floor(reach_y * size.per_cell_y));
       if (!(x0 <= x1 && y0 <= y1)) continue;
       if ((x1 - x0 + 1) * (y1 - y0 + 1) * kCellCost > static_cast<double>(size.boxes)) {
-        if (isa.covered(kept, size.begin, size.begin + size.boxes, box, threshold_)) return true;
+        if (isa.overlaps_any(kept_boxes, size.begin, size.begin + size.boxes, box, threshold_)) return true;
         continue;
       }
       for (int64_t cy = static_cast<int64_t>(y0); cy <= static_cast<int64_t>(y1); ++cy) {
         for (int64_t cx = static_cast<int64_t>(x0); cx <= static_cast<int64_t>(x1); ++cx) {
-          const Bucket& bucket = buckets_[bucket_of(size, cx, cy)];
-          if (bucket.kept && isa.covered(kept, bucket.begin, bucket.begin + bucket.kept, box, threshold_)) return true;
+          const Bucket& bucket = buckets_[find_bucket(size, cx, cy)];
+          if (bucket.num_kept &&
+              isa.overlaps_any(kept_boxes, bucket.begin, bucket.begin + bucket.num_kept, box, threshold_))
+            return true;
         }
       }
     }
@@ -153,8 +156,8 @@ class Grid {
 
   // Adds box k to the kept ones.
   void insert(size_t k) {
-    Bucket& bucket = buckets_[home_[k]];
-    const size_t at = bucket.begin + bucket.kept++;
+    Bucket& bucket = buckets_[box_bucket_[k]];
+    const size_t at = bucket.begin + bucket.num_kept++;
     const T* box = box_at(k);
     x1_[at] = box[0];
     y1_[at] = box[1];
@@ -164,7 +167,7 @@ class Grid {
   }
 
  private:
-  static constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+  static constexpr uint32_t kNoBucket = std::numeric_limits<uint32_t>::max();
   // Looking up a cell takes about as long as comparing with this many consecutive boxes.
   static constexpr double kCellCost = 16;
 
@@ -178,7 +181,7 @@ class Grid {
     return exponent + (octaves_ - above % octaves_) % octaves_;
   }
 
-  SizeClass make_class(int w, int h) const {
+  SizeClass make_size_class(int w, int h) const {
     SizeClass size;
     size.max_width = std::ldexp(1.0, w);
     size.max_height = std::ldexp(1.0, h);
@@ -188,7 +191,7 @@ class Grid {
   }
 
   // Assigns the boxes to buckets, and gives every bucket room for all of its boxes.
-  void lay_out() {
+  void assign_buckets() {
     size_t boxes = 0, buckets = 0;
     for (SizeClass& size : classes_) {
       while ((size_t{1} << size.bucket_bits) < size.boxes) ++size.bucket_bits;
@@ -202,16 +205,16 @@ class Grid {
       if (!has_area(k)) continue;
       const SizeClass& size = classes_[class_of_[k]];
       const T* box = box_at(k);
-      home_[k] = static_cast<uint32_t>(
-          bucket_of(size, static_cast<int64_t>(std::floor(static_cast<double>(box[0]) * size.per_cell_x)),
-                    static_cast<int64_t>(std::floor(static_cast<double>(box[1]) * size.per_cell_y))));
-      ++buckets_[home_[k]].kept;
+      box_bucket_[k] = static_cast<uint32_t>(
+          find_bucket(size, static_cast<int64_t>(std::floor(static_cast<double>(box[0]) * size.per_cell_x)),
+                      static_cast<int64_t>(std::floor(static_cast<double>(box[1]) * size.per_cell_y))));
+      ++buckets_[box_bucket_[k]].num_kept;
     }
     uint32_t begin = 0;
     for (Bucket& bucket : buckets_) {
       bucket.begin = begin;
-      begin += bucket.kept;
-      bucket.kept = 0;
+      begin += bucket.num_kept;
+      bucket.num_kept = 0;
     }
     // Places without a kept box hold one that overlaps nothing.
     const T far = std::numeric_limits<T>::max() / 4;
@@ -225,11 +228,11 @@ class Grid {
   T threshold_;
   double bound_ = 0;
   int cell_shift_ = 0;
-  int octaves_ = 1;      // of a class
-  double smallest_ = 0;  // smallest side of a class as a fraction of its bound
+  int octaves_ = 1;            // of a class
+  double min_side_ratio_ = 0;  // smallest side of a class as a fraction of its bound
   std::vector<SizeClass> classes_;
   std::vector<Bucket> buckets_;
-  std::vector<uint32_t> home_;               // bucket of each box; kNone if it has no usable area
+  std::vector<uint32_t> box_bucket_;         // bucket of each box; kNoBucket if it has no usable area
   std::vector<uint32_t> class_of_;           // size class of each box
   std::vector<T> x1_, y1_, x2_, y2_, area_;  // the columns: kept boxes, bucket after bucket
 };
@@ -237,7 +240,7 @@ class Grid {
 }  // namespace
 
 template <typename T>
-bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep) {
+bool suppress_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep) {
   if (n >= std::numeric_limits<uint32_t>::max() / 4) return false;
   Grid<T> grid(boxes, order, n, threshold);
   if (!grid.build()) return false;
@@ -245,7 +248,7 @@ bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold,
   for (size_t k = 0; k < n; ++k) {
     if (!grid.has_area(k)) {
       keep[order[k]] = 1;
-    } else if (!grid.is_covered(isa, k)) {
+    } else if (!grid.is_suppressed(isa, k)) {
       keep[order[k]] = 1;
       grid.insert(k);
     }
@@ -253,7 +256,7 @@ bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold,
   return true;
 }
 
-template bool settle_on_grid<float>(const float*, const int64_t*, size_t, float, uint8_t*);
-template bool settle_on_grid<double>(const double*, const int64_t*, size_t, double, uint8_t*);
+template bool suppress_on_grid<float>(const float*, const int64_t*, size_t, float, uint8_t*);
+template bool suppress_on_grid<double>(const double*, const int64_t*, size_t, double, uint8_t*);
 
 }  // namespace fastsam::nms

@@ -10,6 +10,6 @@ namespace fastsam::nms {
 // and are all of one class. Boxes must be finite. Returns false and sets nothing if n is 2^30 - 1 or more, or if boxes
 // are so small or large that the grid's bounds don't hold in T.
 template <typename T>
-bool settle_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep);
+bool suppress_on_grid(const T* boxes, const int64_t* order, size_t n, T threshold, uint8_t* keep);
 
 }  // namespace fastsam::nms

@@ -17,21 +17,21 @@ constexpr int kPasses = (64 + kDigitBits - 1) / kDigitBits;
 void sort_by_key(const std::vector<uint64_t>& keys, std::vector<int64_t>& order) {
   const auto digit = [](uint64_t key, int pass) { return static_cast<size_t>(key >> (pass * kDigitBits)) % kDigits; };
   std::vector<std::array<size_t, kDigits>> counts(kPasses);
-  for (auto& of_pass : counts) of_pass.fill(0);
+  for (auto& pass_counts : counts) pass_counts.fill(0);
   for (const int64_t i : order) {
     for (int pass = 0; pass < kPasses; ++pass) {
       ++counts[static_cast<size_t>(pass)][digit(keys[static_cast<size_t>(i)], pass)];
     }
   }
-  std::vector<int64_t> other(order.size());
+  std::vector<int64_t> buffer(order.size());
   for (int pass = 0; pass < kPasses; ++pass) {
     std::array<size_t, kDigits>& ends = counts[static_cast<size_t>(pass)];
     // Skip digits that are equal in all keys, as most are in class numbers and in float32 scores stored as double.
     if (order.empty() || ends[digit(keys[static_cast<size_t>(order.front())], pass)] == order.size()) continue;
     size_t sum = 0;
     for (size_t& end : ends) sum += std::exchange(end, sum);
-    for (const int64_t i : order) other[ends[digit(keys[static_cast<size_t>(i)], pass)]++] = i;
-    order.swap(other);
+    for (const int64_t i : order) buffer[ends[digit(keys[static_cast<size_t>(i)], pass)]++] = i;
+    order.swap(buffer);
   }
 }
 

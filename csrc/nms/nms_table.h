@@ -16,17 +16,17 @@ struct BoxColumns {
   const T* area;
 };
 
-// `covered` compares boxes in blocks of this many. Columns must be readable for a block past their last box.
+// `overlaps_any` compares boxes in blocks of this many. Columns must be readable for a block past their last box.
 constexpr size_t kNmsBlock = 16;
 
 template <typename T>
 struct NmsKernelsOf {
   // Sets dead[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others as
   // they are.
-  void (*suppress)(const BoxColumns<T>& boxes, size_t i, size_t begin, size_t end, T threshold, uint8_t* dead);
+  void (*suppress)(const BoxColumns<T>& boxes, size_t i, size_t begin, size_t end, T threshold, uint8_t* suppressed);
   // Whether the IoU of `box` (x1, y1, x2, y2) with one of the kept boxes [begin, end) is above `threshold`. Up to
   // kNmsBlock - 1 boxes past `end` may be included.
-  bool (*covered)(const BoxColumns<T>& kept, size_t begin, size_t end, const T* box, T threshold);
+  bool (*overlaps_any)(const BoxColumns<T>& kept, size_t begin, size_t end, const T* box, T threshold);
 };
 
 struct NmsKernels : NmsKernelsOf<float>, NmsKernelsOf<double> {};

@@ -23,8 +23,8 @@ struct Vector {
     const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 two = fastsam::cuda::unpack<T>(words[i]);
-      to[2 * i] = two.x, to[2 * i + 1] = two.y;
+      const float2 pair = fastsam::cuda::unpack<T>(words[i]);
+      to[2 * i] = pair.x, to[2 * i + 1] = pair.y;
     }
   }
   __device__ static uint4 pack(const float (&x)[kSize]) {
@@ -45,62 +45,62 @@ struct Vector<float> {
   }
 };
 
-__device__ __forceinline__ float sum_of_warp(float x) {
+__device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int other = kWarp / 2; other > 0; other /= 2) x += __shfl_xor_sync(kAllLanes, x, other);
   return x;
 }
 
-// kWhole: rows have exactly kColumns columns. Otherwise they have `columns`, which is less, and some lanes have nothing
-// to do.
-template <typename T, int kColumns, bool kWhole>
+// kFullRow: rows have exactly kColumns columns. Otherwise they have `columns`, which is less, and some lanes have
+// nothing to do.
+template <typename T, int kColumns, bool kFullRow>
 __global__ void __launch_bounds__(kThreads) add_norm_kernel(uint4* x, uint4* delta, const uint4* weight,
                                                             const uint4* bias, int64_t rows, int columns, float eps) {
   using V = Vector<T>;
-  constexpr int kSize = V::kSize, kEach = kColumns / kSize / kWarp;
-  if (kWhole) columns = kColumns;
-  const int words = columns / kSize;
+  constexpr int kSize = V::kSize, kVectorsPerLane = kColumns / kSize / kWarp;
+  if (kFullRow) columns = kColumns;
+  const int vectors = columns / kSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   if (row >= rows) return;
-  const auto has = [&](int i) { return kWhole || lane + i * kWarp < words; };
-  x += row * words + lane, delta += row * words + lane, weight += lane, bias += lane;
+  const auto in_row = [&](int i) { return kFullRow || lane + i * kWarp < vectors; };
+  x += row * vectors + lane, delta += row * vectors + lane, weight += lane, bias += lane;
   // Issue all loads before any of them is waited for.
-  uint4 first[kEach], second[kEach], factors[kEach], shifts[kEach];
+  uint4 x_vectors[kVectorsPerLane], delta_vectors[kVectorsPerLane], factors[kVectorsPerLane], shifts[kVectorsPerLane];
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    if (has(i)) first[i] = x[i * kWarp], second[i] = delta[i * kWarp];
+  for (int i = 0; i < kVectorsPerLane; ++i) {
+    if (in_row(i)) x_vectors[i] = x[i * kWarp], delta_vectors[i] = delta[i * kWarp];
   }
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    if (has(i)) factors[i] = __ldg(weight + i * kWarp), shifts[i] = __ldg(bias + i * kWarp);
+  for (int i = 0; i < kVectorsPerLane; ++i) {
+    if (in_row(i)) factors[i] = __ldg(weight + i * kWarp), shifts[i] = __ldg(bias + i * kWarp);
   }
-  float values[kEach][kSize], sum = 0.0f, squares = 0.0f;
+  float values[kVectorsPerLane][kSize], sum = 0.0f, squares = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    if (!has(i)) continue;
-    float more[kSize];
-    V::unpack(first[i], values[i]);
-    V::unpack(second[i], more);
+  for (int i = 0; i < kVectorsPerLane; ++i) {
+    if (!in_row(i)) continue;
+    float addend[kSize];
+    V::unpack(x_vectors[i], values[i]);
+    V::unpack(delta_vectors[i], addend);
 #pragma unroll
-    for (int j = 0; j < kSize; ++j) values[i][j] += more[j];
+    for (int j = 0; j < kSize; ++j) values[i][j] += addend[j];
     const uint4 rounded = V::pack(values[i]);
     x[i * kWarp] = rounded;
     V::unpack(rounded, values[i]);
 #pragma unroll
     for (int j = 0; j < kSize; ++j) sum += values[i][j];
   }
-  const float mean = sum_of_warp(sum) * (1.0f / columns);
+  const float mean = warp_sum(sum) * (1.0f / columns);
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    if (!has(i)) continue;
+  for (int i = 0; i < kVectorsPerLane; ++i) {
+    if (!in_row(i)) continue;
 #pragma unroll
     for (int j = 0; j < kSize; ++j) values[i][j] -= mean, squares = fmaf(values[i][j], values[i][j], squares);
   }
-  const float scale = rsqrtf(sum_of_warp(squares) * (1.0f / columns) + eps);
+  const float scale = rsqrtf(warp_sum(squares) * (1.0f / columns) + eps);
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    if (!has(i)) continue;
+  for (int i = 0; i < kVectorsPerLane; ++i) {
+    if (!in_row(i)) continue;
     float factor[kSize], shift[kSize];
     V::unpack(factors[i], factor);
     V::unpack(shifts[i], shift);
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) add_norm_kernel(uint4* x, uint4* del
   }
 }
 
-struct Job {
+struct Args {
   void *x, *delta;
   const void *weight, *bias;
   int64_t rows, columns;
@@ -118,22 +118,22 @@ struct Job {
   cudaStream_t stream;
 };
 
-template <typename T, int kColumns, bool kWhole>
-void start(const Job& job) {
-  launch((add_norm_kernel<T, kColumns, kWhole>), blocks_for(job.rows, kWarps), kThreads, 0, job.stream,
-         static_cast<uint4*>(job.x), static_cast<uint4*>(job.delta), static_cast<const uint4*>(job.weight),
-         static_cast<const uint4*>(job.bias), job.rows, static_cast<int>(job.columns), job.eps);
+template <typename T, int kColumns, bool kFullRow>
+void launch_kernel(const Args& args) {
+  launch((add_norm_kernel<T, kColumns, kFullRow>), blocks_for(args.rows, kWarps), kThreads, 0, args.stream,
+         static_cast<uint4*>(args.x), static_cast<uint4*>(args.delta), static_cast<const uint4*>(args.weight),
+         static_cast<const uint4*>(args.bias), args.rows, static_cast<int>(args.columns), args.eps);
 }
 
-// Starts the kernel with the smallest multiple of kStep, from kColumns on, that holds the job's columns.
+// Starts the kernel with the smallest multiple of kColumnStep, from kColumns on, that holds args.columns.
 template <typename T, int kColumns>
-void run(const Job& job) {
-  if constexpr (kColumns <= kMost) {
-    if (job.columns == kColumns) return start<T, kColumns, true>(job);
-    if constexpr (kColumns <= kMostInPart) {
-      if (job.columns < kColumns) return start<T, kColumns, false>(job);
+void run(const Args& args) {
+  if constexpr (kColumns <= kMaxColumns) {
+    if (args.columns == kColumns) return launch_kernel<T, kColumns, true>(args);
+    if constexpr (kColumns <= kMaxPartialColumns) {
+      if (args.columns < kColumns) return launch_kernel<T, kColumns, false>(args);
     }
-    run<T, kColumns + kStep>(job);
+    run<T, kColumns + kColumnStep>(args);
   }
 }
 
@@ -141,17 +141,17 @@ void run(const Job& job) {
 
 void add_norm_cuda(DType dtype, void* x, void* delta, const void* weight, const void* bias, int64_t rows,
                    int64_t columns, float eps, void* stream) {
-  const Job job{x, delta, weight, bias, rows, columns, eps, static_cast<cudaStream_t>(stream)};
+  const Args args{x, delta, weight, bias, rows, columns, eps, static_cast<cudaStream_t>(stream)};
   if (!has_kernel(columns)) {
     throw std::invalid_argument("there is no kernel for rows of " + std::to_string(columns));
   }
   switch (dtype) {
     case DType::float32:
-      return run<float, kStep>(job);
+      return run<float, kColumnStep>(args);
     case DType::float16:
-      return run<half, kStep>(job);
+      return run<half, kColumnStep>(args);
     case DType::bfloat16:
-      return run<bfloat16, kStep>(job);
+      return run<bfloat16, kColumnStep>(args);
   }
   throw std::invalid_argument("add_norm: there are no kernels for this dtype");
 }

@@ -8,12 +8,13 @@
 
 namespace fastsam::norm {
 
-// Rows that have a kernel: up to kMostInPart columns, a multiple of kPart; above that up to kMost columns, a multiple
-// of kStep.
-constexpr int kStep = 256, kMost = 2048, kPart = 8, kMostInPart = 512;
+// Rows that have a kernel: up to kMaxPartialColumns columns, a multiple of kPartialStep; above that up to kMaxColumns
+// columns, a multiple of kColumnStep.
+constexpr int kColumnStep = 256, kMaxColumns = 2048, kPartialStep = 8, kMaxPartialColumns = 512;
 
 inline bool has_kernel(int64_t columns) {
-  return columns > 0 && (columns <= kMostInPart ? columns % kPart == 0 : columns <= kMost && columns % kStep == 0);
+  return columns > 0 && (columns <= kMaxPartialColumns ? columns % kPartialStep == 0
+                                                       : columns <= kMaxColumns && columns % kColumnStep == 0);
 }
 
 // Replaces x (rows, columns) by x + delta, rounded to `dtype`, and delta (rows, columns) by the LayerNorm of that sum,

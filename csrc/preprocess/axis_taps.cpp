@@ -5,7 +5,7 @@
 
 namespace fastsam::preprocess {
 
-Axis::Axis(int64_t in, int64_t out) : identity_(in == out) {
+ResampledAxis::ResampledAxis(int64_t in, int64_t out) : identity_(in == out) {
   stride_ = (max_taps(in, out) + 3) / 4 * 4;
   const auto outputs = static_cast<size_t>(out);
   first_.resize(outputs);
@@ -13,17 +13,17 @@ Axis::Axis(int64_t in, int64_t out) : identity_(in == out) {
   weights_.assign(outputs * static_cast<size_t>(stride_), 0);
   halves_.resize(weights_.size() * 2);
   for (int64_t i = 0; i < out; ++i) {
-    const auto at = static_cast<size_t>(i);
-    const Triangle triangle = triangle_of(in, out, i);
-    const double total = triangle.total();
-    first_[at] = static_cast<int32_t>(triangle.begin);
+    const auto index = static_cast<size_t>(i);
+    const TriangleFilter filter = make_triangle(in, out, i);
+    const double total = filter.total();
+    first_[index] = static_cast<int32_t>(filter.begin);
     int32_t* row = weights_.data() + i * stride_;
     int64_t count = 1;
-    for (int64_t t = 0; t < triangle.end - triangle.begin; ++t) {
-      row[t] = triangle.weight(triangle.begin + t, total);
+    for (int64_t t = 0; t < filter.end - filter.begin; ++t) {
+      row[t] = filter.weight(filter.begin + t, total);
       if (row[t] != 0) count = t + 1;
     }
-    count_[at] = static_cast<int32_t>(count);
+    count_[index] = static_cast<int32_t>(count);
     max_count_ = std::max(max_count_, count);
     int16_t* halves = halves_.data() + 2 * i * stride_;
     for (int64_t t = 0; t < stride_; ++t) {
@@ -33,7 +33,7 @@ Axis::Axis(int64_t in, int64_t out) : identity_(in == out) {
   }
 }
 
-AxisTaps Axis::taps() const {
+AxisTaps ResampledAxis::taps() const {
   return {static_cast<int64_t>(first_.size()), stride_, first_.data(), count_.data(), weights_.data(), halves_.data()};
 }
 

@@ -9,10 +9,10 @@
 
 namespace fastsam::preprocess {
 
-class Axis {
+class ResampledAxis {
  public:
   // Resizes `in` samples to `out`. The caller guarantees that both are from 1 to kMaxSide.
-  Axis(int64_t in, int64_t out);
+  ResampledAxis(int64_t in, int64_t out);
 
   AxisTaps taps() const;
   bool identity() const { return identity_; }

@@ -31,12 +31,12 @@ FASTSAM_HD inline int64_t max_taps(int64_t in, int64_t out) {
 
 // The triangle filter of one output: around `centre`, over inputs [begin, end), sampled at their centres. shrink: 1 /
 // half of its base.
-struct Triangle {
-  double centre, shrink;
+struct TriangleFilter {
+  double centre, inverse_support;
   int64_t begin, end;
 
-  FASTSAM_HD double at(int64_t x) const {
-    const double signed_distance = product(static_cast<double>(x) - centre + 0.5, shrink);
+  FASTSAM_HD double sample(int64_t x) const {
+    const double signed_distance = product(static_cast<double>(x) - centre + 0.5, inverse_support);
     const double distance = signed_distance < 0.0 ? -signed_distance : signed_distance;
     return distance < 1.0 ? 1.0 - distance : 0.0;
   }
@@ -44,19 +44,19 @@ struct Triangle {
   // The sum of all samples, by which each weight is divided.
   FASTSAM_HD double total() const {
     double sum = 0.0;
-    for (int64_t x = begin; x < end; ++x) sum += at(x);
+    for (int64_t x = begin; x < end; ++x) sum += sample(x);
     return sum;
   }
 
   // The weight of input x in units of 2^-kWeightBits.
   FASTSAM_HD int32_t weight(int64_t x, double total) const {
-    const double exact = total != 0.0 ? at(x) / total : at(x);
-    return static_cast<int32_t>(0.5 + product(exact, 1 << kWeightBits));
+    const double weight_value = total != 0.0 ? sample(x) / total : sample(x);
+    return static_cast<int32_t>(0.5 + product(weight_value, 1 << kWeightBits));
   }
 };
 
 // The filter of output i when `in` samples are resized to `out`.
-FASTSAM_HD inline Triangle triangle_of(int64_t in, int64_t out, int64_t i) {
+FASTSAM_HD inline TriangleFilter make_triangle(int64_t in, int64_t out, int64_t i) {
   const double scale = static_cast<double>(in) / static_cast<double>(out);
   const double support = scale > 1.0 ? scale : 1.0;
   const double centre = product(static_cast<double>(i) + 0.5, scale);

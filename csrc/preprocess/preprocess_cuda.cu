@@ -19,15 +19,15 @@ constexpr int kPixels = 4;
 constexpr int32_t kWeightHalf = int32_t{1} << (kWeightBits - 1);
 
 // How one axis is resampled, `n` outputs: weight t of output i is weights[i * per_output + t * per_tap].
-struct AxisOnDevice {
+struct DeviceAxis {
   int64_t in, n, per_output, per_tap;
   int32_t *first, *count, *weights;
 };
 
 // The layout of the scratch memory.
-struct Plan {
-  AxisOnDevice columns, rows;
-  uint8_t* between;  // (in_height, pitch): the image resized horizontally, RGB
+struct ScratchLayout {
+  DeviceAxis columns, rows;
+  uint8_t* intermediate;  // (in_height, pitch): the image resized horizontally, RGB
   int64_t pitch, bytes;
 };
 
@@ -38,54 +38,54 @@ void check_side(int64_t side) {
 }
 
 // scratch may be null if only `bytes` is wanted. Throws std::invalid_argument for sides out of range.
-Plan plan_for(int64_t in_height, int64_t in_width, int64_t height, int64_t width, void* scratch) {
+ScratchLayout plan_scratch(int64_t in_height, int64_t in_width, int64_t height, int64_t width, void* scratch) {
   for (const int64_t side : {in_height, in_width, height, width}) check_side(side);
   int64_t used = 0;
-  const auto take = [&](int64_t bytes) {
-    const auto place = reinterpret_cast<uintptr_t>(scratch) + static_cast<uintptr_t>(used);
+  const auto allocate = [&](int64_t bytes) {
+    const auto address = reinterpret_cast<uintptr_t>(scratch) + static_cast<uintptr_t>(used);
     used += (bytes + 15) / 16 * 16;
-    return reinterpret_cast<uint8_t*>(place);
+    return reinterpret_cast<uint8_t*>(address);
   };
   // In the horizontal pass neighbouring threads compute neighbouring outputs, so that weights are stored tap by tap. In
   // the vertical pass all threads of a block use the weights of one output, which are stored side by side.
   const auto axis = [&](int64_t in, int64_t n, bool tap_by_tap) {
     const int64_t taps = max_taps(in, n), words = 4;
-    AxisOnDevice made{in, n, tap_by_tap ? 1 : taps, tap_by_tap ? n : 1, nullptr, nullptr, nullptr};
-    made.first = reinterpret_cast<int32_t*>(take(n * words));
-    made.count = reinterpret_cast<int32_t*>(take(n * words));
-    made.weights = reinterpret_cast<int32_t*>(take(n * taps * words));
-    return made;
+    DeviceAxis device_axis{in, n, tap_by_tap ? 1 : taps, tap_by_tap ? n : 1, nullptr, nullptr, nullptr};
+    device_axis.first = reinterpret_cast<int32_t*>(allocate(n * words));
+    device_axis.count = reinterpret_cast<int32_t*>(allocate(n * words));
+    device_axis.weights = reinterpret_cast<int32_t*>(allocate(n * taps * words));
+    return device_axis;
   };
-  Plan plan{};
-  plan.columns = axis(in_width, width, true);
-  plan.rows = axis(in_height, height, false);
-  plan.pitch = (width + kPixels - 1) / kPixels * 3 * kPixels;
-  plan.between = take(in_height * plan.pitch);
-  plan.bytes = used;
-  return plan;
+  ScratchLayout layout{};
+  layout.columns = axis(in_width, width, true);
+  layout.rows = axis(in_height, height, false);
+  layout.pitch = (width + kPixels - 1) / kPixels * 3 * kPixels;
+  layout.intermediate = allocate(in_height * layout.pitch);
+  layout.bytes = used;
+  return layout;
 }
 
 // Computes the weights of output i of an axis.
-__device__ void weigh(const AxisOnDevice& axis, int64_t i) {
-  const Triangle triangle = triangle_of(axis.in, axis.n, i);
-  const double total = triangle.total();
+__device__ void compute_weights(const DeviceAxis& axis, int64_t i) {
+  const TriangleFilter filter = make_triangle(axis.in, axis.n, i);
+  const double total = filter.total();
   int32_t count = 1;
   int32_t* weight = axis.weights + i * axis.per_output;
-  for (int64_t x = triangle.begin; x < triangle.end; ++x, weight += axis.per_tap) {
-    *weight = triangle.weight(x, total);
-    if (*weight != 0) count = static_cast<int32_t>(x - triangle.begin) + 1;
+  for (int64_t x = filter.begin; x < filter.end; ++x, weight += axis.per_tap) {
+    *weight = filter.weight(x, total);
+    if (*weight != 0) count = static_cast<int32_t>(x - filter.begin) + 1;
   }
-  axis.first[i] = static_cast<int32_t>(triangle.begin);
+  axis.first[i] = static_cast<int32_t>(filter.begin);
   axis.count[i] = count;
 }
 
 // One thread per output of either axis.
-__global__ void __launch_bounds__(kThreads) weigh_kernel(AxisOnDevice columns, AxisOnDevice rows) {
+__global__ void __launch_bounds__(kThreads) weights_kernel(DeviceAxis columns, DeviceAxis rows) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < columns.n) {
-    weigh(columns, i);
+    compute_weights(columns, i);
   } else if (i < columns.n + rows.n) {
-    weigh(rows, i - columns.n);
+    compute_weights(rows, i - columns.n);
   }
 }
 
@@ -97,42 +97,42 @@ __device__ uint8_t to_byte(int32_t sum) {
 
 // The horizontal pass: resizes all rows of the image to the output's width. Each thread computes one output pixel of
 // kRows rows; `tiles` blocks cover the width.
-__global__ void __launch_bounds__(kThreads) resize_rows_kernel(Picture picture, AxisOnDevice columns, unsigned tiles,
-                                                               uint8_t* __restrict__ out, int64_t pitch) {
+__global__ void __launch_bounds__(kThreads)
+    resize_rows_kernel(ImageView image, DeviceAxis columns, unsigned tiles, uint8_t* __restrict__ out, int64_t pitch) {
   const int64_t x = static_cast<int64_t>(blockIdx.x % tiles) * kThreads + threadIdx.x;
   const int64_t y = static_cast<int64_t>(blockIdx.x / tiles) * kRows;
   if (x >= columns.n) return;
   const int32_t count = columns.count[x];
   const int32_t* weights = columns.weights + x;
-  const uint8_t* pixel = picture.data + y * picture.stride_y + columns.first[x] * picture.stride_x;
-  const int64_t red = picture.swap ? 2 * picture.stride_c : 0, blue = 2 * picture.stride_c - red;
+  const uint8_t* pixel = image.data + y * image.stride_y + columns.first[x] * image.stride_x;
+  const int64_t red = image.swap ? 2 * image.stride_c : 0, blue = 2 * image.stride_c - red;
   // Rows below the image are replaced by its last row, and their results discarded.
   int64_t row[kRows];
   int32_t sum[kRows][3];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    row[r] = (y + r < picture.height ? r : picture.height - 1 - y) * picture.stride_y;
+    row[r] = (y + r < image.height ? r : image.height - 1 - y) * image.stride_y;
     for (int c = 0; c < 3; ++c) sum[r][c] = kWeightHalf;
   }
-  for (int32_t t = 0; t < count; ++t, weights += columns.per_tap, pixel += picture.stride_x) {
+  for (int32_t t = 0; t < count; ++t, weights += columns.per_tap, pixel += image.stride_x) {
     const int32_t weight = *weights;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       sum[r][0] += weight * __ldg(pixel + row[r] + red);
-      sum[r][1] += weight * __ldg(pixel + row[r] + picture.stride_c);
+      sum[r][1] += weight * __ldg(pixel + row[r] + image.stride_c);
       sum[r][2] += weight * __ldg(pixel + row[r] + blue);
     }
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (y + r >= picture.height) break;
+    if (y + r >= image.height) break;
     for (int c = 0; c < 3; ++c) out[(y + r) * pitch + 3 * x + c] = to_byte(sum[r][c]);
   }
 }
 
 // Writes the resized image as bytes. Called for pixels x to x + 3 of row y; rgb holds those inside `width`, or is null
 // if all four lie outside the resized image.
-struct Bytes {
+struct ByteWriter {
   uint8_t* out;
   int64_t width;
 
@@ -144,10 +144,10 @@ struct Bytes {
   }
 };
 
-// Writes the model's input, a square of side `size` that is zero outside the resized image. Called like Bytes. kWide:
-// rows begin at multiples of 16 bytes.
-template <bool kChannelsLast, bool kWide>
-struct Normalised {
+// Writes the model's input, a square of side `size` that is zero outside the resized image. Called like ByteWriter.
+// kAligned: rows begin at multiples of 16 bytes.
+template <bool kChannelsLast, bool kAligned>
+struct NormalisedWriter {
   float* out;
   int64_t width, size;
   float mean[3], std[3];
@@ -175,24 +175,24 @@ struct Normalised {
     }
   }
 
-  // Stores those of the four values that lie inside the row, the first `room`.
-  __device__ static void write(float* to, float a, float b, float c, float d, int64_t room) {
-    if (kWide) {
+  // Stores those of the four values that lie inside the row, the first `remaining`.
+  __device__ static void write(float* to, float a, float b, float c, float d, int64_t remaining) {
+    if (kAligned) {
       *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
       return;
     }
-    if (room > 0) to[0] = a;
-    if (room > 1) to[1] = b;
-    if (room > 2) to[2] = c;
-    if (room > 3) to[3] = d;
+    if (remaining > 0) to[0] = a;
+    if (remaining > 1) to[1] = b;
+    if (remaining > 2) to[2] = c;
+    if (remaining > 3) to[3] = d;
   }
 };
 
-// The vertical pass: resizes the columns of `between` and passes the result to `write`. `tiles` blocks cover an output
-// row of `out_width` pixels.
+// The vertical pass: resizes the columns of `intermediate` and passes the result to `write`. `tiles` blocks cover an
+// output row of `out_width` pixels.
 template <typename Write>
 __global__ void __launch_bounds__(kThreads)
-    blend_rows_kernel(const uint8_t* __restrict__ between, int64_t pitch, AxisOnDevice rows, int64_t width,
+    blend_rows_kernel(const uint8_t* __restrict__ intermediate, int64_t pitch, DeviceAxis rows, int64_t width,
                       int64_t out_width, unsigned tiles, Write write) {
   const int64_t x = (static_cast<int64_t>(blockIdx.x % tiles) * kThreads + threadIdx.x) * kPixels;
   const int64_t y = blockIdx.x / tiles;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const int32_t count = rows.count[y];
   const int32_t* weights = rows.weights + y * rows.per_output;
-  const uint8_t* from = between + rows.first[y] * pitch + 3 * x;
+  const uint8_t* from = intermediate + rows.first[y] * pitch + 3 * x;
   int32_t sum[3 * kPixels];
 #pragma unroll
   for (int i = 0; i < 3 * kPixels; ++i) sum[i] = kWeightHalf;
@@ -211,9 +211,9 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t weight = weights[t];
 #pragma unroll
     for (int word = 0; word < 3; ++word) {
-      const uint32_t four = __ldg(reinterpret_cast<const uint32_t*>(from) + word);
+      const uint32_t packed = __ldg(reinterpret_cast<const uint32_t*>(from) + word);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sum[4 * word + i] += weight * static_cast<int32_t>(four >> (8 * i) & 0xffu);
+      for (int i = 0; i < 4; ++i) sum[4 * word + i] += weight * static_cast<int32_t>(packed >> (8 * i) & 0xffu);
     }
   }
   uint8_t rgb[3 * kPixels];
@@ -223,52 +223,53 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Write>
-void run(const Plan& plan, const Picture& picture, int64_t out_height, int64_t out_width, const Write& write,
+void run(const ScratchLayout& layout, const ImageView& image, int64_t out_height, int64_t out_width, const Write& write,
          cudaStream_t stream) {
-  const int64_t width = plan.columns.n;
-  launch(weigh_kernel, cuda::blocks_for(width + plan.rows.n, kThreads), kThreads, 0, stream, plan.columns, plan.rows);
-  const unsigned across = cuda::blocks_for(width, kThreads);
-  const int64_t groups = (picture.height + kRows - 1) / kRows;
-  launch(resize_rows_kernel, cuda::blocks_for(across * groups, 1), kThreads, 0, stream, picture, plan.columns, across,
-         plan.between, plan.pitch);
+  const int64_t width = layout.columns.n;
+  launch(weights_kernel, cuda::blocks_for(width + layout.rows.n, kThreads), kThreads, 0, stream, layout.columns,
+         layout.rows);
+  const unsigned blocks_x = cuda::blocks_for(width, kThreads);
+  const int64_t groups = (image.height + kRows - 1) / kRows;
+  launch(resize_rows_kernel, cuda::blocks_for(blocks_x * groups, 1), kThreads, 0, stream, image, layout.columns,
+         blocks_x, layout.intermediate, layout.pitch);
   const unsigned tiles = cuda::blocks_for(out_width, kThreads * kPixels);
-  launch(blend_rows_kernel<Write>, cuda::blocks_for(tiles * out_height, 1), kThreads, 0, stream, plan.between,
-         plan.pitch, plan.rows, width, out_width, tiles, write);
+  launch(blend_rows_kernel<Write>, cuda::blocks_for(tiles * out_height, 1), kThreads, 0, stream, layout.intermediate,
+         layout.pitch, layout.rows, width, out_width, tiles, write);
 }
 
-template <bool kChannelsLast, bool kWide>
-void run_normalised(const Plan& plan, const Picture& picture, int64_t size, const float* mean, const float* std,
-                    float* out, cudaStream_t stream) {
-  Normalised<kChannelsLast, kWide> write{
-      out, plan.columns.n, size, {mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
-  run(plan, picture, size, size, write, stream);
+template <bool kChannelsLast, bool kAligned>
+void run_normalised(const ScratchLayout& layout, const ImageView& image, int64_t size, const float* mean,
+                    const float* std, float* out, cudaStream_t stream) {
+  NormalisedWriter<kChannelsLast, kAligned> write{
+      out, layout.columns.n, size, {mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
+  run(layout, image, size, size, write, stream);
 }
 
 }  // namespace
 
 int64_t scratch_bytes(int64_t in_height, int64_t in_width, int64_t height, int64_t width) {
-  return plan_for(in_height, in_width, height, width, nullptr).bytes;
+  return plan_scratch(in_height, in_width, height, width, nullptr).bytes;
 }
 
-void resize_cuda(const Picture& picture, int64_t height, int64_t width, void* scratch, uint8_t* out, void* stream) {
-  const Plan plan = plan_for(picture.height, picture.width, height, width, scratch);
-  run(plan, picture, height, width, Bytes{out, width}, static_cast<cudaStream_t>(stream));
+void resize_cuda(const ImageView& image, int64_t height, int64_t width, void* scratch, uint8_t* out, void* stream) {
+  const ScratchLayout layout = plan_scratch(image.height, image.width, height, width, scratch);
+  run(layout, image, height, width, ByteWriter{out, width}, static_cast<cudaStream_t>(stream));
 }
 
-void normalise_cuda(const Picture& picture, int64_t height, int64_t width, int64_t size, const float* mean,
+void normalise_cuda(const ImageView& image, int64_t height, int64_t width, int64_t size, const float* mean,
                     const float* std, bool channels_last, void* scratch, float* out, void* stream) {
-  const Plan plan = plan_for(picture.height, picture.width, height, width, scratch);
+  const ScratchLayout layout = plan_scratch(image.height, image.width, height, width, scratch);
   if (size < height || size < width) throw std::invalid_argument("the content must fit into the square of size `size`");
-  const auto queue = static_cast<cudaStream_t>(stream);
-  const bool wide = size % 4 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
-  if (channels_last && wide) {
-    run_normalised<true, true>(plan, picture, size, mean, std, out, queue);
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  const bool is_aligned = size % 4 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
+  if (channels_last && is_aligned) {
+    run_normalised<true, true>(layout, image, size, mean, std, out, cuda_stream);
   } else if (channels_last) {
-    run_normalised<true, false>(plan, picture, size, mean, std, out, queue);
-  } else if (wide) {
-    run_normalised<false, true>(plan, picture, size, mean, std, out, queue);
+    run_normalised<true, false>(layout, image, size, mean, std, out, cuda_stream);
+  } else if (is_aligned) {
+    run_normalised<false, true>(layout, image, size, mean, std, out, cuda_stream);
   } else {
-    run_normalised<false, false>(plan, picture, size, mean, std, out, queue);
+    run_normalised<false, false>(layout, image, size, mean, std, out, cuda_stream);
   }
 }
 

@@ -13,8 +13,8 @@ namespace fastsam::preprocess {
 int64_t scratch_bytes(int64_t in_height, int64_t in_width, int64_t height, int64_t width);
 
 // Like `resize` and `normalise` in preprocess.h. scratch: scratch_bytes() bytes, starting at a multiple of 16 bytes.
-void resize_cuda(const Picture& picture, int64_t height, int64_t width, void* scratch, uint8_t* out, void* stream);
-void normalise_cuda(const Picture& picture, int64_t height, int64_t width, int64_t size, const float* mean,
+void resize_cuda(const ImageView& image, int64_t height, int64_t width, void* scratch, uint8_t* out, void* stream);
+void normalise_cuda(const ImageView& image, int64_t height, int64_t width, int64_t size, const float* mean,
                     const float* std, bool channels_last, void* scratch, float* out, void* stream);
 
 }  // namespace fastsam::preprocess

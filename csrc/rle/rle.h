@@ -19,7 +19,7 @@ using RunsView = RaggedView<int64_t>;
 constexpr int64_t kMaxPixels = (int64_t{1} << 62) - 1;
 
 // Whether both sides are at least 0 and the mask has at most kMaxPixels.
-inline bool are_sides(int64_t height, int64_t width) {
+inline bool is_valid_size(int64_t height, int64_t width) {
   return height >= 0 && width >= 0 && (width == 0 || height <= kMaxPixels / width);
 }
 
@@ -30,7 +30,7 @@ struct Runs {
 };
 
 // The same for n compressed texts.
-struct Text {
+struct CompressedText {
   std::vector<uint8_t> characters;
   std::vector<int64_t> offsets{0};  // (n + 1)
 };
@@ -43,8 +43,8 @@ std::vector<int64_t> check_runs(const RunsView& runs);
 // The same, and throws unless each mask's runs sum to `pixels`.
 void check_runs(const RunsView& runs, int64_t pixels);
 
-// Throws unless all totals, numbers of pixels, are `wanted`.
-void check_equal(const std::vector<int64_t>& totals, int64_t wanted);
+// Throws unless all totals, numbers of pixels, are `expected`.
+void check_equal(const std::vector<int64_t>& totals, int64_t expected);
 
 // The runs of masks of any strides. Throws for masks wider than 2^32 - 1 pixels.
 Runs encode(const MaskView& masks, int64_t threads);
@@ -85,7 +85,7 @@ Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, i
 Runs from_polygon(const RaggedView<double>& points, int64_t height, int64_t width, int64_t threads);
 
 // Runs to COCO's compressed text (rle_text.h).
-Text to_string(const RunsView& runs);
+CompressedText to_string(const RunsView& runs);
 // The inverse. pixels (n): what each mask's runs must sum to.
 Runs from_string(const RaggedView<uint8_t>& text, const int64_t* pixels);
 

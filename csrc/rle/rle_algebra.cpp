@@ -19,7 +19,7 @@ constexpr int64_t kRunsPerThread = int64_t{1} << 16;
 constexpr int64_t kMaxRuns = int64_t{1} << 30;
 
 // The runs of all masks, with pixels[i] pixels each. Frees the edges.
-Runs joined(std::vector<Edges>& masks, const std::vector<int64_t>& pixels) {
+Runs to_runs(std::vector<Edges>& masks, const std::vector<int64_t>& pixels) {
   Runs runs;
   for (size_t i = 0; i < masks.size(); ++i) {
     append_runs(masks[i], pixels[i], runs.counts);
@@ -131,7 +131,7 @@ std::vector<int64_t> merge(const RunsView& runs, bool intersect) {
   check_equal(totals, totals.front());
   std::vector<Edges> masks;
   masks.reserve(static_cast<size_t>(runs.n));
-  for (int64_t i = 0; i < runs.n; ++i) masks.push_back(edges_of(runs, i));
+  for (int64_t i = 0; i < runs.n; ++i) masks.push_back(to_edges(runs, i));
   std::vector<int64_t> merged;
   append_runs(combine_all(std::move(masks), intersect), totals.front(), merged);
   return merged;
@@ -141,17 +141,17 @@ Runs combine(const RunsView& a, const RunsView& b, int64_t truth, int64_t thread
   if (truth < 0 || truth > 15 || (truth & 1)) {
     throw std::invalid_argument("the operation must be one of 2, 4, ..., 14: background stays background");
   }
-  const std::vector<int64_t> totals = check_runs(a), others = check_runs(b);
+  const std::vector<int64_t> a_totals = check_runs(a), b_totals = check_runs(b);
   if (a.n != b.n) throw std::invalid_argument("both sides must have the same number of masks");
-  for (size_t i = 0; i < totals.size(); ++i) check_equal({others[i]}, totals[i]);
-  std::vector<Edges> masks(totals.size());
+  for (size_t i = 0; i < a_totals.size(); ++i) check_equal({b_totals[i]}, a_totals[i]);
+  std::vector<Edges> masks(a_totals.size());
   const int64_t mean = a.n ? (a.size + b.size) / a.n : 0;
   fork_join(threads, a.n, kRunsPerThread / (mean + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      masks[static_cast<size_t>(i)] = combine(edges_of(a, i), edges_of(b, i), static_cast<unsigned>(truth));
+      masks[static_cast<size_t>(i)] = combine(to_edges(a, i), to_edges(b, i), static_cast<unsigned>(truth));
     }
   });
-  return joined(masks, totals);
+  return to_runs(masks, a_totals);
 }
 
 Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, int64_t threads) {
@@ -164,7 +164,7 @@ Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, i
         throw std::invalid_argument("the corner of a window is too far away");
       }
     }
-    if (!are_sides(window.height, window.width) || std::max(window.width, window.height) > kMaxPixels / 2) {
+    if (!is_valid_size(window.height, window.width) || std::max(window.width, window.height) > kMaxPixels / 2) {
       throw std::invalid_argument("the sides of a window must not be negative, nor their product too large");
     }
     pixels[i] = window.width * window.height;
@@ -176,15 +176,15 @@ Runs crop(const RunsView& runs, const int64_t* heights, const Window* windows, i
   const int64_t mean = runs.n ? runs.size / runs.n : 0;
   fork_join(threads, runs.n, kRunsPerThread / (mean + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const size_t at = static_cast<size_t>(i);
-      if (pixels[at] == 0) continue;
+      const size_t index = static_cast<size_t>(i);
+      if (pixels[index] == 0) continue;
       WindowCollector collector(windows[i], heights[i]);
-      const Edges edges = edges_of(runs, i);
+      const Edges edges = to_edges(runs, i);
       for (size_t k = 0; k + 1 < edges.size(); k += 2) collector.add(edges[k], edges[k + 1]);
-      masks[at] = collector.take();
+      masks[index] = collector.take();
     }
   });
-  return joined(masks, pixels);
+  return to_runs(masks, pixels);
 }
 
 }  // namespace fastsam::rle

@@ -19,35 +19,35 @@ constexpr int64_t kBytesPerThread = int64_t{1} << 20;
 constexpr int64_t kChunk = int64_t{1} << 14;
 
 // The edges of a mask that is contiguous in column-major order, found in one pass through memory.
-std::vector<int64_t> changes_along_columns(const uint8_t* mask, int64_t pixels) {
+std::vector<int64_t> find_changes_along_columns(const uint8_t* mask, int64_t pixels) {
   const RleKernels& isa = kernels().rle;
-  uint32_t found[kChunk];
+  uint32_t indices[kChunk];
   std::vector<int64_t> changes;
   if (mask[0] != 0) changes.push_back(0);
   for (int64_t start = 1; start < pixels; start += kChunk) {
     const int64_t n = std::min(kChunk, pixels - start);
-    const size_t count = isa.find_changes(mask + start - 1, mask + start, static_cast<size_t>(n), found);
-    for (size_t k = 0; k < count; ++k) changes.push_back(start + found[k]);
+    const size_t count = isa.find_changes(mask + start - 1, mask + start, static_cast<size_t>(n), indices);
+    for (size_t k = 0; k < count; ++k) changes.push_back(start + indices[k]);
   }
   return changes;
 }
 
 // The edges of a mask whose rows are contiguous. Each row is compared with the one above, which finds the changes row
 // by row. A counting sort then brings them into column order, without a transposed copy of the mask.
-std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
+std::vector<int64_t> find_changes_along_rows(const uint8_t* mask, int64_t height, int64_t width, int64_t stride_y) {
   const RleKernels& isa = kernels().rle;
-  uint32_t found[kChunk];
+  uint32_t indices[kChunk];
   std::vector<uint32_t> columns;                                          // x of all changes, row after row
   std::vector<int64_t> row_ends(static_cast<size_t>(height));             // into columns
   std::vector<int64_t> column_begins(static_cast<size_t>(width) + 1, 0);  // into the sorted changes
   const auto compare = [&](const uint8_t* before, const uint8_t* after, int64_t first, int64_t n) {
     for (int64_t start = 0; start < n; start += kChunk) {
       const int64_t length = std::min(kChunk, n - start);
-      const size_t count = isa.find_changes(before + start, after + start, static_cast<size_t>(length), found);
+      const size_t count = isa.find_changes(before + start, after + start, static_cast<size_t>(length), indices);
       const size_t end = columns.size();
       columns.resize(end + count);
       for (size_t k = 0; k < count; ++k) {
-        const size_t x = static_cast<size_t>(first + start) + found[k];
+        const size_t x = static_cast<size_t>(first + start) + indices[k];
         columns[end + k] = static_cast<uint32_t>(x);
         ++column_begins[x + 1];
       }
@@ -78,25 +78,25 @@ std::vector<int64_t> changes_along_rows(const uint8_t* mask, int64_t height, int
 std::vector<int64_t> find_all_changes(const MaskView& masks, int64_t image) {
   const uint8_t* mask = masks.at(image, 0, 0);
   if (masks.stride_y == 1 && (masks.stride_x == masks.height || masks.width == 1)) {
-    return changes_along_columns(mask, masks.height * masks.width);
+    return find_changes_along_columns(mask, masks.height * masks.width);
   }
   if (masks.stride_x == 1 || masks.width == 1) {
-    return changes_along_rows(mask, masks.height, masks.width, masks.stride_y);
+    return find_changes_along_rows(mask, masks.height, masks.width, masks.stride_y);
   }
   std::vector<uint8_t> rows(static_cast<size_t>(masks.height * masks.width));
   uint8_t* out = rows.data();
   for (int64_t y = 0; y < masks.height; ++y) {
     for (int64_t x = 0; x < masks.width; ++x) *out++ = *masks.at(image, y, x);
   }
-  return changes_along_rows(rows.data(), masks.height, masks.width, masks.width);
+  return find_changes_along_rows(rows.data(), masks.height, masks.width, masks.width);
 }
 
 }  // namespace
 
 void check_offsets(const int64_t* offsets, int64_t n, int64_t size) {
-  bool rising = offsets[0] == 0 && offsets[n] == size;
-  for (int64_t i = 0; i < n && rising; ++i) rising = offsets[i] <= offsets[i + 1];
-  if (!rising) {
+  bool is_ascending = offsets[0] == 0 && offsets[n] == size;
+  for (int64_t i = 0; i < n && is_ascending; ++i) is_ascending = offsets[i] <= offsets[i + 1];
+  if (!is_ascending) {
     throw std::invalid_argument("offsets must rise from 0 to " + std::to_string(size) + ", the number of values");
   }
 }
@@ -121,11 +121,11 @@ std::vector<int64_t> check_runs(const RunsView& runs) {
   return totals;
 }
 
-void check_equal(const std::vector<int64_t>& totals, int64_t wanted) {
+void check_equal(const std::vector<int64_t>& totals, int64_t expected) {
   for (const int64_t total : totals) {
-    if (total != wanted) {
-      throw std::invalid_argument("the masks must all have the same size; got pixel counts " + std::to_string(wanted) +
-                                  " and " + std::to_string(total));
+    if (total != expected) {
+      throw std::invalid_argument("the masks must all have the same size; got pixel counts " +
+                                  std::to_string(expected) + " and " + std::to_string(total));
     }
   }
 }
@@ -158,10 +158,10 @@ Runs encode(const MaskView& masks, int64_t threads) {
   const int64_t pixels = masks.height * masks.width;
   std::vector<Edges> changes = find_edges(masks, threads);
   Runs runs;
-  for (Edges& of_one : changes) {
-    append_runs(of_one, pixels, runs.counts);
+  for (Edges& edges : changes) {
+    append_runs(edges, pixels, runs.counts);
     runs.offsets.push_back(static_cast<int64_t>(runs.counts.size()));
-    Edges().swap(of_one);
+    Edges().swap(edges);
   }
   return runs;
 }

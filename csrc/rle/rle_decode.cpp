@@ -5,7 +5,7 @@
 #include "common/fork_join.h"
 #include "common/isa.h"
 #include "rle/rle.h"
-#include "rle/rle_measure.h"
+#include "rle/rle_bbox.h"
 
 namespace fastsam::rle {
 namespace {

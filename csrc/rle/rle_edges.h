@@ -35,7 +35,7 @@ class EdgeCollector {
 };
 
 // The edges of mask i. The runs must be valid (check_runs).
-inline Edges edges_of(const RunsView& runs, int64_t i) {
+inline Edges to_edges(const RunsView& runs, int64_t i) {
   EdgeCollector collector;
   collector.reserve(static_cast<size_t>(runs.length(i)));
   for (const int64_t* run = runs.begin(i); run != runs.end(i); ++run) collector.add(*run);

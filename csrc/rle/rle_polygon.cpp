@@ -66,7 +66,7 @@ struct Edge {
 };
 
 // The positions at which pixels toggle between background and foreground, ascending; a position may occur repeatedly.
-std::vector<int64_t> toggles_of(const double* points, int64_t n, int64_t height, int64_t width) {
+std::vector<int64_t> find_toggles(const double* points, int64_t n, int64_t height, int64_t width) {
   std::vector<Edge> edges;
   edges.reserve(static_cast<size_t>(n));
   const auto grid = [](double value) { return static_cast<int64_t>(value * kGrid + 0.5); };
@@ -94,7 +94,7 @@ std::vector<int64_t> toggles_of(const double* points, int64_t n, int64_t height,
 }
 
 // The runs between toggles.
-std::vector<int64_t> runs_of(const std::vector<int64_t>& toggles, int64_t pixels) {
+std::vector<int64_t> toggles_to_runs(const std::vector<int64_t>& toggles, int64_t pixels) {
   std::vector<int64_t> runs;
   int64_t last = 0;
   for (size_t k = 0; k < toggles.size();) {
@@ -126,8 +126,8 @@ Runs from_polygon(const RaggedView<double>& points, int64_t height, int64_t widt
     for (int64_t i = begin; i < end; ++i) {
       const double* first = points.values + 2 * points.offsets[i];
       std::vector<int64_t> toggles;
-      if (height * width > 0) toggles = toggles_of(first, points.length(i), height, width);
-      polygons[static_cast<size_t>(i)] = runs_of(toggles, height * width);
+      if (height * width > 0) toggles = find_toggles(first, points.length(i), height, width);
+      polygons[static_cast<size_t>(i)] = toggles_to_runs(toggles, height * width);
     }
   });
   Runs runs;

@@ -21,7 +21,7 @@ struct Frame {
   int64_t height, left, top;  // height of the image, and position of the mask in it
 
   // Whether each column of the mask continues where the one before ends, in the order of runs.
-  __host__ __device__ bool joined() const { return rows == height; }
+  __host__ __device__ bool columns_are_contiguous() const { return rows == height; }
   __host__ __device__ int64_t words() const { return (rows + 31) / 32; }  // words of 32 pixels per column
 };
 
@@ -33,26 +33,26 @@ struct Tile {
   int stride;  // words from k to k + 1; odd, so that lanes that go down a column use 32 different banks
 
   // Index of the k-th word of column i in the bits.
-  __device__ int at(int i, int k) const { return k * stride + i; }
+  __device__ int word_index(int i, int k) const { return k * stride + i; }
 
   // Number of bits of the k-th words that are pixels of the mask: 32 except in a column's last word.
   __device__ int valid(const Frame& frame, int k) const {
-    const int64_t rest = frame.rows - 32 * (word + k);
-    return rest < 32 ? static_cast<int>(rest) : 32;
+    const int64_t remaining = frame.rows - 32 * (word + k);
+    return remaining < 32 ? static_cast<int>(remaining) : 32;
   }
 };
 
 // A word whose lowest n bits are set, n up to 32.
-__device__ inline uint32_t low_bits(int n) { return n == 32 ? ~0u : (1u << n) - 1u; }
+__device__ inline uint32_t low_mask(int n) { return n == 32 ? ~0u : (1u << n) - 1u; }
 
 // The number of columns, and of words of each, that fit into `capacity` words of shared memory.
 struct TileShape {
   int columns, words, stride;
-  TileShape(const Frame& frame, int most_columns, int capacity) {
-    const int64_t wanted = frame.words();
-    words = static_cast<int>(wanted < capacity ? wanted : capacity);
-    columns = capacity / words < most_columns ? capacity / words : most_columns;
-    if (columns % 2 == 0 && columns < most_columns) --columns;  // else the odd stride could exceed the capacity
+  TileShape(const Frame& frame, int max_columns, int capacity) {
+    const int64_t words_per_column = frame.words();
+    words = static_cast<int>(words_per_column < capacity ? words_per_column : capacity);
+    columns = capacity / words < max_columns ? capacity / words : max_columns;
+    if (columns % 2 == 0 && columns < max_columns) --columns;  // else the odd stride could exceed the capacity
     stride = columns | 1;
   }
   size_t bytes() const { return size_t{4} * static_cast<size_t>(words) * static_cast<size_t>(stride); }
@@ -76,7 +76,7 @@ struct Bands {
 
 // Combines the values of all lanes of a warp; every lane gets the result.
 template <typename T, typename Operation>
-__device__ T over_warp(T value, Operation operation) {
+__device__ T warp_reduce(T value, Operation operation) {
   for (int step = 16; step > 0; step /= 2) value = operation(value, __shfl_xor_sync(kAllLanes, value, step));
   return value;
 }
@@ -87,13 +87,13 @@ struct Sum {
     return a + b;
   }
 };
-struct Least {
+struct Min {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return a < b ? a : b;
   }
 };
-struct Most {
+struct Max {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return a > b ? a : b;
@@ -107,9 +107,9 @@ __device__ inline Tile Bands::tile(int64_t band, int64_t word) const {
 }
 
 // Iterates over a tile's words, numbered down its columns, from word `first` in steps of `step`.
-class Words {
+class WordIterator {
  public:
-  __device__ Words(const Tile& tile, int first, int step)
+  __device__ WordIterator(const Tile& tile, int first, int step)
       : words_(tile.words),
         x_(first / tile.words),
         k_(first % tile.words),
@@ -137,21 +137,22 @@ __device__ inline uint64_t changes_at(const Frame& frame, const Tile& tile, cons
                                       int k) {
   unsigned before = 0;
   if (k > 0) {
-    before = bits[tile.at(x, k - 1)] >> 31;
+    before = bits[tile.word_index(x, k - 1)] >> 31;
   } else if (tile.word > 0) {
     before = carry;
-  } else if (frame.joined() && tile.x + x > 0) {
-    before = x > 0 ? bits[tile.at(x - 1, tile.words - 1)] >> ((frame.rows - 1) % 32) & 1u : carry;
+  } else if (frame.columns_are_contiguous() && tile.x + x > 0) {
+    before = x > 0 ? bits[tile.word_index(x - 1, tile.words - 1)] >> ((frame.rows - 1) % 32) & 1u : carry;
   }
-  const bool ends = tile.word + k == frame.words() - 1 && (!frame.joined() || tile.x + x == frame.columns - 1);
+  const bool ends =
+      tile.word + k == frame.words() - 1 && (!frame.columns_are_contiguous() || tile.x + x == frame.columns - 1);
   const int places = tile.valid(frame, k) + ends;
-  return changes_in(bits[tile.at(x, k)], before) & ((uint64_t{2} << (places - 1)) - 1);
+  return changes_in(bits[tile.word_index(x, k)], before) & ((uint64_t{2} << (places - 1)) - 1);
 }
 
 // The last pixel of the tile, which is the carry of the next one.
 __device__ inline unsigned last_pixel(const Frame& frame, const Tile& tile, const uint32_t* bits) {
   const int k = tile.words - 1;
-  return bits[tile.at(tile.columns - 1, k)] >> (tile.valid(frame, k) - 1) & 1u;
+  return bits[tile.word_index(tile.columns - 1, k)] >> (tile.valid(frame, k) - 1) & 1u;
 }
 
 // Position in the image of bit 0 of a word.
@@ -167,17 +168,17 @@ struct Tally {
   // Counts this thread's words of a tile. The bits must be complete, with a barrier after their last write.
   __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
     const int total = tile.columns * tile.words;
-    Words at(tile, static_cast<int>(threadIdx.x), kThreads);
-    for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads, at.advance()) {
-      const uint64_t found = changes_at(frame, tile, bits, carry, at.x(), at.k());
-      if (found != 0) {
-        changes += __popcll(found);
-        last = position_of(frame, tile, at.x(), at.k()) + 63 - __clzll(static_cast<long long>(found));
+    WordIterator iterator(tile, static_cast<int>(threadIdx.x), kThreads);
+    for (int i = static_cast<int>(threadIdx.x); i < total; i += kThreads, iterator.advance()) {
+      const uint64_t change_bits = changes_at(frame, tile, bits, carry, iterator.x(), iterator.k());
+      if (change_bits != 0) {
+        changes += __popcll(change_bits);
+        last = position_of(frame, tile, iterator.x(), iterator.k()) + 63 - __clzll(static_cast<long long>(change_bits));
       }
-      const uint32_t set = bits[tile.at(at.x(), at.k())];
+      const uint32_t set = bits[tile.word_index(iterator.x(), iterator.k())];
       if (set == 0) continue;
       pixels += __popc(set);
-      const int x = static_cast<int>(tile.x) + at.x(), y = static_cast<int>(32 * (tile.word + at.k()));
+      const int x = static_cast<int>(tile.x) + iterator.x(), y = static_cast<int>(32 * (tile.word + iterator.k()));
       left = left < x ? left : x;
       right = right > x ? right : x;
       const int first = y + __ffs(static_cast<int>(set)) - 1, end = y + 31 - __clz(static_cast<int>(set));
@@ -211,7 +212,7 @@ __device__ inline void merge(Part& sum, const Part& part) {
 // Inclusive scan over the block: combines the values of all threads up to this one. `sums` (kWarps) is in shared
 // memory; a barrier must precede its next use.
 template <typename T, typename Operation>
-__device__ T scan_block(T value, T* sums, Operation operation) {
+__device__ T block_inclusive_scan(T value, T* sums, Operation operation) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int step = 1; step < 32; step *= 2) {
     const T other = __shfl_up_sync(kAllLanes, value, step);
@@ -224,19 +225,19 @@ __device__ T scan_block(T value, T* sums, Operation operation) {
 }
 
 // Sums the tallies of a block's threads, and their further counts `inner` and `outer`, and stores the result in *part.
-__device__ inline void store_part(const Tally& mine, int64_t inner, int64_t outer, Part* part) {
+__device__ inline void store_part(const Tally& tally, int64_t inner, int64_t outer, Part* part) {
   __shared__ Part parts[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   Part sum{};
-  sum.changes = over_warp(mine.changes, Sum());
-  sum.last = over_warp(mine.last, Most());
-  sum.pixels = over_warp(mine.pixels, Sum());
-  sum.inner = over_warp(inner, Sum());
-  sum.outer = over_warp(outer, Sum());
-  sum.left = over_warp(mine.left, Least());
-  sum.top = over_warp(mine.top, Least());
-  sum.right = over_warp(mine.right, Most());
-  sum.bottom = over_warp(mine.bottom, Most());
+  sum.changes = warp_reduce(tally.changes, Sum());
+  sum.last = warp_reduce(tally.last, Max());
+  sum.pixels = warp_reduce(tally.pixels, Sum());
+  sum.inner = warp_reduce(inner, Sum());
+  sum.outer = warp_reduce(outer, Sum());
+  sum.left = warp_reduce(tally.left, Min());
+  sum.top = warp_reduce(tally.top, Min());
+  sum.right = warp_reduce(tally.right, Max());
+  sum.bottom = warp_reduce(tally.bottom, Max());
   if (threadIdx.x % 32 == 0) parts[warp] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -245,25 +246,25 @@ __device__ inline void store_part(const Tally& mine, int64_t inner, int64_t oute
 }
 
 // Whether a run follows the last change. If the image's last pixel is set, no empty background run follows.
-__device__ inline bool has_rest(int64_t changes, int64_t last, int64_t pixels) {
+__device__ inline bool has_trailing_run(int64_t changes, int64_t last, int64_t pixels) {
   return changes == 0 || last != pixels;
 }
 
 // Writes the run from a mask's last change to the end of the image, if there is one. For one thread of the block of the
 // mask's last part.
 template <typename Count>
-__device__ void write_rest(const Part& part, int64_t pixels, Count* counts) {
+__device__ void write_trailing_run(const Part& part, int64_t pixels, Count* counts) {
   const int64_t changes = part.rank + part.changes, last = max(part.before, part.last);
-  if (has_rest(changes, last, pixels)) counts[changes] = static_cast<Count>(pixels - last);
+  if (has_trailing_run(changes, last, pixels)) counts[changes] = static_cast<Count>(pixels - last);
 }
 
 // Writes the counts of one part, tile after tile. A count belongs to the part that holds the change at its end.
 template <typename Count>
 class RunWriter {
  public:
-  // Elements of `places` per warp, for the changes of 32 words, and bytes of it for the block.
-  static constexpr int kPlaces = 32 * 33;
-  static constexpr size_t kBytes = sizeof(uint16_t) * kPlaces * kWarps;
+  // Elements of `change_slots` per warp, for the changes of 32 words, and bytes of it for the block.
+  static constexpr int kChangesPerWarp = 32 * 33;
+  static constexpr size_t kBytes = sizeof(uint16_t) * kChangesPerWarp * kWarps;
 
   struct Shared {
     int64_t rank, last;  // number of changes before the tile, and position of the last of them
@@ -272,31 +273,33 @@ class RunWriter {
   };
 
   // shared and places are in shared memory; counts are the mask's. Call with all threads; a barrier must follow.
-  __device__ RunWriter(Shared* shared, uint16_t* places, Count* counts, const Part& part)
-      : shared_(shared), places_(places + static_cast<int>(threadIdx.x) / 32 * kPlaces), counts_(counts) {
+  __device__ RunWriter(Shared* shared, uint16_t* change_slots, Count* counts, const Part& part)
+      : shared_(shared),
+        change_slots_(change_slots + static_cast<int>(threadIdx.x) / 32 * kChangesPerWarp),
+        counts_(counts) {
     if (threadIdx.x != 0) return;
     shared->rank = part.rank;
     shared->last = part.before;
   }
 
   // Writes the counts that end in this tile. Call with all threads, after a barrier that follows the last write of the
-  // bits and any other use of `places`.
+  // bits and any other use of `change_slots`.
   __device__ void add(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    const int total = tile.columns * tile.words, each = (total + kThreads - 1) / kThreads * 32;
-    const int begin = warp * each < total ? warp * each : total;
-    const int end = begin + each < total ? begin + each : total;
+    const int total = tile.columns * tile.words, words_per_warp = (total + kThreads - 1) / kThreads * 32;
+    const int begin = warp * words_per_warp < total ? warp * words_per_warp : total;
+    const int end = begin + words_per_warp < total ? begin + words_per_warp : total;
     int changes = 0;
     int64_t last = 0;
-    Words at(tile, begin + lane, 32);
-    for (int i = begin + lane; i < end; i += 32, at.advance()) {
-      const uint64_t found = changes_at(frame, tile, bits, carry, at.x(), at.k());
-      if (found == 0) continue;
-      changes += __popcll(found);
-      last = position_of(frame, tile, at.x(), at.k()) + 63 - __clzll(static_cast<long long>(found));
+    WordIterator iterator(tile, begin + lane, 32);
+    for (int i = begin + lane; i < end; i += 32, iterator.advance()) {
+      const uint64_t change_bits = changes_at(frame, tile, bits, carry, iterator.x(), iterator.k());
+      if (change_bits == 0) continue;
+      changes += __popcll(change_bits);
+      last = position_of(frame, tile, iterator.x(), iterator.k()) + 63 - __clzll(static_cast<long long>(change_bits));
     }
-    changes = over_warp(changes, Sum());
-    last = over_warp(last, Most());
+    changes = warp_reduce(changes, Sum());
+    last = warp_reduce(last, Max());
     if (lane == 0) {
       shared_->warp_changes[warp] = changes;
       shared_->warp_last[warp] = last;
@@ -322,26 +325,26 @@ class RunWriter {
   __device__ void write(const Frame& frame, const Tile& tile, const uint32_t* bits, unsigned carry, int begin, int end,
                         int64_t rank, int64_t before) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    Words at(tile, begin + lane, 32);
-    for (int start = begin; start < end; start += 32, at.advance()) {
-      const bool there = start + lane < end;
-      uint64_t found = there ? changes_at(frame, tile, bits, carry, at.x(), at.k()) : 0;
-      if (!__any_sync(kAllLanes, found != 0)) continue;
-      const int n = __popcll(found);
-      int place = n;  // becomes the place of this lane's first change
+    WordIterator iterator(tile, begin + lane, 32);
+    for (int start = begin; start < end; start += 32, iterator.advance()) {
+      const bool in_range = start + lane < end;
+      uint64_t change_bits = in_range ? changes_at(frame, tile, bits, carry, iterator.x(), iterator.k()) : 0;
+      if (!__any_sync(kAllLanes, change_bits != 0)) continue;
+      const int n = __popcll(change_bits);
+      int slot = n;  // becomes the slot of this lane's first change
       for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(kAllLanes, place, step);
-        place += lane >= step ? other : 0;
+        const int other = __shfl_up_sync(kAllLanes, slot, step);
+        slot += lane >= step ? other : 0;
       }
-      const int total = __shfl_sync(kAllLanes, place, 31);
-      place -= n;
-      for (; found != 0; found &= found - 1) {
-        places_[place++] = static_cast<uint16_t>(lane * 64 + __ffsll(static_cast<long long>(found)) - 1);
+      const int total = __shfl_sync(kAllLanes, slot, 31);
+      slot -= n;
+      for (; change_bits != 0; change_bits &= change_bits - 1) {
+        change_slots_[slot++] = static_cast<uint16_t>(lane * 64 + __ffsll(static_cast<long long>(change_bits)) - 1);
       }
       __syncwarp();
-      const int64_t first = there ? position_of(frame, tile, at.x(), at.k()) : 0;  // of this lane's word
+      const int64_t first = in_range ? position_of(frame, tile, iterator.x(), iterator.k()) : 0;  // of this lane's word
       for (int j = 0; j < total; j += 32) {
-        const int entry = places_[j + lane < total ? j + lane : total - 1];
+        const int entry = change_slots_[j + lane < total ? j + lane : total - 1];
         const int64_t position = __shfl_sync(kAllLanes, first, entry / 64) + entry % 64;
         const int64_t left = __shfl_up_sync(kAllLanes, position, 1);
         if (j + lane < total) counts_[rank + j + lane] = static_cast<Count>(position - (lane > 0 ? left : before));
@@ -353,7 +356,7 @@ class RunWriter {
   }
 
   Shared* shared_;
-  uint16_t* places_;
+  uint16_t* change_slots_;
   Count* counts_;
 };
 

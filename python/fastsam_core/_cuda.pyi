@@ -9,13 +9,13 @@ from collections.abc import Sequence
 ARCHITECTURES: str
 EMULATED: bool
 
-def why_not() -> str: ...  # why kernels can't run on the current device, e.g. no code for it; "" if they can
-def shared_memory() -> int: ...  # bytes per multiprocessor of the current device
-def copy(to: int, from_: int, bytes: int, stream: int) -> None: ...  # between host and device; host memory is pinned
+def unavailable_reason() -> str: ...  # why kernels can't run on the current device, e.g. no code for it; "" if they can
+def shared_memory_per_multiprocessor() -> int: ...  # bytes, on the current device
+def copy_async(to: int, from_: int, bytes: int, stream: int) -> None: ...  # between device and pinned host memory
 
-class Arrival:  # a CUDA event: `wait` blocks until all work queued before `record` is done
+class Event:  # a CUDA event: `synchronize` blocks until all work queued before `record` is done
     def record(self, stream: int) -> None: ...
-    def wait(self) -> None: ...
+    def synchronize(self) -> None: ...
 
 def attention_has_kernel(dim: int) -> bool: ...
 def windowed_attention_has_kernel(dim: int) -> bool: ...
@@ -229,15 +229,15 @@ def decoder_upscale(
     out: int,  # (count, 4 * height, 4 * width) float32, written
     stream: int,
 ) -> None: ...
-def nms_scratch_bytes(n: int, wide_boxes: bool) -> int: ...
+def nms_scratch_bytes(n: int, boxes_are_double: bool) -> int: ...
 def nms(
-    boxes: int,  # (n, 4) float32, or float64 if wide_boxes, at a multiple of 16
-    wide_boxes: bool,
+    boxes: int,  # (n, 4) float32, or float64 if boxes_are_double, at a multiple of 16
+    boxes_are_double: bool,
     order: int,  # (n,) int64, box indices by class if there are classes, then by descending score
     classes: int,  # (n,) int64 in that order, or 0
     n: int,
-    best: int,  # the highest score (NaN if there is one), float32, or float64 if wide_scores
-    wide_scores: bool,
+    max_score: int,  # the highest score (NaN if there is one), float32, or float64 if scores_are_double
+    scores_are_double: bool,
     threshold: float,
     scratch: int,  # nms_scratch_bytes(), at a multiple of 16
     scratch_size: int,
@@ -272,24 +272,24 @@ def add_norm(
     eps: float,
     stream: int,
 ) -> None: ...
-def preprocess_scratch_bytes(sides: Sequence[int], to: Sequence[int]) -> int: ...
+def preprocess_scratch_bytes(in_size: Sequence[int], out_size: Sequence[int]) -> int: ...
 def resize_image(
-    image: int,  # (*sides, 3) uint8 with these strides
-    sides: Sequence[int],
+    image: int,  # (*in_size, 3) uint8 with these strides
+    in_size: Sequence[int],
     strides: Sequence[int],
     bgr: bool,
-    to: Sequence[int],  # height and width of the result
+    out_size: Sequence[int],  # height and width of the result
     scratch: int,  # preprocess_scratch_bytes(), at a multiple of 16
     scratch_size: int,
-    out: int,  # (*to, 3) uint8, written
+    out: int,  # (*out_size, 3) uint8, written
     stream: int,
 ) -> None: ...
 def preprocess_image(
     image: int,  # as for resize_image
-    sides: Sequence[int],
+    in_size: Sequence[int],
     strides: Sequence[int],
     bgr: bool,
-    to: Sequence[int],
+    out_size: Sequence[int],
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -301,13 +301,13 @@ def preprocess_image(
 ) -> None: ...
 
 RLE_PART_BYTES: int
-# Bits of `error` in rle_read.
+# Bits of `error` in rle_measure.
 RLE_BAD_OFFSETS: int
 RLE_BAD_RUN: int
 RLE_BAD_SUM: int
-RLE_NO_ROWS: int
+RLE_BAD_HEIGHT: int
 
-def rle_encode_parts(height: int, width: int) -> int: ...
+def rle_encode_num_parts(height: int, width: int) -> int: ...
 def rle_encode_count(
     masks: int,  # (n, height, width) bytes with these strides
     n: int,
@@ -316,7 +316,7 @@ def rle_encode_count(
     stride_n: int,
     stride_y: int,
     stride_x: int,
-    parts: int,  # (n * rle_encode_parts * RLE_PART_BYTES,) bytes, written
+    parts: int,  # (n * rle_encode_num_parts * RLE_PART_BYTES,) bytes, written
     lengths: int,  # (n,) int64, written
     stream: int,
 ) -> None: ...
@@ -339,12 +339,12 @@ def rle_offsets(
     offsets: int,  # (n + 1,) int64, written
     stream: int,
 ) -> None: ...
-def rle_read(
+def rle_measure(
     counts: int,  # (size,) int64
     size: int,
     offsets: int,  # (n + 1,) int64
     n: int,
-    error: int,  # (1,) int64, RLE_BAD_... and RLE_NO_ROWS bits are set in it
+    error: int,  # (1,) int64, RLE_BAD_... bits are set in it
     totals: int,  # (n,) int64, written: pixels of each mask
     areas: int,  # (n,) int64, written: foreground pixels of each mask
     heights: int,  # (n,) int64, or 0 together with boxes
@@ -358,7 +358,7 @@ def rle_decode(
     size: int,
     offsets: int,
     n: int,
-    ends: int,  # from rle_read, which must have found no error
+    ends: int,  # from rle_measure, which must have found no error
     height: int,
     width: int,
     column_major: bool,
@@ -411,10 +411,10 @@ class MaskProblem:
         top: int,
     ) -> None: ...
     @property
-    def work_bytes(self) -> int: ...
+    def workspace_bytes(self) -> int: ...
     def measure(
         self,
-        work: int,  # (work_bytes,) bytes, written
+        workspace: int,  # (workspace_bytes,) bytes, written
         lengths: int,  # (n,) int64, written, on the device or in pinned host memory, like the next two
         boxes: int,  # (n, 4) int64
         sizes: int,  # (n, 3) int64
@@ -422,11 +422,11 @@ class MaskProblem:
     ) -> None: ...
     def write(
         self,
-        work: int,
-        chosen: int,  # (k,) int64, indices of masks, or 0 for all
+        workspace: int,
+        selected: int,  # (k,) int64, indices of masks, or 0 for all
         k: int,
         offsets: int,  # (k + 1,) int64
-        counts: int,  # (offsets[k],) int64, or int32 if narrow; written
-        narrow: bool,
+        counts: int,  # (offsets[k],) int64, or int32 if use_int32; written
+        use_int32: bool,
         stream: int,
     ) -> None: ...

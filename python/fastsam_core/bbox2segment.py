@@ -50,7 +50,7 @@ def yolo_bbox2segment(
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     if os.path.realpath(folder) == os.path.realpath(labels):
         raise ValueError(f"save_dir is {labels}, whose boxes would be overwritten; give another folder")
-    pairs = yolo_folder.pairs(labels, images)
+    pairs = yolo_folder.pair_files(labels, images)
     if not pairs:
         raise FileNotFoundError(f"no image in {images}")
     for _, file in pairs:
@@ -94,8 +94,8 @@ def _segment_boxes(
     """Return the boxes' objects with masks, and how many of these masks are just the box's rectangle."""
     if not boxes:
         return [], 0
-    corners = [box.corners() for box in boxes]
-    result = segmenter.boxes(image, np.array(corners, np.float32))
+    corners = [box.xyxy() for box in boxes]
+    result = segmenter.segment_boxes(image, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0
     # Masks below `conf` are missing; the class is the index of the box that a mask belongs to.
@@ -112,7 +112,7 @@ def _segment_boxes(
 def _find_labels_folder(images: Path) -> Path:
     if not images.is_dir():
         raise FileNotFoundError(f"no such folder: {images}; im_dir is the folder of the images")
-    folder = yolo_folder.counterpart(images, "images", "labels") or images.parent / "labels"
+    folder = yolo_folder.sibling_folder(images, "images", "labels") or images.parent / "labels"
     if not folder.is_dir():
         raise FileNotFoundError(f"no labels for {images}: no such folder: {folder}")
     return folder

@@ -105,21 +105,21 @@ class GpuMaskResults:
         flat = _allocate_host(8 * logits.shape[0], self.device)
         self._raw_measurements = split_numbers(flat.numpy())
         with on_device_of(logits, axes.memory) as (cuda, stream):
-            self._arrival = cuda.Arrival()
+            self._event = cuda.Event()
             # Kernels write these few numbers directly to pinned host memory, which is faster than a copy.
             self._masks: MeasuredMasks | None = MeasuredMasks(
                 logits, axes, threshold, offset, placement, flat, cuda, stream
             )
-            self._arrival.record(stream)
+            self._event.record(stream)
         self._runs = np.zeros(0, np.int32), np.zeros(1, np.int64)
 
     def __del__(self) -> None:
         # The GPU may still be writing to this memory; wait before it is freed and reused.
-        if "_arrival" in self.__dict__:
-            self._arrival.wait()
+        if "_event" in self.__dict__:
+            self._event.synchronize()
 
     def measurements(self) -> MaskMeasurements:
-        self._arrival.wait()
+        self._event.synchronize()
         self._axes.check(int(self._axes.known[0]))
         _, boxes, sizes = self._raw_measurements
         return MaskMeasurements.from_boxes_and_sizes(boxes, sizes)
@@ -135,7 +135,7 @@ class GpuMaskResults:
         assert masks is not None
         if is_last:
             self._masks = None  # frees the logits
-        self._arrival.wait()
+        self._event.synchronize()
         lengths = self._raw_measurements[0]
         if indices is None:
             indices = np.arange(len(lengths))
@@ -149,17 +149,17 @@ class GpuMaskResults:
         device_buffer = torch.empty(header + words, dtype=torch.int64, device=device)
         with on_device_of(device_buffer) as (cuda, stream):
             host_ptr, device_ptr, itemsize = host_buffer.data_ptr(), device_buffer.data_ptr(), host_array.itemsize
-            cuda.copy(device_ptr, host_ptr, itemsize * header, stream)
+            cuda.copy_async(device_ptr, host_ptr, itemsize * header, stream)
             masks.write_runs(
                 device_ptr, k, device_ptr + itemsize * k, device_ptr + itemsize * header, self._use_int32, stream
             )
-            cuda.copy(host_ptr + itemsize * header, device_ptr + itemsize * header, itemsize * words, stream)
-            self._arrival.record(stream)
+            cuda.copy_async(host_ptr + itemsize * header, device_ptr + itemsize * header, itemsize * words, stream)
+            self._event.record(stream)
         counts = host_array[header:]
         self._runs = counts.view(np.int32)[:total] if self._use_int32 else counts, host_array[k:header]
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        self._arrival.wait()
+        self._event.synchronize()
         return self._runs
 
     def runs_as_tensors(self) -> tuple[Tensor, Tensor]:

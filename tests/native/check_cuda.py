@@ -21,18 +21,18 @@ ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "cuda"
 # What cmake/cuda.cmake builds by default.
 IMAGES = ("sm_80", "sm_90a", "compute_80")
-FOREIGN = ("libcudart", "libcuda.", "libtorch", "libc10", "libpython")
+FORBIDDEN_LIBRARIES = ("libcudart", "libcuda.", "libtorch", "libc10", "libpython")
 LAUNCH_BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
 KERNEL = re.compile(rf"__global__\s+{LAUNCH_BOUNDS}void\s+{LAUNCH_BOUNDS}(\w+)\s*\(")
 
-LOAD = """
+LOAD_SCRIPT = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("_cuda", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 print(f"loaded: built for {module.ARCHITECTURES}")
 try:
-    print(f"found a GPU with {module.shared_memory()} bytes of shared memory")
+    print(f"found a GPU with {module.shared_memory_per_multiprocessor()} bytes of shared memory")
 except RuntimeError as error:
     print(f"no GPU; the module's error is: {error}")
 """
@@ -61,60 +61,61 @@ def build() -> Path:
     return BUILD / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
-def written_kernels() -> set[str]:
+def find_source_kernels() -> set[str]:
     """Return the names of all `__global__` functions in csrc."""
     names: set[str] = set()
     for path in sorted((ROOT / "csrc").rglob("*")):
         if path.suffix not in (".cu", ".cuh"):
             continue
         text = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
-        here = KERNEL.findall(text)
-        if len(here) != text.count("__global__"):
+        kernels = KERNEL.findall(text)
+        if len(kernels) != text.count("__global__"):
             raise SystemExit(f"{path.relative_to(ROOT)}: could not parse the declaration of every __global__ function")
-        names.update(here)
+        names.update(kernels)
     return names
 
 
-def missing(images: Mapping[str, set[str]], kernels: Iterable[str]) -> list[str]:
+def find_missing(images: Mapping[str, set[str]], kernels: Iterable[str]) -> list[str]:
     """List what the images lack: an architecture, a kernel of `kernels`, or an instance that another image has."""
-    found = []
-    every = set().union(*images.values())
+    problems = []
+    all_kernels = set().union(*images.values())
     for image in IMAGES:
         if image not in images:
-            found.append(f"there is no code for {image}")
+            problems.append(f"there is no code for {image}")
             continue
         for kernel in sorted(kernels):
             # A mangled name contains an identifier right after its length.
             if not any(f"{len(kernel)}{kernel}" in name for name in images[image]):
-                found.append(f"{kernel} is not among the kernels for {image}")
-        found += [f"{name} is not among the kernels for {image}" for name in sorted(every - images[image])]
-    return found
+                problems.append(f"{kernel} is not among the kernels for {image}")
+        problems += [f"{name} is not among the kernels for {image}" for name in sorted(all_kernels - images[image])]
+    return problems
 
 
 def check_links(module: Path) -> None:
     """Check that the module links no CUDA or PyTorch library, and exports no symbol of its static CUDA runtime."""
     needed = subprocess.run(["readelf", "-dW", module], check=True, capture_output=True, text=True).stdout
-    foreign = [name for name in FOREIGN if name in needed]
+    forbidden = [name for name in FORBIDDEN_LIBRARIES if name in needed]
     symbols = subprocess.run(
         ["nm", "-D", "--defined-only", module], check=True, capture_output=True, text=True
     ).stdout.splitlines()
     names = [line.split()[-1] for line in symbols]
-    shown = [name for name in names if "cuda" in name.lower() and name != "PyInit__cuda"]
-    if foreign or shown:
+    exported = [name for name in names if "cuda" in name.lower() and name != "PyInit__cuda"]
+    if forbidden or exported:
         raise SystemExit(
-            f"the module must link and export nothing of these: it links {foreign or 'none'}, exports {shown or 'none'}"
+            "the module must link and export nothing of these: "
+            f"it links {forbidden or 'none'}, exports {exported or 'none'}"
         )
 
 
 def main() -> None:
     """Build the module and check it; exit with an error at the first failure."""
-    kernels = written_kernels()
+    kernels = find_source_kernels()
     module = build()
-    run([sys.executable, "-c", LOAD, str(module)])
+    run([sys.executable, "-c", LOAD_SCRIPT, str(module)])
     check_links(module)
     images = fatbin.kernels(module)
-    if lacks := missing(images, kernels):
-        raise SystemExit("\n".join(lacks))
+    if problems := find_missing(images, kernels):
+        raise SystemExit("\n".join(problems))
     counts = ", ".join(f"{image} {len(names)}" for image, names in sorted(images.items()))
     print(f"{len(kernels)} kernels in csrc; instances in the binary: {counts}; {module.stat().st_size:,} bytes")
     print("cuda: ok")

@@ -53,19 +53,21 @@ __global__ void trap_kernel() {
 }
 
 void stuck_threads() {
-  fails(
+  expect_error(
       [] { launch(some_at_barrier_kernel, 2, 64, 0, nullptr); },
       {"block (0, 0, 0)", "some_at_barrier_kernel can't go on", "threads 0-31 waiting at __syncthreads()",
        "threads 32-39 waiting at __shfl_sync() with mask 0xffffffff, threads 40-59 waiting at __syncthreads(), threads "
        "60-63 ended"});
-  fails([] { launch(two_barriers_kernel, 1, 4, 0, nullptr); },
-        {"__syncthreads_or() while thread 0 is at __syncthreads()"});
-  fails([] { launch(two_masks_kernel, 1, 32, 0, nullptr); },
-        {"threads 0-15 waiting at __ballot_sync() with mask 0xffffffff", "threads 16-31 waiting at __any_sync()"});
-  fails([] { launch(foreign_mask_kernel, 1, 32, 0, nullptr); },
-        {"thread (0, 0, 0)", "a mask that does not include the thread"});
-  fails([] { launch(absent_lane_kernel, 1, 32, 0, nullptr); }, {"lane 16 reads lane 20, which does not take part"});
-  fails([] { launch(trap_kernel, 5, 1, 0, nullptr); }, {"block (3, 0, 0)", "trap_kernel", "__trap()"});
+  expect_error([] { launch(two_barriers_kernel, 1, 4, 0, nullptr); },
+               {"__syncthreads_or() while thread 0 is at __syncthreads()"});
+  expect_error(
+      [] { launch(two_masks_kernel, 1, 32, 0, nullptr); },
+      {"threads 0-15 waiting at __ballot_sync() with mask 0xffffffff", "threads 16-31 waiting at __any_sync()"});
+  expect_error([] { launch(foreign_mask_kernel, 1, 32, 0, nullptr); },
+               {"thread (0, 0, 0)", "a mask that does not include the thread"});
+  expect_error([] { launch(absent_lane_kernel, 1, 32, 0, nullptr); },
+               {"lane 16 reads lane 20, which does not take part"});
+  expect_error([] { launch(trap_kernel, 5, 1, 0, nullptr); }, {"block (3, 0, 0)", "trap_kernel", "__trap()"});
 }
 
 // ---- shared memory ----
@@ -114,22 +116,24 @@ __global__ void copy_kernel(const float4* in, float4* out, bool wait) {
 }
 
 void shared_memory() {
-  Both<float> floats(4);
+  ManagedArray<float> floats(4);
   launch(unwritten_kernel<float>, 2, 1, 4 * sizeof(float), nullptr, floats.data());
   for (int i = 0; i < 4; ++i) require(std::isnan(floats[i]), "unwritten shared memory is NaN, in each block");
-  Both<int64_t> integers(4);
+  ManagedArray<int64_t> integers(4);
   launch(unwritten_kernel<int64_t>, 2, 1, 4 * sizeof(int64_t), nullptr, integers.data());
   for (int i = 0; i < 4; ++i) require(integers[i] == -1, "unwritten shared memory has all bits set");
 
   launch(overrun_kernel, 1, 1, 64, nullptr, 63);
-  fails([] { launch(overrun_kernel, 1, 1, 64, nullptr, 64); }, {"wrote behind its 64 bytes of dynamic shared memory"});
+  expect_error([] { launch(overrun_kernel, 1, 1, 64, nullptr, 64); },
+               {"wrote behind its 64 bytes of dynamic shared memory"});
   launch(crooked_load_kernel, 1, 32, 0, nullptr, 16);
-  fails([] { launch(crooked_load_kernel, 1, 32, 0, nullptr, 8); }, {"ldmatrix", "not a multiple of 16"});
-  fails([] { launch(crooked_load_kernel, 1, 32, 0, nullptr, 1 << 20); }, {"ldmatrix", "outside its shared memory"});
-  Both<float4> global(2), out(2);
-  fails([&] { launch(outside_load_kernel, 1, 32, 0, nullptr, reinterpret_cast<const char*>(global.data())); },
-        {"outside its shared memory"});
-  fails([] { launch(half_warp_product_kernel, 1, 32, 0, nullptr); }, {"mma", "without all 32 lanes"});
+  expect_error([] { launch(crooked_load_kernel, 1, 32, 0, nullptr, 8); }, {"ldmatrix", "not a multiple of 16"});
+  expect_error([] { launch(crooked_load_kernel, 1, 32, 0, nullptr, 1 << 20); },
+               {"ldmatrix", "outside its shared memory"});
+  ManagedArray<float4> global(2), out(2);
+  expect_error([&] { launch(outside_load_kernel, 1, 32, 0, nullptr, reinterpret_cast<const char*>(global.data())); },
+               {"outside its shared memory"});
+  expect_error([] { launch(half_warp_product_kernel, 1, 32, 0, nullptr); }, {"mma", "without all 32 lanes"});
 
   global[0] = global[1] = make_float4(1, 2, 3, 4);
   launch(copy_kernel, 1, 1, 0, nullptr, global.data(), out.data(), false);
@@ -140,69 +144,69 @@ void shared_memory() {
 
 // ---- products of a warpgroup ----
 
-enum class Slip { kNone, kNoFence, kNoFenceOfCopies, kReadEarly, kNotWaited, kOneWarpLess, kOddDescriptor, kOutside };
+enum class Bug { kNone, kNoFence, kNoFenceOfCopies, kReadEarly, kNotWaited, kOneWarpLess, kOddDescriptor, kOutside };
 
-__global__ void warpgroup_kernel(const float4* in, float* out, Slip slip) {
+__global__ void warpgroup_kernel(const float4* in, float* out, Bug bug) {
   DYNAMIC_SHARED(char, raw);
   char* const memory = raw + (-shared_address(raw) & 1023u);
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < 16 * 128 / 16; i += static_cast<int>(blockDim.x)) cp_async_16(memory + 16 * i, in);
   cp_async_commit();
   cp_async_wait<0>();
-  if (slip != Slip::kNoFenceOfCopies) fence_for_wgmma();
+  if (bug != Bug::kNoFenceOfCopies) fence_proxy_async();
   __syncthreads();
-  const uint32_t a[4] = {}, beyond = slip == Slip::kOutside ? 16 * 1024 : 0;
+  const uint32_t a[4] = {}, beyond = bug == Bug::kOutside ? 16 * 1024 : 0;
   float d[8][4] = {};
-  if (slip != Slip::kNoFence) wgmma_fence();
-  if (slip != Slip::kOneWarpLess || thread < 96) {
+  if (bug != Bug::kNoFence) wgmma_fence();
+  if (bug != Bug::kOneWarpLess || thread < 96) {
     uint64_t b = wgmma_descriptor(shared_address(memory) + beyond, 16, 1024, Swizzle::k128Bytes);
-    if (slip == Slip::kOddDescriptor && thread == 5) b += 2;
+    if (bug == Bug::kOddDescriptor && thread == 5) b += 2;
     wgmma<half, true>(d, a, b);
   }
   wgmma_commit();
-  if (slip == Slip::kReadEarly) out[thread] = d[0][0];
-  if (slip == Slip::kNotWaited) return;
+  if (bug == Bug::kReadEarly) out[thread] = d[0][0];
+  if (bug == Bug::kNotWaited) return;
   wgmma_wait<0>();
-  if (slip != Slip::kReadEarly) out[thread] = d[0][0];
+  if (bug != Bug::kReadEarly) out[thread] = d[0][0];
 }
 
 __global__ void barrier_kernel(int arrivals) {
   __shared__ uint64_t barrier;
-  if (threadIdx.x == 0) barrier_init(&barrier, 3);
+  if (threadIdx.x == 0) mbarrier_init(&barrier, 3);
   __syncthreads();
-  barrier_wait(&barrier, 1);  // the phase before the first
-  __syncthreads();            // that of parity 1 that comes next would look the same
-  if (static_cast<int>(threadIdx.x) < arrivals) barrier_arrive(&barrier);
-  barrier_wait(&barrier, 0);
+  mbarrier_wait(&barrier, 1);  // the phase before the first
+  __syncthreads();             // that of parity 1 that comes next would look the same
+  if (static_cast<int>(threadIdx.x) < arrivals) mbarrier_arrive(&barrier);
+  mbarrier_wait(&barrier, 0);
 }
 
 __global__ void unmade_barrier_kernel() {
   __shared__ uint64_t barrier;
   barrier = 0;
-  barrier_arrive(&barrier);
+  mbarrier_arrive(&barrier);
 }
 
 void warpgroups() {
-  Both<float4> in(1);
-  Both<float> out(128);
-  const auto run = [&](Slip slip, unsigned threads = 128) {
-    launch(warpgroup_kernel, 1, threads, 4 * 1024, nullptr, in.data(), out.data(), slip);
+  ManagedArray<float4> in(1);
+  ManagedArray<float> out(128);
+  const auto run = [&](Bug bug, unsigned threads = 128) {
+    launch(warpgroup_kernel, 1, threads, 4 * 1024, nullptr, in.data(), out.data(), bug);
   };
-  run(Slip::kNone);
+  run(Bug::kNone);
   require(out[77] == 0, "a product of zeros");
-  fails([&] { run(Slip::kNoFence); }, {"without wgmma_fence()"});
-  fails([&] { run(Slip::kNoFenceOfCopies); }, {"shared memory that thread", "copied there without a fence"});
-  run(Slip::kReadEarly);
+  expect_error([&] { run(Bug::kNoFence); }, {"without wgmma_fence()"});
+  expect_error([&] { run(Bug::kNoFenceOfCopies); }, {"shared memory that thread", "copied there without a fence"});
+  run(Bug::kReadEarly);
   require(std::isnan(out[77]), "a product that nobody waited for isn't there");
-  fails([&] { run(Slip::kNotWaited); }, {"block (0, 0, 0)", "never waited for"});
-  fails([&] { run(Slip::kOneWarpLess); }, {"differently in the warps of a warpgroup"});
-  fails([&] { run(Slip::kOddDescriptor); }, {"differs from the other lanes'"});
-  fails([&] { run(Slip::kOutside); }, {"outside its shared memory"});
-  fails([&] { run(Slip::kNone, 96); }, {"less than a warpgroup"});
+  expect_error([&] { run(Bug::kNotWaited); }, {"block (0, 0, 0)", "never waited for"});
+  expect_error([&] { run(Bug::kOneWarpLess); }, {"differently in the warps of a warpgroup"});
+  expect_error([&] { run(Bug::kOddDescriptor); }, {"differs from the other lanes'"});
+  expect_error([&] { run(Bug::kOutside); }, {"outside its shared memory"});
+  expect_error([&] { run(Bug::kNone, 96); }, {"less than a warpgroup"});
 
   launch(barrier_kernel, 2, 64, 0, nullptr, 3);
-  fails([] { launch(barrier_kernel, 1, 64, 0, nullptr, 2); }, {"a barrier whose phase is never completed"});
-  fails([] { launch(unmade_barrier_kernel, 1, 1, 0, nullptr); }, {"a barrier that was never initialised"});
+  expect_error([] { launch(barrier_kernel, 1, 64, 0, nullptr, 2); }, {"a barrier whose phase is never completed"});
+  expect_error([] { launch(unmade_barrier_kernel, 1, 1, 0, nullptr); }, {"a barrier that was never initialised"});
 }
 
 // ---- order ----
@@ -225,7 +229,7 @@ __global__ void spin_kernel(volatile int* flag) {
 }
 
 void order() {
-  Both<int> out(1), flags(2);
+  ManagedArray<int> out(1), flags(2);
   launch(race_kernel, 1, 96, 0, nullptr, out.data());
   require(out[0] == 95, "first to last");
   fastsam::emulator::set_order(true);
@@ -245,27 +249,27 @@ __global__ void fill_kernel(T* out, T value, int64_t count) {
 }
 
 void launches() {
-  Both<double> out(3);
+  ManagedArray<double> out(3);
   // An int for a double and for an int64, as a call would convert them.
   launch(fill_kernel<double, 2>, 1, 32, 0, nullptr, out.data(), 40, 3);
   require(out[0] == 42 && out[2] == 42, "arguments are converted");
   launch(fill_kernel<double, 2>, 0, 32, 0, nullptr, out.data(), 1, 3);
   launch((fill_kernel<double, 2>), dim3(1, 0), 32, 0, nullptr, out.data(), 1, 3);
   require(out[0] == 42, "a grid without blocks does nothing");
-  fails(
+  expect_error(
       [&] { launch(fill_kernel<double, 2>, dim3(2, 3), 2048, 16, nullptr, out.data(), 1, 3); },
       {"the CUDA kernel fill_kernel<double, 2> could not be launched: invalid configuration argument (grid 2 x 3 x 1, "
        "block 2048 x 1 x 1, 16 bytes of dynamic shared memory)"});
-  fails([&] { launch((fill_kernel<double, 3>), dim3(1, 65536), 1, 0, nullptr, out.data(), 1, 3); },
-        {"the CUDA kernel fill_kernel<double, 3> could not be launched: invalid configuration"});
-  fails([&] { launch(fill_kernel<double, 2>, 1, 32, 228 * 1024, nullptr, out.data(), 1, 3); },
-        {"fill_kernel<double, 2> could not be launched: invalid argument", "233472 bytes"});
-  fails([] { check(cudaErrorInvalidValue, "copying"); }, {"copying failed: invalid argument"});
+  expect_error([&] { launch((fill_kernel<double, 3>), dim3(1, 65536), 1, 0, nullptr, out.data(), 1, 3); },
+               {"the CUDA kernel fill_kernel<double, 3> could not be launched: invalid configuration"});
+  expect_error([&] { launch(fill_kernel<double, 2>, 1, 32, 228 * 1024, nullptr, out.data(), 1, 3); },
+               {"fill_kernel<double, 2> could not be launched: invalid argument", "233472 bytes"});
+  expect_error([] { check(cudaErrorInvalidValue, "copying"); }, {"copying failed: invalid argument"});
 
   require(blocks_for(0, 256) == 0 && blocks_for(1, 256) == 1 && blocks_for(257, 256) == 2, "blocks for items");
   require(blocks_for(int64_t{1} << 32, 256) == 1u << 24, "blocks for many items");
-  fails([] { blocks_for(int64_t{1} << 40, 256); }, {"1099511627776 items would have too many blocks"});
-  fails([] { blocks_for(-1, 256); }, {"-1 items"});
+  expect_error([] { blocks_for(int64_t{1} << 40, 256); }, {"1099511627776 items would have too many blocks"});
+  expect_error([] { blocks_for(-1, 256); }, {"-1 items"});
 }
 
 }  // namespace

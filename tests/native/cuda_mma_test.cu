@@ -12,7 +12,7 @@ using namespace fastsam::cuda;
 
 std::string at(const char* what, size_t i) { return std::string(what) + " at " + std::to_string(i); }
 
-int number(int i) { return (i * 37 + i / 11 * 5) % 15 - 7; }
+int test_value(int i) { return (i * 37 + i / 11 * 5) % 15 - 7; }
 
 // ---- ldmatrix ----
 
@@ -22,17 +22,17 @@ __global__ void load_kernel(uint32_t* out) {
   for (int i = lane; i < 32 * 24; i += 32) tile[i / 24][i % 24] = static_cast<uint16_t>(i / 24 * 100 + i % 24);
   __syncwarp();
   uint32_t four[4];
-  uint32_t* mine = out + 8 * lane;
+  uint32_t* row = out + 8 * lane;
   ldmatrix_x4(four, tile[lane] + 16);
-  for (int i = 0; i < 4; ++i) mine[i] = four[i];
+  for (int i = 0; i < 4; ++i) row[i] = four[i];
   ldmatrix_x4_trans(four, tile[lane] + 16);
-  for (int i = 0; i < 4; ++i) mine[4 + i] = four[i];
+  for (int i = 0; i < 4; ++i) row[4 + i] = four[i];
 }
 
 void loads() {
-  Both<uint32_t> out(8 * 32);
+  ManagedArray<uint32_t> out(8 * 32);
   launch(load_kernel, 1, 32, 0, nullptr, out.data());
-  finish();
+  synchronize();
   for (int lane = 0; lane < 32; ++lane) {
     for (int k = 0; k < 8; ++k) {
       const int g = lane / 4, t = lane % 4 * 2;
@@ -66,13 +66,13 @@ __global__ void product_kernel(const float* a, const float* b, float* out) {
   ldmatrix_x4(fragment, &a_rows[lane % 16][lane / 16 * 8]);
   ldmatrix_x4(by_columns, &b_columns[lane % 8][lane / 8 % 2 * 8]);
   ldmatrix_x4_trans(by_rows, b_rows[lane % 16]);
-  float sums[4] = {0.5f, 0.5f, 0.5f, 0.5f}, again[4] = {0, 0, 0, 0};
+  float sums[4] = {0.5f, 0.5f, 0.5f, 0.5f}, sums_by_rows[4] = {0, 0, 0, 0};
   mma_m16n8k16<T>(sums, fragment, by_columns[0], by_columns[1]);
-  mma_m16n8k16<T>(again, fragment, by_rows[0], by_rows[1]);
+  mma_m16n8k16<T>(sums_by_rows, fragment, by_rows[0], by_rows[1]);
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     out[row * 8 + column] = sums[i];
-    out[128 + row * 8 + column] = again[i];
+    out[128 + row * 8 + column] = sums_by_rows[i];
   }
 }
 
@@ -88,11 +88,11 @@ __global__ void tf32_kernel(const float* a, const float* b, float* out) {
 
 template <typename T>
 void products() {
-  Both<float> a(256), b(128), out(256);
-  for (int i = 0; i < 256; ++i) a[i] = static_cast<float>(number(i));
-  for (int i = 0; i < 128; ++i) b[i] = static_cast<float>(number(3 * i + 1));
+  ManagedArray<float> a(256), b(128), out(256);
+  for (int i = 0; i < 256; ++i) a[i] = static_cast<float>(test_value(i));
+  for (int i = 0; i < 128; ++i) b[i] = static_cast<float>(test_value(3 * i + 1));
   launch(product_kernel<T>, 1, 32, 0, nullptr, a.data(), b.data(), out.data());
-  finish();
+  synchronize();
   for (int i = 0; i < 128; ++i) {
     float sum = 0;
     for (int k = 0; k < 16; ++k) sum += a[i / 8 * 16 + k] * b[k * 8 + i % 8];
@@ -102,11 +102,11 @@ void products() {
 }
 
 void tf32_products() {
-  Both<float> a(128), b(64), out(128);
-  for (int i = 0; i < 128; ++i) a[i] = static_cast<float>(number(i));
-  for (int i = 0; i < 64; ++i) b[i] = static_cast<float>(number(3 * i + 1));
+  ManagedArray<float> a(128), b(64), out(128);
+  for (int i = 0; i < 128; ++i) a[i] = static_cast<float>(test_value(i));
+  for (int i = 0; i < 64; ++i) b[i] = static_cast<float>(test_value(3 * i + 1));
   launch(tf32_kernel, 1, 32, 0, nullptr, a.data(), b.data(), out.data());
-  finish();
+  synchronize();
   for (int i = 0; i < 128; ++i) {
     float sum = 1;
     for (int k = 0; k < 8; ++k) sum += a[i / 8 * 8 + k] * b[k * 8 + i % 8];
@@ -136,14 +136,15 @@ __global__ void copy_kernel(const float4* in, float4* out, int count) {
 
 void copies() {
   const int count = 75;  // of 96 elements; the rest must become zeros and must not be read, as it lies out of bounds
-  Both<float4> in(count), out(96);
+  ManagedArray<float4> in(count), out(96);
   for (int i = 0; i < count; ++i) in[i] = make_float4(i + 0.25f, i + 0.5f, i + 0.75f, i + 1.0f);
   launch(copy_kernel, 1, 32, 0, nullptr, in.data(), out.data(), count);
-  finish();
+  synchronize();
   for (int i = 0; i < 96; ++i) {
     const int from = i / 32 * 32 + 31 - i % 32;
-    const float4 given = out[i], wanted = from < count ? in[from] : make_float4(0, 0, 0, 0);
-    require(given.x == wanted.x && given.y == wanted.y && given.z == wanted.z && given.w == wanted.w, at("copy", i));
+    const float4 actual = out[i], expected = from < count ? in[from] : make_float4(0, 0, 0, 0);
+    require(actual.x == expected.x && actual.y == expected.y && actual.z == expected.z && actual.w == expected.w,
+            at("copy", i));
   }
 }
 

@@ -18,7 +18,7 @@ inline void require(bool holds, const std::string& what) {
 }
 
 // Requires that `call` throws a std::runtime_error whose message contains all of `words`.
-inline void fails(const std::function<void()>& call, const std::vector<std::string>& words) {
+inline void expect_error(const std::function<void()>& call, const std::vector<std::string>& words) {
   try {
     call();
   } catch (const std::runtime_error& error) {
@@ -32,9 +32,9 @@ inline void fails(const std::function<void()>& call, const std::vector<std::stri
 
 // Zero-initialised array that host and device can access: managed memory on a GPU.
 template <typename T>
-class Both {
+class ManagedArray {
  public:
-  explicit Both(size_t count) : count_(count) {
+  explicit ManagedArray(size_t count) : count_(count) {
 #ifdef FASTSAM_CUDA_EMULATION
     data_ = new T[count]();
 #else
@@ -43,15 +43,15 @@ class Both {
     fastsam::cuda::check(cudaDeviceSynchronize(), "clearing");
 #endif
   }
-  ~Both() {
+  ~ManagedArray() {
 #ifdef FASTSAM_CUDA_EMULATION
     delete[] data_;
 #else
     cudaFree(data_);
 #endif
   }
-  Both(const Both&) = delete;
-  Both& operator=(const Both&) = delete;
+  ManagedArray(const ManagedArray&) = delete;
+  ManagedArray& operator=(const ManagedArray&) = delete;
 
   T* data() { return data_; }
   size_t size() const { return count_; }
@@ -63,4 +63,4 @@ class Both {
 };
 
 // Waits for all kernels; throws if one failed.
-inline void finish() { fastsam::cuda::check(cudaStreamSynchronize(nullptr), "running the kernels"); }
+inline void synchronize() { fastsam::cuda::check(cudaStreamSynchronize(nullptr), "running the kernels"); }

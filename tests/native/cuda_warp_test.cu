@@ -25,11 +25,11 @@ __global__ void shuffle_kernel(const T* in, T* out, int width) {
 
 template <typename T>
 void shuffles() {
-  Both<T> in(32), out(128);
+  ManagedArray<T> in(32), out(128);
   for (int i = 0; i < 32; ++i) in[i] = static_cast<T>(1000003) * static_cast<T>(i) + static_cast<T>(0.5);
   for (const int width : {32, 16, 4}) {
     launch(shuffle_kernel<T>, 1, 32, 0, nullptr, in.data(), out.data(), width);
-    finish();
+    synchronize();
     for (int i = 0; i < 32; ++i) {
       const int begin = i / width * width, end = begin + width;
       require(out[i] == in[begin + (i * 7 + 3) % width], at("shfl", i));
@@ -60,9 +60,9 @@ __global__ void vote_kernel(unsigned* out) {
 }
 
 void votes() {
-  Both<unsigned> out(256);
+  ManagedArray<unsigned> out(256);
   launch(vote_kernel, 1, 64, 0, nullptr, out.data());
-  finish();
+  synchronize();
   for (unsigned i = 0; i < 64; ++i) {
     const unsigned lane = i % 32;
     require(out[i] == 0x49249249u, at("ballot", i));
@@ -76,21 +76,21 @@ void votes() {
 __global__ void reduce_kernel(const int* in, int* out) {
   const int value = in[threadIdx.x];
   const auto bits = static_cast<unsigned>(value);
-  int* mine = out + 9 * threadIdx.x;
-  mine[0] = __reduce_add_sync(kAllLanes, value);
-  mine[1] = __reduce_min_sync(kAllLanes, value);
-  mine[2] = __reduce_max_sync(kAllLanes, value);
-  mine[3] = static_cast<int>(__reduce_min_sync(kAllLanes, bits));
-  mine[4] = static_cast<int>(__reduce_max_sync(kAllLanes, bits));
-  mine[5] = static_cast<int>(__reduce_and_sync(kAllLanes, bits));
-  mine[6] = static_cast<int>(__reduce_or_sync(kAllLanes, bits));
-  mine[7] = static_cast<int>(__reduce_xor_sync(kAllLanes, bits));
-  mine[8] = static_cast<int>(__match_any_sync(kAllLanes, value % 4));
+  int* row = out + 9 * threadIdx.x;
+  row[0] = __reduce_add_sync(kAllLanes, value);
+  row[1] = __reduce_min_sync(kAllLanes, value);
+  row[2] = __reduce_max_sync(kAllLanes, value);
+  row[3] = static_cast<int>(__reduce_min_sync(kAllLanes, bits));
+  row[4] = static_cast<int>(__reduce_max_sync(kAllLanes, bits));
+  row[5] = static_cast<int>(__reduce_and_sync(kAllLanes, bits));
+  row[6] = static_cast<int>(__reduce_or_sync(kAllLanes, bits));
+  row[7] = static_cast<int>(__reduce_xor_sync(kAllLanes, bits));
+  row[8] = static_cast<int>(__match_any_sync(kAllLanes, value % 4));
 }
 #endif
 
 void reductions() {
-  Both<int> in(32), out(9 * 32);
+  ManagedArray<int> in(32), out(9 * 32);
   unsigned sum = 0, ands = ~0u, ors = 0, xors = 0;
   for (int i = 0; i < 32; ++i) {
     in[i] = (i - 9) * 0x2654321;
@@ -101,23 +101,23 @@ void reductions() {
     xors ^= bits;
   }
   launch(reduce_kernel, 1, 32, 0, nullptr, in.data(), out.data());
-  finish();
-  int least = in[0], most = in[0];
-  unsigned lowest = ~0u, highest = 0;
+  synchronize();
+  int min_value = in[0], max_value = in[0];
+  unsigned min_bits = ~0u, max_bits = 0;
   for (int i = 0; i < 32; ++i) {
-    least = std::min(least, in[i]);
-    most = std::max(most, in[i]);
-    lowest = std::min(lowest, static_cast<unsigned>(in[i]));
-    highest = std::max(highest, static_cast<unsigned>(in[i]));
+    min_value = std::min(min_value, in[i]);
+    max_value = std::max(max_value, in[i]);
+    min_bits = std::min(min_bits, static_cast<unsigned>(in[i]));
+    max_bits = std::max(max_bits, static_cast<unsigned>(in[i]));
   }
   for (int i = 0; i < 32; ++i) {
     unsigned same = 0;
     for (int j = 0; j < 32; ++j) same |= static_cast<unsigned>(in[i] % 4 == in[j] % 4) << j;
     const int expected[9] = {static_cast<int>(sum),
-                             least,
-                             most,
-                             static_cast<int>(lowest),
-                             static_cast<int>(highest),
+                             min_value,
+                             max_value,
+                             static_cast<int>(min_bits),
+                             static_cast<int>(max_bits),
                              static_cast<int>(ands),
                              static_cast<int>(ors),
                              static_cast<int>(xors),
@@ -153,10 +153,10 @@ __global__ void sum_kernel(const T* in, T* out, int count) {
 template <typename T>
 void block_sums() {
   const int count = 1000, blocks = 4;
-  Both<T> in(count), out(3 * blocks);
+  ManagedArray<T> in(count), out(3 * blocks);
   for (int i = 0; i < count; ++i) in[i] = T(i % 131);
   launch(sum_kernel<T>, blocks, 256, 256 * sizeof(T), nullptr, in.data(), out.data(), count);
-  finish();
+  synchronize();
   for (int b = 0; b < blocks; ++b) {
     T sum = 0;
     int large = 0;
@@ -178,10 +178,10 @@ __global__ void index_kernel(int* out) {
                        100000 * blockIdx.z);
 }
 
-void place_indices() {
-  Both<int> out(2 * 3 * 4 * 5 * 6 * 7);
+void block_indices() {
+  ManagedArray<int> out(2 * 3 * 4 * 5 * 6 * 7);
   launch(index_kernel, dim3(2, 3, 4), dim3(5, 6, 7), 0, nullptr, out.data());
-  finish();
+  synchronize();
   for (int i = 0; i < 2 * 3 * 4 * 5 * 6 * 7; ++i) {
     const int t = i % 210, b = i / 210;
     const int thread = t % 5 + 10 * (t / 5 % 6) + 100 * (t / 30);
@@ -207,11 +207,11 @@ __global__ void atomic_kernel(int* counts, unsigned long long* wide, int* winner
 }
 
 void atomics() {
-  Both<int> counts(7), winners(4);
-  Both<unsigned long long> wide(2);
+  ManagedArray<int> counts(7), winners(4);
+  ManagedArray<unsigned long long> wide(2);
   counts[5] = -1;
   launch(atomic_kernel, 3, 100, 0, nullptr, counts.data(), wide.data(), winners.data());
-  finish();
+  synchronize();
   int flips = 0;
   for (int i = 0; i < 300; ++i) flips ^= 1 << i % 31;
   const int expected[7] = {299 * 150, -300, -299, 299, 0x7fffffff, static_cast<int>(0x80000000u), flips};
@@ -223,40 +223,40 @@ void atomics() {
 __global__ void bits_kernel(const unsigned* in, long long* out) {
   const unsigned x = in[threadIdx.x], y = in[threadIdx.x + 1];
   const unsigned long long both = static_cast<unsigned long long>(x) << 32 | y;
-  long long* mine = out + 14 * threadIdx.x;
-  mine[0] = __popc(x);
-  mine[1] = __popcll(both);
-  mine[2] = __ffs(static_cast<int>(x));
-  mine[3] = __ffsll(static_cast<long long>(both));
-  mine[4] = __clz(static_cast<int>(x));
-  mine[5] = __clzll(static_cast<long long>(both));
-  mine[6] = __brev(x);
-  mine[7] = static_cast<long long>(__brevll(both));
-  mine[8] = __byte_perm(x, y, 0x5b06);
-  mine[9] = __umulhi(x, y);
-  mine[10] = __funnelshift_l(x, y, 11);
-  mine[11] = __funnelshift_r(x, y, 43);
-  mine[12] = __float_as_int(__uint_as_float(x & 0x7f7fffffu));
-  mine[13] = static_cast<long long>(__umul64hi(both, both));
+  long long* row = out + 14 * threadIdx.x;
+  row[0] = __popc(x);
+  row[1] = __popcll(both);
+  row[2] = __ffs(static_cast<int>(x));
+  row[3] = __ffsll(static_cast<long long>(both));
+  row[4] = __clz(static_cast<int>(x));
+  row[5] = __clzll(static_cast<long long>(both));
+  row[6] = __brev(x);
+  row[7] = static_cast<long long>(__brevll(both));
+  row[8] = __byte_perm(x, y, 0x5b06);
+  row[9] = __umulhi(x, y);
+  row[10] = __funnelshift_l(x, y, 11);
+  row[11] = __funnelshift_r(x, y, 43);
+  row[12] = __float_as_int(__uint_as_float(x & 0x7f7fffffu));
+  row[13] = static_cast<long long>(__umul64hi(both, both));
 }
 
 void bits() {
   const unsigned values[] = {0, 1, 2, 3, 0x80000000u, 0xffffffffu, 0x00ff8040u, 0x12345678u, 0xf0000001u, 0};
   const int n = 9;
-  Both<unsigned> in(n + 1);
-  Both<long long> out(14 * n);
+  ManagedArray<unsigned> in(n + 1);
+  ManagedArray<long long> out(14 * n);
   std::memcpy(in.data(), values, sizeof(values));
   launch(bits_kernel, 1, n, 0, nullptr, in.data(), out.data());
-  finish();
+  synchronize();
   for (int i = 0; i < n; ++i) {
     const unsigned x = values[i], y = values[i + 1];
     const uint64_t both = uint64_t{x} << 32 | y;
-    int set = 0, all = 0, first = 0, first_of_both = 0, leading = 0, leading_of_both = 0;
+    int bits_in_x = 0, bits_in_both = 0, first = 0, first_of_both = 0, leading = 0, leading_of_both = 0;
     uint64_t reversed = 0, reversed_both = 0;
     for (int b = 0; b < 64; ++b) {
       const bool in_both = (both >> b & 1) != 0, in_x = b < 32 && (x >> b & 1) != 0;
-      set += in_x;
-      all += in_both;
+      bits_in_x += in_x;
+      bits_in_both += in_both;
       if (in_x && first == 0) first = b + 1;
       if (in_both && first_of_both == 0) first_of_both = b + 1;
       if (in_x) leading = 31 - b;
@@ -271,8 +271,8 @@ void bits() {
     const unsigned chosen = bytes[6] | bytes[0] << 8 | bytes[3] << 16 | bytes[5] << 24;
     const uint64_t high = uint64_t{x} * x + (uint64_t{x} * y >> 31) +
                           (((uint64_t{x} * y << 1 & 0xffffffffu) + (uint64_t{y} * y >> 32)) >> 32);
-    const long long expected[14] = {set,
-                                    all,
+    const long long expected[14] = {bits_in_x,
+                                    bits_in_both,
                                     first,
                                     first_of_both,
                                     leading,
@@ -306,30 +306,30 @@ __global__ void convert_kernel(const float* in, uint16_t* out, float* back, floa
 }
 
 // Value of a 16-bit floating-point number with `exponent` exponent bits; the others are sign and fraction.
-double value_of(uint16_t number, int exponent) {
+double decode_float(uint16_t encoded, int exponent) {
   const int fraction = 15 - exponent, bias = (1 << (exponent - 1)) - 1;
-  const int e = (number & 0x7fff) >> fraction, f = number & ((1 << fraction) - 1);
+  const int e = (encoded & 0x7fff) >> fraction, f = encoded & ((1 << fraction) - 1);
   const double size =
       e == 0 ? std::ldexp(f, 1 - bias - fraction) : std::ldexp(f + (1 << fraction), e - bias - fraction);
-  return (number & 0x8000) != 0 ? -size : size;
+  return (encoded & 0x8000) != 0 ? -size : size;
 }
 
 bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
-constexpr int kShown = 20;
+constexpr int kMaxReported = 20;
 
-// Returns the number of wrong conversions, and prints the first kShown of them.
+// Returns the number of wrong conversions, and prints the first kMaxReported of them.
 template <typename T>
 int conversions(const char* type, int exponent) {
   const int infinity = ((1 << exponent) - 1) << (15 - exponent);
-  Both<float> in(4 * 65536), back(4 * 65536), unpacked(8 * 65536);
-  Both<uint16_t> out(4 * 65536);
+  ManagedArray<float> in(4 * 65536), back(4 * 65536), unpacked(8 * 65536);
+  ManagedArray<uint16_t> out(4 * 65536);
   // Every number of the type, the float halfway to the next number, and the floats just below and above halfway.
   for (int i = 0; i < 65536; ++i) {
     const bool finite = (i & 0x7fff) < infinity;
-    const auto exact = static_cast<float>(value_of(static_cast<uint16_t>(i), exponent));
-    const double next = value_of(static_cast<uint16_t>(i + 1), exponent);
-    const auto halfway = static_cast<float>((value_of(static_cast<uint16_t>(i), exponent) + next) / 2);
+    const auto exact = static_cast<float>(decode_float(static_cast<uint16_t>(i), exponent));
+    const double next = decode_float(static_cast<uint16_t>(i + 1), exponent);
+    const auto halfway = static_cast<float>((decode_float(static_cast<uint16_t>(i), exponent) + next) / 2);
     in[4 * i] = finite                     ? exact
                 : (i & 0x7fff) == infinity ? std::copysign(INFINITY, (i & 0x8000) != 0 ? -1.0f : 1.0f)
                                            : NAN;
@@ -340,31 +340,31 @@ int conversions(const char* type, int exponent) {
   const int count = static_cast<int>(in.size());
   launch(convert_kernel<T>, blocks_for(count, 256), 256, 0, nullptr, in.data(), out.data(), back.data(),
          unpacked.data(), count);
-  finish();
+  synchronize();
   int wrong = 0;
   for (int i = 0; i < 65536; ++i) {
     const bool finite = (i & 0x7fff) < infinity;
     const int even = i % 2 == 0 ? i : i + 1;
     const int expected[4] = {i, even, i, i + 1};
     for (int k = 0; k < 4; ++k) {
-      const uint16_t given = out[4 * i + k];
+      const uint16_t actual = out[4 * i + k];
       if (std::isnan(in[4 * i + k])) {
-        require((given & 0x7fff) > infinity && std::isnan(back[4 * i + k]), at("NaN", i));
+        require((actual & 0x7fff) > infinity && std::isnan(back[4 * i + k]), at("NaN", i));
       } else {
-        const float exact = (given & 0x7fff) == infinity ? std::copysign(INFINITY, in[4 * i + k])
-                                                         : static_cast<float>(value_of(given, exponent));
+        const float exact = (actual & 0x7fff) == infinity ? std::copysign(INFINITY, in[4 * i + k])
+                                                          : static_cast<float>(decode_float(actual, exponent));
         require(back[4 * i + k] == exact, at("value", 4 * i + k));
       }
       // Round to nearest, ties to even, also for subnormal numbers of either type; alone and in a pair.
       const int nearest = finite ? expected[k] : i;
       const float first = unpacked[2 * (4 * i + k)], second = unpacked[2 * (4 * i + k) + 1];
       const bool paired = same(first, back[4 * i + k]) && same(second, -back[4 * i + k]);
-      if (paired && (given == nearest || std::isnan(in[4 * i + k]))) continue;
-      if (++wrong > kShown) continue;
+      if (paired && (actual == nearest || std::isnan(in[4 * i + k]))) continue;
+      if (++wrong > kMaxReported) continue;
       uint32_t bits;
       std::memcpy(&bits, &in[4 * i + k], sizeof(bits));
       std::fprintf(stderr, "%s: 0x%08x (%a) became 0x%04x, in a pair %a and negated %a, expected 0x%04x\n", type, bits,
-                   double{in[4 * i + k]}, given, double{first}, double{second}, nearest);
+                   double{in[4 * i + k]}, actual, double{first}, double{second}, nearest);
     }
   }
   if (wrong > 0) std::fprintf(stderr, "%s: %d of %d conversions wrong\n", type, wrong, count);
@@ -382,7 +382,7 @@ int main() {
   reductions();
   block_sums<int>();
   block_sums<double>();
-  place_indices();
+  block_indices();
   atomics();
   bits();
   const int wrong = conversions<half>("half", 5) + conversions<bfloat16>("bfloat16", 8);

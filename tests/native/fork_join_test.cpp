@@ -22,18 +22,18 @@
 
 // This program defines pthread_create, in place of the system's function, to control thread creation:
 static std::atomic<int> threads_left{1 << 30};  // how many more calls succeed
-static std::atomic<bool> held_back{false};      // while true, new threads wait before they run
+static std::atomic<bool> threads_held{false};   // while true, new threads wait before they run
 static std::atomic<int> started{0};             // threads created so far
 
-struct Start {
+struct ThreadStart {
   void* (*run)(void*);
   void* data;
 };
 
-static void* run_unless_held_back(void* given) {
-  const Start start = *static_cast<Start*>(given);
-  delete static_cast<Start*>(given);
-  while (held_back) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+static void* run_when_released(void* argument) {
+  const ThreadStart start = *static_cast<ThreadStart*>(argument);
+  delete static_cast<ThreadStart*>(argument);
+  while (threads_held) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return start.run(start.data);
 }
 
@@ -42,7 +42,7 @@ extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attribute
   static const Create create = reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"));
   if (threads_left.fetch_sub(1) <= 0) return EAGAIN;
   ++started;
-  return create(thread, attributes, run_unless_held_back, new Start{start, data});
+  return create(thread, attributes, run_when_released, new ThreadStart{start, data});
 }
 #endif
 
@@ -91,7 +91,7 @@ void more_parts_than_threads() {
 }
 
 void wait_for_helpers() {
-  while (fastsam::late_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (fastsam::pending_helpers > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 // Each part waits until all others have begun, which needs one thread per part.
@@ -195,22 +195,22 @@ void check_fifty_items() {
 
 // The caller processes the parts that its helper threads don't get to, and late helpers find nothing left to do. While
 // helpers are late, only a few more are started.
-void helpers_late() {
+void helpers_are_late() {
   wait_for_helpers();
-  held_back = true, started = 0;
+  threads_held = true, started = 0;
   for (int round = 0; round < 200; ++round) check_fifty_items();
-  require(started >= 1 && started <= std::max<int64_t>(8, fastsam::processors),
+  require(started >= 1 && started <= std::max<int64_t>(8, fastsam::num_processors),
           "the number of late helpers is limited");
-  require(fastsam::late_helpers == started, "all helpers are late");
+  require(fastsam::pending_helpers == started, "all helpers are late");
   const pid_t child = fork();
   if (child == 0) {
-    held_back = false;
+    threads_held = false;
     parts_run_concurrently();  // the parent's late helpers must not count in the child
     _exit(0);
   }
   int status = 1;
   require(waitpid(child, &status, 0) == child && status == 0, "a forked child starts its own helpers");
-  held_back = false;
+  threads_held = false;
   wait_for_helpers();
   parts_run_concurrently();
 }
@@ -228,7 +228,7 @@ int main() {
   concurrent_calls();
 #if !defined(__SANITIZE_THREAD__)
   threads_refused();
-  helpers_late();
+  helpers_are_late();
 #endif
   std::puts("fork_join: ok");
   return 0;

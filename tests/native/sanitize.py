@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "sanitize"
 COMPILER = os.environ.get("CXX", "g++")
-SANITIZERS = {
+SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:verify_asan_link_order=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1",
@@ -27,12 +27,12 @@ SANITIZERS = {
 # For emulated CUDA kernels: they find accesses outside of tensors.
 EMULATION_FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 # Tests that apply to all operations, whether or not they import `siblings`.
-GENERAL = ("test_determinism.py", "test_ops.py", "test_ops_robust.py")
+GENERAL_TESTS = ("test_determinism.py", "test_ops.py", "test_ops_robust.py")
 
 
 def run(command: list[str], **environment: str) -> None:
     print("+", " ".join(command), flush=True)
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **SANITIZERS, **environment})
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **SANITIZER_OPTIONS, **environment})
 
 
 def build_module() -> Path:
@@ -71,8 +71,8 @@ def build_emulated() -> None:
 
 def search_path(*folders: Path) -> str:
     """Return a PYTHONPATH of these folders followed by its current value."""
-    before = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([*map(str, folders), *([before] if before else [])])
+    existing = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*map(str, folders), *([existing] if existing else [])])
 
 
 def _cmake() -> str:
@@ -84,11 +84,11 @@ def _cmake() -> str:
 
 
 def native_tests() -> list[str]:
-    """Return the test files of GENERAL and all that import `siblings`, so that new operation families are included."""
+    """Return GENERAL_TESTS and all test files that import `siblings`, so that new operation families are included."""
     files = [
         path
         for path in sorted((ROOT / "tests").glob("test_*.py"))
-        if path.name in GENERAL or "from siblings import" in path.read_text(encoding="utf-8")
+        if path.name in GENERAL_TESTS or "from siblings import" in path.read_text(encoding="utf-8")
     ]
     return [str(path.relative_to(ROOT)) for path in files]
 
@@ -114,8 +114,8 @@ def run_programs() -> None:
         source = f"tests/native/{name}.cpp"
         run([COMPILER, "-std=c++17", "-g", "-O1", "-w", "-Icsrc", *flags, source, "-o", str(program), "-pthread"])
         # Without address randomisation, because ThreadSanitizer of older compilers can't map its memory with it.
-        plain = [tool, "-R"] if (tool := shutil.which("setarch")) else []
-        run([*plain, str(program)])
+        no_aslr = [tool, "-R"] if (tool := shutil.which("setarch")) else []
+        run([*no_aslr, str(program)])
 
 
 def run_emulator_programs() -> None:

@@ -29,23 +29,28 @@ from fastsam_core.ops._decoder.cuda import mask_factors
 from op_examples import COVERED, example
 from siblings import carry, why_no_gpu
 
-OURS = ["--kernel-name", "kernel_substring=fastsam"]  # matches the namespace in mangled names
-TOOLS = {"memcheck": OURS, "racecheck": ["--racecheck-report=all", *OURS], "synccheck": OURS, "initcheck": []}
-USUAL = ("memcheck", "racecheck", "synccheck")
-FOUND = 9  # exit status of a run in which a tool has found something
+OUR_KERNELS = ["--kernel-name", "kernel_substring=fastsam"]  # matches the namespace in mangled names
+TOOLS = {
+    "memcheck": OUR_KERNELS,
+    "racecheck": ["--racecheck-report=all", *OUR_KERNELS],
+    "synccheck": OUR_KERNELS,
+    "initcheck": [],
+}
+DEFAULT_TOOLS = ("memcheck", "racecheck", "synccheck")
+ERROR_EXIT_CODE = 9  # exit status of a run in which a tool has found something
 HALVES = (torch.float16, torch.bfloat16)
 LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")  # float32 forms exist
 # Sizes with few prompts, and with so many that each block takes several and the products of their tokens fill a GPU.
 # The grid's last panel of 16 cells is incomplete.
 FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
 MANY = {**FEW, "prompts": 100, "tokens": 7}
-WIDTHS = (2048, 256)  # hidden widths of the tokens' MLP and the IoU head in SAM
+HIDDEN_SIZES = (2048, 256)  # hidden widths of the tokens' MLP and the IoU head in SAM
 # Height, width, window (0: global), channels per head. wgmma kernels for Hopper run global attention of 33 to 64
 # columns.
 ATTENTION = [(14, 14, 0, 64), (9, 40, 0, 64), (20, 30, 14, 80), (20, 30, 7, 32), (9, 70, 0, 64), (9, 64, 0, 80)]
 
 
-def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def iter_calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield operations and CPU arguments that make this sibling launch each form of each of its kernels.
 
     quick: yield only the examples of `op_examples` and one case of attention.
@@ -59,11 +64,11 @@ def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, .
     for dtype in HALVES:
         for op in COVERED:
             for sizes in (FEW, MANY) if op.startswith("decoder_") else ():
-                yield op, arguments_in(dtype, op, **sizes, hidden=WIDTHS)
+                yield op, arguments_in(dtype, op, **sizes, hidden=HIDDEN_SIZES)
         for stride in (1, 2):
             for gelu in (False, True):
-                given = [tensor.to(dtype) for tensor in example("depthwise3x3")[:3]]
-                yield "depthwise3x3", (*given, stride, gelu, given[2])
+                arguments = [tensor.to(dtype) for tensor in example("depthwise3x3")[:3]]
+                yield "depthwise3x3", (*arguments, stride, gelu, arguments[2])
     for op in LOOKS:
         for sizes in (FEW, {**MANY, "prompts": 2}):
             yield op, arguments_in(torch.float32, op, **sizes)
@@ -71,8 +76,8 @@ def calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[Any, .
         for shape in ATTENTION:
             yield "attention", _attention(*shape, dtype)
         for channels in (96, 320):  # rows that leave some lanes of a warp without elements
-            given = [tensor[..., :channels].to(dtype).contiguous() for tensor in example("add_norm_into")[:4]]
-            yield "add_norm_into", (*given, 1e-6)
+            arguments = [tensor[..., :channels].to(dtype).contiguous() for tensor in example("add_norm_into")[:4]]
+            yield "add_norm_into", (*arguments, 1e-6)
     boxes, scores = example("nms")[:2]
     yield "nms", (boxes.double().repeat(2, 1), scores.repeat(2), 0.5)  # more than a chunk
     # Noise in every cell: columns with so many changes that their runs are written in parallel.
@@ -88,11 +93,11 @@ def _attention(height: int, width: int, window: int, dim: int, dtype: torch.dtyp
 
 
 def make_calls(device: str, sibling: str, quick: bool = False) -> int:
-    """Call every operation of `calls` and the decoder's fused calls on `device`; return the number of calls."""
+    """Call every operation of `iter_calls` and the decoder's fused calls on `device`; return the number of calls."""
     _native_cuda.unvalidated_serve = True
     count = 0
-    for op, given in calls(sibling, quick):
-        ops.siblings(op)[sibling](*(carry(argument, device) for argument in given))
+    for op, arguments in iter_calls(sibling, quick):
+        ops.siblings(op)[sibling](*(carry(argument, device) for argument in arguments))
         count += 1
     for dtype in HALVES[:1] if quick else HALVES:
         prompts, factors = (
@@ -106,8 +111,8 @@ def make_calls(device: str, sibling: str, quick: bool = False) -> int:
 
 def _decode(prompts: Any, factors: Any) -> None:
     """Run the decoder's calls that bypass the operations."""
-    chain, given = chain_of(prompts)
-    chain(*given)
+    chain, arguments = chain_of(prompts)
+    chain(*arguments)
     mask_factors(*factors, laid_out=True)
 
 
@@ -122,21 +127,23 @@ def main(tools: list[str]) -> None:
         raise SystemExit(
             "compute-sanitizer is needed, from the CUDA toolkit or PyPI's nvidia-cuda-sanitizer-api: put it on PATH"
         )
-    for tool in tools or USUAL:
-        command = [sanitizer, "--tool", tool, f"--error-exitcode={FOUND}", *TOOLS[tool]]
+    for tool in tools or DEFAULT_TOOLS:
+        command = [sanitizer, "--tool", tool, f"--error-exitcode={ERROR_EXIT_CODE}", *TOOLS[tool]]
         command += [sys.executable, __file__, "--calls"]
         print("+", " ".join(command), flush=True)
         # Without PyTorch's caching allocator each tensor is its own allocation, so reads beside it are reported.
         environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         if status := subprocess.run(command, env=environment).returncode:
-            raise SystemExit(f"{tool} " + ("has found something" if status == FOUND else f"ended with {status}"))
+            raise SystemExit(
+                f"{tool} " + ("has found something" if status == ERROR_EXIT_CODE else f"ended with {status}")
+            )
     print("sanitize-cuda: clean")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--calls"]:
-        made = make_calls("cuda", "cuda")
+        count = make_calls("cuda", "cuda")
         torch.cuda.synchronize()
-        print(f"{made} calls made")
+        print(f"{count} calls made")
     else:
         main(sys.argv[1:])

@@ -18,7 +18,7 @@ namespace fastsam::emulator {
 namespace {
 
 // The fiber that was switched away from last.
-Fiber* left = nullptr;
+Fiber* previous = nullptr;
 
 }  // namespace
 #endif
@@ -44,7 +44,7 @@ void Stacks::reserve(size_t count) {
   }
 }
 
-void Fiber::note_stack(void* stack, size_t bytes) {
+void Fiber::set_stack(void* stack, size_t bytes) {
   stack_ = stack;
   stack_bytes_ = bytes;
 #ifdef __SANITIZE_ADDRESS__
@@ -53,30 +53,30 @@ void Fiber::note_stack(void* stack, size_t bytes) {
 #endif
 }
 
-void Fiber::arrived() {
+void Fiber::finish_first_switch() {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, &left->stack_, &left->stack_bytes_);
+  __sanitizer_finish_switch_fiber(nullptr, &previous->stack_, &previous->stack_bytes_);
 #endif
 }
 
 void Fiber::resume(Fiber& from) {
 #ifdef __SANITIZE_ADDRESS__
   void* frames = nullptr;
-  left = &from;
+  previous = &from;
   __sanitizer_start_switch_fiber(&frames, stack_, stack_bytes_);
   switch_from(from);
-  __sanitizer_finish_switch_fiber(frames, &left->stack_, &left->stack_bytes_);
+  __sanitizer_finish_switch_fiber(frames, &previous->stack_, &previous->stack_bytes_);
 #else
   switch_from(from);
 #endif
 }
 
-#ifdef FASTSAM_OWN_SWITCH
+#ifdef FASTSAM_ASM_SWITCH
 
-// Push the callee-saved registers of the System V ABI on the current stack, store its pointer in *left, and pop the
+// Push the callee-saved registers of the System V ABI on the current stack, store its pointer in *saved, and pop the
 // registers from the stack that is entered. To C++ this is an ordinary call. The floating-point control words, which
 // are callee-saved too, are not switched: kernels don't change them.
-extern "C" void fastsam_switch_stack(void** left, void* entered);
+extern "C" void fastsam_switch_stack(void** saved, void* target);
 asm(R"(
 .text
 .globl fastsam_switch_stack
@@ -102,7 +102,7 @@ fastsam_switch_stack:
 )");
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
-  note_stack(stack, bytes);
+  set_stack(stack, bytes);
   // The frame that fastsam_switch_stack pops: six registers, then `entry` as its return address. Above stands the
   // return address of `entry` itself, which is never used, but which the ABI requires to lie 8 below a multiple of 16.
   auto* top = reinterpret_cast<uintptr_t*>(static_cast<char*>(stack) + bytes) - 1;
@@ -117,7 +117,7 @@ void Fiber::switch_from(Fiber& from) { fastsam_switch_stack(&from.stack_pointer_
 #else
 
 void Fiber::prepare(void* stack, size_t bytes, void (*entry)()) {
-  note_stack(stack, bytes);
+  set_stack(stack, bytes);
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack;
   context_.uc_stack.ss_size = bytes;

@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #if defined(__x86_64__) && !defined(FASTSAM_PORTABLE_FIBERS)
-#define FASTSAM_OWN_SWITCH 1
+#define FASTSAM_ASM_SWITCH 1
 #else
 #include <ucontext.h>
 #endif
@@ -21,13 +21,13 @@ class Fiber {
   void resume(Fiber& from);
 
   // `entry` must call this first.
-  static void arrived();
+  static void finish_first_switch();
 
  private:
-  void note_stack(void* stack, size_t bytes);
+  void set_stack(void* stack, size_t bytes);
   void switch_from(Fiber& from);
 
-#ifdef FASTSAM_OWN_SWITCH
+#ifdef FASTSAM_ASM_SWITCH
   void* stack_pointer_ = nullptr;
 #else
   ucontext_t context_;

@@ -21,45 +21,45 @@ inline void __nanosleep(unsigned) { fastsam::emulator::yield(); }
 
 // ---- atomics: each returns the previous value ----
 template <typename T>
-FASTSAM_UNWATCHED T atomicExch(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicExch(T* address, std::common_type_t<T> value) {
   fastsam::emulator::races::update(address, sizeof(T), fastsam::emulator::linear_thread());
-  const T before = *address;
+  const T old = *address;
   *address = value;
-  return before;
+  return old;
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicAdd(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicAdd(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address + value));
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicSub(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicSub(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address - value));
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicMin(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicMin(T* address, std::common_type_t<T> value) {
   return atomicExch(address, value < *address ? value : *address);
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicMax(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicMax(T* address, std::common_type_t<T> value) {
   return atomicExch(address, value > *address ? value : *address);
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicAnd(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicAnd(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address & value));
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicOr(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicOr(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address | value));
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicXor(T* address, std::common_type_t<T> value) {
+FASTSAM_NO_RACE_CHECK T atomicXor(T* address, std::common_type_t<T> value) {
   return atomicExch(address, static_cast<T>(*address ^ value));
 }
 template <typename T>
-FASTSAM_UNWATCHED T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
-  const T before = *address;
-  atomicExch(address, before == expected ? value : before);
-  return before;
+FASTSAM_NO_RACE_CHECK T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
+  const T old = *address;
+  atomicExch(address, old == expected ? value : old);
+  return old;
 }
 
 // ---- bits ----

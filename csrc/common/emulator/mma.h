@@ -17,9 +17,9 @@ struct Product {
 };
 
 void load_matrices(uint32_t* registers, const void* row, bool transposed);
-void multiply_half(Product& mine);
-void multiply_bfloat16(Product& mine);
-void multiply_tf32(Product& mine);
+void multiply_half(Product& operands);
+void multiply_bfloat16(Product& operands);
+void multiply_tf32(Product& operands);
 
 // Fail unless `address` is a multiple of 16 and, with `shared`, lies in the block's shared memory.
 void require_aligned(const void* address, const char* operation, bool shared);
@@ -33,23 +33,23 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { emulator::loa
 
 template <typename T>
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulator::Product mine{d, a, {b0, b1}};
+  emulator::Product operands{d, a, {b0, b1}};
   if constexpr (std::is_same_v<T, half>) {
-    emulator::multiply_half(mine);
+    emulator::multiply_half(operands);
   } else {
-    emulator::multiply_bfloat16(mine);
+    emulator::multiply_bfloat16(operands);
   }
 }
 
 inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulator::Product mine{d, a, {b0, b1}};
-  emulator::multiply_tf32(mine);
+  emulator::Product operands{d, a, {b0, b1}};
+  emulator::multiply_tf32(operands);
 }
 
-inline void cp_async_16(void* shared, const void* global, bool inside = true) {
+inline void cp_async_16(void* shared, const void* global, bool is_valid = true) {
   emulator::require_aligned(shared, "cp.async", true);
-  if (inside) emulator::require_aligned(global, "cp.async", false);
-  emulator::defer_copy(shared, global, inside ? 16 : 0, inside ? 0 : 16);
+  if (is_valid) emulator::require_aligned(global, "cp.async", false);
+  emulator::begin_async_copy(shared, global, is_valid ? 16 : 0, is_valid ? 0 : 16);
 }
 inline void cp_async_commit() { emulator::commit_copies(); }
 template <int kPending>

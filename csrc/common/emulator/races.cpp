@@ -27,8 +27,8 @@ struct State {
   bool running = false;
   uint32_t epochs[kActors] = {};
   // Vector clocks: thread i is ordered after what actor j did up to its epoch known[i * kActors + j].
-  std::vector<uint32_t> known = std::vector<uint32_t>(size_t{kMaxThreads} * kActors);
-  bool beyond_warps = false;  // whether vector clocks may hold entries for actors outside a thread's own warp
+  std::vector<uint32_t> clocks = std::vector<uint32_t>(size_t{kMaxThreads} * kActors);
+  bool has_cross_warp_clocks = false;  // whether vector clocks may hold entries for actors outside a thread's own warp
   std::map<std::pair<const void*, bool>, std::vector<uint32_t>> barriers;  // clocks of barriers in memory, by phase
   Shadow memory;
 };
@@ -37,28 +37,29 @@ State* const the_state = new State;  // never destroyed: kernels may run until t
 State& state() { return *the_state; }
 
 // Whether any kernel was compiled with instrumentation.
-bool watched_code = false;
+bool is_instrumented = false;
 // Whether this host thread is running a kernel; another may be running instrumented code outside a kernel.
-__thread bool watching __attribute__((tls_model("initial-exec"))) = false;
-Region own_memory{};  // the stacks of the block's threads
+__thread bool is_checking __attribute__((tls_model("initial-exec"))) = false;
+Region thread_stacks{};  // the stacks of the block's threads
 
-uint32_t* known(State& s, unsigned thread) { return s.known.data() + size_t{thread} * kActors; }
-Stamp now(const State& s, unsigned actor) { return make_stamp(s.barrier, s.epochs[actor], actor); }
+uint32_t* clocks(State& s, unsigned thread) { return s.clocks.data() + size_t{thread} * kActors; }
+Stamp current_stamp(const State& s, unsigned actor) { return make_stamp(s.barrier, s.epochs[actor], actor); }
 
-// Return whether `before`, a stamp of the current block, is ordered before what `thread` does now.
-bool in_order(State& s, Stamp before, unsigned thread) {
-  const unsigned actor = actor_of(before);
-  return barrier_of(before) < s.barrier || actor == thread || known(s, thread)[actor] >= epoch_of(before);
+// Return whether `earlier`, a stamp of the current block, is ordered before what `thread` does now.
+bool happens_before(State& s, Stamp earlier, unsigned thread) {
+  const unsigned actor = actor_of(earlier);
+  return barrier_of(earlier) < s.barrier || actor == thread || clocks(s, thread)[actor] >= epoch_of(earlier);
 }
 
 // Return the addr2line command for a return address, to append to an error; "" if its module isn't known.
-std::string place(const void* code) {
+std::string format_location(const void* return_address) {
   Dl_info info{};
-  if (code == nullptr || dladdr(code, &info) == 0 || info.dli_fname == nullptr) return "";
+  if (return_address == nullptr || dladdr(return_address, &info) == 0 || info.dli_fname == nullptr) return "";
   char offset[32];
   const auto* const begin = static_cast<const char*>(info.dli_fbase);
   // A return address is the instruction after the call; one less lies within the call.
-  std::snprintf(offset, sizeof(offset), "0x%zx", static_cast<size_t>(static_cast<const char*>(code) - begin - 1));
+  std::snprintf(offset, sizeof(offset), "0x%zx",
+                static_cast<size_t>(static_cast<const char*>(return_address) - begin - 1));
   return std::string("; addr2line -ie ") + info.dli_fname + " " + offset;
 }
 
@@ -67,132 +68,134 @@ struct Access {
   const char* address;
   size_t bytes;
   unsigned thread;
-  const void* code;
+  const void* return_address;
 };
 
-[[noreturn]] void race(const State& s, const Access& access, const char* other_verb, Stamp other) {
-  std::string what =
-      std::string(access.verb) + " " + std::to_string(access.bytes) + " bytes " + s.memory.place_of(access.address);
+[[noreturn]] void report_race(const State& s, const Access& access, const char* other_verb, Stamp other) {
+  std::string what = std::string(access.verb) + " " + std::to_string(access.bytes) + " bytes " +
+                     s.memory.describe_address(access.address);
   const unsigned actor = actor_of(other);
   const std::string who = barrier_of(other) < s.block_began ? "another block"
-                          : actor < kMaxThreads             ? thread_text(actor)
+                          : actor < kMaxThreads             ? describe_thread(actor)
                                                             : "warp " + std::to_string(actor - kMaxThreads);
   what += ", which " + who + " " + other_verb;
-  watching = false;
-  stop(access.thread, what + place(access.code));
+  is_checking = false;
+  abort_kernel(access.thread, what + format_location(access.return_address));
 }
 
 constexpr const char* kHasWritten = "has written, with no synchronisation in between";
 constexpr const char* kHasRead = "has read, with no synchronisation in between";
 
 void check_written(State& s, const Access& access, Stamp written) {
-  if (barrier_of(written) >= s.block_began && !in_order(s, written, access.thread))
-    race(s, access, kHasWritten, written);
+  if (barrier_of(written) >= s.block_began && !happens_before(s, written, access.thread))
+    report_race(s, access, kHasWritten, written);
 }
 
-void check_copy(const State& s, const Cell& cell, const Access& access) {
-  if (barrier_of(cell.copy) >= s.block_began) race(s, access, "is still copying to", cell.copy);
+void check_copy(const State& s, const SharedCell& cell, const Access& access) {
+  if (barrier_of(cell.pending_copy) >= s.block_began) report_race(s, access, "is still copying to", cell.pending_copy);
 }
 
 // Record a read: replace the actor's own earlier read, or one from before the last barrier, or else make the second of
 // the two reads one of another warp than the first.
-void note_read(const State& s, Cell& cell, unsigned actor) {
+void record_read(const State& s, SharedCell& cell, unsigned actor) {
   Stamp& first = cell.read[0];
   Stamp& second = cell.read[1];
   if (actor_of(first) == actor || barrier_of(first) < s.barrier) {
-    first = now(s, actor);
+    first = current_stamp(s, actor);
   } else if (actor_of(second) == actor || barrier_of(second) < s.barrier ||
              actor_of(second) / 32 == actor_of(first) / 32) {
-    second = now(s, actor);
+    second = current_stamp(s, actor);
   }
 }
 
-void check_read(State& s, Cell& cell, const Access& access) {
+void check_read(State& s, SharedCell& cell, const Access& access) {
   check_copy(s, cell, access);
   check_written(s, access, cell.written);
 }
 
-void check_write(State& s, Cell& cell, const Access& access, bool by_atomic) {
+void check_write(State& s, SharedCell& cell, const Access& access, bool by_atomic) {
   check_copy(s, cell, access);
-  if (cell.products > 0) race(s, access, "is still multiplying with", cell.read[0]);
+  if (cell.pending_products > 0) report_race(s, access, "is still multiplying with", cell.read[0]);
   if (!(by_atomic && cell.by_atomic)) check_written(s, access, cell.written);
   for (const Stamp read : cell.read) {
-    if (barrier_of(read) >= s.block_began && !in_order(s, read, access.thread)) race(s, access, kHasRead, read);
+    if (barrier_of(read) >= s.block_began && !happens_before(s, read, access.thread))
+      report_race(s, access, kHasRead, read);
   }
 }
 
-void note_write(const State& s, Cell& cell, unsigned actor, bool by_atomic) {
-  cell.written = now(s, actor);
+void record_write(const State& s, SharedCell& cell, unsigned actor, bool by_atomic) {
+  cell.written = current_stamp(s, actor);
   cell.by_atomic = by_atomic;
   cell.read[0] = cell.read[1] = 0;
 }
 
-void check_global(State& s, const Access& access, const Written& byte) {
+void check_global(State& s, const Access& access, const GlobalCell& byte) {
   const Stamp written = byte.written;
   if (barrier_of(written) < s.launch_began) return;
-  if (barrier_of(written) >= s.block_began && in_order(s, written, access.thread)) return;
-  race(s, access, kHasWritten, written);
+  if (barrier_of(written) >= s.block_began && happens_before(s, written, access.thread)) return;
+  report_race(s, access, kHasWritten, written);
 }
 
 void on_read(const Access& access) {
   State& s = state();
-  const Stamp mine = now(s, access.thread);
-  const bool shared = s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
-    // Fast path: skip reads that add nothing. A write clears `read`, so a stamp equal to `mine` means that this read
+  const Stamp current = current_stamp(s, access.thread);
+  const bool shared = s.memory.for_each_shared_cell(access.address, access.bytes, [&](SharedCell& cell) {
+    // Fast path: skip reads that add nothing. A write clears `read`, so a stamp equal to `current` means that this read
     // was checked since. If the last write precedes the last barrier, no read can race with it, and readers of two
     // warps are enough to detect a later write. Most memory is like that: written before a barrier, then read by many
     // threads.
-    const bool again = cell.read[0] == mine || cell.read[1] == mine;
-    const bool by_enough = barrier_of(cell.written) < s.barrier && barrier_of(cell.read[0]) == s.barrier &&
-                           barrier_of(cell.read[1]) == s.barrier &&
-                           actor_of(cell.read[0]) / 32 != actor_of(cell.read[1]) / 32;
-    if (cell.copy == 0 && (again || by_enough)) return;
+    const bool is_recorded = cell.read[0] == current || cell.read[1] == current;
+    const bool read_by_two_warps = barrier_of(cell.written) < s.barrier && barrier_of(cell.read[0]) == s.barrier &&
+                                   barrier_of(cell.read[1]) == s.barrier &&
+                                   actor_of(cell.read[0]) / 32 != actor_of(cell.read[1]) / 32;
+    if (cell.pending_copy == 0 && (is_recorded || read_by_two_warps)) return;
     check_read(s, cell, access);
-    note_read(s, cell, access.thread);
+    record_read(s, cell, access.thread);
   });
   if (shared) return;
-  s.memory.each_global_byte(access.address, access.bytes, false, [&](Written& byte) { check_global(s, access, byte); });
+  s.memory.for_each_global_byte(access.address, access.bytes, false,
+                                [&](GlobalCell& byte) { check_global(s, access, byte); });
 }
 
 void on_write(const Access& access, bool by_atomic) {
   State& s = state();
-  const bool shared = s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
+  const bool shared = s.memory.for_each_shared_cell(access.address, access.bytes, [&](SharedCell& cell) {
     check_write(s, cell, access, by_atomic);
-    note_write(s, cell, access.thread, by_atomic);
+    record_write(s, cell, access.thread, by_atomic);
   });
   if (shared) return;
-  s.memory.each_global_byte(access.address, access.bytes, true, [&](Written& byte) {
+  s.memory.for_each_global_byte(access.address, access.bytes, true, [&](GlobalCell& byte) {
     if (!(by_atomic && byte.by_atomic)) check_global(s, access, byte);
-    byte = {now(s, access.thread), by_atomic};
+    byte = {current_stamp(s, access.thread), by_atomic};
   });
 }
 
 void on_plain_write(const Access& access) { on_write(access, false); }
 
-Access access_of(const char* verb, const void* address, size_t bytes, unsigned thread) {
+Access make_access(const char* verb, const void* address, size_t bytes, unsigned thread) {
   return {verb, static_cast<const char*>(address), bytes, thread, nullptr};
 }
 
 }  // namespace
 
 void begin_launch() {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
-  if (s.running) s.memory.forget_shared();  // the last launch ended in an error, perhaps with products outstanding
+  if (s.running) s.memory.clear_shared();  // the last launch ended in an error, perhaps with products outstanding
   s.running = true;
   s.launch_began = ++s.barrier;
-  s.memory.forget_global();
+  s.memory.clear_global();
 }
 
 void begin_block(unsigned threads, Region dynamic_shared, Region static_shared, Region stacks) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
   s.block_began = ++s.barrier;
   s.memory.begin_block(dynamic_shared, static_shared);
-  own_memory = stacks;
+  thread_stacks = stacks;
   for (unsigned i = 0; i < kMaxThreads; ++i) {
-    uint32_t* const row = known(s, i);
-    if (s.beyond_warps) {
+    uint32_t* const row = clocks(s, i);
+    if (s.has_cross_warp_clocks) {
       std::fill(row, row + kActors, 0u);
     } else if (i < threads) {
       std::fill(row + i / 32 * 32, row + i / 32 * 32 + 32, 0u);
@@ -200,115 +203,116 @@ void begin_block(unsigned threads, Region dynamic_shared, Region static_shared, 
     }
   }
   std::fill(std::begin(s.epochs), std::end(s.epochs), 1u);
-  s.beyond_warps = false;
+  s.has_cross_warp_clocks = false;
   s.barriers.clear();
-  watching = true;
+  is_checking = true;
 }
 
 void end_launch(bool failed) {
-  watching = false;
+  is_checking = false;
   state().running = failed;
 }
 
-void pause() { watching = false; }
-void go_on() { watching = watched_code; }
+void pause_checks() { is_checking = false; }
+void resume_checks() { is_checking = is_instrumented; }
 
-void order_block() {
-  if (watched_code) ++state().barrier;
+void on_block_barrier() {
+  if (is_instrumented) ++state().barrier;
 }
 
 // Join the clocks of the lanes, including what each has done itself until now, and advance their epochs.
-void order_lanes(unsigned warp, uint32_t lanes) {
-  if (!watched_code) return;
+void on_syncwarp(unsigned warp, uint32_t lanes) {
+  if (!is_instrumented) return;
   State& s = state();
-  const unsigned first = 32 * warp, begin = s.beyond_warps ? 0 : first, end = s.beyond_warps ? kActors : first + 32;
-  uint32_t learnt[kActors];
-  std::fill(learnt + begin, learnt + end, 0u);
-  const auto each = [&](auto act) {
+  const unsigned first = 32 * warp, begin = s.has_cross_warp_clocks ? 0 : first,
+                 end = s.has_cross_warp_clocks ? kActors : first + 32;
+  uint32_t merged[kActors];
+  std::fill(merged + begin, merged + end, 0u);
+  const auto for_each_lane = [&](auto action) {
     for (unsigned thread = first; thread < first + 32; ++thread) {
-      if ((lanes >> (thread - first) & 1u) != 0) act(thread, known(s, thread));
+      if ((lanes >> (thread - first) & 1u) != 0) action(thread, clocks(s, thread));
     }
   };
-  each([&](unsigned, const uint32_t* row) {
-    for (unsigned j = begin; j < end; ++j) learnt[j] = std::max(learnt[j], row[j]);
+  for_each_lane([&](unsigned, const uint32_t* row) {
+    for (unsigned j = begin; j < end; ++j) merged[j] = std::max(merged[j], row[j]);
   });
-  each([&](unsigned thread, const uint32_t*) { learnt[thread] = s.epochs[thread]++; });
-  each([&](unsigned, uint32_t* row) { std::copy(learnt + begin, learnt + end, row + begin); });
+  for_each_lane([&](unsigned thread, const uint32_t*) { merged[thread] = s.epochs[thread]++; });
+  for_each_lane([&](unsigned, uint32_t* row) { std::copy(merged + begin, merged + end, row + begin); });
 }
 
 void arrive(const void* barrier, bool phase, unsigned thread) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
-  s.beyond_warps = true;
-  std::vector<uint32_t>& learnt = s.barriers[{barrier, phase}];
-  learnt.resize(kActors);
-  const uint32_t* const row = known(s, thread);
-  for (unsigned j = 0; j < kActors; ++j) learnt[j] = std::max(learnt[j], row[j]);
-  learnt[thread] = s.epochs[thread]++;
+  s.has_cross_warp_clocks = true;
+  std::vector<uint32_t>& merged = s.barriers[{barrier, phase}];
+  merged.resize(kActors);
+  const uint32_t* const row = clocks(s, thread);
+  for (unsigned j = 0; j < kActors; ++j) merged[j] = std::max(merged[j], row[j]);
+  merged[thread] = s.epochs[thread]++;
 }
 
 void wait(const void* barrier, bool phase, unsigned thread) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
   const auto found = s.barriers.find({barrier, phase});
   if (found == s.barriers.end()) return;
-  uint32_t* const row = known(s, thread);
+  uint32_t* const row = clocks(s, thread);
   for (unsigned j = 0; j < kActors; ++j) row[j] = std::max(row[j], found->second[j]);
 }
 
 void read(const void* address, size_t bytes, unsigned thread) {
-  if (watched_code) on_read(access_of("reads", address, bytes, thread));
+  if (is_instrumented) on_read(make_access("reads", address, bytes, thread));
 }
 
 void update(const void* address, size_t bytes, unsigned thread) {
-  if (watched_code) on_write(access_of("updates", address, bytes, thread), true);
+  if (is_instrumented) on_write(make_access("updates", address, bytes, thread), true);
 }
 
 void begin_product_read(const void* address, size_t bytes, unsigned thread) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
-  const Access access = access_of("multiplies with", address, bytes, thread);
-  s.memory.each_shared_cell(access.address, bytes, [&](Cell& cell) {
+  const Access access = make_access("multiplies with", address, bytes, thread);
+  s.memory.for_each_shared_cell(access.address, bytes, [&](SharedCell& cell) {
     check_read(s, cell, access);
-    ++cell.products;
-    note_read(s, cell, kMaxThreads + thread / 32);
+    ++cell.pending_products;
+    record_read(s, cell, kMaxThreads + thread / 32);
   });
 }
 
 void end_product_read(const void* address, size_t bytes, unsigned thread) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
-  s.memory.each_shared_cell(static_cast<const char*>(address), bytes, [&](Cell& cell) {
-    --cell.products;
-    note_read(s, cell, kMaxThreads + thread / 32);
+  s.memory.for_each_shared_cell(static_cast<const char*>(address), bytes, [&](SharedCell& cell) {
+    --cell.pending_products;
+    record_read(s, cell, kMaxThreads + thread / 32);
   });
 }
 
 void end_products(unsigned warp) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
   const unsigned actor = kMaxThreads + warp;
-  for (unsigned thread = 32 * warp; thread < 32 * warp + 32; ++thread) known(s, thread)[actor] = s.epochs[actor];
+  for (unsigned thread = 32 * warp; thread < 32 * warp + 32; ++thread) clocks(s, thread)[actor] = s.epochs[actor];
   ++s.epochs[actor];
 }
 
 void begin_copy(const void* to, const void* from, size_t bytes, size_t zeros, unsigned thread) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
-  on_read(access_of("begins to copy from", from, bytes, thread));
-  const Access access = access_of("begins to copy to", to, bytes + zeros, thread);
-  s.memory.each_shared_cell(access.address, access.bytes, [&](Cell& cell) {
+  on_read(make_access("begins to copy from", from, bytes, thread));
+  const Access access = make_access("begins to copy to", to, bytes + zeros, thread);
+  s.memory.for_each_shared_cell(access.address, access.bytes, [&](SharedCell& cell) {
     check_write(s, cell, access, false);
-    cell.copy = now(s, thread);
+    cell.pending_copy = current_stamp(s, thread);
   });
 }
 
 void end_copy(const void* to, size_t bytes, unsigned thread) {
-  if (!watched_code) return;
+  if (!is_instrumented) return;
   State& s = state();
-  s.memory.each_shared_cell(static_cast<const char*>(to), bytes, [&](Cell& cell) {
-    cell.copy = 0;
-    note_write(s, cell, thread, false);
+  s.memory.for_each_shared_cell(static_cast<const char*>(to), bytes, [&](SharedCell& cell) {
+    cell.pending_copy = 0;
+    record_write(s, cell, thread, false);
   });
 }
 
@@ -320,37 +324,41 @@ namespace {
 using namespace fastsam::emulator::races;
 
 // Return whether an access needs no check. Most are to the threads' stacks, so these are excluded first.
-inline bool is_own(const char* address) {
-  return !watching || static_cast<size_t>(address - own_memory.begin) < own_memory.bytes;
+inline bool is_exempt(const char* address) {
+  return !is_checking || static_cast<size_t>(address - thread_stacks.begin) < thread_stacks.bytes;
 }
 
 }  // namespace
 
 extern "C" {
-#define FASTSAM_CALLED __attribute__((visibility("hidden"), used))
-#define FASTSAM_ON(what, verb, address, size) \
-  if (!is_own(address)) what({verb, address, size, fastsam::emulator::linear_thread(), __builtin_return_address(0)})
-#define FASTSAM_ACCESSES(size)                                                                                         \
-  FASTSAM_CALLED void __tsan_read##size(const char* address) { FASTSAM_ON(on_read, "reads", address, size); }          \
-  FASTSAM_CALLED void __tsan_write##size(const char* address) { FASTSAM_ON(on_plain_write, "writes", address, size); } \
-  FASTSAM_CALLED void __tsan_unaligned_read##size(const char* address) {                                               \
-    FASTSAM_ON(on_read, "reads", address, size);                                                                       \
-  }                                                                                                                    \
-  FASTSAM_CALLED void __tsan_unaligned_write##size(const char* address) {                                              \
-    FASTSAM_ON(on_plain_write, "writes", address, size);                                                               \
+#define FASTSAM_HOOK __attribute__((visibility("hidden"), used))
+#define FASTSAM_CHECK(what, verb, address, size) \
+  if (!is_exempt(address)) what({verb, address, size, fastsam::emulator::linear_thread(), __builtin_return_address(0)})
+#define FASTSAM_ACCESSES(size)                                                                                 \
+  FASTSAM_HOOK void __tsan_read##size(const char* address) { FASTSAM_CHECK(on_read, "reads", address, size); } \
+  FASTSAM_HOOK void __tsan_write##size(const char* address) {                                                  \
+    FASTSAM_CHECK(on_plain_write, "writes", address, size);                                                    \
+  }                                                                                                            \
+  FASTSAM_HOOK void __tsan_unaligned_read##size(const char* address) {                                         \
+    FASTSAM_CHECK(on_read, "reads", address, size);                                                            \
+  }                                                                                                            \
+  FASTSAM_HOOK void __tsan_unaligned_write##size(const char* address) {                                        \
+    FASTSAM_CHECK(on_plain_write, "writes", address, size);                                                    \
   }
 FASTSAM_ACCESSES(1)
 FASTSAM_ACCESSES(2)
 FASTSAM_ACCESSES(4)
 FASTSAM_ACCESSES(8)
 FASTSAM_ACCESSES(16)
-FASTSAM_CALLED void __tsan_read_range(const char* address, size_t size) { FASTSAM_ON(on_read, "reads", address, size); }
-FASTSAM_CALLED void __tsan_write_range(const char* address, size_t size) {
-  FASTSAM_ON(on_plain_write, "writes", address, size);
+FASTSAM_HOOK void __tsan_read_range(const char* address, size_t size) {
+  FASTSAM_CHECK(on_read, "reads", address, size);
 }
-FASTSAM_CALLED void __tsan_init() { watched_code = true; }
-FASTSAM_CALLED void __tsan_vptr_update(void**, void*) {}
-FASTSAM_CALLED void __tsan_vptr_read(void**) {}
-FASTSAM_CALLED void __tsan_func_entry(void*) {}
-FASTSAM_CALLED void __tsan_func_exit() {}
+FASTSAM_HOOK void __tsan_write_range(const char* address, size_t size) {
+  FASTSAM_CHECK(on_plain_write, "writes", address, size);
+}
+FASTSAM_HOOK void __tsan_init() { is_instrumented = true; }
+FASTSAM_HOOK void __tsan_vptr_update(void**, void*) {}
+FASTSAM_HOOK void __tsan_vptr_read(void**) {}
+FASTSAM_HOOK void __tsan_func_entry(void*) {}
+FASTSAM_HOOK void __tsan_func_exit() {}
 }

@@ -28,9 +28,9 @@ void begin_block(unsigned threads, Region dynamic_shared, Region static_shared, 
 void end_launch(bool failed);
 
 // All threads of the block that haven't ended have met at a block barrier.
-void order_block();
+void on_block_barrier();
 // The given lanes of a warp have met at __syncwarp().
-void order_lanes(unsigned warp, uint32_t lanes);
+void on_syncwarp(unsigned warp, uint32_t lanes);
 // A thread has arrived at, or has waited for, this phase of a barrier in shared memory. What a thread did before it
 // arrived is ordered before what any thread does after waiting for that phase.
 void arrive(const void* barrier, bool phase, unsigned thread);
@@ -38,8 +38,8 @@ void wait(const void* barrier, bool phase, unsigned thread);
 
 // ---- accesses of emulated instructions, which the compiler doesn't instrument as such ----
 // Suspend and resume checking, while one thread executes an instruction on behalf of its whole warp.
-void pause();
-void go_on();
+void pause_checks();
+void resume_checks();
 void read(const void* address, size_t bytes, unsigned thread);
 void update(const void* address, size_t bytes, unsigned thread);  // by an atomic
 
@@ -56,7 +56,7 @@ void end_products(unsigned warp);
 
 // Attribute of functions that emulate an instruction and report its accesses themselves.
 #ifdef __SANITIZE_THREAD__
-#define FASTSAM_UNWATCHED __attribute__((no_sanitize_thread))
+#define FASTSAM_NO_RACE_CHECK __attribute__((no_sanitize_thread))
 #else
-#define FASTSAM_UNWATCHED
+#define FASTSAM_NO_RACE_CHECK
 #endif

@@ -7,24 +7,24 @@
 
 #include "common/emulator/block.h"
 
-inline void __syncthreads() { fastsam::emulator::meet_block("__syncthreads()"); }
+inline void __syncthreads() { fastsam::emulator::sync_block("__syncthreads()"); }
 inline int __syncthreads_count(int predicate) {
-  return fastsam::emulator::meet_block("__syncthreads_count()", predicate != 0);
+  return fastsam::emulator::sync_block("__syncthreads_count()", predicate != 0);
 }
 inline int __syncthreads_or(int predicate) {
-  return fastsam::emulator::meet_block("__syncthreads_or()", predicate != 0) > 0;
+  return fastsam::emulator::sync_block("__syncthreads_or()", predicate != 0) > 0;
 }
 inline int __syncthreads_and(int predicate) {
-  return fastsam::emulator::meet_block("__syncthreads_and()", predicate == 0) == 0;
+  return fastsam::emulator::sync_block("__syncthreads_and()", predicate == 0) == 0;
 }
 
 namespace fastsam::emulator {
 
-// Call act(lane, operand) for each lane that takes part.
-template <typename Operand, typename Act>
-void each_lane(const Lanes& lanes, Act act) {
+// Call action(lane, operand) for each lane that takes part.
+template <typename Operand, typename Action>
+void for_each_lane(const Lanes& lanes, Action action) {
   for (int i = 0; i < 32; ++i) {
-    if (lanes.operands[i] != nullptr) act(i, *static_cast<Operand*>(lanes.operands[i]));
+    if (lanes.operands[i] != nullptr) action(i, *static_cast<Operand*>(lanes.operands[i]));
   }
 }
 
@@ -36,18 +36,18 @@ struct Shuffle {
 
 template <typename T>
 T shuffle(const char* operation, unsigned mask, T value, int source) {
-  Shuffle<T> mine{value, value, source};
-  meet_warp(operation, mask, &mine, [](const Lanes& lanes) {
-    each_lane<Shuffle<T>>(lanes, [&](int i, Shuffle<T>& one) {
-      const void* from = lanes.operands[one.source];
+  Shuffle<T> operands{value, value, source};
+  sync_warp(operation, mask, &operands, [](const Lanes& lanes) {
+    for_each_lane<Shuffle<T>>(lanes, [&](int i, Shuffle<T>& lane_operands) {
+      const void* from = lanes.operands[lane_operands.source];
       if (from == nullptr) {
-        fail("is in a shuffle where lane " + std::to_string(i) + " reads lane " + std::to_string(one.source) +
+        fail("is in a shuffle where lane " + std::to_string(i) + " reads lane " + std::to_string(lane_operands.source) +
              ", which does not take part");
       }
-      one.result = static_cast<const Shuffle<T>*>(from)->value;
+      lane_operands.result = static_cast<const Shuffle<T>*>(from)->value;
     });
   });
-  return mine.result;
+  return operands.result;
 }
 
 template <typename T>
@@ -59,17 +59,17 @@ struct Reduction {
 // two values.
 template <typename T, typename Combine>
 T reduce(const char* operation, unsigned mask, T value, Combine) {
-  Reduction<T> mine{value, value};
-  meet_warp(operation, mask, &mine, [](const Lanes& lanes) {
+  Reduction<T> operands{value, value};
+  sync_warp(operation, mask, &operands, [](const Lanes& lanes) {
     bool first = true;
-    T all{};
-    each_lane<Reduction<T>>(lanes, [&](int, Reduction<T>& one) {
-      all = first ? one.value : Combine()(all, one.value);
+    T result{};
+    for_each_lane<Reduction<T>>(lanes, [&](int, Reduction<T>& lane_operands) {
+      result = first ? lane_operands.value : Combine()(result, lane_operands.value);
       first = false;
     });
-    each_lane<Reduction<T>>(lanes, [&](int, Reduction<T>& one) { one.result = all; });
+    for_each_lane<Reduction<T>>(lanes, [&](int, Reduction<T>& lane_operands) { lane_operands.result = result; });
   });
-  return mine.result;
+  return operands.result;
 }
 
 struct Or {
@@ -103,7 +103,7 @@ struct Max {
 }  // namespace fastsam::emulator
 
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
-  fastsam::emulator::meet_warp("__syncwarp()", mask, &mask, &fastsam::emulator::order_lanes);
+  fastsam::emulator::sync_warp("__syncwarp()", mask, &mask, &fastsam::emulator::on_syncwarp);
 }
 
 template <typename T>
@@ -143,14 +143,14 @@ unsigned __match_any_sync(unsigned mask, T value) {
   struct Match {
     T value;
     unsigned same;
-  } mine{value, 0};
-  fastsam::emulator::meet_warp("__match_any_sync()", mask, &mine, [](const fastsam::emulator::Lanes& lanes) {
-    fastsam::emulator::each_lane<Match>(lanes, [&](int, Match& one) {
-      fastsam::emulator::each_lane<Match>(
-          lanes, [&](int j, Match& two) { one.same |= unsigned{one.value == two.value} << j; });
+  } operands{value, 0};
+  fastsam::emulator::sync_warp("__match_any_sync()", mask, &operands, [](const fastsam::emulator::Lanes& lanes) {
+    fastsam::emulator::for_each_lane<Match>(lanes, [&](int, Match& lane_operands) {
+      fastsam::emulator::for_each_lane<Match>(
+          lanes, [&](int j, Match& other) { lane_operands.same |= unsigned{lane_operands.value == other.value} << j; });
     });
   });
-  return mine.same;
+  return operands.same;
 }
 
 #define FASTSAM_REDUCE(name, T, Combine)                                                                      \

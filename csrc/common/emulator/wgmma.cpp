@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "common/emulator/products.h"
 #include "common/emulator/races.h"
 #include "common/emulator/warp.h"
+#include "common/emulator/wgmma_hooks.h"
 
 namespace fastsam::emulator {
 namespace {
@@ -20,7 +20,7 @@ namespace {
 // that only an alignment of 128 bytes is guaranteed, so this value is a multiple of 128 and of no larger power of two.
 constexpr uint32_t kWindowBegin = 1024 + 384;
 constexpr uint32_t kAllLanes = 0xffffffffu;
-constexpr size_t kVector = 16;  // bytes that stay contiguous under every swizzle
+constexpr size_t kVectorBytes = 16;  // bytes that stay contiguous under every swizzle
 
 // An accumulator that outstanding products add to: one register array per lane.
 struct Accumulator {
@@ -34,25 +34,25 @@ struct Product {
   float* d;  // accumulator registers of lane 0, which identify the accumulator
   int columns;
   uint64_t b;
-  bool down_rows;
-  float (*value)(uint16_t);
+  bool mn_major;
+  float (*to_float)(uint16_t);
 };
 
 struct Warp {
   bool fenced = false;
-  std::vector<Product> open;
+  std::vector<Product> uncommitted;
   std::deque<std::vector<Product>> committed;
   std::map<float*, Accumulator> accumulators;  // keyed by lane 0's registers
-  uint64_t issued = 0;                         // hash of all products, to compare the warps of a warpgroup
+  uint64_t issue_hash = 0;                     // hash of all products, to compare the warps of a warpgroup
 };
 
 std::vector<Warp> warps;
 // For each 16 bytes of dynamic shared memory: 1 + the thread that filled them by cp.async and has not called
-// fence_for_wgmma() since, or 0.
+// fence_proxy_async() since, or 0.
 std::vector<unsigned> unfenced;
-std::vector<std::vector<size_t>> copied;  // per thread, the indices in `unfenced` that it has set
+std::vector<std::vector<size_t>> unfenced_by_thread;  // per thread, the indices in `unfenced` that it has set
 
-Warp& this_warp() { return warps[linear_thread() / 32]; }
+Warp& current_warp() { return warps[linear_thread() / 32]; }
 
 size_t bits(uint64_t value, int first, int count) { return value >> first & ((uint64_t{1} << count) - 1); }
 
@@ -68,38 +68,41 @@ size_t bits(uint64_t value, int first, int count) { return value >> first & ((ui
 // bit 4 on, are XORed with those three positions above.
 //
 // Calls visit(address, k, n) for each vector of 8 elements. (k, n) is the position of its first element; the others
-// follow in k or, with `down_rows`, in n.
+// follow in k or, with `mn_major`, in n.
 template <typename Visit>
-void each_vector(const Product& product, Visit visit) {
+void for_each_vector(const Product& product, Visit visit) {
   const size_t start = bits(product.b, 0, 14) << 4, leading = bits(product.b, 16, 14) << 4;
-  const size_t stride = bits(product.b, 32, 14) << 4, mode = bits(product.b, 62, 2);
+  const size_t stride = bits(product.b, 32, 14) << 4, swizzle_mode = bits(product.b, 62, 2);
   if (bits(product.b, 49, 3) != 0) fail("calls wgmma with a base offset, which the emulator does not support");
   if (bits(product.b, 14, 2) != 0 || bits(product.b, 30, 2) != 0 || bits(product.b, 46, 3) != 0 ||
       bits(product.b, 52, 10) != 0) {
     fail("calls wgmma with a descriptor whose unused bits are set");
   }
-  const size_t vectors = mode == 0 ? 1 : mode == 1 ? 8 : mode == 2 ? 4 : 2;  // 16-byte vectors per swizzled row
+  const size_t vectors = swizzle_mode == 0   ? 1
+                         : swizzle_mode == 1 ? 8
+                         : swizzle_mode == 2 ? 4
+                                             : 2;  // 16-byte vectors per swizzled row
   const size_t mask = (vectors - 1) << 4;
   const auto* const memory = static_cast<const char*>(dynamic_shared());
-  for (size_t k = 0; k < 16; k += product.down_rows ? 1 : 8) {
-    for (size_t n = 0; n < static_cast<size_t>(product.columns); n += product.down_rows ? 8 : 1) {
+  for (size_t k = 0; k < 16; k += product.mn_major ? 1 : 8) {
+    for (size_t n = 0; n < static_cast<size_t>(product.columns); n += product.mn_major ? 8 : 1) {
       size_t offset = 0;
-      if (product.down_rows) {
+      if (product.mn_major) {
         const size_t vector = n / 8;
         offset = k % 8 * vectors * 16;
-        offset += mode == 0 ? vector * stride + k / 8 * leading
-                            : vector % vectors * 16 + vector / vectors * leading + k / 8 * stride;
+        offset += swizzle_mode == 0 ? vector * stride + k / 8 * leading
+                                    : vector % vectors * 16 + vector / vectors * leading + k / 8 * stride;
       } else {
         offset = n % 8 * vectors * 16 + n / 8 * stride;
-        offset += mode == 0 ? k / 8 * leading : k / 8 * 16;
+        offset += swizzle_mode == 0 ? k / 8 * leading : k / 8 * 16;
       }
-      const size_t plain = start + offset, address = plain ^ (plain >> 3 & mask);
+      const size_t unswizzled = start + offset, address = unswizzled ^ (unswizzled >> 3 & mask);
       const size_t at = address - kWindowBegin;
-      if (address < kWindowBegin || !is_shared(memory + at, kVector)) {
+      if (address < kWindowBegin || !is_shared(memory + at, kVectorBytes)) {
         fail("calls wgmma on an address outside its shared memory");
       }
-      if (at / kVector < unfenced.size() && unfenced[at / kVector] != 0) {
-        fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / kVector] - 1) +
+      if (at / kVectorBytes < unfenced.size() && unfenced[at / kVectorBytes] != 0) {
+        fail("calls wgmma on shared memory that thread " + std::to_string(unfenced[at / kVectorBytes] - 1) +
              " copied there without a fence since");
       }
       visit(memory + at, k, n);
@@ -107,16 +110,16 @@ void each_vector(const Product& product, Visit visit) {
   }
 }
 
-void read_right(const Product& product, std::vector<float>& out) {
+void load_b(const Product& product, std::vector<float>& out) {
   const auto columns = static_cast<size_t>(product.columns);
-  const size_t step = product.down_rows ? 1 : columns;
+  const size_t step = product.mn_major ? 1 : columns;
   out.resize(16 * columns);
-  each_vector(product, [&](const char* at, size_t k, size_t n) {
+  for_each_vector(product, [&](const char* at, size_t k, size_t n) {
     uint16_t elements[8];
-    static_assert(sizeof(elements) == kVector);
-    std::memcpy(elements, at, kVector);
-    for (size_t i = 0; i < 8; ++i) out[k * columns + n + i * step] = product.value(elements[i]);
-    races::end_product_read(at, kVector, linear_thread());
+    static_assert(sizeof(elements) == kVectorBytes);
+    std::memcpy(elements, at, kVectorBytes);
+    for (size_t i = 0; i < 8; ++i) out[k * columns + n + i * step] = product.to_float(elements[i]);
+    races::end_product_read(at, kVectorBytes, linear_thread());
   });
 }
 
@@ -126,30 +129,30 @@ void read_right(const Product& product, std::vector<float>& out) {
 // in figure 149.
 void multiply(Warp& warp, const Product& product) {
   std::vector<float> b;  // (16, columns)
-  read_right(product, b);
+  load_b(product, b);
   float a[16][16];
   for (size_t lane = 0; lane < 32; ++lane) {
     for (size_t i = 0; i < 8; ++i) {
       const auto half = static_cast<uint16_t>(product.a[lane][i / 2] >> (i % 2 * 16));
-      a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = product.value(half);
+      a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = product.to_float(half);
     }
   }
-  Accumulator& to = warp.accumulators.at(product.d);
+  Accumulator& accumulator = warp.accumulators.at(product.d);
   const auto columns = static_cast<size_t>(product.columns);
   std::vector<float> sums(columns);
   for (size_t row = 0; row < 16; ++row) {
-    const auto value = [&](size_t column) -> float& {
-      return to.values[column / 8 * 4 + row / 8 * 2 + column % 2][row % 8 * 4 + column % 8 / 2];
+    const auto element = [&](size_t column) -> float& {
+      return accumulator.values[column / 8 * 4 + row / 8 * 2 + column % 2][row % 8 * 4 + column % 8 / 2];
     };
-    for (size_t n = 0; n < columns; ++n) sums[n] = value(n);
+    for (size_t n = 0; n < columns; ++n) sums[n] = element(n);
     for (size_t k = 0; k < 16; ++k) {
       for (size_t n = 0; n < columns; ++n) sums[n] += a[row][k] * b[k * columns + n];
     }
-    for (size_t n = 0; n < columns; ++n) value(n) = sums[n];
+    for (size_t n = 0; n < columns; ++n) element(n) = sums[n];
   }
-  if (--to.products > 0) return;
-  for (size_t i = 0; i < to.values.size(); ++i) {
-    for (size_t lane = 0; lane < 32; ++lane) to.registers[lane][i] = to.values[i][lane];
+  if (--accumulator.products > 0) return;
+  for (size_t i = 0; i < accumulator.values.size(); ++i) {
+    for (size_t lane = 0; lane < 32; ++lane) accumulator.registers[lane][i] = accumulator.values[i][lane];
   }
   warp.accumulators.erase(product.d);
 }
@@ -160,49 +163,51 @@ void require_warp(const Lanes& lanes) {
 
 void issue(const Lanes& lanes) {
   require_warp(lanes);
-  Warp& warp = this_warp();
+  Warp& warp = current_warp();
   if (!warp.fenced) fail("calls wgmma without wgmma_fence() since registers were last waited for");
   const auto& first = *static_cast<WarpgroupProduct*>(lanes.operands[0]);
-  Product product{{}, first.d, first.columns, first.b, first.down_rows, first.value};
-  Accumulator& to = warp.accumulators[first.d];
-  const bool added = to.products++ > 0;
-  to.values.resize(static_cast<size_t>(first.columns) / 2);
-  each_lane<WarpgroupProduct>(lanes, [&](int at, WarpgroupProduct& one) {
+  Product product{{}, first.d, first.columns, first.b, first.mn_major, first.to_float};
+  Accumulator& accumulator = warp.accumulators[first.d];
+  const bool is_accumulating = accumulator.products++ > 0;
+  accumulator.values.resize(static_cast<size_t>(first.columns) / 2);
+  for_each_lane<WarpgroupProduct>(lanes, [&](int at, WarpgroupProduct& lane_operands) {
     const auto lane = static_cast<size_t>(at);
-    if (one.b != first.b) fail("calls wgmma with a descriptor that differs from the other lanes'");
-    for (size_t i = 0; i < 4; ++i) product.a[lane][i] = one.a[i];
-    if (added) return;
-    to.registers[lane] = one.d;
-    for (size_t i = 0; i < to.values.size(); ++i) {
-      to.values[i][lane] = one.d[i];
-      one.d[i] = std::numeric_limits<float>::quiet_NaN();
+    if (lane_operands.b != first.b) fail("calls wgmma with a descriptor that differs from the other lanes'");
+    for (size_t i = 0; i < 4; ++i) product.a[lane][i] = lane_operands.a[i];
+    if (is_accumulating) return;
+    accumulator.registers[lane] = lane_operands.d;
+    for (size_t i = 0; i < accumulator.values.size(); ++i) {
+      accumulator.values[i][lane] = lane_operands.d[i];
+      lane_operands.d[i] = std::numeric_limits<float>::quiet_NaN();
     }
   });
-  warp.issued = (warp.issued ^ first.b ^ static_cast<uint64_t>(first.columns) << 20) * 0x9e3779b97f4a7c15u + 1;
-  each_vector(product, [](const char* at, size_t, size_t) { races::begin_product_read(at, kVector, linear_thread()); });
-  warp.open.push_back(product);
+  warp.issue_hash = (warp.issue_hash ^ first.b ^ static_cast<uint64_t>(first.columns) << 20) * 0x9e3779b97f4a7c15u + 1;
+  for_each_vector(product,
+                  [](const char* at, size_t, size_t) { races::begin_product_read(at, kVectorBytes, linear_thread()); });
+  warp.uncommitted.push_back(product);
 }
 
 }  // namespace
 
-void begin_block_of_products() {
+void begin_wgmma_block() {
   const size_t threads = size_t{block_size().x} * block_size().y * block_size().z;
   warps.assign((threads + 31) / 32, Warp());
   unfenced.clear();
-  copied.assign(threads, {});
+  unfenced_by_thread.assign(threads, {});
 }
 
-std::string end_block_of_products() {
+std::string end_wgmma_block() {
   for (size_t i = 0; i < warps.size(); ++i) {
-    if (!warps[i].open.empty() || !warps[i].committed.empty())
+    if (!warps[i].uncommitted.empty() || !warps[i].committed.empty())
       return "ended with wgmma products that were never waited for";
-    if (i / 4 * 4 + 3 >= warps.size() && warps[i].issued != 0) return "called wgmma with less than a warpgroup";
-    if (warps[i].issued != warps[i / 4 * 4].issued) return "called wgmma differently in the warps of a warpgroup";
+    if (i / 4 * 4 + 3 >= warps.size() && warps[i].issue_hash != 0) return "called wgmma with less than a warpgroup";
+    if (warps[i].issue_hash != warps[i / 4 * 4].issue_hash)
+      return "called wgmma differently in the warps of a warpgroup";
   }
   return "";
 }
 
-void note_copy(const void* to, size_t bytes) {
+void on_copy_arrival(const void* to, size_t bytes) {
   const auto* const memory = static_cast<const char*>(dynamic_shared());
   const auto* const at = static_cast<const char*>(to);
   if (at < memory || !is_shared(to, bytes)) return;
@@ -212,44 +217,44 @@ void note_copy(const void* to, size_t bytes) {
   const unsigned thread = linear_thread();
   for (size_t i = first; i < end; ++i) {
     unfenced[i] = thread + 1;
-    copied[thread].push_back(i);
+    unfenced_by_thread[thread].push_back(i);
   }
 }
 
-void fence_written() {
+void clear_unfenced() {
   const unsigned thread = linear_thread();
-  for (const size_t i : copied[thread]) {
+  for (const size_t i : unfenced_by_thread[thread]) {
     if (unfenced[i] == thread + 1) unfenced[i] = 0;
   }
-  copied[thread].clear();
+  unfenced_by_thread[thread].clear();
 }
 
-void issue_product(WarpgroupProduct& mine) { meet_warp("wgmma.mma_async", kAllLanes, &mine, &issue); }
+void issue_product(WarpgroupProduct& operands) { sync_warp("wgmma.mma_async", kAllLanes, &operands, &issue); }
 
 void fence_products() {
   int unused = 0;
-  meet_warp("wgmma.fence", kAllLanes, &unused, [](const Lanes& lanes) {
+  sync_warp("wgmma.fence", kAllLanes, &unused, [](const Lanes& lanes) {
     require_warp(lanes);
-    this_warp().fenced = true;
+    current_warp().fenced = true;
   });
 }
 
 void commit_products() {
   int unused = 0;
-  meet_warp("wgmma.commit_group", kAllLanes, &unused, [](const Lanes& lanes) {
+  sync_warp("wgmma.commit_group", kAllLanes, &unused, [](const Lanes& lanes) {
     require_warp(lanes);
-    Warp& warp = this_warp();
-    warp.committed.push_back(std::move(warp.open));
-    warp.open.clear();
+    Warp& warp = current_warp();
+    warp.committed.push_back(std::move(warp.uncommitted));
+    warp.uncommitted.clear();
   });
 }
 
 void wait_products(int pending) {
-  meet_warp("wgmma.wait_group", kAllLanes, &pending, [](const Lanes& lanes) {
+  sync_warp("wgmma.wait_group", kAllLanes, &pending, [](const Lanes& lanes) {
     require_warp(lanes);
-    Warp& warp = this_warp();
-    const auto keep = static_cast<size_t>(*static_cast<int*>(lanes.operands[0]));
-    for (; warp.committed.size() > keep; warp.committed.pop_front()) {
+    Warp& warp = current_warp();
+    const auto pending = static_cast<size_t>(*static_cast<int*>(lanes.operands[0]));
+    for (; warp.committed.size() > pending; warp.committed.pop_front()) {
       for (const Product& product : warp.committed.front()) multiply(warp, product);
     }
     races::end_products(linear_thread() / 32);
@@ -266,7 +271,7 @@ uint32_t shared_window_address(const void* pointer) {
 // 20 to 39, and the number still missing in bits 0 to 19.
 namespace {
 
-constexpr uint64_t kCount = (uint64_t{1} << 20) - 1;
+constexpr uint64_t kCountMask = (uint64_t{1} << 20) - 1;
 
 void require_barrier(const uint64_t* barrier) {
   if (!is_shared(barrier, sizeof(*barrier)) || reinterpret_cast<uintptr_t>(barrier) % 8 != 0) {
@@ -276,21 +281,21 @@ void require_barrier(const uint64_t* barrier) {
 
 }  // namespace
 
-void memory_barrier_init(uint64_t* barrier, uint32_t count) {
+void mbarrier_init(uint64_t* barrier, uint32_t count) {
   require_barrier(barrier);
-  if (count == 0 || count > kCount) fail("initialises a barrier for " + std::to_string(count) + " arrivals");
+  if (count == 0 || count > kCountMask) fail("initialises a barrier for " + std::to_string(count) + " arrivals");
   *barrier = uint64_t{count} << 20 | count;
 }
 
-void memory_barrier_arrive(uint64_t* barrier) {
+void mbarrier_arrive(uint64_t* barrier) {
   require_barrier(barrier);
-  const uint64_t missing = *barrier & kCount, count = *barrier >> 20 & kCount;
-  if (count == 0 || missing == 0 || missing > count) fail("arrives at a barrier that was never initialised");
+  const uint64_t pending = *barrier & kCountMask, count = *barrier >> 20 & kCountMask;
+  if (count == 0 || pending == 0 || pending > count) fail("arrives at a barrier that was never initialised");
   races::arrive(barrier, (*barrier >> 40 & 1) != 0, linear_thread());
-  *barrier = missing > 1 ? *barrier - 1 : ((*barrier >> 40) + 1) << 40 | count << 20 | count;
+  *barrier = pending > 1 ? *barrier - 1 : ((*barrier >> 40) + 1) << 40 | count << 20 | count;
 }
 
-void memory_barrier_wait(uint64_t* barrier, uint32_t parity) {
+void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   require_barrier(barrier);
   // Let the other threads run; after this many turns the block counts as deadlocked.
   for (int turns = 100000; (*barrier >> 40 & 1) == parity; --turns) {

@@ -1,9 +1,10 @@
 """Label files for image collections of any size: a detector finds boxes, SAM turns them into masks.
 
-run.py holds `auto_annotate`. worklist.py lists the images, shards.py divides them among processes, and job.py finds out
-from the manifest (manifest.py) which are left. work.py takes each image to its label files in the threads of
-pipeline.py, through loading.py, annotator.py, rendering.py and files.py. assemble.py and preview.py write what covers
-all images: the COCO file, the class names, the contact sheet. rows.py labels batches of data frames and Ray or Spark.
+run.py holds `auto_annotate`. file_list.py lists the images, shards.py divides them among processes, and job.py finds
+out from the manifest (manifest.py) which are left. batch_labeller.py takes each image to its label files in the threads
+of pipeline.py, through loading.py, annotator.py, rendering.py and files.py. dataset_files.py and preview.py write what
+covers all images: the COCO file, the class names, the contact sheet. rows.py labels batches of data frames and Ray or
+Spark.
 """
 
 from __future__ import annotations

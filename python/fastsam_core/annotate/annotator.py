@@ -18,9 +18,9 @@ from . import rows
 from .segmenter import Segmenter
 from .settings import AnnotateConfig, is_checkpoint
 
-EVERYTHING = {0: "object"}  # class names when there is no detector and everything is segmented
+EVERYTHING_NAMES = {0: "object"}  # class names when there is no detector and everything is segmented
 # After this many failures in a row, the detector or model is at fault rather than the images.
-_GIVE_UP = 10
+_MAX_CONSECUTIVE_ERRORS = 10
 
 
 class Annotator:
@@ -35,7 +35,7 @@ class Annotator:
     def __init__(self, config: AnnotateConfig | Mapping[str, Any]) -> None:
         self.config = config if isinstance(config, AnnotateConfig) else AnnotateConfig(**config)
         self._models: tuple[Segmenter, CheckedDetector | None] | None = None
-        self._faults: list[Exception] = []
+        self._consecutive_errors: list[Exception] = []
 
     def __call__(self, batch: Any) -> Any:
         """Return the labels of a batch of images, as a batch of the same type.
@@ -55,31 +55,31 @@ class Annotator:
         """
         if isinstance(batch, Iterator):
             return map(self, batch)
-        columns, rebuild = rows.open_batch(batch)
+        columns, rebuild = rows.unpack_batch(batch)
         return rebuild(rows.label(self, columns))
 
     @property
     def schema(self) -> str:
         """The columns that a call returns, as a schema string for Spark's `mapInPandas`."""
-        labels = ", ".join(f"{form} {'binary' if form == 'png' else 'string'}" for form in self.config.formats)
+        labels = ", ".join(f"{fmt} {'binary' if fmt == 'png' else 'string'}" for fmt in self.config.formats)
         return f"path string, width int, height int, objects int, error string, {labels}"
 
     @property
     def fault(self) -> Exception | None:
         """First error of the current run of consecutive failures, or None if the last image succeeded."""
-        return self._faults[0] if self._faults else None
+        return self._consecutive_errors[0] if self._consecutive_errors else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without models: each process loads its own."""
         return {"config": self.config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.config, self._models, self._faults = state["config"], None, []
+        self.config, self._models, self._consecutive_errors = state["config"], None, []
 
     def load(self) -> tuple[Segmenter, CheckedDetector | None]:
         """Return the SAM model and the detector (None to segment everything), loading them on the first call."""
         if self._models is None:
-            detector = self._detector()
+            detector = self._load_detector()
             self._models = Segmenter(self.config.sam_model, self.config.device), detector
         return self._models
 
@@ -104,57 +104,57 @@ class Annotator:
         paths: names of the images for error messages. Once ten images in a row have failed, also over several calls,
         the first of these errors is raised.
         """
-        labelled = self._each(images, paths)
-        for found in labelled:
-            if isinstance(found, Exception):
-                self._faults.append(found)
+        labelled = self._label_or_errors(images, paths)
+        for result in labelled:
+            if isinstance(result, Exception):
+                self._consecutive_errors.append(result)
             else:
-                self._faults.clear()
-            if len(self._faults) >= _GIVE_UP:
-                raise self._faults[0]
+                self._consecutive_errors.clear()
+            if len(self._consecutive_errors) >= _MAX_CONSECUTIVE_ERRORS:
+                raise self._consecutive_errors[0]
         return labelled
 
-    def _each(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Results | Exception]:
+    def _label_or_errors(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Results | Exception]:
         self.load()
         if len(images) > 1:
             try:
-                return list(self._label(images, paths))
+                return list(self._label_batch(images, paths))
             except Exception:  # label one by one below, so that only the image at fault fails
                 _release_memory()
         labelled: list[Results | Exception] = []
         for image, path in zip(images, paths, strict=True):
             try:
-                labelled += self._label([image], [path])
+                labelled += self._label_batch([image], [path])
             except Exception as error:
                 _release_memory()
                 labelled.append(error)
         return labelled
 
-    def _label(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Results]:
+    def _label_batch(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[Results]:
         segmenter, detector = self.load()
         if detector is None:
-            pictures = segmenter.pictures(images, paths)
-            return [self._chosen(_everything(segmenter.everything(picture))) for picture in pictures]
-        found = detector.batch(images, paths)
+            encoded = segmenter.encode(images, paths)
+            return [self._drop_small(_with_object_class(segmenter.segment_everything(image))) for image in encoded]
+        detections = detector.batch(images, paths)
         # The encoder is run only for images with boxes.
-        wanted = [index for index, detections in enumerate(found) if len(detections.boxes)]
-        pictures = segmenter.pictures([images[index] for index in wanted], [paths[index] for index in wanted])
-        results = [_nothing(image, path) for image, path in zip(images, paths, strict=True)]
-        for index, picture in zip(wanted, pictures, strict=True):
-            results[index] = self._chosen(_prompted(segmenter, picture, found[index]))
+        with_boxes = [index for index, image_detections in enumerate(detections) if len(image_detections.boxes)]
+        encoded = segmenter.encode([images[index] for index in with_boxes], [paths[index] for index in with_boxes])
+        results = [_empty_results(image, path) for image, path in zip(images, paths, strict=True)]
+        for index, image in zip(with_boxes, encoded, strict=True):
+            results[index] = self._drop_small(_segment_boxes(segmenter, image, detections[index]))
         return results
 
-    def _chosen(self, results: Results) -> Results:
+    def _drop_small(self, results: Results) -> Results:
         if results.masks is None or self.config.min_area <= 0:
             return results
         return results[results.masks.area >= self.config.min_area]
 
-    def _detector(self) -> CheckedDetector | None:
+    def _load_detector(self) -> CheckedDetector | None:
         config = self.config
-        if not config.wants_detector:
+        if not config.uses_detector:
             return None
         if config.texts is not None:
-            found = load_text_detector(
+            detector = load_text_detector(
                 config.texts,
                 None if is_checkpoint(config.det_model) else config.det_model,
                 conf=config.conf,
@@ -162,7 +162,7 @@ class Annotator:
                 max_det=config.max_det,
                 device=config.device,
             )
-            return found if config.classes is None else load_detector(found, classes=config.classes)
+            return detector if config.classes is None else load_detector(detector, classes=config.classes)
         return load_detector(
             config.det_model,
             conf=config.conf,
@@ -174,23 +174,25 @@ class Annotator:
         )
 
 
-def _prompted(segmenter: Segmenter, picture: EncodedImage, found: Detections) -> Results:
+def _segment_boxes(segmenter: Segmenter, image: EncodedImage, detections: Detections) -> Results:
     """Return the masks of the detected boxes, with the detector's classes and its scores as confidence."""
-    results = segmenter.boxes(picture, found.boxes).cpu()
+    results = segmenter.segment_boxes(image, detections.boxes).cpu()
     assert results.boxes is not None
     # SAM may have dropped masks; the `cls` of each remaining one is the index of its box.
     prompts = to_tensor(results.boxes.cls).long().numpy()
-    names = {int(class_id): found.names.get(int(class_id), str(class_id)) for class_id in found.class_ids[prompts]}
-    return _classified(results, found.class_ids[prompts], found.scores[prompts], names)
+    names = {
+        int(class_id): detections.names.get(int(class_id), str(class_id)) for class_id in detections.class_ids[prompts]
+    }
+    return _with_classes(results, detections.class_ids[prompts], detections.scores[prompts], names)
 
 
-def _everything(results: Results) -> Results:
+def _with_object_class(results: Results) -> Results:
     results = results.cpu()
     assert results.boxes is not None
-    return _classified(results, np.zeros(len(results), np.int64), np.asarray(results.boxes.conf), EVERYTHING)
+    return _with_classes(results, np.zeros(len(results), np.int64), np.asarray(results.boxes.conf), EVERYTHING_NAMES)
 
 
-def _classified(
+def _with_classes(
     results: Results, class_ids: NDArray[np.int64], scores: NDArray[Any], names: Mapping[int, str]
 ) -> Results:
     rows = results.rows()  # (N, 6) float64, which holds any class id exactly
@@ -201,7 +203,7 @@ def _classified(
     return results
 
 
-def _nothing(image: NDArray[np.uint8], path: str) -> Results:
+def _empty_results(image: NDArray[np.uint8], path: str) -> Results:
     return Results(image, path, {}, torch.zeros(0, 6, dtype=torch.float64, device="cpu"))
 
 

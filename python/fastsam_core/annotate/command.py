@@ -41,6 +41,6 @@ def run(values: dict[str, Any]) -> None:
 
     # Options not given take the defaults of `auto_annotate`, except the models: without a detector everything is
     # segmented, and the bundled SAM needs no download.
-    given = {key: value for key, value in values.items() if value is not None}
-    folder = auto_annotate(given.pop("data"), **{"det_model": None, "sam_model": DEFAULT_MODEL, **given})
+    options = {key: value for key, value in values.items() if value is not None}
+    folder = auto_annotate(options.pop("data"), **{"det_model": None, "sam_model": DEFAULT_MODEL, **options})
     print(f"Labels saved to {folder}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .._files import atomic_path
 
 
-class Place(NamedTuple):
+class LabelLayout(NamedTuple):
     """Where the files of a format go: `<folder>/<image's relative path without suffix><suffix>`."""
 
     folder: str
@@ -21,12 +21,12 @@ class Place(NamedTuple):
 
 
 # For coco these are hidden parts of the COCO file, one per image, which are merged at the end of a run.
-PLACES = {
-    "yolo": Place("", ".txt"),
-    "coco": Place(".coco", ".part"),
-    "sa1b": Place("sa1b", ".json"),
-    "labelme": Place("labelme", ".json"),
-    "png": Place("png", ".png"),
+LAYOUTS = {
+    "yolo": LabelLayout("", ".txt"),
+    "coco": LabelLayout(".coco", ".part"),
+    "sa1b": LabelLayout("sa1b", ".json"),
+    "labelme": LabelLayout("labelme", ".json"),
+    "png": LabelLayout("png", ".png"),
 }
 _SCRATCH = ".partial"
 
@@ -55,7 +55,7 @@ class LabelFiles:
 
     def paths(self, name: str) -> list[str]:
         """Return the paths of the label files of the image called `name`, relative to the folder."""
-        return [path_of(form, name) for form in self.formats]
+        return [label_path(fmt, name) for fmt in self.formats]
 
     def write(self, contents: Iterable[tuple[str, bytes]]) -> None:
         """Write each content to its relative path; each file appears whole or not at all."""
@@ -63,7 +63,7 @@ class LabelFiles:
             with atomic_path(self.folder / path, self.scratch) as temporary:
                 temporary.write_bytes(content)
 
-    def present(self, names: Iterable[str], match: Callable[[Iterable[bool]], bool] = all) -> set[str]:
+    def find_existing(self, names: Iterable[str], match: Callable[[Iterable[bool]], bool] = all) -> set[str]:
         """Return the names of which all label files exist (with match=any: at least one)."""
 
         @lru_cache(maxsize=64)  # callers pass names folder by folder
@@ -73,14 +73,14 @@ class LabelFiles:
             except (FileNotFoundError, NotADirectoryError):
                 return frozenset()
 
-        def is_there(path: str) -> bool:
-            folder, _, last = path.rpartition("/")
-            return last in listing(folder)
+        def exists(path: str) -> bool:
+            folder, _, file_name = path.rpartition("/")
+            return file_name in listing(folder)
 
-        return {name for name in names if match(is_there(path) for path in self.paths(name))}
+        return {name for name in names if match(exists(path) for path in self.paths(name))}
 
 
-def path_of(form: str, name: str) -> str:
+def label_path(fmt: str, name: str) -> str:
     """Return the path of a format's file for the image called `name`, relative to the folder of labels."""
-    place = PLACES[form]
-    return f"{place.folder}/{name}{place.suffix}" if place.folder else name + place.suffix
+    layout = LAYOUTS[fmt]
+    return f"{layout.folder}/{name}{layout.suffix}" if layout.folder else name + layout.suffix

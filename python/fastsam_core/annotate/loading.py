@@ -1,6 +1,6 @@
-"""Groups of images to label together, from a list of files or any other source.
+"""Batches of images to label together, from a list of files or any other source.
 
-Groups depend on the list alone. A run that resumes after a stop therefore encodes the same images together as an
+Batches depend on the list alone. A run that resumes after a stop therefore encodes the same images together as an
 uninterrupted one, and rounding can't differ.
 """
 
@@ -22,132 +22,132 @@ from .._log import logger
 from ..sources.decode import read_image
 from ..sources.item import Item, Source
 from ..sources.video import video_items
+from .file_list import FileList, file_key, is_video
 from .shards import Shard
-from .worklist import FileList, file_of, is_video
 
 
-class Loaded(NamedTuple):
+class LoadedImage(NamedTuple):
     """One image, or the reason why it could not be loaded.
 
-    key: the image's name in the manifest. name: name of its label files, relative and without suffix. file_name: the
-    image's name within label files, its relative path; for a frame, the name that a JPEG of it would have. image: BGR
-    uint8 (H, W, 3), or None. error: why there is no image. digest: hash of the pixels, for images that aren't files:
-    another image may come under the same name in a later run.
+    key: the image's name in the manifest. label_name: name of its label files, relative and without suffix. file_name:
+    the image's name within label files, its relative path; for a frame, the name that a JPEG of it would have. image:
+    BGR uint8 (H, W, 3), or None. error: why there is no image. digest: hash of the pixels, for images that aren't
+    files: another image may come under the same name in a later run.
     """
 
     key: str
-    name: str
+    label_name: str
     file_name: str
     image: NDArray[np.uint8] | None
     error: str = ""
     digest: str = ""
 
 
-Load = Callable[[], Loaded]
+ImageLoader = Callable[[], LoadedImage]
 
 
-def groups_of_files(
-    files: FileList, shard: Shard, finished: Collection[str], batch: int, videos: list[str]
-) -> Iterator[list[Load]]:
-    """Yield the groups of this shard in which an image isn't finished, as functions that load one image each.
+def batches_of_files(
+    files: FileList, shard: Shard, finished: Collection[str], batch_size: int, videos: list[str]
+) -> Iterator[list[ImageLoader]]:
+    """Yield the batches of this shard in which an image isn't finished, as functions that load one image each.
 
     A video is added to `videos` once its last frame has been yielded.
     """
-    for keys in key_groups((key for key in files.keys if key in shard), batch):
+    for keys in batched_keys((key for key in files.keys if key in shard), batch_size):
         if all(key in finished for key in keys):
             continue
         if is_video(keys[0]):
-            yield from _grouped(_frames(files, keys[0], videos), finished, batch)
+            yield from _batched(_load_frames(files, keys[0], videos), finished, batch_size)
         else:
             yield [partial(load_file, files, key) for key in keys]
 
 
-def key_groups(keys: Iterable[str], batch: int) -> Iterator[list[str]]:
-    """Yield groups of up to `batch` consecutive keys of images. Each video is a group by itself."""
-    group: list[str] = []
+def batched_keys(keys: Iterable[str], batch_size: int) -> Iterator[list[str]]:
+    """Yield batches of up to `batch_size` consecutive keys of images. Each video is a batch by itself."""
+    batch: list[str] = []
     for key in keys:
-        if group and (len(group) == batch or is_video(key) or is_video(group[-1])):
-            yield group
-            group = []
-        group.append(key)
-    if group:
-        yield group
+        if batch and (len(batch) == batch_size or is_video(key) or is_video(batch[-1])):
+            yield batch
+            batch = []
+        batch.append(key)
+    if batch:
+        yield batch
 
 
-def groups_of_source(
-    source: Source, shard: Shard, finished: set[str], batch: int, digests: Mapping[str, str], seen: set[str]
-) -> Iterator[list[Load]]:
-    """Yield groups as `groups_of_files` does, for a source whose images can only be read one after the other.
+def batches_of_source(
+    source: Source, shard: Shard, finished: set[str], batch_size: int, digests: Mapping[str, str], seen_keys: set[str]
+) -> Iterator[list[ImageLoader]]:
+    """Yield batches as `batches_of_files` does, for a source whose images can only be read one after the other.
 
     digests: hashes of the images that were labelled before. If another image comes under such a name, the name is
-    removed from `finished`. The keys of all images of the shard are added to `seen`.
+    removed from `finished`. The keys of all images of the shard are added to `seen_keys`.
     """
 
-    def pictures() -> Iterator[Loaded]:
-        for loaded in _named(source):
+    def images() -> Iterator[LoadedImage]:
+        for loaded in _with_unique_names(source):
             if loaded.key in shard:
-                seen.add(loaded.key)
+                seen_keys.add(loaded.key)
                 if loaded.image is not None and digests.get(loaded.key) != loaded.digest:
                     finished.discard(loaded.key)
                 yield loaded
 
-    return _grouped(pictures(), finished, batch)
+    return _batched(images(), finished, batch_size)
 
 
-def load_file(files: FileList, key: str) -> Loaded:
+def load_file(files: FileList, key: str) -> LoadedImage:
     """Load an image file. If that fails, log it and return the reason instead of the image."""
-    name = files.name(key)
+    label_name = files.label_name(key)
     try:
-        return Loaded(key, name, key, read_image(files.path(key)))
+        return LoadedImage(key, label_name, key, read_image(files.path(key)))
     except (ValueError, OSError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         logger.warning("skipped %s: %s", files.path(key), reason)
-        return Loaded(key, name, key, None, reason)
+        return LoadedImage(key, label_name, key, None, reason)
 
 
-def finished_names(files: FileList | None, finished: Collection[str]) -> Iterator[str]:
+def finished_label_names(files: FileList | None, finished: Collection[str]) -> Iterator[str]:
     """Yield the names of the label files of what is finished, in an order that depends on the images' names alone."""
     if files is None:
         yield from (posixpath.splitext(key)[0] for key in sorted(finished))
         return
     frames: dict[str, list[int]] = defaultdict(list)
     for key in finished:
-        video = file_of(key)
+        video = file_key(key)
         if video != key:
             frames[video].append(int(key[len(video) + 1 :]))
     for key in files.keys:
         if is_video(key):
-            yield from (f"{files.name(key)}_{frame}" for frame in sorted(frames[key]))
+            yield from (f"{files.label_name(key)}_{frame}" for frame in sorted(frames[key]))
         elif key in finished:
-            yield files.name(key)
+            yield files.label_name(key)
 
 
-def _frames(files: FileList, key: str, videos: list[str]) -> Iterator[Loaded]:
-    name = files.name(key)
+def _load_frames(files: FileList, key: str, videos: list[str]) -> Iterator[LoadedImage]:
+    label_name = files.label_name(key)
     path = files.path(key)
     try:
         for item in video_items(path, path):
-            frame = f"{name}_{item.frame}"
-            yield Loaded(f"{key}#{item.frame}", frame, f"{frame}.jpg", item.image)
+            frame_name = f"{label_name}_{item.frame}"
+            yield LoadedImage(f"{key}#{item.frame}", frame_name, f"{frame_name}.jpg", item.image)
     except (ValueError, OSError) as error:
         logger.warning("skipped %s: %s", path, error)
-        yield Loaded(key, name, key, None, str(error))
+        yield LoadedImage(key, label_name, key, None, str(error))
     else:
         videos.append(key)
 
 
-def _named(source: Source) -> Iterator[Loaded]:
+def _with_unique_names(source: Source) -> Iterator[LoadedImage]:
     """Yield a source's images under unique names, made from the last part of their path or address."""
     taken: set[str] = set()
     for item in source:
-        stem, suffix = posixpath.splitext(_base(item))
-        unique, number = stem, 1
+        stem, suffix = posixpath.splitext(_file_name(item))
+        unique, counter = stem, 1
         while unique.casefold() in taken:
-            number += 1
-            unique = f"{stem}-{number}"
+            counter += 1
+            unique = f"{stem}-{counter}"
         taken.add(unique.casefold())
         digest = "" if item.image is None else _digest(item.image)
-        yield Loaded(unique + suffix, unique, unique + suffix, item.image, item.error or "", digest)
+        yield LoadedImage(unique + suffix, unique, unique + suffix, item.image, item.error or "", digest)
 
 
 def _digest(image: NDArray[np.uint8]) -> str:
@@ -156,20 +156,20 @@ def _digest(image: NDArray[np.uint8]) -> str:
     return content.hexdigest()
 
 
-def _base(item: Item) -> str:
-    base = os.path.basename(item.path.rstrip("/")).split("?")[0] or "image"
+def _file_name(item: Item) -> str:
+    name = os.path.basename(item.path.rstrip("/")).split("?")[0] or "image"
     if item.frame is None:
-        return base
-    stem, suffix = posixpath.splitext(base)
+        return name
+    stem, suffix = posixpath.splitext(name)
     return f"{stem}_{item.frame}{suffix}"
 
 
-def _grouped(pictures: Iterator[Loaded], finished: Collection[str], batch: int) -> Iterator[list[Load]]:
-    while group := list(islice(pictures, batch)):
-        if any(one.key not in finished for one in group):
-            yield [partial(_same, one) for one in group]
-        group.clear()  # release these images before the next ones are decoded
+def _batched(images: Iterator[LoadedImage], finished: Collection[str], batch_size: int) -> Iterator[list[ImageLoader]]:
+    while batch := list(islice(images, batch_size)):
+        if any(loaded.key not in finished for loaded in batch):
+            yield [partial(_return, loaded) for loaded in batch]
+        batch.clear()  # release these images before the next ones are decoded
 
 
-def _same(loaded: Loaded) -> Loaded:
+def _return(loaded: LoadedImage) -> LoadedImage:
     return loaded

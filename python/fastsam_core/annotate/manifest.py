@@ -23,13 +23,13 @@ from typing import Any
 
 from .. import __version__, _locks
 from .._log import logger
-from .shards import WHOLE, Shard
-from .worklist import own_name
+from .file_list import default_label_name
+from .shards import UNSHARDED, Shard
 
 FORMAT = "fastsam_core.annotate 1"
-_FLUSH_SECONDS = 1.0
-_PATIENCE = 1.0  # seconds to wait for a lock: shards that start afresh briefly lock each other's old manifests
-_DETAIL = {"ok": "classes", "error": "error", "video": "key"}  # the field that a line of each status must have
+_FLUSH_INTERVAL = 1.0
+_LOCK_TIMEOUT = 1.0  # seconds to wait for a lock: shards that start afresh briefly lock each other's old manifests
+_REQUIRED_FIELD = {"ok": "classes", "error": "error", "video": "key"}  # the field that a line of each status must have
 
 
 @dataclass
@@ -37,36 +37,36 @@ class History:
     """Content of the manifests of a folder.
 
     finished: keys of labelled images. videos: keys of videos that were labelled to their end. failed: reasons by key.
-    classes: number of objects by class id and name. empty: number of images without objects. renamed: names of label
-    files by key, for images whose own name another image had when they were labelled. digests: hashes of the pixels by
-    key, for images that aren't files. again: finished keys that were recorded once more.
+    class_counts: number of objects by class id and name. num_empty: number of images without objects. renamed: names of
+    label files by key, for images whose own name another image had when they were labelled. digests: hashes of the
+    pixels by key, for images that aren't files. relabelled: finished keys that were recorded once more.
     """
 
     finished: set[str] = field(default_factory=set)
     videos: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    classes: Counter[tuple[int, str]] = field(default_factory=Counter)
-    empty: int = 0
+    class_counts: Counter[tuple[int, str]] = field(default_factory=Counter)
+    num_empty: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
-    again: set[str] = field(default_factory=set)
-    _classes_of: dict[str, list[Any]] = field(default_factory=dict)  # classes of the images that have a digest
+    relabelled: set[str] = field(default_factory=set)
+    _classes_by_key: dict[str, list[Any]] = field(default_factory=dict)  # classes of the images that have a digest
 
-    def name(self, key: str) -> str:
+    def label_name(self, key: str) -> str:
         """Return the name that a finished image's label files were written under, relative and without suffix."""
-        return self.renamed.get(key) or own_name(key)
+        return self.renamed.get(key) or default_label_name(key)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Add one line. An image counts once: lines that follow for a finished key are ignored and noted in `again`."""
+        """Add one line. An image counts once: later lines for a finished key are ignored and noted in `relabelled`."""
         key = line["key"]
         if line["status"] == "ok":
             self.renamed.pop(key, None)
             if "name" in line:
                 self.renamed[key] = line["name"]
             if "digest" in line:
-                self._note(key, line["digest"], line["classes"])
+                self._add_digest(key, line["digest"], line["classes"])
         if key in self.finished:
-            self.again.add(key)
+            self.relabelled.add(key)
             return
         if line["status"] == "video":
             self.videos.add(key)
@@ -77,18 +77,18 @@ class History:
         self.failed.pop(key, None)
         self.finished.add(key)
         for class_id, name, count in line["classes"]:
-            self.classes[class_id, name] += count
-        self.empty += not line["classes"]
+            self.class_counts[class_id, name] += count
+        self.num_empty += not line["classes"]
 
-    def _note(self, key: str, digest: str, classes: list[Any]) -> None:
+    def _add_digest(self, key: str, digest: str, classes: list[Any]) -> None:
         """Note an image that isn't a file; if another one was recorded under its name, forget that one."""
         if self.digests.get(key, digest) != digest:
             self.finished.discard(key)
-            for class_id, name, count in self._classes_of[key]:
-                self.classes[class_id, name] -= count
-            self.classes = +self.classes
-            self.empty -= not self._classes_of[key]
-        self.digests[key], self._classes_of[key] = digest, classes
+            for class_id, name, count in self._classes_by_key[key]:
+                self.class_counts[class_id, name] -= count
+            self.class_counts = +self.class_counts
+            self.num_empty -= not self._classes_by_key[key]
+        self.digests[key], self._classes_by_key[key] = digest, classes
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -96,9 +96,9 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def file_name(shard: Shard) -> str:
+def manifest_name(shard: Shard) -> str:
     """Return the name of a shard's manifest within the folder of labels."""
-    return "manifest.jsonl" if shard == WHOLE else f"manifest-{shard.index}-of-{shard.count}.jsonl"
+    return "manifest.jsonl" if shard == UNSHARDED else f"manifest-{shard.index}-of-{shard.count}.jsonl"
 
 
 def is_started(folder: Path) -> bool:
@@ -106,84 +106,87 @@ def is_started(folder: Path) -> bool:
     return any(path.stat().st_size for path in folder.glob("manifest*.jsonl"))
 
 
-def read(folder: Path, settings: Mapping[str, Any], wanted: Callable[[str], bool] = lambda key: True) -> History:
-    """Return the content of all manifests of `folder`, limited to keys for which `wanted` returns True.
+def read_history(
+    folder: Path, settings: Mapping[str, Any], is_included: Callable[[str], bool] = lambda key: True
+) -> History:
+    """Return the content of all manifests of `folder`, limited to keys for which `is_included` returns True.
 
     If an image was labelled again because its files had been removed, its last line counts.
     ValueError if one of the manifests was made with other settings, or is not a manifest.
     """
     history = History()
-    for line in _all_lines(folder, settings):
-        if wanted(line["key"]):
+    for line in _read_manifests(folder, settings):
+        if is_included(line["key"]):
             history.add(line)
-    if not history.again:
+    if not history.relabelled:
         return history
     # Keeping each image's classes, to subtract superseded ones, would take much memory. Reading twice is rare.
-    again, last = history.again, dict[str, dict[str, Any]]()
+    relabelled, latest = history.relabelled, dict[str, dict[str, Any]]()
     history = History()
-    for line in _all_lines(folder, settings):
+    for line in _read_manifests(folder, settings):
         key = line["key"]
-        if key in again:
+        if key in relabelled:
             # Lines of different shards may not come in the order in which they were written.
-            if key not in last or line.get("time", 0) >= last[key].get("time", 0):
-                last[key] = line
-        elif wanted(key):
+            if key not in latest or line.get("time", 0) >= latest[key].get("time", 0):
+                latest[key] = line
+        elif is_included(key):
             history.add(line)
-    for line in last.values():
+    for line in latest.values():
         history.add(line)
     return history
 
 
-def _all_lines(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _read_manifests(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the lines of all manifests, the oldest manifest first; their headers are checked."""
     for path in sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         with open(path, "rb") as file:
-            lines = _lines(file, path)
+            lines = _parse_lines(file, path)
             header = next(lines, None)
             if header is None:  # a run that was stopped before it wrote anything
                 continue
-            _check(path, header, settings)
+            _check_header(path, header, settings)
             yield from lines
 
 
-def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
-    for number, text in enumerate(file, 1):
+def _parse_lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
+    for line_number, text in enumerate(file, 1):
         if not text.endswith(b"\n"):
             return
         try:
             line = json.loads(text)
-            if number > 1:
-                _ = line["key"], line[_DETAIL[line["status"]]]
+            if line_number > 1:
+                _ = line["key"], line[_REQUIRED_FIELD[line["status"]]]
         except (ValueError, KeyError, TypeError):
-            if number == 1:
+            if line_number == 1:
                 raise ValueError(
                     f"{path} is not a manifest of labels; move it away, or give another output_dir"
                 ) from None
-            logger.warning("%s: line %d can't be read; its image is labelled again", path, number)
+            logger.warning("%s: line %d can't be read; its image is labelled again", path, line_number)
             continue
         yield line
 
 
-def _check(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def _check_header(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if not isinstance(header, Mapping) or header.get("manifest") != FORMAT:
         raise ValueError(f"{path} is not a manifest of this version; move it away, or give another output_dir")
-    before = header["settings"]
-    if before == settings:
+    previous = header["settings"]
+    if previous == settings:
         return
     missing = object()
     differences = [
-        f"{key} was {_shown(before.get(key, missing), missing)} and is {_shown(settings.get(key, missing), missing)}"
-        for key in sorted({*before, *settings})
-        if before.get(key, missing) != settings.get(key, missing)
+        f"{key} was {_format_value(previous.get(key, missing), missing)} "
+        f"and is {_format_value(settings.get(key, missing), missing)}"
+        for key in sorted({*previous, *settings})
+        if previous.get(key, missing) != settings.get(key, missing)
     ]
     raise ValueError(
         f"{path.parent} holds labels that were made with other settings: {'; '.join(differences)} (fingerprint "
-        f"{fingerprint(before)[:12]} in {path.name}, now {fingerprint(settings)[:12]}). Give another output_dir, or "
+        f"{fingerprint(previous)[:12]} in {path.name}, now {fingerprint(settings)[:12]}). Give another output_dir, or "
         "resume=False to label everything again"
     )
 
 
-def _shown(value: Any, missing: object) -> str:
+def _format_value(value: Any, missing: object) -> str:
     return "not given" if value is missing else json.dumps(value)
 
 
@@ -193,14 +196,16 @@ class Manifest:
     ValueError if another process is writing it. resume=False starts it afresh.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard = WHOLE, resume: bool = True) -> None:
-        self.path = folder / file_name(shard)
-        self._file = _opened(self.path, os.O_CREAT)
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], shard: Shard = UNSHARDED, resume: bool = True
+    ) -> None:
+        self.path = folder / manifest_name(shard)
+        self._descriptor = _open_locked(self.path, os.O_CREAT)
         self._flushed = time.monotonic()
         try:
-            self._end = _complete(self._file) if resume else 0
-            os.ftruncate(self._file, self._end)
-            if self._end == 0:
+            self._size = _end_of_last_line(self._descriptor) if resume else 0
+            os.ftruncate(self._descriptor, self._size)
+            if self._size == 0:
                 self.append(
                     {
                         "manifest": FORMAT,
@@ -211,7 +216,7 @@ class Manifest:
                 )
                 self.flush()
         except BaseException:
-            os.close(self._file)
+            os.close(self._descriptor)
             raise
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -220,17 +225,17 @@ class Manifest:
         try:
             written = 0
             while written < len(data):
-                written += os.write(self._file, data[written:])
+                written += os.write(self._descriptor, data[written:])
         except OSError:
-            os.ftruncate(self._file, self._end)
+            os.ftruncate(self._descriptor, self._size)
             raise
-        self._end += len(data)
-        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+        self._size += len(data)
+        if time.monotonic() - self._flushed >= _FLUSH_INTERVAL:
             self.flush()
 
     def flush(self) -> None:
         """Wait until everything written is on disk."""
-        os.fsync(self._file)
+        os.fsync(self._descriptor)
         self._flushed = time.monotonic()
 
     def close(self) -> None:
@@ -238,77 +243,77 @@ class Manifest:
         try:
             self.flush()
         finally:
-            os.close(self._file)
+            os.close(self._descriptor)
 
 
-def forget_others(own: Path, settings: Mapping[str, Any], shard: Shard) -> None:
-    """Remove the other manifests beside `own`, for a run that starts afresh.
+def remove_other_manifests(own_path: Path, settings: Mapping[str, Any], shard: Shard) -> None:
+    """Remove the other manifests beside `own_path`, for a run that starts afresh.
 
     A shard leaves manifests with its own settings, since the other shards of its run write them; a run over all images
     leaves none. ValueError if another process is writing one that has to be removed.
     """
 
-    def stays(path: Path) -> bool:
-        return path == own or (shard != WHOLE and _is_of(path, settings))
+    def should_keep(path: Path) -> bool:
+        return path == own_path or (shard != UNSHARDED and _has_settings(path, settings))
 
-    for path in sorted(own.parent.glob("manifest*.jsonl")):
-        if stays(path):
+    for path in sorted(own_path.parent.glob("manifest*.jsonl")):
+        if should_keep(path):
             continue
         try:
-            file = _opened(path)
+            descriptor = _open_locked(path)
         except FileNotFoundError:  # another shard has removed it
             continue
         except ValueError:
             # The process that holds it may have started it afresh in the meantime, with the settings of this run.
-            if stays(path):
+            if should_keep(path):
                 continue
             raise
-        if stays(path):
-            os.close(file)
+        if should_keep(path):
+            os.close(descriptor)
         else:
-            _locks.close_and_remove(file, path)
+            _locks.close_and_remove(descriptor, path)
 
 
-def _is_of(path: Path, settings: Mapping[str, Any]) -> bool:
+def _has_settings(path: Path, settings: Mapping[str, Any]) -> bool:
     """Return whether a manifest begins with these settings."""
     try:
         with open(path, "rb") as file:
-            header = next(_lines(file, path), None)
+            header = next(_parse_lines(file, path), None)
     except (FileNotFoundError, ValueError):
         return False
     return isinstance(header, Mapping) and header.get("settings") == settings
 
 
-def _opened(path: Path, flags: int = 0) -> int:
+def _open_locked(path: Path, flags: int = 0) -> int:
     """Return a descriptor of a manifest, locked for this process. ValueError if another process keeps it locked."""
     while True:
-        file = _locks.open_file(path, os.O_APPEND | flags)
+        descriptor = _locks.open_file(path, os.O_APPEND | flags)
         try:
-            _lock(file, path)
-            if _locks.is_same_file(file, path):
-                return file
+            _acquire_lock(descriptor, path)
+            if _locks.is_same_file(descriptor, path):
+                return descriptor
         except BaseException:
-            os.close(file)
+            os.close(descriptor)
             raise
-        os.close(file)
+        os.close(descriptor)
 
 
-def _lock(file: int, path: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not _locks.try_lock(file, path):
+def _acquire_lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    while not _locks.try_lock(descriptor, path):
         if time.monotonic() >= deadline:
             raise ValueError(f'another process is writing {path}; wait for it, or divide the images with shard="i/n"')
         time.sleep(0.05)
 
 
-def _complete(file: int) -> int:
+def _end_of_last_line(descriptor: int) -> int:
     """Return the number of bytes up to the end of the last complete line."""
-    end = os.fstat(file).st_size
+    end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - 65536)
-        os.lseek(file, start, os.SEEK_SET)
-        found = os.read(file, end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        os.lseek(descriptor, start, os.SEEK_SET)
+        newline = os.read(descriptor, end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0

@@ -8,99 +8,99 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-Loaded = TypeVar("Loaded")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 
 
-class Pipeline(Generic[Loaded, Made]):
-    """Thread pools that load and write, used as `with Pipeline(...) as p: for group in p: p.write(...)`.
+class Pipeline(Generic[Item, Output]):
+    """Thread pools that load and write, used as `with Pipeline(...) as p: for batch in p: p.write(...)`.
 
-    groups: iterator of groups of functions that load one image each. It runs in a thread of its own, the functions in
-    `workers` threads; iterating over the pipeline yields groups of their results, in order. write: called in `workers`
-    other threads with each value given to the method `write`. batch: images per group.
+    batches: iterator of lists of functions that load one image each. It runs in a thread of its own, the functions in
+    `num_workers` threads; iterating over the pipeline yields lists of their results, in order. write: called in
+    `num_workers` other threads with each value given to the method `write`. batch_size: images per batch.
 
-    About 2 x `workers` loaded images (but at least two groups) and 2 x `workers` unwritten values exist at a time at
-    most. An error in any thread is raised by the next step of the iteration, by `write`, or on leaving. Leaving the
-    block cancels loading that has not begun and waits for all writes; after an exception, writes that have not begun
-    are cancelled too.
+    About 2 x `num_workers` loaded images (but at least two batches) and 2 x `num_workers` unwritten values exist at a
+    time at most. An error in any thread is raised by the next step of the iteration, by `write`, or on leaving. Leaving
+    the block cancels loading that has not begun and waits for all writes; after an exception, writes that have not
+    begun are cancelled too.
     """
 
     def __init__(
         self,
-        groups: Iterator[list[Callable[[], Loaded]]],
-        write: Callable[[Made], None],
+        batches: Iterator[list[Callable[[], Item]]],
+        write: Callable[[Output], None],
         *,
-        workers: int,
-        batch: int = 1,
+        num_workers: int,
+        batch_size: int = 1,
     ) -> None:
-        self._groups = groups
+        self._batches = batches
         self._write = write
-        self._waiting: queue.Queue[list[Future[Loaded]] | BaseException | None] = queue.Queue(
-            max(1, -(-2 * workers // batch) - 1)
+        self._queue: queue.Queue[list[Future[Item]] | BaseException | None] = queue.Queue(
+            max(1, -(-2 * num_workers // batch_size) - 1)
         )
-        self._loaders = ThreadPoolExecutor(workers, thread_name_prefix="fastsam-load")
-        self._writers = ThreadPoolExecutor(workers, thread_name_prefix="fastsam-write")
-        self._free = threading.Semaphore(2 * workers)
+        self._loaders = ThreadPoolExecutor(num_workers, thread_name_prefix="fastsam-load")
+        self._writers = ThreadPoolExecutor(num_workers, thread_name_prefix="fastsam-write")
+        self._write_slots = threading.Semaphore(2 * num_workers)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._feeder = threading.Thread(target=self._feed, name="fastsam-feed", daemon=True)
 
-    def __enter__(self) -> Pipeline[Loaded, Made]:
+    def __enter__(self) -> Pipeline[Item, Output]:
         self._feeder.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        early = kind is not None
+    def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        failed = exc_type is not None
         self._stop.set()
         self._feeder.join()
         self._loaders.shutdown(wait=True, cancel_futures=True)
-        self._writers.shutdown(wait=True, cancel_futures=early)
-        if not early:
+        self._writers.shutdown(wait=True, cancel_futures=failed)
+        if not failed:
             self._raise_failure()
 
-    def __iter__(self) -> Iterator[list[Loaded]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         while True:
             self._raise_failure()
-            group = self._waiting.get()
-            if group is None:
+            batch = self._queue.get()
+            if batch is None:
                 return
-            if isinstance(group, BaseException):
-                raise group
-            yield [future.result() for future in group]
+            if isinstance(batch, BaseException):
+                raise batch
+            yield [future.result() for future in batch]
 
-    def write(self, made: Made) -> None:
-        """Queue `made` for writing; wait while 2 x `workers` values are unwritten."""
-        self._free.acquire()
+    def write(self, output: Output) -> None:
+        """Queue `output` for writing; wait while 2 x `num_workers` values are unwritten."""
+        self._write_slots.acquire()
         self._raise_failure()
-        self._writers.submit(self._write_one, made)
+        self._writers.submit(self._write_one, output)
 
-    def _write_one(self, made: Made) -> None:
+    def _write_one(self, output: Output) -> None:
         try:
             if self._failure is None:
-                self._write(made)
+                self._write(output)
         except BaseException as error:
             self._failure = self._failure or error
         finally:
-            self._free.release()
+            self._write_slots.release()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     def _feed(self) -> None:
-        last: BaseException | None = None
+        sentinel: BaseException | None = None
         try:
-            for group in self._groups:
-                if self._stop.is_set() or not self._put([self._loaders.submit(load) for load in group]):
+            for batch in self._batches:
+                if self._stop.is_set() or not self._put([self._loaders.submit(load) for load in batch]):
                     return
         except BaseException as error:
-            last = error
-        self._put(last)
+            sentinel = error
+        self._put(sentinel)
 
-    def _put(self, group: list[Future[Loaded]] | BaseException | None) -> bool:
+    def _put(self, batch: list[Future[Item]] | BaseException | None) -> bool:
         while not self._stop.is_set():
             try:
-                self._waiting.put(group, timeout=0.1)
+                self._queue.put(batch, timeout=0.1)
             except queue.Full:
                 continue
             return True

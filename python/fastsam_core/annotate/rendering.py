@@ -9,7 +9,7 @@ from pathlib import Path
 from ..formats import ImageLabels, LabelMapWriter, LabelMeWriter, Sa1bWriter, YoloWriter, coco
 from ..formats._writing import FolderWriter, json_text
 from ..results import Results
-from .files import path_of
+from .files import label_path
 from .shards import stable_hash
 
 
@@ -30,10 +30,10 @@ class Renderer:
             "labelme": LabelMeWriter(folder, images=images),
             "png": LabelMapWriter(folder),
         }
-        self._writers = {form: writers[form] for form in formats}
+        self._writers = {fmt: writers[fmt] for fmt in formats}
 
-    def __call__(self, results: Results, file_name: str, name: str) -> dict[str, bytes]:
-        """Return contents by format. file_name: the image's relative path. name: of its label files, without suffix."""
+    def __call__(self, results: Results, file_name: str, label_name: str) -> dict[str, bytes]:
+        """Return contents by format. file_name: the image's relative path. label_name: of the files, without suffix."""
         labels = ImageLabels.from_results(
             results,
             file_name=file_name,
@@ -43,12 +43,14 @@ class Renderer:
             image_id=stable_hash(file_name) >> 11,
         )
         return {
-            form: _coco_part(labels) if writer is None else writer.render(labels, self.folder / path_of(form, name))[0]
-            for form, writer in self._writers.items()
+            fmt: _coco_part(labels)
+            if writer is None
+            else writer.render(labels, self.folder / label_path(fmt, label_name))[0]
+            for fmt, writer in self._writers.items()
         }
 
 
 def _coco_part(labels: ImageLabels) -> bytes:
-    """Return the image's part of the COCO file as JSON; `assemble` fills in the ids."""
-    annotations = [coco.annotation(found, 0, 0, found.class_id + 1) for found in labels.objects]
+    """Return the image's part of the COCO file as JSON; `write_dataset_files` fills in the ids."""
+    annotations = [coco.annotation(obj, 0, 0, obj.class_id + 1) for obj in labels.objects]
     return (json_text({"image": coco.image_dict(labels, 0), "annotations": annotations}) + "\n").encode()

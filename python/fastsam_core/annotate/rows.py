@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..sources.arrays import from_array
 from ..sources.decode import decode_image, read_image
-from .loading import Load, Loaded
+from .loading import ImageLoader, LoadedImage
 from .pipeline import Pipeline
 from .rendering import Renderer
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from .annotator import Annotator
 
 Columns = dict[str, Sequence[Any]]
-_PIXELS = ("image", "bytes")
-_WHOLE = ("width", "height", "objects")
+_IMAGE_COLUMNS = ("image", "bytes")
+_INTEGER_COLUMNS = ("width", "height", "objects")
 
 
-def open_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], Any]]:
+def unpack_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], Any]]:
     """Return the columns of a batch, and a function that makes a batch of the same type from other columns.
 
     TypeError for a batch or column of another type; ValueError if `path` is missing or columns differ in length.
     """
     if isinstance(batch, Mapping):
         columns: Columns = dict(batch)
-        rebuild: Callable[[dict[str, list[Any]]], Any] = _arrays
-    elif _is(batch, "pandas", "DataFrame"):
+        rebuild: Callable[[dict[str, list[Any]]], Any] = _to_arrays
+    elif _is_instance_of(batch, "pandas", "DataFrame"):
         columns, rebuild = {name: batch[name].tolist() for name in batch.columns}, type(batch)
-    elif _is(batch, "pyarrow", "Table"):
+    elif _is_instance_of(batch, "pyarrow", "Table"):
         columns, rebuild = {name: batch[name].to_pylist() for name in batch.column_names}, type(batch).from_pydict
     else:
         raise TypeError(
@@ -44,10 +44,10 @@ def open_batch(batch: Any) -> tuple[Columns, Callable[[dict[str, list[Any]]], An
         )
     if "path" not in columns:
         raise ValueError(f"a batch needs the column path, and has {', '.join(map(str, columns)) or 'none'}")
-    lengths = {name: _length(name, columns[name]) for name in ("path", *_PIXELS) if name in columns}
+    lengths = {name: _length(name, columns[name]) for name in ("path", *_IMAGE_COLUMNS) if name in columns}
     if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"the columns of a batch must be of one length: {shown}")
+        lengths_text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"the columns of a batch must be of one length: {lengths_text}")
     return columns, rebuild
 
 
@@ -61,81 +61,81 @@ def label(annotator: Annotator, columns: Columns) -> dict[str, list[Any]]:
     """Return the columns that `Annotator.__call__` returns for those of a batch."""
     config = annotator.config
     count = len(columns["path"])
-    render = Renderer(config.formats)
-    made: dict[str, list[Any]] = {"path": [str(path) for path in columns["path"]]}
-    for name in _WHOLE:
-        made[name] = [0] * count
-    made["error"] = [""] * count
-    for form in config.formats:
-        made[form] = [b"" if form == "png" else ""] * count
-    pixels = next((columns[name] for name in _PIXELS if name in columns), None)
+    renderer = Renderer(config.formats)
+    output: dict[str, list[Any]] = {"path": [str(path) for path in columns["path"]]}
+    for name in _INTEGER_COLUMNS:
+        output[name] = [0] * count
+    output["error"] = [""] * count
+    for fmt in config.formats:
+        output[fmt] = [b"" if fmt == "png" else ""] * count
+    pixels = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
 
-    def groups() -> Iterator[list[Load]]:
-        for first in range(0, count, config.batch):
+    def batches() -> Iterator[list[ImageLoader]]:
+        for start in range(0, count, config.batch):
             yield [
-                partial(load_row, str(row), made["path"][row], None if pixels is None else pixels[row])
-                for row in range(first, min(first + config.batch, count))
+                partial(load_row, str(row), output["path"][row], None if pixels is None else pixels[row])
+                for row in range(start, min(start + config.batch, count))
             ]
 
-    def write(outcome: tuple[Loaded, Results | str]) -> None:
-        loaded, found = outcome
+    def write(outcome: tuple[LoadedImage, Results | str]) -> None:
+        loaded, result = outcome
         row = int(loaded.key)
-        if not isinstance(found, str):
+        if not isinstance(result, str):
             try:
-                rendered = render(found, loaded.file_name, loaded.name)
+                rendered = renderer(result, loaded.file_name, loaded.label_name)
             except ValueError as error:  # labels that can't be written, such as those of an image without a name
-                found = f"ValueError: {error}"
-        if isinstance(found, str):
-            made["error"][row] = found
+                result = f"ValueError: {error}"
+        if isinstance(result, str):
+            output["error"][row] = result
             return
-        made["height"][row], made["width"][row] = found.orig_shape
-        made["objects"][row] = len(found)
-        for form, content in rendered.items():
-            made[form][row] = content if form == "png" else content.decode()
+        output["height"][row], output["width"][row] = result.orig_shape
+        output["objects"][row] = len(result)
+        for fmt, content in rendered.items():
+            output[fmt][row] = content if fmt == "png" else content.decode()
 
-    with Pipeline(groups(), write, workers=config.workers, batch=config.batch) as pipeline:
-        for group in pipeline:
-            images = [(one.image, one.file_name) for one in group if one.image is not None]
+    with Pipeline(batches(), write, num_workers=config.workers, batch_size=config.batch) as pipeline:
+        for batch in pipeline:
+            images = [(loaded.image, loaded.file_name) for loaded in batch if loaded.image is not None]
             labelled = iter(annotator.label([image for image, _ in images], [name for _, name in images]))
-            for one in group:
-                found = one.error if one.image is None else next(labelled)
-                shown = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found
-                pipeline.write((one, shown))
-    return made
+            for loaded in batch:
+                found = loaded.error if loaded.image is None else next(labelled)
+                result = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found
+                pipeline.write((loaded, result))
+    return output
 
 
-def load_row(key: str, path: str, given: Any) -> Loaded:
+def load_row(key: str, path: str, content: Any) -> LoadedImage:
     """Load the image of one row, or return the reason why that fails.
 
-    key: identifies the row. path: the image's path or name. given: its pixels or encoded bytes; None reads `path`.
+    key: identifies the row. path: the image's path or name. content: its pixels or encoded bytes; None reads `path`.
     """
-    name = posixpath.splitext(path)[0]
+    label_name = posixpath.splitext(path)[0]
     try:
-        return Loaded(key, name, path, _image(path, given))
+        return LoadedImage(key, label_name, path, _decode(path, content))
     except (ValueError, TypeError, OSError, MemoryError) as error:
-        return Loaded(key, name, path, None, str(error) or type(error).__name__)
+        return LoadedImage(key, label_name, path, None, str(error) or type(error).__name__)
 
 
-def _image(path: str, given: Any) -> NDArray[np.uint8]:
-    if isinstance(given, Mapping):
-        given = given.get("bytes")
-    if given is None:
+def _decode(path: str, content: Any) -> NDArray[np.uint8]:
+    if isinstance(content, Mapping):
+        content = content.get("bytes")
+    if content is None:
         return read_image(path)
-    if isinstance(given, (bytes, bytearray, memoryview)):
-        return decode_image(given)
-    image = from_array(np.asarray(given))
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return decode_image(content)
+    image = from_array(np.asarray(content))
     return np.ascontiguousarray(image[..., ::-1])  # RGB, as data sets hold it, to BGR
 
 
-def _arrays(columns: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
-    made = {}
+def _to_arrays(columns: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
+    arrays = {}
     for name, values in columns.items():
         # A fixed-width bytes array would lose trailing zero bytes.
-        made[name] = np.array(values, dtype=np.int64 if name in _WHOLE else object)
-    return made
+        arrays[name] = np.array(values, dtype=np.int64 if name in _INTEGER_COLUMNS else object)
+    return arrays
 
 
-def _is(value: Any, package: str, name: str) -> bool:
+def _is_instance_of(value: Any, package: str, name: str) -> bool:
     """Return whether `value` is an instance of `package`.`name`; never imports the package."""
-    kind = getattr(sys.modules.get(package), name, None)
-    return kind is not None and isinstance(value, kind)
+    cls = getattr(sys.modules.get(package), name, None)
+    return cls is not None and isinstance(value, cls)

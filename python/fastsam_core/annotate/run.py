@@ -16,14 +16,14 @@ from ..config import _boolean, _integer
 from ..sources import load_sources
 from ..sources.paths import expand_user
 from .annotator import Annotator
+from .file_list import FileList, find_renames, is_video, list_files
 from .files import LabelFiles
 from .job import Job
-from .manifest import file_name, is_started
-from .preview import SHEET, Preview
+from .manifest import is_started, manifest_name
+from .preview import PREVIEW_FILE, Preview
 from .settings import ON_ERROR, AnnotateConfig
-from .shards import WHOLE, local_rank, read_shard
+from .shards import UNSHARDED, local_rank, parse_shard
 from .summary import summary
-from .worklist import FileList, is_video, label_names, list_files
 
 
 def auto_annotate(
@@ -92,37 +92,37 @@ def auto_annotate(
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
     preview, resume = _integer(0)("preview", preview), _boolean("resume", resume)
-    share = read_shard(shard)
-    if share != WHOLE:
-        logger.info("labelling shard %s of the images", share)
+    own_shard = parse_shard(shard)
+    if own_shard != UNSHARDED:
+        logger.info("labelling shard %s of the images", own_shard)
     if config.device == "":
-        config.device = own_gpu()
+        config.device = local_gpu()
     output_dir = os.path.expanduser(output_dir) if output_dir else None
     files = list_files(data, output_dir)
     source = load_sources(data) if files is None else None
-    folder = Path(output_dir) if output_dir else default_folder(data)
+    folder = Path(output_dir) if output_dir else default_output_dir(data)
     if files is not None:
-        keep_apart(files, folder, config.formats, preview > 0)
-    sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
+        protect_images(files, folder, config.formats, preview > 0)
+    contact_sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
     annotator = Annotator(config)
-    settings = {"data": identity(files, data, folder), **annotator.settings()}
-    labels = LabelFiles(folder, config.formats, owner=Path(file_name(share)).stem)
+    settings = {"data": data_identity(files, data, folder), **annotator.settings()}
+    labels = LabelFiles(folder, config.formats, owner=Path(manifest_name(own_shard)).stem)
     started = time.perf_counter()
-    with Job(labels, settings, share, files=files, preview=sheet, resume=resume) as job:
+    with Job(labels, settings, own_shard, files=files, preview=contact_sheet, resume=resume) as job:
         try:
-            job.run(annotator, source, stop_at_errors=on_error == "raise")
+            job.run(annotator, source, raise_errors=on_error == "raise")
         finally:
             if source is not None:
                 source.close()
         if annotator.fault is not None and not job.history.finished:
             raise annotator.fault
-        spent = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         job.finish()
-    logger.info("%s", summary(job.history, str(folder), job.now, spent))
+    logger.info("%s", summary(job.history, str(folder), job.num_labelled, seconds))
     return folder
 
 
-def default_folder(data: Any) -> Path:
+def default_output_dir(data: Any) -> Path:
     """Return the default folder of labels, beside `data`. ValueError if `data` isn't one existing folder or file."""
     path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
     if path is None or not path.exists():
@@ -131,13 +131,13 @@ def default_folder(data: Any) -> Path:
     return path.parent / f"{path.stem}_auto_annotate_labels"
 
 
-def own_gpu() -> str:
+def local_gpu() -> str:
     """Return the GPU for this process if a launcher runs several on a machine with several GPUs, otherwise ""."""
     rank, count = local_rank(os.environ), torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{rank % count}" if rank is not None and count > 1 else ""
 
 
-def keep_apart(files: FileList, folder: Path, formats: Sequence[str], with_preview: bool) -> None:
+def protect_images(files: FileList, folder: Path, formats: Sequence[str], with_preview: bool) -> None:
     """Make sure that output files can't overwrite images or be taken for images by a later run.
 
     If labels go into the folder of images, the contact sheet of an earlier run is removed from `files`. ValueError for
@@ -148,17 +148,17 @@ def keep_apart(files: FileList, folder: Path, formats: Sequence[str], with_previ
             raise ValueError(
                 f"png label maps can't go into {folder}, the folder of the images; give another output_dir"
             )
-        if SHEET in files.keys and is_started(folder):
-            files.keys.remove(SHEET)
-            files.renamed = label_names(files.keys)
-        elif SHEET in files.keys and with_preview:
+        if PREVIEW_FILE in files.keys and is_started(folder):
+            files.keys.remove(PREVIEW_FILE)
+            files.renamed = find_renames(files.keys)
+        elif PREVIEW_FILE in files.keys and with_preview:
             raise ValueError(
-                f"{folder / SHEET} is an image that the contact sheet would overwrite; give another output_dir, or "
-                "preview=0"
+                f"{folder / PREVIEW_FILE} is an image that the contact sheet would overwrite; give another output_dir, "
+                "or preview=0"
             )
 
 
-def identity(files: FileList | None, data: Any, folder: Path) -> str:
+def data_identity(files: FileList | None, data: Any, folder: Path) -> str:
     """Return what distinguishes these images from others of the same names: their folder, relative to the labels'.
 
     It stays the same if both folders are moved together. For data that isn't files: the text given, or its type's name.

@@ -64,22 +64,22 @@ class Segmenter:
             settings["sam.point_grids"] = None if grids is None else [np.asarray(grid).tolist() for grid in grids]
         return settings
 
-    def pictures(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[EncodedImage]:
+    def encode(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[EncodedImage]:
         """Wrap BGR uint8 (H, W, 3) images; several are encoded in one pass, a single one only when it is needed."""
-        pictures = [EncodedImage(image, path) for image, path in zip(images, paths, strict=True)]
-        if len(pictures) > 1:
-            encode_batch(self.model, pictures, self.config.dtype)
-        return pictures
+        encoded = [EncodedImage(image, path) for image, path in zip(images, paths, strict=True)]
+        if len(encoded) > 1:
+            encode_batch(self.model, encoded, self.config.dtype)
+        return encoded
 
-    def boxes(self, picture: EncodedImage, boxes: NDArray[np.float32]) -> Results:
+    def segment_boxes(self, image: EncodedImage, boxes: NDArray[np.float32]) -> Results:
         """Return the masks of boxes (N, 4), decoded in chunks.
 
         A mask's class is the index of its box, as some boxes may get no mask.
         """
         prompts = Prompts.parse(bboxes=boxes)
         assert prompts is not None
-        return segment_prompts(self.model, picture, prompts, False, self.config, Stopwatch())
+        return segment_prompts(self.model, image, prompts, False, self.config, Stopwatch())
 
-    def everything(self, picture: EncodedImage) -> Results:
+    def segment_everything(self, image: EncodedImage) -> Results:
         """Return all masks of the image."""
-        return segment_everything(self.model, picture, self.config, Stopwatch())
+        return segment_everything(self.model, image, self.config, Stopwatch())

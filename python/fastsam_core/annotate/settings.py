@@ -12,7 +12,7 @@ from ..prompts import parse_texts
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
 ON_ERROR = ("skip", "raise")
-_DETECTOR = "yolov8x.pt"  # the default det_model
+_DEFAULT_DETECTOR = "yolov8x.pt"  # the default det_model
 
 
 @dataclass
@@ -33,7 +33,7 @@ class AnnotateConfig:
     Raises TypeError and ValueError for invalid values.
     """
 
-    det_model: Any = _DETECTOR
+    det_model: Any = _DEFAULT_DETECTOR
     sam_model: Any = "sam_b.pt"
     device: Any = ""
     conf: float = 0.25
@@ -55,15 +55,20 @@ class AnnotateConfig:
         self.min_area = _number(0)("min_area", self.min_area)
         self.batch = _integer(1)("batch", self.batch)
         self.workers = _integer(1)("workers", self.workers)
-        self.classes = _class_ids(self.classes)
-        self.texts = _texts(self.texts)
-        self.formats = read_formats(self.formats)
+        self.classes = _parse_class_ids(self.classes)
+        self.texts = _parse_texts(self.texts)
+        self.formats = parse_formats(self.formats)
         self.device = "" if self.device is None else self.device
         if self.det_model is None or isinstance(self.det_model, (str, os.PathLike)):
-            named = None if self.det_model is None else os.fspath(self.det_model)
-            if self.texts is not None and named is not None and named != _DETECTOR and is_checkpoint(named):
+            det_name = None if self.det_model is None else os.fspath(self.det_model)
+            if (
+                self.texts is not None
+                and det_name is not None
+                and det_name != _DEFAULT_DETECTOR
+                and is_checkpoint(det_name)
+            ):
                 raise ValueError(
-                    f"texts need an open-vocabulary detector, but det_model={named!r} is a YOLO checkpoint: give "
+                    f"texts need an open-vocabulary detector, but det_model={det_name!r} is a YOLO checkpoint: give "
                     "texts or det_model, not both"
                 )
             return
@@ -78,11 +83,11 @@ class AnnotateConfig:
             )
 
     @property
-    def wants_detector(self) -> bool:
+    def uses_detector(self) -> bool:
         """Whether boxes come from a detector; if not, everything is segmented."""
         return self.det_model is not None or self.texts is not None
 
-    def replaced(self, **changes: Any) -> AnnotateConfig:
+    def updated(self, **changes: Any) -> AnnotateConfig:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
 
@@ -92,7 +97,7 @@ def is_checkpoint(det_model: Any) -> bool:
     return isinstance(det_model, (str, os.PathLike)) and os.fspath(det_model).endswith((".pt", ".safetensors"))
 
 
-def read_formats(formats: Any) -> tuple[str, ...]:
+def parse_formats(formats: Any) -> tuple[str, ...]:
     """Return the formats named, each once, in a fixed order; `formats` is a list of names or text like "yolo,coco"."""
     given = formats.split(",") if isinstance(formats, str) else formats
     if not isinstance(given, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in given):
@@ -106,14 +111,14 @@ def read_formats(formats: Any) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in wanted)
 
 
-def _class_ids(classes: Any) -> list[int] | None:
+def _parse_class_ids(classes: Any) -> list[int] | None:
     if classes is None:
         return None
     given = list(classes) if isinstance(classes, (list, tuple, set, frozenset, range)) else [classes]
     return sorted({_integer(0)("classes", class_id) for class_id in given})
 
 
-def _texts(texts: Any) -> list[str] | None:
+def _parse_texts(texts: Any) -> list[str] | None:
     if texts is None:
         return None
     given = parse_texts(texts)

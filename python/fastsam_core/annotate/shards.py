@@ -24,7 +24,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-WHOLE = Shard(0, 1)
+UNSHARDED = Shard(0, 1)
 
 
 def stable_hash(key: str) -> int:
@@ -32,7 +32,7 @@ def stable_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def read_shard(shard: Any, environment: Mapping[str, str] | None = None) -> Shard:
+def parse_shard(shard: Any, environment: Mapping[str, str] | None = None) -> Shard:
     """Return the shard that `shard` names: "i/n" or (i, n), i from 0 to n - 1. None takes it from the environment.
 
     TypeError and ValueError for anything else.
@@ -60,16 +60,16 @@ def from_environment(environment: Mapping[str, str]) -> Shard:
     A SLURM job array is not taken for shards, since each element may have a folder of its own: pass `shard` there.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return _named(environment, "RANK", "WORLD_SIZE")
+        return _shard_from_variables(environment, "RANK", "WORLD_SIZE")
     if "SLURM_PROCID" not in environment:
-        return WHOLE
+        return UNSHARDED
     if "SLURM_STEP_NUM_TASKS" in environment:
-        return _named(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+        return _shard_from_variables(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     # A batch script itself runs once, however many tasks its job has been given.
     is_batch_script = environment.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in environment
     if "SLURM_NTASKS" in environment and not is_batch_script:
-        return _named(environment, "SLURM_PROCID", "SLURM_NTASKS")
-    return WHOLE
+        return _shard_from_variables(environment, "SLURM_PROCID", "SLURM_NTASKS")
+    return UNSHARDED
 
 
 def local_rank(environment: Mapping[str, str]) -> int | None:
@@ -80,11 +80,11 @@ def local_rank(environment: Mapping[str, str]) -> int | None:
     return None
 
 
-def _named(environment: Mapping[str, str], index: str, count: str) -> Shard:
+def _shard_from_variables(environment: Mapping[str, str], index_variable: str, count_variable: str) -> Shard:
     try:
-        return read_shard((int(environment[index]), int(environment[count])))
+        return parse_shard((int(environment[index_variable]), int(environment[count_variable])))
     except ValueError as error:
         raise ValueError(
-            f"{index}={environment[index]} and {count}={environment[count]} in the environment are not a valid "
-            f'shard ({error}); shard="0/1" labels all images'
+            f"{index_variable}={environment[index_variable]} and {count_variable}={environment[count_variable]} "
+            f'in the environment are not a valid shard ({error}); shard="0/1" labels all images'
         ) from None

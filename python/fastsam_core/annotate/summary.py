@@ -7,32 +7,35 @@ from collections import Counter
 from .._log import format_count
 from .manifest import History
 
-_CLASSES = 20
-_REASONS = 3
+_MAX_CLASSES = 20
+_MAX_REASONS = 3
 
 
-def summary(history: History, folder: str, now: int, seconds: float) -> str:
-    """Return one line: files, objects by class, what was skipped and why, and the rate of this run's `now` images."""
-    files = len(history.finished)
-    text = f"{format_count(files, 'label file')} in {folder} ({_counts(history.classes)})"
-    if history.empty and history.classes:
-        text += f"; {history.empty} without objects"
+def summary(history: History, folder: str, num_labelled: int, seconds: float) -> str:
+    """Return one line: files, objects by class, what was skipped and why, and the rate of this run.
+
+    num_labelled, seconds: number of images that this run has labelled, and its duration.
+    """
+    num_files = len(history.finished)
+    text = f"{format_count(num_files, 'label file')} in {folder} ({_class_counts(history.class_counts)})"
+    if history.num_empty and history.class_counts:
+        text += f"; {history.num_empty} without objects"
     if history.failed:
         reasons = Counter(history.failed.values()).most_common()
-        shown = ", ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons[:_REASONS])
-        more = f" and {len(reasons) - _REASONS} more reasons" if len(reasons) > _REASONS else ""
+        shown = ", ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons[:_MAX_REASONS])
+        more = f" and {len(reasons) - _MAX_REASONS} more reasons" if len(reasons) > _MAX_REASONS else ""
         text += f"; {len(history.failed)} skipped: {shown}{more}"
-    if now and seconds > 0:
-        text += f"; {now / seconds:.2f} images/s"
-    if now < files:
-        text += f", {files - now} done before" if now else "; all done before"
+    if num_labelled and seconds > 0:
+        text += f"; {num_labelled / seconds:.2f} images/s"
+    if num_labelled < num_files:
+        text += f", {num_files - num_labelled} done before" if num_labelled else "; all done before"
     return text
 
 
-def _counts(classes: Counter[tuple[int, str]]) -> str:
+def _class_counts(class_counts: Counter[tuple[int, str]]) -> str:
     counts: Counter[str] = Counter()
-    for (_, name), count in classes.items():
+    for (_, name), count in class_counts.items():
         counts[name] += count
     shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rest = f", {len(shown) - _CLASSES} more classes" if len(shown) > _CLASSES else ""
-    return (", ".join(f"{name} {count}" for name, count in shown[:_CLASSES]) or "no objects") + rest
+    rest = f", {len(shown) - _MAX_CLASSES} more classes" if len(shown) > _MAX_CLASSES else ""
+    return (", ".join(f"{name} {count}" for name, count in shown[:_MAX_CLASSES]) or "no objects") + rest

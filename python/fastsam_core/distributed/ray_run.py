@@ -12,15 +12,15 @@ from typing import Any
 
 from .._log import logger
 from ..annotate.annotator import Annotator
+from ..annotate.file_list import is_video
 from ..annotate.files import LabelFiles
 from ..annotate.job import Job
 from ..annotate.preview import Preview
-from ..annotate.run import default_folder, identity, keep_apart
+from ..annotate.run import data_identity, default_output_dir, protect_images
 from ..annotate.settings import AnnotateConfig
 from ..annotate.summary import summary
-from ..annotate.worklist import is_video
-from .inputs import KINDS, FolderInput, ParquetInput, WebInput, kind_of
-from .worker import OWNER, Worker
+from .inputs import KINDS, FolderInput, ParquetInput, WebDatasetInput, infer_kind
+from .worker import SCRATCH_PREFIX, Worker
 
 
 def annotate_ray(
@@ -73,93 +73,106 @@ def annotate_ray(
     except ImportError as error:
         raise ImportError(f"annotate_ray() needs Ray Data ({error}): pip install 'fastsam_core[ray]'") from error
     config = AnnotateConfig(det_model, sam_model, device, **options)
-    kind = kind_of(data) if kind is None else kind
+    kind = infer_kind(data) if kind is None else kind
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; accepted: {', '.join(KINDS)}")
     if not ray.is_initialized():
         ray.init()
     output_dir = os.path.expanduser(output_dir) if output_dir else None
-    given: FolderInput | ParquetInput | WebInput
+    ray_input: FolderInput | ParquetInput | WebDatasetInput
     if kind == "folder":
-        given = FolderInput.open(data, output_dir, config.batch, images_per_task)
+        ray_input = FolderInput.open(data, output_dir, config.batch, images_per_task)
     elif kind == "parquet":
-        given = ParquetInput.open(ray, data, path_column, image_column)
+        ray_input = ParquetInput.open(ray, data, path_column, image_column)
     else:
-        given = WebInput.open(data)
-    folder = Path(output_dir or default_folder(data)).absolute()
-    images = None
-    if isinstance(given, FolderInput):
-        keep_apart(given.files, folder, config.formats, preview > 0)
-        images = given.files.root
-    keys = [] if given.files is None else [key for key in given.files.keys if not is_video(key)]
-    sheet = Preview(keys, preview)
+        ray_input = WebDatasetInput.open(data)
+    folder = Path(output_dir or default_output_dir(data)).absolute()
+    image_root = None
+    if isinstance(ray_input, FolderInput):
+        protect_images(ray_input.files, folder, config.formats, preview > 0)
+        image_root = ray_input.files.root
+    keys = [] if ray_input.files is None else [key for key in ray_input.files.keys if not is_video(key)]
+    contact_sheet = Preview(keys, preview)
     # Settings are read on the CPU, since labels must not depend on the device of this process.
     settings = {
-        "data": identity(given.files if images else None, data, folder),
-        **Annotator(config.replaced(device="cpu")).settings(),
+        "data": data_identity(ray_input.files if image_root else None, data, folder),
+        **Annotator(config.updated(device="cpu")).settings(),
     }
     labels = LabelFiles(folder, config.formats, "manifest")
     started = time.perf_counter()
-    with Job(labels, settings, files=given.files, preview=sheet, resume=resume) as job:
-        _clear(labels)
-        dataset = given.dataset(ray, job.done)
+    with Job(labels, settings, files=ray_input.files, preview=contact_sheet, resume=resume) as job:
+        _remove_stale_files(labels)
+        dataset = ray_input.dataset(ray, job.done)
         if dataset is not None:
             if kind != "folder":
-                _warn_of_waiting(ray.cluster_resources().get("CPU", 0), cpus_per_actor)
+                _warn_if_too_few_cpus(ray.cluster_resources().get("CPU", 0), cpus_per_actor)
             gpus = ray.cluster_resources().get("GPU", 0) if gpus_per_actor is None else gpus_per_actor
             per_actor = min(1, gpus) if gpus_per_actor is None else gpus
-            made = dataset.map_batches(
+            line_dataset = dataset.map_batches(
                 Worker,
-                fn_constructor_args=(config, given.reader(job.done), str(folder), images, sheet, cpus_per_actor),
+                fn_constructor_args=(
+                    config,
+                    ray_input.reader(job.done),
+                    str(folder),
+                    image_root,
+                    contact_sheet,
+                    cpus_per_actor,
+                ),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
-                    min_size=1, max_size=actors or _most_actors(ray, cpus_per_actor, per_actor)
+                    min_size=1, max_size=actors or _max_actors(ray, cpus_per_actor, per_actor)
                 ),
                 num_cpus=cpus_per_actor,
                 num_gpus=per_actor or None,
             )
-            _record(made, job)
-        _clear(labels)
-        spent = time.perf_counter() - started
-        lost = [key for key in keys if key not in job.history.finished and key not in job.history.failed]
-        if lost:
-            raise RuntimeError(f"no label was returned for {len(lost)} of the images, such as {lost[0]}; run again")
+            _record_lines(line_dataset, job)
+        _remove_stale_files(labels)
+        seconds = time.perf_counter() - started
+        unlabelled = [key for key in keys if key not in job.history.finished and key not in job.history.failed]
+        if unlabelled:
+            raise RuntimeError(
+                f"no label was returned for {len(unlabelled)} of the images, such as {unlabelled[0]}; run again"
+            )
         job.finish()
-    logger.info("%s", summary(job.history, str(folder), job.now, spent))
+    logger.info("%s", summary(job.history, str(folder), job.num_labelled, seconds))
     return folder
 
 
-def _record(made: Any, job: Job) -> None:
+def _record_lines(line_dataset: Any, job: Job) -> None:
     from tqdm.auto import tqdm
 
     with tqdm(
-        total=job.total(), initial=len(job.done - job.history.videos), desc="annotate_ray", unit="image", disable=None
+        total=job.count_images(),
+        initial=len(job.done - job.history.videos),
+        desc="annotate_ray",
+        unit="image",
+        disable=None,
     ) as bar:
-        for rows in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for rows in line_dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for line in rows["line"].to_pylist():
                 job.record(json.loads(line))
                 bar.update()
 
 
-def _most_actors(ray: Any, cpus: int, gpus: float) -> int:
+def _max_actors(ray: Any, cpus_per_actor: int, gpus_per_actor: float) -> int:
     resources = ray.cluster_resources()
-    if gpus:
-        return max(1, math.floor(resources.get("GPU", 0) / gpus))
-    return max(1, math.floor(resources.get("CPU", 1) / cpus))
+    if gpus_per_actor:
+        return max(1, math.floor(resources.get("GPU", 0) / gpus_per_actor))
+    return max(1, math.floor(resources.get("CPU", 1) / cpus_per_actor))
 
 
-def _warn_of_waiting(cpus: float, cpus_per_actor: int) -> None:
+def _warn_if_too_few_cpus(num_cpus: float, cpus_per_actor: int) -> None:
     """Warn if an actor leaves no CPU for the separate tasks in which Ray reads parquet and tar files."""
-    if cpus < cpus_per_actor + 1:
+    if num_cpus < cpus_per_actor + 1:
         logger.warning(
             "the cluster has %g CPUs, but an actor needs %d and reading needs 1 more: waiting for more CPUs",
-            cpus,
+            num_cpus,
             cpus_per_actor,
         )
 
 
-def _clear(labels: LabelFiles) -> None:
+def _remove_stale_files(labels: LabelFiles) -> None:
     """Remove unfinished files of actors, which a lost node leaves behind."""
-    for stale in labels.scratch.parent.glob(f"{OWNER}*"):
+    for stale in labels.scratch.parent.glob(f"{SCRATCH_PREFIX}*"):
         shutil.rmtree(stale, ignore_errors=True)

@@ -137,7 +137,7 @@ class YoloData(DataSet):
         def strays(name: str, error: Exception) -> None:
             self._stray.append(Failure(name, None, str(error)))
 
-        pairs = yolo_folder.pairs(labels, images, strays)
+        pairs = yolo_folder.pair_files(labels, images, strays)
         self._files = [file for _, file in pairs]
         super().__init__([name for name, _ in pairs], images)
         if not any(self._files):
@@ -226,7 +226,7 @@ def open_data(data: Any, images: Any = None) -> DataSet:
     kinds = [kind for kind in ("masks", "labels") if (path / kind).is_dir()]
     texts = path / "labels" if kinds == ["labels"] else path
     if "masks" not in kinds and _has_texts(texts):
-        return YoloData(*yolo_folder.folders(texts, None if images is None else _folder_of(images)))
+        return YoloData(*yolo_folder.find_folders(texts, None if images is None else _folder_of(images)))
     if images is not None:
         raise ValueError(
             f"images={os.fspath(images)!r} goes with a COCO file or a folder of YOLO's labels, but {path} is neither; "
@@ -242,7 +242,9 @@ def open_data(data: Any, images: Any = None) -> DataSet:
 
 def _has_texts(folder: Path) -> bool:
     """Return whether a folder holds YOLO label files: some .txt besides lists of class names, and no .npz."""
-    names = [name for name in image_files.walk(folder, {".npz", ".txt"}) if Path(name).name not in class_names.FILES]
+    names = [
+        name for name in image_files.walk(folder, {".npz", ".txt"}) if Path(name).name not in class_names.FILE_NAMES
+    ]
     return bool(names) and all(name.endswith(".txt") for name in names)
 
 

@@ -11,10 +11,10 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .labels import checked_side
+from .labels import validate_side
 from .segmentation import Segmentation
 
-Read = TypeVar("Read")
+Value = TypeVar("Value")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -26,13 +26,13 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{os.fspath(path)} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def read_json(path: str | os.PathLike[str]) -> Node:
+def read_json(path: str | os.PathLike[str]) -> JsonNode:
     """Read a JSON file. ValueError for invalid JSON, which includes NaN and Infinity."""
     name, text = os.fspath(path), read_text(path)
     if not text.strip():
         raise ValueError(f"{name} is empty; a JSON file is needed")
     try:
-        return Node(json.loads(text, parse_constant=_refuse_constant), None, name)
+        return JsonNode(json.loads(text, parse_constant=_reject_constant), None, name)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
@@ -41,7 +41,7 @@ def read_json(path: str | os.PathLike[str]) -> Node:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _refuse_constant(word: str) -> NoReturn:
+def _reject_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number in JSON")
 
 
@@ -49,7 +49,7 @@ class FieldError(ValueError):
     """An invalid field of a file; the message says which."""
 
 
-class Node:
+class JsonNode:
     """A value within a JSON file that knows its position, for error messages.
 
     All readers raise FieldError if the value is of another kind.
@@ -57,49 +57,49 @@ class Node:
 
     __slots__ = ("key", "parent", "value")
 
-    def __init__(self, value: Any, parent: Node | None, key: str | int) -> None:
+    def __init__(self, value: Any, parent: JsonNode | None, key: str | int) -> None:
         self.value = value
         self.parent = parent
         self.key = key
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """Position of the value, such as `labels.json: annotations[3].bbox`."""
         if self.parent is None:
             return str(self.key)
-        joint = ": " if self.parent.parent is None else "."
-        return self.parent.where + (f"[{self.key}]" if isinstance(self.key, int) else f"{joint}{self.key}")
+        separator = ": " if self.parent.parent is None else "."
+        return self.parent.location + (f"[{self.key}]" if isinstance(self.key, int) else f"{separator}{self.key}")
 
     def error(self, problem: object) -> FieldError:
         """Return an error to be raised, which names the position and the problem."""
-        return FieldError(f"{self.where}: {problem}")
+        return FieldError(f"{self.location}: {problem}")
 
-    def _shown(self) -> str:
+    def _short_text(self) -> str:
         return str(self.value)[:80] if isinstance(self.value, (int, float, str)) else type(self.value).__name__
 
-    def get(self, key: str) -> Node | None:
+    def get(self, key: str) -> JsonNode | None:
         """Return a field, or None if it is missing or null."""
         if not isinstance(self.value, dict):
-            raise self.error(f"a JSON object is needed, not {self._shown()!r}")
+            raise self.error(f"a JSON object is needed, not {self._short_text()!r}")
         value = self.value.get(key)
-        return None if value is None else Node(value, self, key)
+        return None if value is None else JsonNode(value, self, key)
 
-    def __getitem__(self, key: str) -> Node:
-        found = self.get(key)
-        if found is None:
+    def __getitem__(self, key: str) -> JsonNode:
+        node = self.get(key)
+        if node is None:
             raise self.error(f"{key!r} is missing")
-        return found
+        return node
 
-    def items(self) -> Iterator[Node]:
+    def items(self) -> Iterator[JsonNode]:
         """Return an iterator over the elements of a list."""
         if not isinstance(self.value, list):
-            raise self.error(f"a list is needed, not {self._shown()!r}")
-        return (Node(value, self, place) for place, value in enumerate(self.value))
+            raise self.error(f"a list is needed, not {self._short_text()!r}")
+        return (JsonNode(value, self, index) for index, value in enumerate(self.value))
 
     def text(self) -> str:
         """Return a non-empty string."""
         if not isinstance(self.value, str) or not self.value:
-            raise self.error(f"text is needed, not {self._shown()!r}")
+            raise self.error(f"text is needed, not {self._short_text()!r}")
         return self.value
 
     def integer(self) -> int:
@@ -107,27 +107,27 @@ class Node:
         if isinstance(self.value, float) and self.value.is_integer():
             return int(self.value)
         if not isinstance(self.value, int) or isinstance(self.value, bool):
-            raise self.error(f"an integer is needed, not {self._shown()!r}")
+            raise self.error(f"an integer is needed, not {self._short_text()!r}")
         return self.value
 
-    def flag(self) -> bool:
+    def boolean(self) -> bool:
         """Return a flag, written as 0, 1, false or true."""
         if not isinstance(self.value, (bool, int, float)) or self.value not in (0, 1):
-            raise self.error(f"0 or 1 is needed, not {self._shown()!r}")
+            raise self.error(f"0 or 1 is needed, not {self._short_text()!r}")
         return bool(self.value)
 
     def number(self) -> float:
         """Return a finite number."""
         if not isinstance(self.value, (int, float)) or isinstance(self.value, bool) or not _is_finite(self.value):
-            raise self.error(f"a finite number is needed, not {self._shown()!r}")
+            raise self.error(f"a finite number is needed, not {self._short_text()!r}")
         return float(self.value)
 
-    def number_of(self, key: str) -> float | None:
+    def optional_number(self, key: str) -> float | None:
         """Return the number in a field, or None if the field is missing or null."""
-        found = self.get(key)
-        return None if found is None else found.number()
+        node = self.get(key)
+        return None if node is None else node.number()
 
-    def checked(self, read: Callable[[Any], Read]) -> Read:
+    def convert(self, read: Callable[[Any], Value]) -> Value:
         """Return `read(value)`; raise its TypeError or ValueError as an error of this position."""
         try:
             return read(self.value)
@@ -135,30 +135,34 @@ class Node:
             raise self.error(error) from None
 
     def side(self) -> int:
-        """Return a number of pixels, as `checked_side` does."""
-        return self.checked(lambda value: checked_side(str(self.key), value))
+        """Return a number of pixels, as `validate_side` does."""
+        return self.convert(lambda value: validate_side(str(self.key), value))
 
     def mask(self, size: tuple[int, int]) -> Segmentation:
         """Return the mask given by run lengths, compressed or not, of an image of `size` = (height, width)."""
-        mask = self.checked(Segmentation.from_rle)
+        mask = self.convert(Segmentation.from_rle)
         if mask.size != size:
             raise self.error(f"its size is {list(mask.size)}, that of the image {list(size)} (height, width)")
         return mask
 
     def numbers(self, count: int | None = None) -> NDArray[np.float64]:
         """Return a flat list of finite numbers, with `count` elements if it is given."""
-        wanted = f"a list of {'' if count is None else f'{count} '}finite numbers"
+        expected = f"a list of {'' if count is None else f'{count} '}finite numbers"
         if not isinstance(self.value, list) or (count is not None and len(self.value) != count):
             size = f" of {len(self.value)}" if isinstance(self.value, list) else ""
-            raise self.error(f"{wanted} is needed, not {self._shown()!r}{size}")
+            raise self.error(f"{expected} is needed, not {self._short_text()!r}{size}")
         try:
-            found = np.array(self.value, np.float64)
+            array = np.array(self.value, np.float64)
         except (TypeError, ValueError, OverflowError):
-            raise self.error(f"{wanted} is needed") from None
+            raise self.error(f"{expected} is needed") from None
         # NumPy would accept the string "1" and true as numbers.
-        if found.ndim != 1 or not np.isfinite(found).all() or any(type(one) not in (int, float) for one in self.value):
-            raise self.error(f"{wanted} is needed")
-        return found
+        if (
+            array.ndim != 1
+            or not np.isfinite(array).all()
+            or any(type(element) not in (int, float) for element in self.value)
+        ):
+            raise self.error(f"{expected} is needed")
+        return array
 
 
 def _is_finite(value: float) -> bool:

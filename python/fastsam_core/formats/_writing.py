@@ -48,9 +48,9 @@ class LabelWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if exc_type is None:
             self.close()
         else:
             self.discard()
@@ -75,7 +75,7 @@ class FolderWriter(LabelWriter):
 
     def path_for(self, file_name: str) -> Path:
         """Return the path of an image's label file. ValueError for a name that leads out of the folder."""
-        return self.folder / relative_path(file_name).with_suffix(self.suffix)
+        return self.folder / safe_relative_path(file_name).with_suffix(self.suffix)
 
     def _write(self, labels: ImageLabels) -> int:
         target = self.path_for(labels.file_name)
@@ -86,18 +86,18 @@ class FolderWriter(LabelWriter):
                 f"{labels.file_name} and an earlier image would both have their labels in {target}, since the format "
                 "identifies images by name without suffix; rename one of them"
             )
-        content, written = self.render(labels, target)
+        content, num_objects = self.render(labels, target)
         with atomic_path(target) as temporary:
             temporary.write_bytes(content)
         self._written.add(key)
-        return written
+        return num_objects
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         """Return the content of the image's label file if it lies at `target`, and the number of objects in it."""
         raise NotImplementedError
 
 
-def relative_path(file_name: str) -> PurePosixPath:
+def safe_relative_path(file_name: str) -> PurePosixPath:
     """Convert an image's name from a label file to a relative path that stays below any folder it is joined to.
 
     Backslashes separate folders too, and the root or drive of an absolute path is dropped. ValueError for `..`, control
@@ -118,7 +118,7 @@ def json_text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def plain_number(value: float, decimals: int) -> float | int:
+def round_for_json(value: float, decimals: int) -> float | int:
     """Round a number for JSON; the result is an int if it is integral."""
     rounded = round(float(value), decimals)
     return int(rounded) if rounded.is_integer() else rounded

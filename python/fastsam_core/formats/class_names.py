@@ -12,34 +12,35 @@ from typing import Any
 
 from .._files import write_text
 from ._reading import read_text
-from .labels import checked_class_id
+from .labels import validate_class_id
 
 # Names of such files, in the order in which they are looked for.
-FILES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+FILE_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
 # Control characters, line separators, the byte-order mark and lone surrogates.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 
 
-def as_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) -> dict[int, str]:
+def parse_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) -> dict[int, str]:
     """Return names by class id from a dict, a list, or a file that `read` accepts."""
     if isinstance(names, (str, os.PathLike)):
         return read(names)
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    return {checked_class_id(class_id): str(name) for class_id, name in pairs}
+    return {validate_class_id(class_id): str(name) for class_id, name in pairs}
 
 
-def find(folder: Path, but: Collection[Path] = ()) -> dict[int, str]:
+def find(folder: Path, exclude: Collection[Path] = ()) -> dict[int, str]:
     """Return the class names found in a folder of labels or in the two above it; empty if there are none.
 
-    but: files to skip. An image may have the same name as one of `FILES`, and then its label file is no list of names.
+    exclude: files to skip. An image may have the same name as one of `FILE_NAMES`, and then its label file is no
+    list of names.
     """
-    for place in (folder, *folder.resolve().parents[:2]):
-        for name in FILES:
-            if (place / name).is_file() and place / name not in but:
-                found = read(place / name)
-                if found:
-                    return found
+    for directory in (folder, *folder.resolve().parents[:2]):
+        for name in FILE_NAMES:
+            if (directory / name).is_file() and directory / name not in exclude:
+                names = read(directory / name)
+                if names:
+                    return names
     return {}
 
 
@@ -51,9 +52,9 @@ def read(path: str | os.PathLike[str]) -> dict[int, str]:
     """
     text = read_text(path)
     if Path(path).suffix.lower() not in (".yaml", ".yml"):
-        return {place: line.strip() for place, line in enumerate(text.split("\n")) if line.strip()}
+        return {index: line.strip() for index, line in enumerate(text.split("\n")) if line.strip()}
     try:
-        return _of_yaml(text.split("\n"))
+        return _parse_yaml(text.split("\n"))
     except ValueError as error:
         raise ValueError(
             f"{os.fspath(path)}: its names can't be read ({error}); write one `0: name` a line below `names:`, or pass "
@@ -63,43 +64,43 @@ def read(path: str | os.PathLike[str]) -> dict[int, str]:
 
 def write(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
     """Write a data.yaml with these names alone; to train with it, the paths of the images must be added."""
-    head = "# Class names of the labels in this folder. To train on them, add path, train and val.\nnames:\n"
+    header = "# Class names of the labels in this folder. To train on them, add path, train and val.\nnames:\n"
     lines = [f"  {class_id}: {_quoted(names[class_id])}\n" for class_id in sorted(names)]
-    write_text(path, head + "".join(lines))
+    write_text(path, header + "".join(lines))
 
 
 def _quoted(name: str) -> str:
     """Quote a name as in JSON, whose escapes YAML understands; also escape what JSON leaves and YAML doesn't take."""
-    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(name, ensure_ascii=False))
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))
 
 
-def _of_yaml(lines: list[str]) -> dict[int, str]:
+def _parse_yaml(lines: list[str]) -> dict[int, str]:
     start = next((i for i, line in enumerate(lines) if re.match(r"""(names|"names"|'names')\s*:""", line)), None)
     if start is None:
         return {}
-    first = _uncommented(lines[start].split(":", 1)[1])
+    inline = _strip_comment(lines[start].split(":", 1)[1])
     block = []
     for line in lines[start + 1 :]:
-        line = _uncommented(line)
+        line = _strip_comment(line)
         # Entries of a list may be unindented.
         if line and not line[0].isspace() and not line.startswith(("-", "]", "}")):
             break
         if line.strip():
             block.append(line.strip())
-    if first.strip():
-        return _of_flow(" ".join([first.strip(), *block]))
+    if inline.strip():
+        return _parse_flow(" ".join([inline.strip(), *block]))
     if all(line.startswith("-") for line in block):
-        return {place: _scalar(line[1:]) for place, line in enumerate(block)}
+        return {index: _parse_scalar(line[1:]) for index, line in enumerate(block)}
     names = {}
     for line in block:
         key, colon, name = line.partition(":")
         if not colon:
             raise ValueError(f"no colon in {line[:60]!r}")
-        names[_class_id(key)] = _scalar(name)
+        names[_parse_class_id(key)] = _parse_scalar(name)
     return names
 
 
-def _of_flow(text: str) -> dict[int, str]:
+def _parse_flow(text: str) -> dict[int, str]:
     """Parse `[a, "b"]` or `{0: a, 1: 'b'}`."""
     opening, body = text[0], text[1:-1].rstrip().removesuffix(",")
     if opening + text[-1] not in ("[]", "{}"):
@@ -118,22 +119,22 @@ def _of_flow(text: str) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in entries if body.strip() else []:
         if opening == "[" and len(entry) == 1:
-            names[len(names)] = _scalar(entry[0])
+            names[len(names)] = _parse_scalar(entry[0])
         elif opening == "{" and len(entry) == 3 and entry[1] == ":":
-            names[_class_id(entry[0])] = _scalar(entry[2])
+            names[_parse_class_id(entry[0])] = _parse_scalar(entry[2])
         else:
             raise ValueError(f"unexpected {' '.join(entry)[:60]!r}")
     return names
 
 
-def _class_id(text: str) -> int:
+def _parse_class_id(text: str) -> int:
     text = text.strip().strip("\"'")
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError(f"{text[:60]!r} is not a class id")
-    return checked_class_id(int(text))
+    return validate_class_id(int(text))
 
 
-def _scalar(text: str) -> str:
+def _parse_scalar(text: str) -> str:
     text = text.strip()
     if text[:1] == "'" and text[-1:] == "'" and len(text) > 1:
         return text[1:-1].replace("''", "'")
@@ -149,17 +150,17 @@ def _scalar(text: str) -> str:
     return text
 
 
-def _uncommented(line: str) -> str:
+def _strip_comment(line: str) -> str:
     """Remove a comment, which starts with a `#` at the start or after a space, outside quotes."""
     quote, escaped = "", False
-    for place, character in enumerate(line):
+    for index, character in enumerate(line):
         if escaped:
             escaped = False
         elif quote:
             escaped = character == "\\" and quote == '"'
             quote = "" if character == quote else quote
-        elif character in "\"'" and (not line[:place].strip() or line[place - 1] in " [{,:-"):
+        elif character in "\"'" and (not line[:index].strip() or line[index - 1] in " [{,:-"):
             quote = character
-        elif character == "#" and (place == 0 or line[place - 1].isspace()):
-            return line[:place].rstrip()
+        elif character == "#" and (index == 0 or line[index - 1].isspace()):
+            return line[:index].rstrip()
     return line.rstrip()

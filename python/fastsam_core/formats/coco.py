@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ._writing import plain_number
+from ._writing import round_for_json
 from .labels import ImageLabels, LabelledObject
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def annotation_dicts(
     names (every SAM result), and otherwise the class + 1, because COCO counts from 1.
     """
     if not isinstance(image_id, str):  # not in COCO's specification, but its readers accept strings
-        image_id = _whole("image_id", image_id)
-    first_id = _whole("first_id", first_id)
+        image_id = _to_int("image_id", image_id)
+    first_id = _to_int("first_id", first_id)
     labels = ImageLabels.from_results(results)
     categories = _category_ids(labels, category_ids)
     return [
-        annotation(found, first_id + i, image_id, categories[i], polygons=polygons)
-        for i, found in enumerate(labels.objects)
+        annotation(obj, first_id + i, image_id, categories[i], polygons=polygons)
+        for i, obj in enumerate(labels.objects)
     ]
 
 
 def annotation(
-    found: LabelledObject,
+    obj: LabelledObject,
     annotation_id: int,
     image_id: int | str,
     category_id: int,
@@ -57,25 +57,25 @@ def annotation(
     tolerance: float = 0.0,
 ) -> dict[str, Any]:
     """Return one object's annotation, JSON-ready. Crowds are always RLE, as in COCO's own files."""
-    x1, y1, x2, y2 = found.corners()
-    mask = found.segmentation
-    written: dict[str, Any] = {
+    x1, y1, x2, y2 = obj.xyxy()
+    mask = obj.segmentation
+    entry: dict[str, Any] = {
         "id": annotation_id,
         "image_id": image_id,
         "category_id": category_id,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": (x2 - x1) * (y2 - y1) if mask is None else mask.area,
-        "iscrowd": int(found.iscrowd),
+        "iscrowd": int(obj.iscrowd),
     }
-    if found.score is not None:
-        written["score"] = found.score
+    if obj.score is not None:
+        entry["score"] = obj.score
     if mask is not None:
-        shapes = [_flat(ring) for ring in mask.rings(tolerance)] if polygons and not found.iscrowd else []
-        written["segmentation"] = shapes or mask.rle
+        rings = [_flatten(ring) for ring in mask.to_polygons(tolerance)] if polygons and not obj.iscrowd else []
+        entry["segmentation"] = rings or mask.rle
     for name in ("predicted_iou", "stability_score"):
-        if getattr(found, name) is not None:
-            written[name] = getattr(found, name)
-    return written
+        if getattr(obj, name) is not None:
+            entry[name] = getattr(obj, name)
+    return entry
 
 
 def image_dict(labels: ImageLabels, image_id: int) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def dataset(
     """
     from ..results import Results
 
-    first_image_id, first_id = _whole("first_image_id", first_image_id), _whole("first_id", first_id)
+    first_image_id, first_id = _to_int("first_image_id", first_image_id), _to_int("first_id", first_id)
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     names: dict[int, str] = {}
@@ -113,8 +113,8 @@ def dataset(
         images.append(image_dict(labels, image_id))
         categories = _category_ids(labels, category_ids)
         objects += [
-            annotation(found, first_id + len(objects) + i, image_id, categories[i], polygons=polygons)
-            for i, found in enumerate(labels.objects)
+            annotation(obj, first_id + len(objects) + i, image_id, categories[i], polygons=polygons)
+            for i, obj in enumerate(labels.objects)
         ]
         if category_ids is None and labels.names:
             names.update({class_id + 1: name for class_id, name in labels.names.items()})
@@ -126,19 +126,19 @@ def dataset(
     return {"images": images, "annotations": objects, "categories": categories_of_all}
 
 
-def _category_ids(labels: ImageLabels, given: int | Sequence[int] | None) -> list[int]:
-    if given is None:
-        return [found.class_id + 1 for found in labels.objects]
-    if not isinstance(given, Sequence | np.ndarray | Tensor) or getattr(given, "ndim", 1) == 0:
-        return [_whole("category_ids", given)] * len(labels.objects)
-    if len(given) != len(labels.objects):
+def _category_ids(labels: ImageLabels, category_ids: int | Sequence[int] | None) -> list[int]:
+    if category_ids is None:
+        return [obj.class_id + 1 for obj in labels.objects]
+    if not isinstance(category_ids, Sequence | np.ndarray | Tensor) or getattr(category_ids, "ndim", 1) == 0:
+        return [_to_int("category_ids", category_ids)] * len(labels.objects)
+    if len(category_ids) != len(labels.objects):
         raise ValueError(
-            f"{len(given)} category_ids for {len(labels.objects)} objects; give one per object, or one integer"
+            f"{len(category_ids)} category_ids for {len(labels.objects)} objects; give one per object, or one integer"
         )
-    return [_whole("category_ids", category) for category in given]
+    return [_to_int("category_ids", category) for category in category_ids]
 
 
-def _whole(name: str, value: Any) -> int:
+def _to_int(name: str, value: Any) -> int:
     """Convert an integer, also one of NumPy or PyTorch, to a plain int, which JSON can represent."""
     try:
         return operator.index(value)
@@ -146,5 +146,5 @@ def _whole(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an integer, not {value!r}") from None
 
 
-def _flat(ring: Any) -> list[float | int]:
-    return [plain_number(value, DECIMALS) for value in ring.ravel().tolist()]
+def _flatten(ring: Any) -> list[float | int]:
+    return [round_for_json(value, DECIMALS) for value in ring.ravel().tolist()]

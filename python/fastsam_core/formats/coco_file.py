@@ -14,7 +14,7 @@ from typing import IO, Any
 from .._files import atomic_path
 from ..config import _boolean, _integer, _number
 from . import coco
-from ._reading import FieldError, Node, read_json
+from ._reading import FieldError, JsonNode, read_json
 from ._writing import LabelWriter, json_text
 from .labels import ImageLabels, LabelledObject, LabelSet
 from .segmentation import Segmentation
@@ -46,9 +46,9 @@ class CocoWriter(LabelWriter):
         self.polygons = _boolean("polygons", polygons)
         self.tolerance = _number(0)("tolerance", tolerance)
         self._next_id = _integer(0)("first_id", first_id)
-        self._last_image = 0
-        self._given: set[int] = set()
-        self._numbered: list[list[int]] = []  # (first, last) id of runs of images that brought no id, ascending
+        self._largest_image_id = 0
+        self._explicit_ids: set[int] = set()
+        self._assigned_ranges: list[list[int]] = []  # (first, last) id of runs of images that brought no id, ascending
         self._largest_class = -1
         with ExitStack() as stack:
             # Entered first, since its errors name the requested file.
@@ -63,47 +63,49 @@ class CocoWriter(LabelWriter):
         self._separators: dict[IO[str], str] = {self._file: "\n", self._images: "\n"}
 
     def _write(self, labels: ImageLabels) -> int:
-        image_id = self._last_image + 1 if labels.image_id is None else labels.image_id
-        if image_id in self._given or self._is_numbered(image_id):
+        image_id = self._largest_image_id + 1 if labels.image_id is None else labels.image_id
+        if image_id in self._explicit_ids or self._is_assigned(image_id):
             raise ValueError(f"two images have the id {image_id}; the second one is {labels.file_name}")
         annotations: list[dict[str, Any]] = []
-        for found in labels.objects:
+        for obj in labels.objects:
             annotations.append(
                 coco.annotation(
-                    found,
+                    obj,
                     self._next_id + len(annotations),
                     image_id,
-                    found.class_id + 1,
+                    obj.class_id + 1,
                     polygons=self.polygons,
                     tolerance=self.tolerance,
                 )
             )
-            self._largest_class = max(self._largest_class, found.class_id)
+            self._largest_class = max(self._largest_class, obj.class_id)
         for annotation in annotations:
             self._append(self._file, annotation)
         self._append(self._images, coco.image_dict(labels, image_id))
         self._next_id += len(annotations)
         if labels.image_id is not None:
-            self._given.add(image_id)
-        elif self._numbered and self._numbered[-1][1] == image_id - 1:
-            self._numbered[-1][1] = image_id
+            self._explicit_ids.add(image_id)
+        elif self._assigned_ranges and self._assigned_ranges[-1][1] == image_id - 1:
+            self._assigned_ranges[-1][1] = image_id
         else:
-            self._numbered.append([image_id, image_id])
-        self._last_image = max(self._last_image, image_id)
+            self._assigned_ranges.append([image_id, image_id])
+        self._largest_image_id = max(self._largest_image_id, image_id)
         return len(annotations)
 
-    def _is_numbered(self, image_id: int) -> bool:
-        place = bisect.bisect(self._numbered, image_id, key=lambda span: span[0]) - 1
-        return place >= 0 and image_id <= self._numbered[place][1]
+    def _is_assigned(self, image_id: int) -> bool:
+        index = bisect.bisect(self._assigned_ranges, image_id, key=lambda span: span[0]) - 1
+        return index >= 0 and image_id <= self._assigned_ranges[index][1]
 
     def _append(self, file: IO[str], entry: dict[str, Any]) -> None:
         file.write(self._separators[file] + json_text(entry))
         self._separators[file] = ",\n"
 
     def close(self) -> None:
-        last = max([0, self._largest_class, *self.names])
+        last_class = max([0, self._largest_class, *self.names])
         with self._stack:
-            write_end(self._file, self._images, self.names if self.names or last else {0: "object"}, last)
+            write_footer(
+                self._file, self._images, self.names if self.names or last_class else {0: "object"}, last_class
+            )
 
     def discard(self) -> None:
         # `atomic_path` removes the temporary file only if it sees an exception.
@@ -111,14 +113,16 @@ class CocoWriter(LabelWriter):
         self._stack.__exit__(type(reason), reason, None)
 
 
-def write_end(file: IO[str], images: IO[str], names: Mapping[int, str], last: int) -> None:
-    """Write what follows the annotations: the image entries collected in `images`, and the classes 0 to `last`."""
+def write_footer(file: IO[str], images: IO[str], names: Mapping[int, str], last_class: int) -> None:
+    """Write what follows the annotations: the image entries in `images`, and the classes 0 to `last_class`."""
     file.write('\n],\n"images":[')
     images.seek(0)
     shutil.copyfileobj(images, file)
-    listed = coco.category_dicts({class_id: names.get(class_id, str(class_id)) for class_id in range(last + 1)})
-    categories = ",\n".join(map(json_text, listed))
-    file.write(f'\n],\n"categories":[\n{categories}\n]}}\n')
+    categories = coco.category_dicts(
+        {class_id: names.get(class_id, str(class_id)) for class_id in range(last_class + 1)}
+    )
+    lines = ",\n".join(map(json_text, categories))
+    file.write(f'\n],\n"categories":[\n{lines}\n]}}\n')
 
 
 def read(source: str | os.PathLike[str]) -> LabelSet:
@@ -143,15 +147,15 @@ class CocoFile:
         if os.path.isdir(source):
             raise IsADirectoryError(f"{os.fspath(source)} is a folder; COCO labels are one .json file")
         root = read_json(source)
-        self._classes: dict[int, int] = {}
+        self._class_of_category: dict[int, int] = {}
         self.names: dict[int, str] = {}
-        categories = sorted(_by_id(root["categories"], "category").items())
+        categories = sorted(_index_by_id(root["categories"], "category").items())
         for class_id, (category_id, category) in enumerate(categories):
-            self._classes[category_id] = class_id
+            self._class_of_category[category_id] = class_id
             self.names[class_id] = category["name"].text()
-        self._images = _by_id(root["images"], "image")
+        self._images = _index_by_id(root["images"], "image")
         self.image_ids = list(self._images)
-        self._annotations: dict[int, list[Node]] = {image_id: [] for image_id in self.image_ids}
+        self._annotations: dict[int, list[JsonNode]] = {image_id: [] for image_id in self.image_ids}
         for annotation in root["annotations"].items():
             image_id = annotation["image_id"].integer()
             if image_id not in self._annotations:
@@ -165,59 +169,59 @@ class CocoFile:
     def has_masks(self, image_id: int) -> bool:
         """Return whether an image has an object, other than a crowd, with a `segmentation`, be it valid or not."""
         return any(
-            getattr(one.get("segmentation"), "value", []) not in _NO_MASK
-            and getattr(one.get("iscrowd"), "value", 0) != 1
-            for one in self._annotations[image_id]
+            getattr(annotation.get("segmentation"), "value", []) not in _NO_MASK
+            and getattr(annotation.get("iscrowd"), "value", 0) != 1
+            for annotation in self._annotations[image_id]
         )
 
-    def labels(self, image_id: int, left_out: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
+    def labels(self, image_id: int, on_error: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
         """Return the objects of one image.
 
-        left_out: called for each invalid object with its position in the file and the error, which by default is
+        on_error: called for each invalid object with its position in the file and the error, which by default is
         raised.
         """
         image = self._images[image_id]
         size = image["height"].side(), image["width"].side()
-        found = []
+        objects = []
         for annotation in self._annotations[image_id]:
             try:
-                found.append(_object(annotation, size, self._classes))
+                objects.append(_object(annotation, size, self._class_of_category))
             except ValueError as error:
-                if left_out is None:
+                if on_error is None:
                     raise
-                left_out(f"annotations[{annotation.key}]", error)
-        return ImageLabels(self.name(image_id), size[1], size[0], found, self.names, image_id)
+                on_error(f"annotations[{annotation.key}]", error)
+        return ImageLabels(self.name(image_id), size[1], size[0], objects, self.names, image_id)
 
 
-def _by_id(entries: Node, kind: str) -> dict[int, Node]:
-    found: dict[int, Node] = {}
+def _index_by_id(entries: JsonNode, kind: str) -> dict[int, JsonNode]:
+    entries_by_id: dict[int, JsonNode] = {}
     for entry in entries.items():
-        number = entry["id"].integer()
-        if number in found:
-            raise entry["id"].error(f"another {kind} has the id {number} too")
-        found[number] = entry
-    return found
+        entry_id = entry["id"].integer()
+        if entry_id in entries_by_id:
+            raise entry["id"].error(f"another {kind} has the id {entry_id} too")
+        entries_by_id[entry_id] = entry
+    return entries_by_id
 
 
-def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) -> LabelledObject:
+def _object(annotation: JsonNode, size: tuple[int, int], class_of_category: dict[int, int]) -> LabelledObject:
     category = annotation["category_id"]
-    if category.integer() not in classes:
+    if category.integer() not in class_of_category:
         raise category.error(f"no category has the id {category.integer()}")
     box: Any = None
-    given = annotation.get("bbox")
-    if given is not None and given.value != []:
-        x, y, width, height = given.numbers(4).tolist()
+    bbox = annotation.get("bbox")
+    if bbox is not None and bbox.value != []:
+        x, y, width, height = bbox.numbers(4).tolist()
         box = x, y, x + width, y + height
     crowd = annotation.get("iscrowd")
     try:
         return LabelledObject(
-            classes[category.integer()],
+            class_of_category[category.integer()],
             _segmentation(annotation.get("segmentation"), size),
             box,
-            annotation.number_of("score"),
-            crowd is not None and crowd.flag(),
-            predicted_iou=annotation.number_of("predicted_iou"),
-            stability_score=annotation.number_of("stability_score"),
+            annotation.optional_number("score"),
+            crowd is not None and crowd.boolean(),
+            predicted_iou=annotation.optional_number("predicted_iou"),
+            stability_score=annotation.optional_number("stability_score"),
         )
     except FieldError:
         raise
@@ -225,7 +229,7 @@ def _object(annotation: Node, size: tuple[int, int], classes: dict[int, int]) ->
         raise annotation.error(error) from None
 
 
-def _segmentation(node: Node | None, size: tuple[int, int]) -> Segmentation | None:
+def _segmentation(node: JsonNode | None, size: tuple[int, int]) -> Segmentation | None:
     if node is None or node.value in _NO_MASK:
         return None
     if isinstance(node.value, dict):
@@ -236,4 +240,4 @@ def _segmentation(node: Node | None, size: tuple[int, int]) -> Segmentation | No
         if len(numbers) < 6 or len(numbers) % 2:
             raise polygon.error(f"{len(numbers)} numbers; a polygon has an even number of them, at least 6")
         polygons.append(numbers.reshape(-1, 2))
-    return node.checked(lambda _: Segmentation.from_polygons(polygons, size))
+    return node.convert(lambda _: Segmentation.from_polygons(polygons, size))

@@ -46,7 +46,7 @@ def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> 
     format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file) or "sa1b" (a folder or a file).
     ValueError, which names the file and the line or field, for invalid labels; some are found only while iterating.
     """
-    return _chosen(READERS, "from_", format, options)(source, **options)
+    return _look_up(READERS, "from_", format, options)(source, **options)
 
 
 def open_writer(target: str | os.PathLike[str], format: str, **options: Any) -> LabelWriter:
@@ -55,7 +55,7 @@ def open_writer(target: str | os.PathLike[str], format: str, **options: Any) -> 
     format: "yolo", "sa1b", "labelme" or "labelmap" for a folder, or "coco" for a JSON file; see their writers for
     options.
     """
-    return _chosen(WRITERS, "to", format, options)(target, **options)
+    return _look_up(WRITERS, "to", format, options)(target, **options)
 
 
 def convert_labels(
@@ -86,45 +86,45 @@ def convert_labels(
     """
     from tqdm.auto import tqdm
 
-    reading: dict[str, Any] = {}
-    writing = dict(options)
+    reader_options: dict[str, Any] = {}
+    writer_options = dict(options)
     for name, value in (("images", images), ("names", names)):
-        if value is not None and name in _options_of(READERS.get(from_)):
-            reading[name] = value
-    if images is not None and "images" in _options_of(WRITERS.get(to)):
-        writing["images"] = images
-    found = read_labels(source, from_, **reading)
-    inputs = _Inputs(source, from_, images)
-    inputs.spare(target, to)
-    count = read = written = 0
-    given = {} if names is None or "names" in reading else class_names.as_names(names)
-    with open_writer(target, to, **writing) as writer:
-        writer.names.update(given)
+        if value is not None and name in _option_names(READERS.get(from_)):
+            reader_options[name] = value
+    if images is not None and "images" in _option_names(WRITERS.get(to)):
+        writer_options["images"] = images
+    label_set = read_labels(source, from_, **reader_options)
+    inputs = _InputPaths(source, from_, images)
+    inputs.check_target(target, to)
+    num_images = num_read = num_written = 0
+    given_names = {} if names is None or "names" in reader_options else class_names.parse_names(names)
+    with open_writer(target, to, **writer_options) as writer:
+        writer.names.update(given_names)
         hidden = None if progress is None else not progress
-        for labels in tqdm(found, desc=f"{from_} to {to}", unit="image", disable=hidden):
-            count, read = count + 1, read + len(labels.objects)
-            if given:
-                labels.names = dict(labels.names) | given
+        for labels in tqdm(label_set, desc=f"{from_} to {to}", unit="image", disable=hidden):
+            num_images, num_read = num_images + 1, num_read + len(labels.objects)
+            if given_names:
+                labels.names = dict(labels.names) | given_names
             if isinstance(writer, FolderWriter):
-                inputs.spare(writer.path_for(labels.file_name), to)
-            written += writer.write(labels)
-    return Conversion(count, written, read - written)
+                inputs.check_target(writer.path_for(labels.file_name), to)
+            num_written += writer.write(labels)
+    return Conversion(num_images, num_written, num_read - num_written)
 
 
-class _Inputs:
+class _InputPaths:
     """Paths that a conversion must not overwrite: labels, and images, which may have the names of label maps."""
 
     def __init__(self, source: str | os.PathLike[str], from_: str, images: str | os.PathLike[str] | None) -> None:
-        folder, pictures = Path(source), None if images is None else Path(images)
+        folder, image_folder = Path(source), None if images is None else Path(images)
         self._suffix = ".json"
         if from_ == "yolo":
-            folder, pictures = yolo_folder.folders(folder, pictures)
+            folder, image_folder = yolo_folder.find_folders(folder, image_folder)
             self._suffix = ".txt"
         self._source = os.path.realpath(source)
         self._labels = {self._source, os.path.realpath(folder)}
-        self._images = None if pictures is None else os.path.realpath(pictures)
+        self._images = None if image_folder is None else os.path.realpath(image_folder)
 
-    def spare(self, target: str | os.PathLike[str], to: str) -> None:
+    def check_target(self, target: str | os.PathLike[str], to: str) -> None:
         """Raise ValueError if writing new labels to `target`, a folder or file, would overwrite what is read."""
         path = os.path.realpath(target)
         if path == self._source:
@@ -136,19 +136,19 @@ class _Inputs:
             raise ValueError(f"label maps can't go into {os.fspath(target)}, the folder of the images")
 
 
-def _chosen(
+def _look_up(
     table: dict[str, Callable[..., Any]], argument: str, format: str, options: dict[str, Any]
 ) -> Callable[..., Any]:
     if format not in table:
         raise ValueError(f"{argument}={format!r}; accepted: {', '.join(table)}")
-    accepted = _options_of(table[format])
+    accepted = _option_names(table[format])
     for name in options:
         if name not in accepted:
             raise TypeError(f"{format} has no option {name!r}; accepted: {', '.join(accepted) or 'none'}")
     return table[format]
 
 
-def _options_of(function: Callable[..., Any] | None) -> list[str]:
+def _option_names(function: Callable[..., Any] | None) -> list[str]:
     """Return the names of the keyword-only arguments."""
     if function is None:
         return []
@@ -159,14 +159,14 @@ def _options_of(function: Callable[..., Any] | None) -> list[str]:
     ]
 
 
-_SPELLINGS = {"source": "data", "target": "output", "output_dir": "output"}
+_ALIASES = {"source": "data", "target": "output", "output_dir": "output"}
 
 
 def run(values: dict[str, Any]) -> None:
     """Run `fastsam convert data=labels/ from=yolo to=coco output=labels.json`, from its key=value pairs."""
     # Many shells don't expand a ~ behind the =.
     values = {
-        _SPELLINGS.get(key, key): os.path.expanduser(value) if isinstance(value, str) else value
+        _ALIASES.get(key, key): os.path.expanduser(value) if isinstance(value, str) else value
         for key, value in values.items()
     }
     for key in ("data", "output", "from", "to"):
@@ -179,9 +179,14 @@ def run(values: dict[str, Any]) -> None:
     for key, name, table in (("from", from_, READERS), ("to", to, WRITERS)):
         if name not in table:
             raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
-    check_keys(values, list(dict.fromkeys(["images", "names", *_options_of(WRITERS[to])])), f"convert to={to}")
-    done = convert_labels(data, output, from_=from_, to=to, **values)
-    left = f"; {format_count(done.left_out, 'object')} skipped, not representable in {to}" if done.left_out else ""
+    check_keys(values, list(dict.fromkeys(["images", "names", *_option_names(WRITERS[to])])), f"convert to={to}")
+    conversion = convert_labels(data, output, from_=from_, to=to, **values)
+    skipped = (
+        f"; {format_count(conversion.left_out, 'object')} skipped, not representable in {to}"
+        if conversion.left_out
+        else ""
+    )
     print(
-        f"{format_count(done.images, 'image')}, {format_count(done.objects, 'object')}{left}; saved to {Path(output)}"
+        f"{format_count(conversion.images, 'image')}, {format_count(conversion.objects, 'object')}{skipped}; "
+        f"saved to {Path(output)}"
     )

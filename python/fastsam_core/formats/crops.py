@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Ultralytics' margins: 2 % of the box's sides, plus 10 pixels, half of them on each side.
 GAIN, PAD = 1.02, 10
 # Bytes of a folder's name; file systems allow 255.
-_LONGEST = 200
+_MAX_NAME_BYTES = 200
 
 
 def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg") -> list[Path]:
@@ -28,29 +28,29 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
     height, width = results.orig_shape
     written = []
     for i, (x1, y1, x2, y2, _, class_id) in enumerate(results.rows().tolist()):
-        across, down = ((x2 - x1) * GAIN + PAD) / 2, ((y2 - y1) * GAIN + PAD) / 2
+        half_width, half_height = ((x2 - x1) * GAIN + PAD) / 2, ((y2 - y1) * GAIN + PAD) / 2
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
-        left, right = max(0, int(x - across)), min(width, int(x + across))
-        top, bottom = max(0, int(y - down)), min(height, int(y + down))
+        left, right = max(0, int(x - half_width)), min(width, int(x + half_width))
+        top, bottom = max(0, int(y - half_height)), min(height, int(y + half_height))
         # The bounds are inclusive: the box of a mask ends at its last column and row.
         outside = x1 >= width or y1 >= height or x2 < 0 or y2 < 0
         if outside or right <= left or bottom <= top:
             logger.warning("%s: box %d lies outside the image; no crop is written", results.path, i)
             continue
         crop = results.orig_img[top:bottom, left:right]
-        target = _free(Path(save_dir) / _folder(results.name_of(class_id)), stem, default_suffix(crop))
+        target = _unused_path(Path(save_dir) / _folder_name(results.name_of(class_id)), stem, default_suffix(crop))
         write_image(target, crop)
         written.append(target)
     return written
 
 
-def _folder(name: str) -> str:
+def _folder_name(name: str) -> str:
     # Class names come from checkpoints and users. None may lead out of the folder, and each must fit the file system.
-    plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)
-    return plain.encode("utf-8", "ignore")[:_LONGEST].decode("utf-8", "ignore").strip(". ") or "_"
+    sanitised = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)
+    return sanitised.encode("utf-8", "ignore")[:_MAX_NAME_BYTES].decode("utf-8", "ignore").strip(". ") or "_"
 
 
-def _free(folder: Path, stem: str, suffix: str) -> Path:
+def _unused_path(folder: Path, stem: str, suffix: str) -> Path:
     target, number = folder / f"{stem}{suffix}", 1
     while target.exists():
         number += 1

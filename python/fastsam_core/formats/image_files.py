@@ -45,12 +45,12 @@ def upright_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            name, picture = open_image(file)
-            if not 2 <= exif_orientation(picture) <= 8:
+            image_format, image = open_image(file)
+            if not 2 <= exif_orientation(image) <= 8:
                 file.seek(0)
                 return file.read()
         import cv2
 
-        return cv2.imencode(".jpg" if name == "JPEG" else ".png", read_image(path))[1].tobytes()
+        return cv2.imencode(".jpg" if image_format == "JPEG" else ".png", read_image(path))[1].tobytes()
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None

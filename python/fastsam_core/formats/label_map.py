@@ -14,7 +14,7 @@ from .labels import ImageLabels, LabelledObject
 
 VALUES = ("object", "class")
 ORDERS = ("area", "score", "index")
-_MOST = 65_535
+_MAX_VALUE = 65_535
 
 
 class LabelMapWriter(FolderWriter):
@@ -44,51 +44,49 @@ class LabelMapWriter(FolderWriter):
 
     def _write(self, labels: ImageLabels) -> int:
         target = self.path_for(labels.file_name)
-        if _is_in_colour(target):
+        if _is_colour_image(target):
             raise ValueError(f"{target} is a colour image, perhaps the source image; write to another folder")
         return super()._write(labels)
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         from PIL import Image
 
-        drawn, written = label_map(labels, values=self.values, order=self.order)
+        pixels, num_drawn = label_map(labels, values=self.values, order=self.order)
         content = BytesIO()
-        Image.fromarray(drawn).save(content, format="PNG")
-        return content.getvalue(), written
+        Image.fromarray(pixels).save(content, format="PNG")
+        return content.getvalue(), num_drawn
 
 
-def _is_in_colour(path: Path) -> bool:
+def _is_colour_image(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B")
+        with Image.open(path) as image:
+            return image.mode not in ("1", "L", "P", "I", "I;16", "I;16B")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no such file, or not an image
         return False
 
 
 def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area") -> tuple[np.ndarray, int]:
     """Return the map (H, W), uint8 or uint16, and the number of objects drawn. See `LabelMapWriter`."""
-    shown = [
-        place for place, found in enumerate(labels.objects) if found.segmentation is not None and not found.iscrowd
-    ]
-    numbers = {place: (labels.objects[place].class_id if values == "class" else place) + 1 for place in shown}
+    drawn = [index for index, obj in enumerate(labels.objects) if obj.segmentation is not None and not obj.iscrowd]
+    numbers = {index: (labels.objects[index].class_id if values == "class" else index) + 1 for index in drawn}
     largest = max(numbers.values(), default=0)
-    if largest > _MOST:
-        raise ValueError(f"{labels.file_name}: a label map's numbers go up to {_MOST}, but {largest} is needed")
-    drawn = np.zeros(labels.size, np.uint8 if largest <= 255 else np.uint16)
-    for place in sorted(shown, key=lambda place: _height(labels.objects[place], place, order)):
-        mask = labels.objects[place].segmentation
+    if largest > _MAX_VALUE:
+        raise ValueError(f"{labels.file_name}: a label map's numbers go up to {_MAX_VALUE}, but {largest} is needed")
+    pixels = np.zeros(labels.size, np.uint8 if largest <= 255 else np.uint16)
+    for index in sorted(drawn, key=lambda index: _stacking_key(labels.objects[index], index, order)):
+        mask = labels.objects[index].segmentation
         assert mask is not None
-        x1, y1, x2, y2 = (int(side) for side in mask.extent)
+        x1, y1, x2, y2 = (int(side) for side in mask.bounding_box)
         inside = rle.decode(rle.crop(mask.rle, [x1, y1, x2 - x1, y2 - y1])).view(bool)
-        drawn[y1:y2, x1:x2][inside] = numbers[place]
-    return drawn, len(shown)
+        pixels[y1:y2, x1:x2][inside] = numbers[index]
+    return pixels, len(drawn)
 
 
-def _height(found: LabelledObject, place: int, order: str) -> tuple[float, float, int]:
+def _stacking_key(obj: LabelledObject, index: int, order: str) -> tuple[float, float, int]:
     """Return the sort key of an object; that with the largest key is on top."""
-    assert found.segmentation is not None
-    score = found.score if found.score is not None else found.predicted_iou
-    first = 0.0 if order == "area" else (place if order == "index" else (-np.inf if score is None else score))
-    return float(first), -found.segmentation.area, place
+    assert obj.segmentation is not None
+    score = obj.score if obj.score is not None else obj.predicted_iou
+    primary = 0.0 if order == "area" else (index if order == "index" else (-np.inf if score is None else score))
+    return float(primary), -obj.segmentation.area, index

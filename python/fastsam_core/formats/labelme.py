@@ -10,7 +10,7 @@ from typing import Any
 from .._files import relative_posix
 from ..config import _boolean, _number
 from . import image_files
-from ._writing import FolderWriter, json_text, plain_number, relative_path
+from ._writing import FolderWriter, json_text, round_for_json, safe_relative_path
 from .labels import ImageLabels
 
 # Version of the format; LabelMe warns only about files of another major version.
@@ -51,45 +51,45 @@ class LabelMeWriter(FolderWriter):
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         shapes: list[dict[str, Any]] = []
-        written = 0
-        for place, found in enumerate(labels.objects):
-            if found.iscrowd or found.is_empty:
+        num_objects = 0
+        for index, obj in enumerate(labels.objects):
+            if obj.iscrowd or obj.is_empty:
                 continue
-            if found.segmentation is None:
-                x1, y1, x2, y2 = found.corners()
-                parts, kind = [[[x1, y1], [x2, y2]]], "rectangle"
+            if obj.segmentation is None:
+                x1, y1, x2, y2 = obj.xyxy()
+                parts, shape_type = [[[x1, y1], [x2, y2]]], "rectangle"
             else:
-                parts, kind = [ring.tolist() for ring in found.segmentation.rings(self.tolerance)], "polygon"
+                parts, shape_type = [ring.tolist() for ring in obj.segmentation.to_polygons(self.tolerance)], "polygon"
             for points in parts:
                 shape: dict[str, Any] = {
-                    "label": labels.name_of(found.class_id),
-                    "points": [[plain_number(x, _DECIMALS), plain_number(y, _DECIMALS)] for x, y in points],
-                    "group_id": place + 1 if len(parts) > 1 else None,
+                    "label": labels.name_of(obj.class_id),
+                    "points": [[round_for_json(x, _DECIMALS), round_for_json(y, _DECIMALS)] for x, y in points],
+                    "group_id": index + 1 if len(parts) > 1 else None,
                     "description": "",
-                    "shape_type": kind,
+                    "shape_type": shape_type,
                     "flags": {},
                     "mask": None,
                 }
-                if found.score is not None:
-                    shape["score"] = found.score
+                if obj.score is not None:
+                    shape["score"] = obj.score
                 shapes.append(shape)
-            written += 1
-        image, data = self._image(labels.file_name, target.parent)
+            num_objects += 1
+        image_path, image_data = self._image_path_and_data(labels.file_name, target.parent)
         document: dict[str, Any] = {
             "version": VERSION,
             "flags": {},
             "shapes": shapes,
-            "imagePath": image,
-            "imageData": data,
+            "imagePath": image_path,
+            "imageData": image_data,
             "imageHeight": labels.height,
             "imageWidth": labels.width,
         }
-        return (json_text(document) + "\n").encode(), written
+        return (json_text(document) + "\n").encode(), num_objects
 
-    def _image(self, file_name: str, folder: Path) -> tuple[str, str | None]:
+    def _image_path_and_data(self, file_name: str, folder: Path) -> tuple[str, str | None]:
         """Return the image's path relative to the label file's folder, and its bytes in base64 or None."""
         if self.images is None:
             return PurePosixPath(file_name.replace("\\", "/")).name, None
-        path = self.images / relative_path(file_name)
+        path = self.images / safe_relative_path(file_name)
         data = base64.b64encode(image_files.upright_bytes(path)).decode("ascii") if self.embed_images else None
         return relative_posix(folder, path), data

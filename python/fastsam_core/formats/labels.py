@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Larger class ids are mistakes, and would flood formats that list all classes up to the largest.
 MAX_CLASS_ID = 999_999
 # About the side of the largest rasters that exist; a file that claims more would only exhaust the memory.
-MAX_SIDE = 1_000_000
+MAX_IMAGE_SIDE = 1_000_000
 
 Box = tuple[float, float, float, float]
 
@@ -48,27 +48,27 @@ class LabelledObject:
     crop_box: list[float] | None = None
 
     def __post_init__(self) -> None:
-        self.class_id = checked_class_id(self.class_id)
+        self.class_id = validate_class_id(self.class_id)
         if self.segmentation is None and self.box is None:
             raise ValueError("an object needs a segmentation or a box")
         if self.box is not None:
-            x1, y1, x2, y2 = self.box = _finite("box", self.box, 4)
+            x1, y1, x2, y2 = self.box = _finite_numbers("box", self.box, 4)
             if x2 < x1 or y2 < y1:
                 raise ValueError(f"the box {list(self.box)} has its second corner left of or above the first")
         for name in ("score", "predicted_iou", "stability_score"):
             if getattr(self, name) is not None:
-                setattr(self, name, _finite(name, [getattr(self, name)], 1)[0])
+                setattr(self, name, _finite_numbers(name, [getattr(self, name)], 1)[0])
         if self.point_coords is not None:
-            self.point_coords = [list(_finite("point_coords", point, 2)) for point in self.point_coords]
+            self.point_coords = [list(_finite_numbers("point_coords", point, 2)) for point in self.point_coords]
         if self.crop_box is not None:
-            self.crop_box = list(_finite("crop_box", self.crop_box, 4))
+            self.crop_box = list(_finite_numbers("crop_box", self.crop_box, 4))
 
-    def corners(self) -> Box:
+    def xyxy(self) -> Box:
         """Return x1, y1, x2, y2: the given box, or by default the extent of the mask."""
         if self.box is not None:
             return self.box
         assert self.segmentation is not None
-        return self.segmentation.extent
+        return self.segmentation.bounding_box
 
     @property
     def is_empty(self) -> bool:
@@ -95,14 +95,14 @@ class ImageLabels:
     image_id: int | None = None
 
     def __post_init__(self) -> None:
-        self.width, self.height = checked_side("width", self.width), checked_side("height", self.height)
+        self.width, self.height = validate_side("width", self.width), validate_side("height", self.height)
         if not isinstance(self.file_name, str) or not self.file_name:
             raise ValueError(f"file_name must be the image's relative path, not {self.file_name!r}")
-        for place, found in enumerate(self.objects):
-            mask = found.segmentation
+        for index, obj in enumerate(self.objects):
+            mask = obj.segmentation
             if mask is not None and mask.size != (self.height, self.width):
                 raise ValueError(
-                    f"object {place} has a mask of {mask.size[0]} x {mask.size[1]}, but {self.file_name} is "
+                    f"object {index} has a mask of {mask.size[0]} x {mask.size[1]}, but {self.file_name} is "
                     f"{self.height} x {self.width} (height x width)"
                 )
 
@@ -147,7 +147,7 @@ class ImageLabels:
                 float(rows[i, 4]),
                 predicted_iou=_number(results.predicted_iou, i),
                 stability_score=_number(results.stability_score, i),
-                point_coords=_pairs(results.point_coords, i),
+                point_coords=_point_list(results.point_coords, i),
                 crop_box=None if results.crop_boxes is None else [float(side) for side in results.crop_boxes[i]],
             )
             for i, class_id in enumerate(class_ids)
@@ -181,23 +181,25 @@ class LabelSet:
         return self._count
 
 
-def checked_class_id(value: Any) -> int:
+def validate_class_id(value: Any) -> int:
     """Return an integer from 0 to 999,999 as a plain int; ValueError for anything else."""
-    number = _whole(value)
+    number = _to_int(value)
     if not 0 <= number <= MAX_CLASS_ID:
         raise ValueError(f"a class id is an integer from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
     return number
 
 
-def checked_side(name: str, value: Any) -> int:
+def validate_side(name: str, value: Any) -> int:
     """Return a number of pixels, an integer from 1 to 1,000,000, as a plain int; ValueError for anything else."""
-    number = _whole(value)
-    if not 1 <= number <= MAX_SIDE:
-        raise ValueError(f"{name} must be an integer number of pixels from 1 to {MAX_SIDE}, not {str(value)[:40]!r}")
+    number = _to_int(value)
+    if not 1 <= number <= MAX_IMAGE_SIDE:
+        raise ValueError(
+            f"{name} must be an integer number of pixels from 1 to {MAX_IMAGE_SIDE}, not {str(value)[:40]!r}"
+        )
     return number
 
 
-def _whole(value: Any) -> int:
+def _to_int(value: Any) -> int:
     """Return an integer, which may be written as a float, as a plain int; -1 for anything else."""
     if isinstance(value, bool):
         return -1
@@ -207,7 +209,7 @@ def _whole(value: Any) -> int:
         return int(value) if isinstance(value, float) and value.is_integer() else -1
 
 
-def _finite(name: str, values: Any, count: int) -> Any:
+def _finite_numbers(name: str, values: Any, count: int) -> Any:
     try:
         numbers = tuple(float(value) for value in values)
     except (TypeError, ValueError, OverflowError):
@@ -221,8 +223,8 @@ def _number(values: Any, row: int) -> float | None:
     return None if values is None else float(values[row])
 
 
-def _pairs(values: Any, row: int) -> list[list[float]] | None:
+def _point_list(values: Any, row: int) -> list[list[float]] | None:
     if values is None:
         return None
-    found: list[list[float]] = np.asarray(values[row], dtype=np.float64).reshape(-1, 2).tolist()
-    return found
+    points: list[list[float]] = np.asarray(values[row], dtype=np.float64).reshape(-1, 2).tolist()
+    return points

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from . import image_files
-from ._reading import FieldError, Node, read_json
+from ._reading import FieldError, JsonNode, read_json
 from ._writing import FolderWriter, json_text
-from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id
+from .labels import ImageLabels, LabelledObject, LabelSet, validate_class_id
 
 if TYPE_CHECKING:
     from ..results import Results
@@ -27,7 +27,7 @@ def image_record(results: Results, *, image_id: int = 1, first_id: int = 1) -> d
 
 def record(labels: ImageLabels, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
     """Return the same for any labels, with `class_id` if it isn't 0 or has a name, and `class_name` if it has one."""
-    masked = [found for found in labels.objects if found.segmentation is not None]
+    masked = [obj for obj in labels.objects if obj.segmentation is not None]
     return {
         "image": {
             "image_id": image_id,
@@ -35,29 +35,29 @@ def record(labels: ImageLabels, *, image_id: int = 1, first_id: int = 1) -> dict
             "height": labels.height,
             "file_name": PurePosixPath(labels.file_name.replace("\\", "/")).name,
         },
-        "annotations": [_annotation(found, labels, first_id + i) for i, found in enumerate(masked)],
+        "annotations": [_annotation(obj, labels, first_id + i) for i, obj in enumerate(masked)],
     }
 
 
-def _annotation(found: LabelledObject, labels: ImageLabels, annotation_id: int) -> dict[str, Any]:
-    mask = found.segmentation
+def _annotation(obj: LabelledObject, labels: ImageLabels, annotation_id: int) -> dict[str, Any]:
+    mask = obj.segmentation
     assert mask is not None
-    x1, y1, x2, y2 = mask.extent
-    written = {
+    x1, y1, x2, y2 = mask.bounding_box
+    entry = {
         "segmentation": mask.rle,
         "area": mask.area,
         "bbox": [x1, y1, max(x2 - x1 - 1, 0.0), max(y2 - y1 - 1, 0.0)],
-        "predicted_iou": found.score if found.predicted_iou is None else found.predicted_iou,
-        "point_coords": found.point_coords or [],
-        "stability_score": found.stability_score,
-        "crop_box": found.crop_box or [0.0, 0.0, float(labels.width), float(labels.height)],
+        "predicted_iou": obj.score if obj.predicted_iou is None else obj.predicted_iou,
+        "point_coords": obj.point_coords or [],
+        "stability_score": obj.stability_score,
+        "crop_box": obj.crop_box or [0.0, 0.0, float(labels.width), float(labels.height)],
         "id": annotation_id,
     }
-    if found.class_id or found.class_id in labels.names:
-        written["class_id"] = found.class_id
-    if found.class_id in labels.names:
-        written["class_name"] = labels.names[found.class_id]
-    return written
+    if obj.class_id or obj.class_id in labels.names:
+        entry["class_id"] = obj.class_id
+    if obj.class_id in labels.names:
+        entry["class_name"] = labels.names[obj.class_id]
+    return entry
 
 
 class Sa1bWriter(FolderWriter):
@@ -71,12 +71,12 @@ class Sa1bWriter(FolderWriter):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__(folder)
-        self._last_image = 0
+        self._last_image_id = 0
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
-        self._last_image = self._last_image + 1 if labels.image_id is None else labels.image_id
-        written = record(labels, image_id=self._last_image)
-        return (json_text(written) + "\n").encode(), len(written["annotations"])
+        self._last_image_id = self._last_image_id + 1 if labels.image_id is None else labels.image_id
+        content = record(labels, image_id=self._last_image_id)
+        return (json_text(content) + "\n").encode(), len(content["annotations"])
 
 
 def read(source: str | os.PathLike[str]) -> LabelSet:
@@ -92,11 +92,11 @@ def read(source: str | os.PathLike[str]) -> LabelSet:
         raise FileNotFoundError(f"no .json file in the folder {source} or below it")
     names: dict[int, str] = {}
 
-    def images_labels() -> Iterator[ImageLabels]:
+    def iterate() -> Iterator[ImageLabels]:
         for file in files:
             yield _read_file(base / file, PurePosixPath(file).parent, names)
 
-    return LabelSet(images_labels, len(files), names)
+    return LabelSet(iterate, len(files), names)
 
 
 def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> ImageLabels:
@@ -122,16 +122,16 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
     )
 
 
-def _object(annotation: Node, size: tuple[int, int]) -> LabelledObject:
-    class_id, points, crop = annotation.get("class_id"), annotation.get("point_coords"), annotation.get("crop_box")
+def _object(annotation: JsonNode, size: tuple[int, int]) -> LabelledObject:
+    class_id, points, crop_box = annotation.get("class_id"), annotation.get("point_coords"), annotation.get("crop_box")
     try:
         return LabelledObject(
-            0 if class_id is None else class_id.checked(checked_class_id),
+            0 if class_id is None else class_id.convert(validate_class_id),
             annotation["segmentation"].mask(size),
-            predicted_iou=annotation.number_of("predicted_iou"),
-            stability_score=annotation.number_of("stability_score"),
+            predicted_iou=annotation.optional_number("predicted_iou"),
+            stability_score=annotation.optional_number("stability_score"),
             point_coords=None if points is None else [point.numbers(2).tolist() for point in points.items()],
-            crop_box=None if crop is None else crop.numbers(4).tolist(),
+            crop_box=None if crop_box is None else crop_box.numbers(4).tolist(),
         )
     except FieldError:
         raise

@@ -42,28 +42,28 @@ def records(results: Results, segmentation: str = "rle") -> list[dict[str, Any]]
     rows = results.rows()
     areas = masks.area.tolist()
     rles = masks.rle if segmentation == "rle" else None
-    written = []
+    dicts = []
     for i, row in enumerate(rows):
         x1, y1, x2, y2 = (float(number) for number in row[:4])
-        written.append(
+        dicts.append(
             {
                 "segmentation": rles[i] if rles is not None else masks.pixels(i),
                 "area": areas[i],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "predicted_iou": _number(results.predicted_iou, i, float(row[4])),
-                "point_coords": _plain(results.point_coords, i, []),
-                "stability_score": _number(results.stability_score, i, None),
-                "crop_box": _plain(results.crop_boxes, i, [0.0, 0.0, float(width), float(height)]),
+                "predicted_iou": _to_float(results.predicted_iou, i, float(row[4])),
+                "point_coords": _to_list(results.point_coords, i, []),
+                "stability_score": _to_float(results.stability_score, i, None),
+                "crop_box": _to_list(results.crop_boxes, i, [0.0, 0.0, float(width), float(height)]),
             }
         )
-    return written
+    return dicts
 
 
-def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: torch.device | str) -> dict[str, Any]:
+def read(records: Sequence[Mapping[str, Any]], orig_shape: Sequence[int], device: torch.device | str) -> dict[str, Any]:
     """Return the arguments of `Results` that the dicts provide; the class of a mask is its position in the list.
 
-    `picture` is the image's (height, width). A field other than mask, box and predicted IoU is left out for all if some
-    dict lacks it. ValueError for a dict without mask, box or predicted IoU, TypeError for anything but dicts.
+    `orig_shape` is the image's (height, width). A field other than mask, box and predicted IoU is left out for all if
+    some dict lacks it. ValueError for a dict without mask, box or predicted IoU, TypeError for anything but dicts.
     """
     rows = []
     for i, record in enumerate(records):
@@ -77,24 +77,24 @@ def read(records: Sequence[Mapping[str, Any]], picture: Sequence[int], device: t
     boxes = torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 6)
     if not records:
         return {"boxes": boxes}
-    shapes: Any = [record["segmentation"] for record in records]
-    if not isinstance(shapes[0], Mapping):
-        shapes = np.stack(shapes)
-    known: dict[str, Any] = {}
+    segmentations: Any = [record["segmentation"] for record in records]
+    if not isinstance(segmentations[0], Mapping):
+        segmentations = np.stack(segmentations)
+    optional: dict[str, Any] = {}
     for field, key in _FIELDS.items():
         values = [record.get(key) for record in records]
         if all(value is not None for value in values):
             # Points stay a list, because masks may have different numbers of them. Crop boxes keep their integers.
             dtype = torch.float32 if field.endswith(("iou", "score")) else None
-            known[field] = values if key == "point_coords" else torch.tensor(values, dtype=dtype, device=device)
-    return {"boxes": boxes, "masks": Masks(shapes, picture, device=device), **known}
+            optional[field] = values if key == "point_coords" else torch.tensor(values, dtype=dtype, device=device)
+    return {"boxes": boxes, "masks": Masks(segmentations, orig_shape, device=device), **optional}
 
 
-def _number(values: Any, row: int, otherwise: float | None) -> float | None:
-    return otherwise if values is None else float(values[row])
+def _to_float(values: Any, row: int, default: float | None) -> float | None:
+    return default if values is None else float(values[row])
 
 
-def _plain(values: Any, row: int, otherwise: list[Any]) -> list[Any]:
+def _to_list(values: Any, row: int, default: list[Any]) -> list[Any]:
     if values is None:
-        return otherwise
+        return default
     return to_tensor(values[row]).double().tolist()

@@ -13,7 +13,7 @@ from .. import outlines, rle
 RLE = dict[str, Any]
 
 # Pixels by which rounding may put vertices beyond the image's border; such vertices can be clipped to it.
-_BEYOND = 0.01
+_BORDER_TOLERANCE = 0.01
 
 
 class Segmentation:
@@ -33,14 +33,14 @@ class Segmentation:
         """Make a mask from a COCO RLE dict, compressed or not. ValueError if it is malformed, TypeError if no dict."""
         if not isinstance(run_lengths, Mapping):
             raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(run_lengths).__name__}")
-        given = dict(run_lengths)
-        if isinstance(given.get("counts"), (list, tuple, np.ndarray)):
-            given = rle.frPyObjects(given, 0, 0)
-        rle.area(given)  # reads all runs, so that malformed ones raise here and not later
-        height, width = (int(side) for side in given["size"])
-        text = given["counts"]
-        text = text if isinstance(text, str) else bytes(text).decode("ascii")
-        return cls((height, width), {"size": [height, width], "counts": text}, None)
+        rle_dict = dict(run_lengths)
+        if isinstance(rle_dict.get("counts"), (list, tuple, np.ndarray)):
+            rle_dict = rle.frPyObjects(rle_dict, 0, 0)
+        rle.area(rle_dict)  # reads all runs, so that malformed ones raise here and not later
+        height, width = (int(side) for side in rle_dict["size"])
+        counts = rle_dict["counts"]
+        counts = counts if isinstance(counts, str) else bytes(counts).decode("ascii")
+        return cls((height, width), {"size": [height, width], "counts": counts}, None)
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Any], size: Sequence[int]) -> Segmentation:
@@ -65,8 +65,8 @@ class Segmentation:
         """`{"size": [height, width], "counts": str}`; polygons are filled by COCO's rule."""
         if self._rle is None:
             assert self._polygons is not None
-            filled = rle.frPyObjects([polygon.ravel().tolist() for polygon in self._polygons], *self.size)
-            self._rle = _text(filled[0] if len(filled) == 1 else rle.merge(filled))
+            parts = rle.frPyObjects([polygon.ravel().tolist() for polygon in self._polygons], *self.size)
+            self._rle = _with_text_counts(parts[0] if len(parts) == 1 else rle.merge(parts))
         return self._rle
 
     @property
@@ -75,12 +75,12 @@ class Segmentation:
         return int(rle.area(self.rle))
 
     @property
-    def extent(self) -> tuple[float, float, float, float]:
+    def bounding_box(self) -> tuple[float, float, float, float]:
         """x1, y1, x2, y2 along the edges of the mask's pixels: a single pixel is 1 wide. Zeros for an empty mask."""
         x, y, width, height = rle.toBbox(self.rle).tolist()
         return x, y, x + width, y + height
 
-    def rings(self, tolerance: float = 0.0) -> list[NDArray[np.float64]]:
+    def to_polygons(self, tolerance: float = 0.0) -> list[NDArray[np.float64]]:
         """Return polygons (K, 2) whose union is the mask: those of the file, or one per part with its holes bridged.
 
         tolerance: traced outlines may lose vertices that lie at most this many pixels from what remains. The default is
@@ -95,7 +95,7 @@ class Segmentation:
             for part in outlines.trace(outlines.runs_from_rle(self.rle))
         ]
 
-    def ring(self, tolerance: float = 0.0) -> NDArray[np.float64]:
+    def to_single_polygon(self, tolerance: float = 0.0) -> NDArray[np.float64]:
         """Return one polygon (K, 2) of all parts and holes, joined by bridges, that fills to the mask; (0, 2) if empty.
 
         A file's polygons are joined if they lie within the image and don't overlap; otherwise the mask is traced.
@@ -112,16 +112,16 @@ class Segmentation:
     def _can_be_joined(self) -> bool:
         assert self._polygons is not None
         points = np.concatenate(self._polygons)
-        if (points < -_BEYOND).any() or (points > np.array(self.size[::-1]) + _BEYOND).any():
+        if (points < -_BORDER_TOLERANCE).any() or (points > np.array(self.size[::-1]) + _BORDER_TOLERANCE).any():
             return False
-        filled = rle.frPyObjects([polygon.ravel().tolist() for polygon in self._polygons], *self.size)
+        parts = rle.frPyObjects([polygon.ravel().tolist() for polygon in self._polygons], *self.size)
         # In one polygon, the even-odd rule would make a hole of where two polygons overlap.
-        return len(filled) == 1 or int(rle.area(filled).sum()) == self.area
+        return len(parts) == 1 or int(rle.area(parts).sum()) == self.area
 
     def __repr__(self) -> str:
-        held = "RLE" if self._polygons is None else f"{len(self._polygons)} polygons"
-        return f"Segmentation({self.size[0]} x {self.size[1]}, {held})"
+        source = "RLE" if self._polygons is None else f"{len(self._polygons)} polygons"
+        return f"Segmentation({self.size[0]} x {self.size[1]}, {source})"
 
 
-def _text(run_lengths: Mapping[str, Any]) -> RLE:
+def _with_text_counts(run_lengths: Mapping[str, Any]) -> RLE:
     return {"size": [int(side) for side in run_lengths["size"]], "counts": run_lengths["counts"].decode("ascii")}

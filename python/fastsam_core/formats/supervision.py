@@ -28,8 +28,8 @@ def detections(results: Results, compact: bool = True) -> Any:
     rows = results.rows()
     masks: Any = results.masks
     if masks is not None:
-        made = _compact_mask(getattr(supervision, "CompactMask", None), masks) if compact else None
-        masks = masks.numpy().data.astype(bool) if made is None else made
+        compact_masks = _compact_mask(getattr(supervision, "CompactMask", None), masks) if compact else None
+        masks = masks.numpy().data.astype(bool) if compact_masks is None else compact_masks
     ids = results.boxes.id if results.boxes is not None else None
     names = [results.name_of(class_id) for class_id in rows[:, 5]]
     data: dict[str, Any] = {"class_name": np.array(names, dtype=str)}
@@ -40,40 +40,40 @@ def detections(results: Results, compact: bool = True) -> Any:
         mask=masks,
         confidence=rows[:, 4].astype(np.float32),
         class_id=rows[:, 5].astype(int),
-        tracker_id=None if ids is None else np.array([int(one) for one in ids]),
+        tracker_id=None if ids is None else np.array([int(track_id) for track_id in ids]),
         data=data,
     )
 
 
-def _compact_mask(kind: Any, masks: Masks) -> Any:
+def _compact_mask(mask_class: Any, masks: Masks) -> Any:
     """Return a `CompactMask` of these masks; None if the installed version has none that takes run lengths.
 
     Each mask is cropped to its own extent: the box of a prompt or a detector may be smaller than the mask.
     """
     height, width = masks.orig_shape
     # Its own reader splits the runs in Python, column by column, which is slow; the native code crops them instead.
-    if _takes_column_runs(kind) and height * width <= np.iinfo(np.int32).max:
+    if _takes_column_runs(mask_class) and height * width <= np.iinfo(np.int32).max:
         boxes = masks.boxes  # inclusive of the last pixels; an empty mask's zeros give one background pixel
         shapes = boxes[:, [3, 2]] - boxes[:, [1, 0]] + 1  # (N, 2) height, width
         runs = rle.crop_runs(masks.rle, np.concatenate([boxes[:, :2], shapes[:, ::-1]], 1))
-        return kind(
+        return mask_class(
             [counts.astype(np.int32) for counts in runs],
             shapes.astype(np.int32),
             boxes[:, :2].astype(np.int32),
             (height, width),
         )
-    maker = getattr(kind, "from_coco_rle", None)
-    return None if maker is None else maker(masks.rle, masks.boxes, (height, width))
+    from_coco_rle = getattr(mask_class, "from_coco_rle", None)
+    return None if from_coco_rle is None else from_coco_rle(masks.rle, masks.boxes, (height, width))
 
 
-def _takes_column_runs(kind: Any) -> bool:
+def _takes_column_runs(mask_class: Any) -> bool:
     """Return whether this `CompactMask` stores runs along the columns of crops; earlier versions had rows."""
-    if not isinstance(kind, type):
+    if not isinstance(mask_class, type):
         return False
     try:
-        made: Any = kind(
+        mask: Any = mask_class(
             [np.array([1, 2, 3], np.int32)], np.array([[2, 3]], np.int32), np.array([[1, 0]], np.int32), (2, 4)
         )
-        return np.asarray(made).tolist() == [[[False, False, True, False], [False, True, False, False]]]
+        return np.asarray(mask).tolist() == [[[False, False, True, False], [False, True, False, False]]]
     except (AttributeError, TypeError, ValueError):
         return False

@@ -19,7 +19,7 @@ def summary(results: Results, normalize: bool = False, decimals: int = 5) -> lis
     """
     height, width = results.orig_shape if normalize else (1, 1)
     ids = results.boxes.id if results.boxes is not None else None
-    rings = results.masks.xy if results.masks is not None else None
+    polygons = results.masks.xy if results.masks is not None else None
     rows = []
     for i, (x1, y1, x2, y2, confidence, class_id) in enumerate(results.rows().tolist()):
         row: dict[str, Any] = {
@@ -35,10 +35,10 @@ def summary(results: Results, normalize: bool = False, decimals: int = 5) -> lis
         }
         if ids is not None:
             row["track_id"] = int(ids[i])
-        if rings is not None:
+        if polygons is not None:
             row["segments"] = {
-                "x": [round(x / width, decimals) for x in rings[i][:, 0].tolist()],
-                "y": [round(y / height, decimals) for y in rings[i][:, 1].tolist()],
+                "x": [round(x / width, decimals) for x in polygons[i][:, 0].tolist()],
+                "y": [round(y / height, decimals) for y in polygons[i][:, 1].tolist()],
             }
         rows.append(row)
     return rows

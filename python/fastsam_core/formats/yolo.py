@@ -22,14 +22,14 @@ def lines(
     Numbers are written with six significant digits. `conf` and `ids`, one per polygon, go to the line's end.
     Raises ValueError if there are more or fewer class ids than polygons, or for another shape.
     """
-    written = []
+    texts = []
     for i, (polygon, class_id) in enumerate(zip(polygons, class_ids, strict=True)):
         points = np.asarray(polygon, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"a polygon is (K, 2) normalised x, y; not {points.shape}")
         if len(points) >= MIN_POINTS:
-            written.append(_line(class_id, points.ravel(), _extras(i, conf, ids)))
-    return written
+            texts.append(_line(class_id, points.ravel(), _extras(i, conf, ids)))
+    return texts
 
 
 def box_lines(

@@ -14,11 +14,11 @@ from ..config import _boolean, _number
 from . import class_names, image_files, yolo
 from ._reading import read_text
 from ._writing import FolderWriter
-from .labels import ImageLabels, LabelledObject, LabelSet, checked_class_id
+from .labels import ImageLabels, LabelledObject, LabelSet, validate_class_id
 from .segmentation import Segmentation
 
 # Rounding in other writers takes coordinates up to this far outside [0, 1]; those farther outside are errors.
-_SLACK = 0.01
+_TOLERANCE = 0.01
 
 
 class YoloWriter(FolderWriter):
@@ -43,21 +43,21 @@ class YoloWriter(FolderWriter):
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         lines: list[str] = []
-        extent = np.array([labels.width, labels.height], np.float64)
-        for found in labels.objects:
-            conf = [found.score] if self.scores and found.score is not None else None
-            if found.iscrowd or found.is_empty:
+        image_size = np.array([labels.width, labels.height], np.float64)
+        for obj in labels.objects:
+            conf = [obj.score] if self.scores and obj.score is not None else None
+            if obj.iscrowd or obj.is_empty:
                 continue
-            if found.segmentation is not None:
-                ring = found.segmentation.ring(self.tolerance).clip(0, extent) / extent
-                lines += yolo.lines([ring], [found.class_id], conf=conf)
+            if obj.segmentation is not None:
+                polygon = obj.segmentation.to_single_polygon(self.tolerance).clip(0, image_size) / image_size
+                lines += yolo.lines([polygon], [obj.class_id], conf=conf)
             else:
-                left, top, right, bottom = found.corners()
-                x1, y1, x2, y2 = np.clip(found.corners(), 0, [*extent, *extent])
+                left, top, right, bottom = obj.xyxy()
+                x1, y1, x2, y2 = np.clip(obj.xyxy(), 0, [*image_size, *image_size])
                 if (x2 - x1 <= 0 < right - left) or (y2 - y1 <= 0 < bottom - top):
                     continue
-                box = np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]) / [*extent, *extent]
-                lines += yolo.box_lines([box], [found.class_id], conf=conf)
+                box = np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]) / [*image_size, *image_size]
+                lines += yolo.box_lines([box], [obj.class_id], conf=conf)
         return "".join(f"{line}\n" for line in lines).encode(), len(lines)
 
     def close(self) -> None:
@@ -83,16 +83,16 @@ def read(
     five numbers is a box, the fifth its score; by more numbers, a polygon, the last one its score if their count is
     odd.
     """
-    labels, images = folders(Path(source), None if images is None else Path(images))
-    pictures = pairs(labels, images)
-    if not pictures:
+    labels, images = find_folders(Path(source), None if images is None else Path(images))
+    labelled_images = pair_files(labels, images)
+    if not labelled_images:
         raise FileNotFoundError(f"no image in {images} or below it")
-    files = [file for _, file in pictures if file is not None]
-    found_names = class_names.find(labels, files) if names is None else class_names.as_names(names)
+    files = [file for _, file in labelled_images if file is not None]
+    found_names = class_names.find(labels, files) if names is None else class_names.parse_names(names)
 
-    def images_labels() -> Iterator[ImageLabels]:
+    def iterate() -> Iterator[ImageLabels]:
         failures: list[ValueError] = []
-        for name, file in pictures:
+        for name, file in labelled_images:
             try:
                 height, width = image_files.size_of(images / name)
             except ValueError as error:
@@ -101,25 +101,25 @@ def read(
                 continue
             objects = [] if file is None else read_file(file, (height, width))
             yield ImageLabels(name, width, height, objects, found_names)
-        if len(failures) == len(pictures):
+        if len(failures) == len(labelled_images):
             raise failures[0]
 
-    return LabelSet(images_labels, len(pictures), found_names)
+    return LabelSet(iterate, len(labelled_images), found_names)
 
 
-def pairs(
-    labels: Path, images: Path, left_out: Callable[[str, Exception], None] | None = None
+def pair_files(
+    labels: Path, images: Path, on_error: Callable[[str, Exception], None] | None = None
 ) -> list[tuple[str, Path | None]]:
     """Return the images below one folder, sorted, each with its label file below the other, or None if it has none.
 
     FileNotFoundError for a label file without an image, ValueError for one that may belong to several.
-    left_out: called for each such file with its path below `labels` and the error, which by default is raised.
+    on_error: called for each such file with its path below `labels` and the error, which by default is raised.
     """
     stems = image_files.by_stem(images)
     files = {}
     for name in image_files.walk(labels, {".txt"}):
         stem = os.path.splitext(name)[0]
-        if os.path.basename(name) in class_names.FILES and stem not in stems:
+        if os.path.basename(name) in class_names.FILE_NAMES and stem not in stems:
             continue
         error: Exception | None = None
         if stem not in stems:
@@ -128,11 +128,11 @@ def pairs(
             error = ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
         if error is None:
             files[stem] = labels / name
-        elif left_out is None:
+        elif on_error is None:
             raise error
         else:
-            left_out(name, error)
-    return sorted((name, files.get(stem)) for stem, found in stems.items() for name in found)
+            on_error(name, error)
+    return sorted((name, files.get(stem)) for stem, names in stems.items() for name in names)
 
 
 def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:
@@ -153,34 +153,34 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
     except ValueError as error:
         raise ValueError(f"{error}; a line is a class id and numbers") from None
     # float() also accepts 1_000, and digits of all scripts.
-    odd = next((word for word in words if "_" in word or not word.isascii()), None)
-    if odd is not None:
-        raise ValueError(f"{odd[:40]!r} is not a number; a line is a class id and numbers")
-    checked_class_id(class_id)
+    invalid = next((word for word in words if "_" in word or not word.isascii()), None)
+    if invalid is not None:
+        raise ValueError(f"{invalid[:40]!r} is not a number; a line is a class id and numbers")
+    validate_class_id(class_id)
     is_box, has_score = len(values) in (4, 5), len(values) % 2 == 1
     score = values.pop() if has_score else None
     if len(values) < 4:
         raise ValueError(f"{len(words)} numbers; a box has 5, a polygon 7 or more")
     points = np.array(values, np.float64).reshape(-1, 2)
     # NaN fails these comparisons too.
-    if not ((points >= -_SLACK) & (points <= 1 + _SLACK)).all():
-        wrong = next(value for value in values if not -_SLACK <= value <= 1 + _SLACK)
-        raise ValueError(f"{wrong:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
+    if not ((points >= -_TOLERANCE) & (points <= 1 + _TOLERANCE)).all():
+        outside = next(value for value in values if not -_TOLERANCE <= value <= 1 + _TOLERANCE)
+        raise ValueError(f"{outside:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, 1]")
     height, width = size
     if not is_box:
         polygon = points.clip(0, 1) * [width, height]
         return LabelledObject(int(class_id), Segmentation.from_polygons([polygon], size), score=score)
-    (x, y), (across, down) = points
-    if across < 0 or down < 0:
-        raise ValueError(f"the box is {across:g} wide and {down:g} high")
-    sides = np.array([x - across / 2, y - down / 2, x + across / 2, y + down / 2]).clip(0, 1)
+    (x, y), (box_width, box_height) = points
+    if box_width < 0 or box_height < 0:
+        raise ValueError(f"the box is {box_width:g} wide and {box_height:g} high")
+    sides = np.array([x - box_width / 2, y - box_height / 2, x + box_width / 2, y + box_height / 2]).clip(0, 1)
     box: Any = tuple((sides * [width, height, width, height]).tolist())
     return LabelledObject(int(class_id), box=box, score=score)
 
 
-def folders(source: Path, images: Path | None) -> tuple[Path, Path]:
+def find_folders(source: Path, images: Path | None) -> tuple[Path, Path]:
     """Return the folders of labels and of images. NotADirectoryError if `source` is not a folder."""
     if not source.is_dir():
         raise NotADirectoryError(f"no such folder: {source}; YOLO labels are a folder of text files")
@@ -188,15 +188,15 @@ def folders(source: Path, images: Path | None) -> tuple[Path, Path]:
         return source / "labels", images or source / "images"
     if images is not None:
         return source, images
-    return source, counterpart(source, "labels", "images") or source
+    return source, sibling_folder(source, "labels", "images") or source
 
 
-def counterpart(folder: Path, own: str, other: str) -> Path | None:
-    """Return the folder whose path has `other` in place of the last `own`; None if there is none."""
+def sibling_folder(folder: Path, name: str, replacement: str) -> Path | None:
+    """Return the folder whose path has `replacement` in place of the last `name`; None if there is none."""
     parts = folder.absolute().parts
-    for place in range(len(parts) - 1, 0, -1):
-        if parts[place] == own:
-            beside = Path(*parts[:place], other, *parts[place + 1 :])
-            if beside.is_dir():
-                return beside
+    for index in range(len(parts) - 1, 0, -1):
+        if parts[index] == name:
+            sibling = Path(*parts[:index], replacement, *parts[index + 1 :])
+            if sibling.is_dir():
+                return sibling
     return None

@@ -48,7 +48,7 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
     reason = why_not_bfloat16()
     if dtype == torch.bfloat16 and not reason:
         whole = getattr(encoder, "bfloat16_on_cpu", False)
-        native = cpu_module is not None and cpu_module.multiplies_bfloat16()
+        native = cpu_module is not None and cpu_module.has_native_bfloat16()
         return Dtypes(dtype if whole else torch.float32, torch.float32, dtype if native else None)
     hint = f"bfloat16 is not faster here ({reason})" if reason else "dtype=bfloat16 is faster than float32 here"
     warn_once(f"dtype={str(dtype).removeprefix('torch.')} runs in float32 on this CPU; {hint}")

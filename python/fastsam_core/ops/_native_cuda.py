@@ -90,7 +90,7 @@ def why_not_on(device: torch.device) -> str:
 def _why_not_on(index: int) -> str:
     assert cuda_module is not None
     with torch.cuda.device(index):
-        error = str(cuda_module.why_not())
+        error = str(cuda_module.unavailable_reason())
     name = torch.cuda.get_device_name(index)
     return error and f"built for {cuda_module.ARCHITECTURES}, they don't run on the {name}: {error}"
 
@@ -175,7 +175,7 @@ def has_ample_memory(device: torch.device) -> bool:
 @cache
 def shared_memory(module: Any, device: torch.device) -> int:
     """Return the bytes of shared memory per multiprocessor; `device` must be the current GPU."""
-    return int(module.shared_memory())
+    return int(module.shared_memory_per_multiprocessor())
 
 
 def why_too_old(op: str, tensor: Tensor) -> str:

@@ -202,7 +202,7 @@ def _element_entries(element: Any) -> list[Entry] | None:
 
 
 def _in_memory_items(value: Any, first: int) -> list[_LazyItems]:
-    """Return the lazy items of an image in memory, or of a batch of images. Shapes and dtypes are checked now, pixels later.
+    """Return the lazy items of an image in memory, or of a batch of images. Only shapes and dtypes are checked now.
 
     first: number of the first image in `image<i>.jpg` names.
     """

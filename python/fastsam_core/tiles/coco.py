@@ -19,18 +19,18 @@ def write(objects: RasterObjects, path: Path) -> None:
         file.write(f'{{"images":[{json_text(image)}],\n"categories":[{{"id":1,"name":"object","supercategory":""}}],\n')
         file.write('"annotations":[')
         separator = "\n"
-        for number, (found, whole) in enumerate(zip(objects, objects.rles(), strict=True), 1):
-            x1, y1, x2, y2 = found.box.tolist()
+        for annotation_id, (obj, raster_rle) in enumerate(zip(objects, objects.rles(), strict=True), 1):
+            x1, y1, x2, y2 = obj.box.tolist()
             annotation = {
-                "id": number,
+                "id": annotation_id,
                 "image_id": 1,
                 "category_id": 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": found.area,
+                "area": obj.area,
                 "iscrowd": 0,
-                "predicted_iou": found.predicted_iou,
-                "stability_score": found.stability,
-                "segmentation": whole,
+                "predicted_iou": obj.predicted_iou,
+                "stability_score": obj.stability,
+                "segmentation": raster_rle,
             }
             file.write(separator + json_text(annotation))
             separator = ",\n"

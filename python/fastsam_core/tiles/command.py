@@ -27,12 +27,12 @@ def run(values: dict[str, Any]) -> None:
 
     check_keys(values, [*OPTIONS, *sorted(EVERYTHING_OPTIONS)], "tiles")
     # Many shells don't expand a ~ after the =.
-    given = {
+    options = {
         key: os.path.expanduser(value) if key in ("source", "output", "work_dir") else value
         for key, value in values.items()
         if value is not None
     }
-    source, output = given.pop("source", None), given.pop("output", None)
+    source, output = options.pop("source", None), options.pop("output", None)
     if source is None:
         raise UsageError("tiles needs source=<an image or GeoTIFF>")
     from .objects import RasterObjects
@@ -41,24 +41,24 @@ def run(values: dict[str, Any]) -> None:
     output = f"{os.path.splitext(source)[0]}_objects.gpkg" if output is None else output
     # Check the output now rather than after hours of work.
     if RasterObjects.check_path(output).suffix.lower() == ".geojson":
-        _check_place(source)
-    objects = segment(source, **given)
+        _check_georeference(source)
+    objects = segment(source, **options)
     objects.save(output)
     print(f"{format_count(len(objects), 'object')} saved to {output}")
 
 
-def _check_place(source: str) -> None:
+def _check_georeference(source: str) -> None:
     """Raise ValueError if a GeoTIFF can't be placed on WGS 84, the system of GeoJSON. Other files pass."""
     import numpy as np
 
-    from .tiff import is_placed_tiff
+    from .tiff import is_georeferenced
     from .windows import open_raster
 
-    if not os.path.isfile(source) or not is_placed_tiff(source):
+    if not os.path.isfile(source) or not is_georeferenced(source):
         return
     with open_raster(source) as raster:
-        where = raster.georeference
-        if where is not None and where.crs:
+        georeference = raster.georeference
+        if georeference is not None and georeference.crs:
             corners = [(x, y) for x in (0, raster.width) for y in (0, raster.height)]
-            if not np.isfinite(where.to_longitude_latitude(where.to_map(np.array(corners)))).all():
+            if not np.isfinite(georeference.to_longitude_latitude(georeference.to_map(np.array(corners)))).all():
                 raise ValueError(f"a corner of {source} can't be placed on WGS 84, as .geojson needs; write a .gpkg")

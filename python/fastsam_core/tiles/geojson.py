@@ -18,64 +18,70 @@ if TYPE_CHECKING:
 
 # Decimals of degrees: 1e-9 degrees are a tenth of a millimetre.
 _DECIMALS = 9
-# An edge longer than `_LONG` pixels is split if its projected midpoint is more than `_APART` pixels off the midpoint
-# of the straight line between its projected ends.
-_LONG, _APART = 8, 0.1
+# An edge longer than `_MIN_EDGE` pixels is split if its projected midpoint is more than `_TOLERANCE` pixels off the
+# midpoint of the straight line between its projected ends.
+_MIN_EDGE, _TOLERANCE = 8, 0.1
 
 
 def write(objects: RasterObjects, path: Path) -> None:
     """Write a FeatureCollection with one feature per line. See `RasterObjects.save`."""
-    where = objects.georeference
-    place = None
-    if where is not None and where.crs:
+    georeference = objects.georeference
+    project = None
+    if georeference is not None and georeference.crs:
 
-        def place(contour: NDArray[Any]) -> NDArray[np.float64]:
-            return _bent(contour, lambda corners: where.to_longitude_latitude(where.to_map(corners)))
+        def project(contour: NDArray[Any]) -> NDArray[np.float64]:
+            return _project_edges(
+                contour, lambda corners: georeference.to_longitude_latitude(georeference.to_map(corners))
+            )
 
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
-        for number, found in enumerate(objects, 1):
-            parts = multipolygon(found, place, None if place is None else _DECIMALS)
+        for feature_id, obj in enumerate(objects, 1):
+            parts = multipolygon(obj, project, None if project is None else _DECIMALS)
             feature = {
                 "type": "Feature",
-                "id": number,
+                "id": feature_id,
                 "properties": {
-                    "id": number,
-                    "area": found.area,
-                    "predicted_iou": found.predicted_iou,
-                    "stability": found.stability,
+                    "id": feature_id,
+                    "area": obj.area,
+                    "predicted_iou": obj.predicted_iou,
+                    "stability": obj.stability,
                 },
-                "geometry": _geometry([[_numbers(ring) for ring in rings] for rings in parts]),
+                "geometry": _geometry([[_coordinates(ring) for ring in rings] for rings in parts]),
             }
             file.write(separator + json.dumps(feature, separators=(",", ":"), allow_nan=False))
             separator = ",\n"
         file.write("\n]}\n")
 
 
-def _bent(contour: NDArray[Any], place: Callable[[NDArray[Any]], NDArray[np.float64]]) -> NDArray[np.float64]:
+def _project_edges(
+    contour: NDArray[Any], project: Callable[[NDArray[Any]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
     """Project the corners of a closed contour, splitting edges that are curved after the projection.
 
     Without the extra corners a long straight edge, such as a lake cut off by the edge of a satellite image, can be
     twenty pixels off in the middle.
     """
-    corners, placed = contour.astype(np.float64), place(contour)
-    while np.isfinite(placed).all():
-        after = np.roll(corners, -1, axis=0)
-        lengths = np.abs(after - corners).sum(1)
-        long = np.flatnonzero(lengths > _LONG)
-        middles = (corners[long] + after[long]) / 2
-        there = place(middles) if len(long) else middles
-        chords = np.roll(placed, -1, axis=0)[long] - placed[long]
-        # distance / chord * edge length in pixels > _APART, multiplied by the chord to avoid dividing by zero.
-        apart = np.hypot(*(there - placed[long] - chords / 2).T) * lengths[long] > _APART * np.hypot(*chords.T)
-        apart &= np.isfinite(there).all(1)
-        if not apart.any():
+    corners, projected = contour.astype(np.float64), project(contour)
+    while np.isfinite(projected).all():
+        next_corners = np.roll(corners, -1, axis=0)
+        lengths = np.abs(next_corners - corners).sum(1)
+        long = np.flatnonzero(lengths > _MIN_EDGE)
+        midpoints = (corners[long] + next_corners[long]) / 2
+        projected_mid = project(midpoints) if len(long) else midpoints
+        chords = np.roll(projected, -1, axis=0)[long] - projected[long]
+        # distance / chord * edge length in pixels > _TOLERANCE, multiplied by the chord to avoid dividing by zero.
+        is_bent = np.hypot(*(projected_mid - projected[long] - chords / 2).T) * lengths[long] > _TOLERANCE * np.hypot(
+            *chords.T
+        )
+        is_bent &= np.isfinite(projected_mid).all(1)
+        if not is_bent.any():
             break
-        places = long[apart] + 1
-        corners = np.insert(corners, places, middles[apart], axis=0)
-        placed = np.insert(placed, places, there[apart], axis=0)
-    return placed
+        positions = long[is_bent] + 1
+        corners = np.insert(corners, positions, midpoints[is_bent], axis=0)
+        projected = np.insert(projected, positions, projected_mid[is_bent], axis=0)
+    return projected
 
 
 def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
@@ -84,8 +90,8 @@ def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": parts}
 
 
-def _numbers(ring: NDArray[np.float64]) -> list[Any]:
+def _coordinates(ring: NDArray[np.float64]) -> list[Any]:
     if not np.isfinite(ring).all():
         raise ValueError("a corner can't be placed on WGS 84; write a .gpkg, which keeps the raster's reference system")
-    whole = ring == np.rint(ring)
-    return ring.astype(np.int64).tolist() if whole.all() else ring.tolist()
+    is_integral = ring == np.rint(ring)
+    return ring.astype(np.int64).tolist() if is_integral.all() else ring.tolist()

@@ -14,33 +14,33 @@ Rings = list[NDArray[np.float64]]
 
 
 def multipolygon(
-    found: RasterObject, place: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None = None
+    obj: RasterObject, project: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None = None
 ) -> list[Rings]:
     """Return the object's parts as closed rings (K + 1, 2), each part as its exterior followed by its holes.
 
-    Exteriors are counterclockwise and holes clockwise, with x to the right and y up. place: maps pixel corners (K, 2)
+    Exteriors are counterclockwise and holes clockwise, with x to the right and y up. project: maps pixel corners (K, 2)
     to coordinates; None keeps pixels. decimals: number of decimals to round to; None doesn't round. Rings without area
     are omitted.
     """
     parts = []
-    for outline in found.polygons():
-        rings = [_ring(contour, place, decimals) for contour in (outline.exterior, *outline.holes)]
+    for outline in obj.polygons():
+        rings = [_ring(contour, project, decimals) for contour in (outline.exterior, *outline.holes)]
         if abs(_twice_area(rings[0])) > 0:
-            parts.append([_turned(ring, hole=i > 0) for i, ring in enumerate(rings) if abs(_twice_area(ring)) > 0])
+            parts.append([_oriented(ring, hole=i > 0) for i, ring in enumerate(rings) if abs(_twice_area(ring)) > 0])
     return parts
 
 
 def _ring(
-    contour: NDArray[np.int64], place: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None
+    contour: NDArray[np.int64], project: Callable[[NDArray[Any]], NDArray[np.float64]] | None, decimals: int | None
 ) -> NDArray[np.float64]:
-    points = contour.astype(np.float64) if place is None else place(contour)
+    points = contour.astype(np.float64) if project is None else project(contour)
     if decimals is not None:
         points = np.round(points, decimals)
         points = points[(points != np.roll(points, 1, axis=0)).any(1)]
     return np.concatenate([points, points[:1]])
 
 
-def _turned(ring: NDArray[np.float64], hole: bool) -> NDArray[np.float64]:
+def _oriented(ring: NDArray[np.float64], hole: bool) -> NDArray[np.float64]:
     """Return the ring counterclockwise, or clockwise for a hole."""
     return ring[::-1] if (_twice_area(ring) > 0) == hole else ring
 

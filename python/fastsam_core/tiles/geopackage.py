@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID, _VERSION = 0x47504B47, 10200  # "GPKG", 1.2.0
 _TABLE, _GEOMETRY = "objects", "geom"
-_UNKNOWN, _OWN = -1, 100000  # srs_id of the undefined Cartesian system, and of a system without authority code
+# srs_id of the undefined Cartesian system, and of a system without authority code.
+_UNDEFINED_SRS, _CUSTOM_SRS = -1, 100000
 _WGS84 = (
     'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563,AUTHORITY["EPSG","7030"]],'
     'AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0,AUTHORITY["EPSG","8901"]],UNIT["degree",0.0174532925199433,'
     'AUTHORITY["EPSG","9122"]],AUTHORITY["EPSG","4326"]]'
 )
-_SYSTEMS = [
+_REFERENCE_SYSTEMS = [
     ("Undefined Cartesian", -1, "NONE", -1, "undefined", None),
     ("Undefined geographic", 0, "NONE", 0, "undefined", None),
     ("WGS 84", 4326, "EPSG", 4326, _WGS84, "longitude and latitude in degrees"),
 ]
 # The standard requires a time of last change. A constant one gives equal bytes for equal objects.
-_CHANGED = "1970-01-01T00:00:00.000Z"
+_LAST_CHANGE = "1970-01-01T00:00:00.000Z"
 
 _TABLES = f"""
 CREATE TABLE gpkg_spatial_ref_sys (
@@ -57,22 +58,26 @@ CREATE TABLE {_TABLE} (
 
 _INDEX = f"rtree_{_TABLE}_{_GEOMETRY}"
 _BOUNDS = f"(NEW.id, {', '.join(f'ST_{side}(NEW.{_GEOMETRY})' for side in ('MinX', 'MaxX', 'MinY', 'MaxY'))})"
-_THERE, _GONE = (
+_HAS_GEOMETRY, _NO_GEOMETRY = (
     f"(NEW.{_GEOMETRY} NOTNULL AND NOT ST_IsEmpty(NEW.{_GEOMETRY}))",
     f"(NEW.{_GEOMETRY} ISNULL OR ST_IsEmpty(NEW.{_GEOMETRY}))",
 )
-_PUT, _TAKE = f"INSERT OR REPLACE INTO {_INDEX} VALUES {_BOUNDS};", f"DELETE FROM {_INDEX} WHERE id = OLD.id;"
+_INSERT_ENTRY, _DELETE_ENTRY = (
+    f"INSERT OR REPLACE INTO {_INDEX} VALUES {_BOUNDS};",
+    f"DELETE FROM {_INDEX} WHERE id = OLD.id;",
+)
 # Triggers that keep the spatial index up to date when other programs edit the file (annex F.3).
 _TRIGGERS = f"""
-CREATE TRIGGER {_INDEX}_insert AFTER INSERT ON {_TABLE} WHEN {_THERE} BEGIN {_PUT} END;
+CREATE TRIGGER {_INDEX}_insert AFTER INSERT ON {_TABLE} WHEN {_HAS_GEOMETRY} BEGIN {_INSERT_ENTRY} END;
 CREATE TRIGGER {_INDEX}_update1 AFTER UPDATE OF {_GEOMETRY} ON {_TABLE}
-  WHEN OLD.id = NEW.id AND {_THERE} BEGIN {_PUT} END;
+  WHEN OLD.id = NEW.id AND {_HAS_GEOMETRY} BEGIN {_INSERT_ENTRY} END;
 CREATE TRIGGER {_INDEX}_update2 AFTER UPDATE OF {_GEOMETRY} ON {_TABLE}
-  WHEN OLD.id = NEW.id AND {_GONE} BEGIN {_TAKE} END;
-CREATE TRIGGER {_INDEX}_update3 AFTER UPDATE ON {_TABLE} WHEN OLD.id != NEW.id AND {_THERE} BEGIN {_TAKE} {_PUT} END;
+  WHEN OLD.id = NEW.id AND {_NO_GEOMETRY} BEGIN {_DELETE_ENTRY} END;
+CREATE TRIGGER {_INDEX}_update3 AFTER UPDATE ON {_TABLE} WHEN OLD.id != NEW.id AND {_HAS_GEOMETRY} \
+BEGIN {_DELETE_ENTRY} {_INSERT_ENTRY} END;
 CREATE TRIGGER {_INDEX}_update4 AFTER UPDATE ON {_TABLE}
-  WHEN OLD.id != NEW.id AND {_GONE} BEGIN DELETE FROM {_INDEX} WHERE id IN (OLD.id, NEW.id); END;
-CREATE TRIGGER {_INDEX}_delete AFTER DELETE ON {_TABLE} WHEN OLD.{_GEOMETRY} NOT NULL BEGIN {_TAKE} END;
+  WHEN OLD.id != NEW.id AND {_NO_GEOMETRY} BEGIN DELETE FROM {_INDEX} WHERE id IN (OLD.id, NEW.id); END;
+CREATE TRIGGER {_INDEX}_delete AFTER DELETE ON {_TABLE} WHEN OLD.{_GEOMETRY} NOT NULL BEGIN {_DELETE_ENTRY} END;
 """
 
 
@@ -88,10 +93,10 @@ def write(objects: RasterObjects, path: Path) -> None:
 
 
 def _write(objects: RasterObjects, path: Path) -> None:
-    where = objects.georeference
+    georeference = objects.georeference
 
-    def place(corners: NDArray[Any]) -> NDArray[np.float64]:
-        return corners * np.array([1.0, -1.0]) if where is None else where.to_map(corners)
+    def project(corners: NDArray[Any]) -> NDArray[np.float64]:
+        return corners * np.array([1.0, -1.0]) if georeference is None else georeference.to_map(corners)
 
     with (
         atomic_path(path) as temporary,
@@ -104,49 +109,49 @@ def _write(objects: RasterObjects, path: Path) -> None:
         database.execute(f"PRAGMA user_version = {_VERSION}")
         database.executescript(_TABLES)
         database.execute("BEGIN")
-        system = _add_systems(database, where)
-        with_index = _add_index(database)
+        srs_id = _add_reference_systems(database, georeference)
+        has_index = _add_index(database)
         bounds: tuple[float, ...] = ()
-        for number, found in enumerate(objects, 1):
-            geometry, box = _geometry(multipolygon(found, place), system)
+        for feature_id, obj in enumerate(objects, 1):
+            geometry, object_bounds = _geometry(multipolygon(obj, project), srs_id)
             database.execute(
                 f"INSERT INTO {_TABLE} VALUES (?, ?, ?, ?, ?)",
-                (number, geometry, found.area, found.predicted_iou, found.stability),
+                (feature_id, geometry, obj.area, obj.predicted_iou, obj.stability),
             )
-            if box:
-                bounds = _around(box, bounds) if bounds else box
-                if with_index:
-                    database.execute(f"INSERT INTO {_INDEX} VALUES (?, ?, ?, ?, ?)", (number, *box))
+            if object_bounds:
+                bounds = _union_of_bounds(object_bounds, bounds) if bounds else object_bounds
+                if has_index:
+                    database.execute(f"INSERT INTO {_INDEX} VALUES (?, ?, ?, ?, ?)", (feature_id, *object_bounds))
         left, right, bottom, top = bounds or (None,) * 4
         database.execute(
             "INSERT INTO gpkg_contents VALUES (?, 'features', ?, ?, ?, ?, ?, ?, ?, ?)",
-            (_TABLE, _TABLE, f"objects of {_readable(objects.name)}", _CHANGED, left, bottom, right, top, system),
+            (_TABLE, _TABLE, f"objects of {_valid_utf8(objects.name)}", _LAST_CHANGE, left, bottom, right, top, srs_id),
         )
         database.execute(
-            "INSERT INTO gpkg_geometry_columns VALUES (?, ?, 'MULTIPOLYGON', ?, 0, 0)", (_TABLE, _GEOMETRY, system)
+            "INSERT INTO gpkg_geometry_columns VALUES (?, ?, 'MULTIPOLYGON', ?, 0, 0)", (_TABLE, _GEOMETRY, srs_id)
         )
         database.execute("COMMIT")
-        if with_index:
+        if has_index:
             database.executescript(_TRIGGERS)
 
 
-def _readable(name: str) -> str:
+def _valid_utf8(name: str) -> str:
     """Return a file name as valid UTF-8, which SQLite requires; undecodable bytes are replaced by "?"."""
     return name.encode("utf-8", "replace").decode()
 
 
-def _add_systems(database: sqlite3.Connection, where: Georeference | None) -> int:
+def _add_reference_systems(database: sqlite3.Connection, georeference: Georeference | None) -> int:
     """Insert the mandatory reference systems and the raster's own. Return the raster's srs_id."""
-    rows = list(_SYSTEMS)
-    system = _UNKNOWN
-    if where is not None and where.crs:
-        organization, code = where.authority or ("NONE", _OWN)
-        system = code
-        if system not in (row[1] for row in rows):
-            name = where.crs.split('"')[1] if '"' in where.crs else "raster"
-            rows.append((name, system, organization, code, where.crs, None))
+    rows = list(_REFERENCE_SYSTEMS)
+    srs_id = _UNDEFINED_SRS
+    if georeference is not None and georeference.crs:
+        organization, code = georeference.authority or ("NONE", _CUSTOM_SRS)
+        srs_id = code
+        if srs_id not in (row[1] for row in rows):
+            name = georeference.crs.split('"')[1] if '"' in georeference.crs else "raster"
+            rows.append((name, srs_id, organization, code, georeference.crs, None))
     database.executemany("INSERT INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, ?)", rows)
-    return system
+    return srs_id
 
 
 def _add_index(database: sqlite3.Connection) -> bool:
@@ -164,7 +169,7 @@ def _add_index(database: sqlite3.Connection) -> bool:
     return True
 
 
-def _geometry(parts: list[Rings], system: int) -> tuple[bytes, tuple[float, ...]]:
+def _geometry(parts: list[Rings], srs_id: int) -> tuple[bytes, tuple[float, ...]]:
     """Return a multipolygon as GeoPackage binary (little-endian) and its bounds (min x, max x, min y, max y).
 
     An empty multipolygon has the bounds ().
@@ -175,13 +180,13 @@ def _geometry(parts: list[Rings], system: int) -> tuple[bytes, tuple[float, ...]
         for ring in rings:
             body += [struct.pack("<I", len(ring)), np.ascontiguousarray(ring, "<f8").tobytes()]
     if not parts:
-        return b"GP" + struct.pack("<BBi", 0, 0b10001, system) + b"".join(body), ()
+        return b"GP" + struct.pack("<BBi", 0, 0b10001, srs_id) + b"".join(body), ()
     points = np.concatenate([rings[0] for rings in parts])
     (left, bottom), (right, top) = points.min(0).tolist(), points.max(0).tolist()
-    box = left, right, bottom, top
-    return b"GP" + struct.pack("<BBi4d", 0, 0b00011, system, *box) + b"".join(body), box
+    bounds = left, right, bottom, top
+    return b"GP" + struct.pack("<BBi4d", 0, 0b00011, srs_id, *bounds) + b"".join(body), bounds
 
 
-def _around(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+def _union_of_bounds(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
     """Return the union of two bounds (min x, max x, min y, max y)."""
     return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])

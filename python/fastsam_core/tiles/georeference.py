@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-HINT = "pip install 'fastsam_core[geo]'"
+INSTALL_HINT = "pip install 'fastsam_core[geo]'"
 
 
 class Georeference(NamedTuple):
@@ -36,34 +36,34 @@ class Georeference(NamedTuple):
             from rasterio.crs import CRS
             from rasterio.warp import transform
         except ImportError:
-            raise ImportError(f"GeoJSON of a raster with a reference system needs rasterio: {HINT}") from None
+            raise ImportError(f"GeoJSON of a raster with a reference system needs rasterio: {INSTALL_HINT}") from None
         x, y = points.T
         # OGC:CRS84 is WGS 84 with longitude first, as GeoJSON requires (RFC 7946, section 4).
         try:
-            found = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
+            converted = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
         except Exception as error:  # rasterio also raises GDAL's own errors, which have no public base class
             reason = str(error)[:200]
             raise ValueError(
                 f"the raster can't be converted to WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
             ) from error
-        return np.stack([np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)], 1)
+        return np.stack([np.asarray(converted[0], np.float64), np.asarray(converted[1], np.float64)], 1)
 
 
-def checked(given: Any) -> Georeference:
+def validate_georeference(georeference: Any) -> Georeference:
     """Validate and normalise a `Georeference`.
 
     The transform may also be rasterio's `Affine`, and the authority's code may be text. An authority with another code
     becomes None. Raises ValueError for anything else.
     """
     try:
-        crs, transform, authority = given
+        crs, transform, authority = georeference
         a, b, c, d, e, f = (float(number) for number in tuple(transform)[:6])
-        known = (str(authority[0]), int(authority[1])) if authority and str(authority[1]).isdigit() else None
+        authority_code = (str(authority[0]), int(authority[1])) if authority and str(authority[1]).isdigit() else None
         if isinstance(crs, str) and np.isfinite([a, b, c, d, e, f]).all():
-            return Georeference(crs, (a, b, c, d, e, f), known)
+            return Georeference(crs, (a, b, c, d, e, f), authority_code)
     except (TypeError, ValueError, IndexError):
         pass
     raise ValueError(
         "a raster's georeference must be a Georeference of WKT, six numbers, and None or a name with a code, not "
-        f"{given!r}"[:400]
+        f"{georeference!r}"[:400]
     )

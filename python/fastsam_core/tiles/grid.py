@@ -37,7 +37,7 @@ class Grid:
         tile, overlap = _integer(2)("tile", tile), _integer(1)("overlap", overlap)
         if 2 * overlap > tile:
             raise ValueError(f"overlap must be at most half of tile={tile}, not {overlap}")
-        self.height, self.width, self.side, self.overlap = height, width, tile, overlap
+        self.height, self.width, self.tile_size, self.overlap = height, width, tile, overlap
         self._rows = _spans(height, tile, overlap)
         self._columns = _spans(width, tile, overlap)
 
@@ -53,19 +53,19 @@ class Grid:
         (y1, y2), (x1, x2) = self._rows[row], self._columns[column]
         return Tile(number, row, column, (x1, y1, x2, y2))
 
-    def pairs(self, number: int) -> Iterator[tuple[int, Box]]:
+    def overlaps(self, number: int) -> Iterator[tuple[int, Box]]:
         """Yield each tile with a greater number that overlaps tile `number`, together with the box of the overlap."""
-        for other in self.near(number):
+        for other in self.neighbours(number):
             if other > number:
                 yield other, intersection(self[number].box, self[other].box)
 
-    def near(self, number: int) -> list[int]:
+    def neighbours(self, number: int) -> list[int]:
         """Return the numbers of all other tiles that overlap tile `number`, in ascending order."""
         tile = self[number]
         rows = [i for i, (top, bottom) in enumerate(self._rows) if top < tile.box[3] and bottom > tile.box[1]]
         columns = [i for i, (left, right) in enumerate(self._columns) if left < tile.box[2] and right > tile.box[0]]
-        found = [row * len(self._columns) + column for row in rows for column in columns]
-        return [other for other in found if other != number]
+        numbers = [row * len(self._columns) + column for row in rows for column in columns]
+        return [other for other in numbers if other != number]
 
 
 def intersection(a: Box, b: Box) -> Box:

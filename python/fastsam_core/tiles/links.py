@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs import MaskRuns
-from . import shapes
+from . import run_algebra
 from .grid import Box
 
 
@@ -39,44 +39,46 @@ def find_links(first: Mapping[int, MaskRuns], second: Mapping[int, MaskRuns], bo
     partner. So if both tiles show nested masks, outer matches outer and inner matches inner. A mask without a partner
     gets a weak link to the mask with which its IoU is highest, if that is above `merge_iou`.
     """
-    a, b = _Side(first, box), _Side(second, box)
+    a, b = _TileMasks(first, box), _TileMasks(second, box)
     if not a.parts or not b.parts:
         return []
-    i, j, pixels = shapes.shared_pairs(a.parts, b.parts, box)
-    of_parts = _Table(i, j, pixels, a.part_areas, b.part_areas)
-    of_masks = _Table(*_summed(a.owners[i], b.owners[j], pixels), a.mask_areas, b.mask_areas)
-    pairs = set(of_masks.partners(merge_iou))
-    pairs |= {(int(a.owners[i]), int(b.owners[j])) for i, j in of_parts.partners(merge_iou)}
-    weak = of_masks.best(merge_iou, {i for i, _ in pairs}, {j for _, j in pairs})
+    i, j, pixels = run_algebra.overlapping_pairs(a.parts, b.parts, box)
+    part_overlaps = _OverlapTable(i, j, pixels, a.part_areas, b.part_areas)
+    mask_overlaps = _OverlapTable(
+        *_sum_duplicates(a.mask_of_part[i], b.mask_of_part[j], pixels), a.mask_areas, b.mask_areas
+    )
+    pairs = set(mask_overlaps.greedy_matches(merge_iou))
+    pairs |= {(int(a.mask_of_part[i]), int(b.mask_of_part[j])) for i, j in part_overlaps.greedy_matches(merge_iou)}
+    weak = mask_overlaps.best_matches(merge_iou, {i for i, _ in pairs}, {j for _, j in pairs})
     return [
-        Link(a.numbers[i], b.numbers[j], of_masks.pixels_of[i, j], is_weak)
-        for found, is_weak in ((pairs, False), (weak, True))
-        for i, j in sorted(found)
+        Link(a.mask_numbers[i], b.mask_numbers[j], mask_overlaps.shared_pixels[i, j], is_weak)
+        for matches, is_weak in ((pairs, False), (weak, True))
+        for i, j in sorted(matches)
     ]
 
 
-class _Side:
+class _TileMasks:
     """The masks of one tile, clipped to the shared box and split into connected parts."""
 
     def __init__(self, masks: Mapping[int, MaskRuns], box: Box) -> None:
-        self.numbers: list[int] = []
+        self.mask_numbers: list[int] = []
         self.parts: list[MaskRuns] = []
-        owners: list[int] = []
+        mask_of_part: list[int] = []
         starts: list[int] = []
         for number, runs in masks.items():
-            found = shapes.parts(shapes.clipped(runs, box))
-            if not found:
+            components = run_algebra.connected_components(run_algebra.clip(runs, box))
+            if not components:
                 continue
             starts.append(len(self.parts))
-            owners += [len(self.numbers)] * len(found)
-            self.numbers.append(number)
-            self.parts += found
-        self.owners = np.array(owners, np.int64)  # part -> index of its mask in `numbers`
+            mask_of_part += [len(self.mask_numbers)] * len(components)
+            self.mask_numbers.append(number)
+            self.parts += components
+        self.mask_of_part = np.array(mask_of_part, np.int64)  # part -> index of its mask in `mask_numbers`
         self.part_areas = np.array([part.area() for part in self.parts], np.int64)
         self.mask_areas = np.add.reduceat(self.part_areas, starts) if starts else self.part_areas
 
 
-class _Table:
+class _OverlapTable:
     """Pairs of overlapping masks (one as row, one as column) with shared pixels and IoU, the highest IoU first."""
 
     def __init__(
@@ -91,37 +93,37 @@ class _Table:
         order = np.lexsort((columns, rows, -pixels, -iou))
         self._pairs = list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
         self._iou = iou[order]
-        self.pixels_of = dict(zip(self._pairs, pixels[order].tolist(), strict=True))
+        self.shared_pixels = dict(zip(self._pairs, pixels[order].tolist(), strict=True))
 
-    def partners(self, above: float) -> Iterator[tuple[int, int]]:
+    def greedy_matches(self, threshold: float) -> Iterator[tuple[int, int]]:
         """Yield pairs with an IoU above the threshold, greedily: each row and each column occurs at most once."""
         rows, columns = set(), set()
-        for row, column in self._above(above):
+        for row, column in self._pairs_above(threshold):
             if row not in rows and column not in columns:
                 rows.add(row)
                 columns.add(column)
                 yield row, column
 
-    def best(self, above: float, rows: Collection[int], columns: Collection[int]) -> set[tuple[int, int]]:
+    def best_matches(self, threshold: float, rows: Collection[int], columns: Collection[int]) -> set[tuple[int, int]]:
         """Return the best pair above the threshold for each row not in `rows` and each column not in `columns`."""
-        of_rows: dict[int, tuple[int, int]] = {}
-        of_columns: dict[int, tuple[int, int]] = {}
-        for row, column in self._above(above):
+        row_matches: dict[int, tuple[int, int]] = {}
+        column_matches: dict[int, tuple[int, int]] = {}
+        for row, column in self._pairs_above(threshold):
             if row not in rows:
-                of_rows.setdefault(row, (row, column))
+                row_matches.setdefault(row, (row, column))
             if column not in columns:
-                of_columns.setdefault(column, (row, column))
-        return {*of_rows.values(), *of_columns.values()}
+                column_matches.setdefault(column, (row, column))
+        return {*row_matches.values(), *column_matches.values()}
 
-    def _above(self, above: float) -> list[tuple[int, int]]:
-        return self._pairs[: int((self._iou > above).sum())]
+    def _pairs_above(self, threshold: float) -> list[tuple[int, int]]:
+        return self._pairs[: int((self._iou > threshold).sum())]
 
 
-def _summed(
+def _sum_duplicates(
     rows: NDArray[np.int64], columns: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Sum the pixels of equal (row, column) pairs and return each pair once."""
-    pairs, place = np.unique(np.stack([rows, columns], 1), axis=0, return_inverse=True)
+    pairs, inverse = np.unique(np.stack([rows, columns], 1), axis=0, return_inverse=True)
     sums = np.zeros(len(pairs), np.int64)
-    np.add.at(sums, place.reshape(-1), pixels)
+    np.add.at(sums, inverse.reshape(-1), pixels)
     return pairs[:, 0], pairs[:, 1], sums

@@ -17,7 +17,7 @@ from .._files import check_writable
 from ..base_tensor import resolve_index
 from ..outlines import Outline, trace
 from ..runs import MaskRuns
-from . import shapes
+from . import run_algebra
 from .georeference import Georeference
 from .pieces import Piece
 
@@ -49,8 +49,8 @@ class RasterObject:
     def dense(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask within a window of the raster, bool (height, width). The window may exceed the box."""
         left, top = self.offset.tolist()
-        shown = rle.decode(rle.crop(self.mask, [x - left, y - top, width, height]))
-        return np.ascontiguousarray(shown).view(bool)
+        window_mask = rle.decode(rle.crop(self.mask, [x - left, y - top, width, height]))
+        return np.ascontiguousarray(window_mask).view(bool)
 
     def polygons(self) -> list[Outline]:
         """Return the object's parts with their holes as outlines along pixel edges, in raster coordinates.
@@ -59,19 +59,19 @@ class RasterObject:
         are valid by OGC's Simple Features: pixels that touch only at a corner belong to different parts, and no ring
         touches itself.
         """
-        runs = shapes.of_rle(self.mask, *self.offset.tolist())
-        labels = shapes.part_labels(runs)
+        runs = run_algebra.from_rle(self.mask, *self.offset.tolist())
+        labels = run_algebra.component_labels(runs)
         # Trace all parts in one call. Each is shifted to a range of columns of its own, so that parts never touch.
         stride = int(self.box[2] - self.box[0]) + 2
         columns = runs.columns - self.box[0] + labels * stride
         order = np.lexsort((runs.tops, columns))
         outlines = trace(MaskRuns(columns[order], runs.tops[order], runs.bottoms[order]))
         return [
-            Outline(self._back(part.exterior, stride), [self._back(hole, stride) for hole in part.holes])
+            Outline(self._unshift(part.exterior, stride), [self._unshift(hole, stride) for hole in part.holes])
             for part in outlines
         ]
 
-    def _back(self, contour: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
+    def _unshift(self, contour: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
         """Undo the column shift that `polygons` gave the part."""
         part = int(contour[:, 0].min()) // stride
         return contour + np.array([int(self.box[0]) - part * stride, 0])
@@ -122,7 +122,7 @@ class RasterObjects(Sequence[RasterObject]):
         For example, `objects[objects.areas > 500]`.
         """
         if not isinstance(index, int | np.integer):
-            return self._chosen(np.arange(len(self))[resolve_index(index, len(self))])
+            return self._subset(np.arange(len(self))[resolve_index(index, len(self))])
         box = self.boxes[index]
         x1, y1, x2, y2 = box.tolist()
         return RasterObject(
@@ -136,15 +136,15 @@ class RasterObjects(Sequence[RasterObject]):
     def within(self, y: int, x: int, height: int, width: int) -> RasterObjects:
         """Return the objects whose boxes overlap a window of the raster."""
         x1, y1, x2, y2 = self.boxes.T
-        meets = (np.maximum(x1, x) < np.minimum(x2, x + width)) & (np.maximum(y1, y) < np.minimum(y2, y + height))
-        return self._chosen(np.flatnonzero(meets))
+        overlaps = (np.maximum(x1, x) < np.minimum(x2, x + width)) & (np.maximum(y1, y) < np.minimum(y2, y + height))
+        return self._subset(np.flatnonzero(overlaps))
 
     def dense(self, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask of each object within a window of the raster, bool (N, height, width)."""
-        shown = np.zeros((len(self), height, width), bool)
-        for place, found in enumerate(self):
-            shown[place] = found.dense(y, x, height, width)
-        return shown
+        masks = np.zeros((len(self), height, width), bool)
+        for index, obj in enumerate(self):
+            masks[index] = obj.dense(y, x, height, width)
+        return masks
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the objects to a file atomically and return its path. The suffix selects the format.
@@ -177,9 +177,9 @@ class RasterObjects(Sequence[RasterObject]):
         if its folder is read-only.
         """
         target = Path(path)
-        above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
-        if above is not None and not above.is_dir():
-            raise ValueError(f"{os.fspath(path)!r} can't be created: {above} is not a folder")
+        ancestor = next((folder for folder in target.parents if os.path.lexists(folder)), None)
+        if ancestor is not None and not ancestor.is_dir():
+            raise ValueError(f"{os.fspath(path)!r} can't be created: {ancestor} is not a folder")
         if target.suffix.lower() not in SUFFIXES or target.is_dir():
             raise ValueError(f"objects are saved as a {', '.join(SUFFIXES)} file, not {os.fspath(path)!r}")
         check_writable(target.parent)
@@ -188,14 +188,14 @@ class RasterObjects(Sequence[RasterObject]):
     def __repr__(self) -> str:
         return f"RasterObjects({len(self)} of {self.height} x {self.width})"
 
-    def _chosen(self, places: NDArray[np.int64]) -> RasterObjects:
-        found = copy.copy(self)
-        found.boxes, found.areas = self.boxes[places], self.areas[places]
-        found.predicted_iou, found.stability = self.predicted_iou[places], self.stability[places]
-        found._counts = [self._counts[place] for place in places]
-        return found
+    def _subset(self, indices: NDArray[np.int64]) -> RasterObjects:
+        subset = copy.copy(self)
+        subset.boxes, subset.areas = self.boxes[indices], self.areas[indices]
+        subset.predicted_iou, subset.stability = self.predicted_iou[indices], self.stability[indices]
+        subset._counts = [self._counts[index] for index in indices]
+        return subset
 
     def rles(self) -> Iterator[RLE]:
         """Yield each object's mask as a COCO RLE of the whole raster. Its size and counts may need 64-bit integers."""
-        for found in self:
-            yield rle.paste(found.mask, found.offset, [self.height, self.width])
+        for obj in self:
+            yield rle.paste(obj.mask, obj.offset, [self.height, self.width])

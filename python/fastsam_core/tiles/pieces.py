@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..runs import MaskRuns
-from . import shapes
+from . import run_algebra
 from .grid import Box
 
 
@@ -26,10 +26,10 @@ class Piece(NamedTuple):
     def runs(self) -> MaskRuns:
         """Return the mask as runs in raster coordinates."""
         x1, y1, x2, y2 = self.box
-        return shapes.of_rle({"size": [y2 - y1, x2 - x1], "counts": self.counts}, x1, y1)
+        return run_algebra.from_rle({"size": [y2 - y1, x2 - x1], "counts": self.counts}, x1, y1)
 
 
-def piece_of(tile: int, runs: MaskRuns, predicted_iou: float, stability: float) -> Piece:
+def piece_from_runs(tile: int, runs: MaskRuns, predicted_iou: float, stability: float) -> Piece:
     """Return the piece for a mask's runs in raster coordinates. There must be at least one run."""
-    box = shapes.box_of(runs)
-    return Piece(tile, box, shapes.to_rle(runs, box)["counts"], runs.area(), predicted_iou, stability)
+    box = run_algebra.bounding_box(runs)
+    return Piece(tile, box, run_algebra.to_rle(runs, box)["counts"], runs.area(), predicted_iou, stability)

@@ -20,7 +20,7 @@ from .georeference import Georeference
 # Bands that aren't uint8 are stretched between these percentiles, the default of QGIS's "cumulative count cut".
 PERCENTILES = (2.0, 98.0)
 # Maximum side of the decimated read from which the percentiles are computed.
-_SAMPLE = 1024
+_MAX_SAMPLE_SIDE = 1024
 _ERRORS = (RasterioError, RasterioIOError)  # before rasterio 1.4, RasterioIOError isn't a subclass of RasterioError
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
@@ -54,40 +54,43 @@ class GeoTiffWindows:
     def __init__(self, dataset: Any, path: str) -> None:
         self.height, self.width = int(dataset.height), int(dataset.width)
         self._dataset, self._path = dataset, path
-        self._bands = _colour_bands(dataset)
-        names = {str(dataset.dtypes[band - 1]) for band in self._bands}
-        if any("complex" in name for name in names):  # by name, because NumPy has no dtype for rasterio's complex_int16
-            raise ValueError(f"{path}: bands of {', '.join(sorted(names))} can't be shown as an image")
-        kinds = {np.dtype(name) for name in names}
+        self._bands = _displayed_bands(dataset)
+        dtype_names = {str(dataset.dtypes[band - 1]) for band in self._bands}
+        # By name, because NumPy has no dtype for rasterio's complex_int16.
+        if any("complex" in name for name in dtype_names):
+            raise ValueError(f"{path}: bands of {', '.join(sorted(dtype_names))} can't be shown as an image")
+        dtypes = {np.dtype(name) for name in dtype_names}
         self._palette = _palette(dataset, self._bands)
-        self._limits = None if self._palette is not None else self._stretch(kinds)
+        self._limits = None if self._palette is not None else self._stretch_limits(dtypes)
         self.georeference = _georeference(dataset)
-        unread = "ground control points" if dataset.gcps[0] else "rational polynomials (RPC)" if dataset.rpcs else ""
-        if self.georeference is None and unread:
+        unsupported = (
+            "ground control points" if dataset.gcps[0] else "rational polynomials (RPC)" if dataset.rpcs else ""
+        )
+        if self.georeference is None and unsupported:
             logger.warning(
                 "%s is georeferenced by %s, which are not supported: objects are in pixel coordinates. Rectify it "
                 "first, for example with gdalwarp",
                 path,
-                unread,
+                unsupported,
             )
 
     def read(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.uint8]:
         """Return the pixels of a window, (height, width, 3) uint8 BGR."""
         bands = self._read(indexes=self._bands, window=Window(x, y, width, height))
         if self._palette is not None:
-            shown = self._palette[np.minimum(bands[0], len(self._palette) - 1)]
+            pixels = self._palette[np.minimum(bands[0], len(self._palette) - 1)]
         else:
-            shown = np.moveaxis(bands if self._limits is None else self._stretched(bands), 0, -1)
-            shown = np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else shown[:, :, ::-1]
-        return np.ascontiguousarray(shown, np.uint8)
+            pixels = np.moveaxis(bands if self._limits is None else self._apply_stretch(bands), 0, -1)
+            pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[:, :, ::-1]
+        return np.ascontiguousarray(pixels, np.uint8)
 
     def valid(self, y: int, x: int, height: int, width: int, /) -> NDArray[np.bool_]:
         """Return where a window has data, bool (height, width)."""
         window = Window(x, y, width, height)
-        found: NDArray[np.bool_] = self._masks(window=window) != 0
+        valid: NDArray[np.bool_] = self._masks(window=window) != 0
         if np.dtype(self._dataset.dtypes[self._bands[0] - 1]).kind == "f":
-            found &= np.isfinite(self._read(indexes=self._bands, window=window)).all(0)
-        return found
+            valid &= np.isfinite(self._read(indexes=self._bands, window=window)).all(0)
+        return valid
 
     def _read(self, **options: Any) -> NDArray[Any]:
         try:
@@ -103,16 +106,16 @@ class GeoTiffWindows:
             raise ValueError(f"{self._path} can't be read, it is damaged: {error.__cause__ or error}") from None
         return masks
 
-    def _stretch(self, kinds: set[np.dtype[Any]]) -> NDArray[np.float64] | None:
+    def _stretch_limits(self, dtypes: set[np.dtype[Any]]) -> NDArray[np.float64] | None:
         """Return the values that map to 0 and 255, (bands, 2), or None for 8-bit bands, which need no stretch."""
-        if kinds != {np.dtype(np.uint8)}:
+        if dtypes != {np.dtype(np.uint8)}:
             return self._percentiles()
         bits = [int(self._dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8)) for band in self._bands]
         return None if min(bits) == 8 else np.array([[0, 2**count - 1] for count in bits], np.float64)
 
     def _percentiles(self) -> NDArray[np.float64]:
         """Return the percentiles of each band that map to 0 and 255, (bands, 2), from a decimated read."""
-        shape = min(self.height, _SAMPLE), min(self.width, _SAMPLE)
+        shape = min(self.height, _MAX_SAMPLE_SIDE), min(self.width, _MAX_SAMPLE_SIDE)
         bands = self._read(indexes=self._bands, out_shape=(len(self._bands), *shape)).astype(np.float64)
         valid = (self._masks(out_shape=shape) != 0) & np.isfinite(bands).all(0)
         if not valid.any():
@@ -120,7 +123,7 @@ class GeoTiffWindows:
         limits: NDArray[np.float64] = np.percentile(bands[:, valid], PERCENTILES, axis=1).T
         return limits
 
-    def _stretched(self, bands: NDArray[Any]) -> NDArray[np.uint8]:
+    def _apply_stretch(self, bands: NDArray[Any]) -> NDArray[np.uint8]:
         assert self._limits is not None
         low, high = self._limits[:, 0, None, None], self._limits[:, 1, None, None]
         # NaN and infinities aren't valid, but they must cast to uint8 too. A band of a single value becomes black.
@@ -128,12 +131,12 @@ class GeoTiffWindows:
         return np.rint((values - low) * (255 / np.where(high > low, high - low, 1))).astype(np.uint8)
 
 
-def _colour_bands(dataset: Any) -> list[int]:
+def _displayed_bands(dataset: Any) -> list[int]:
     """Return the 1-based indices of the bands to show: one, or red, green and blue."""
-    meaning = list(dataset.colorinterp)
-    if all(colour in meaning for colour in _RGB):
-        return [meaning.index(colour) + 1 for colour in _RGB]
-    colours = [band for band, colour in enumerate(meaning, 1) if colour != ColorInterp.alpha] or [1]
+    interpretation = list(dataset.colorinterp)
+    if all(colour in interpretation for colour in _RGB):
+        return [interpretation.index(colour) + 1 for colour in _RGB]
+    colours = [band for band, colour in enumerate(interpretation, 1) if colour != ColorInterp.alpha] or [1]
     return colours[:3] if len(colours) >= 3 else colours[:1]
 
 
@@ -143,8 +146,8 @@ def _palette(dataset: Any, bands: list[int]) -> NDArray[np.uint8] | None:
         return None
     table = dataset.colormap(bands[0])
     colours = np.zeros((max(table) + 1, 3), np.uint8)
-    for place, (red, green, blue, *_) in table.items():
-        colours[place] = blue, green, red
+    for index, (red, green, blue, *_) in table.items():
+        colours[index] = blue, green, red
     return colours
 
 
@@ -156,6 +159,6 @@ def _georeference(dataset: Any) -> Georeference | None:
     if dataset.crs is None:
         return Georeference("", (a, b, c, d, e, f))
     # Below this confidence, a matched system has the same axes and ellipsoid but may have a different datum.
-    named = dataset.crs.to_authority(confidence_threshold=90)
-    authority = (str(named[0]), int(named[1])) if named is not None and str(named[1]).isdigit() else None
+    matched = dataset.crs.to_authority(confidence_threshold=90)
+    authority = (str(matched[0]), int(matched[1])) if matched is not None and str(matched[1]).isdigit() else None
     return Georeference(dataset.crs.to_wkt(), (a, b, c, d, e, f), authority)

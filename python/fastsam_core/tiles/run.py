@@ -10,17 +10,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..config import _integer, _number
-from . import shapes
+from . import run_algebra
 from .grid import Grid, Tile
 from .merge import merge
 from .objects import RasterObjects
-from .pieces import Piece, piece_of
-from .segmenters import Found, TileSegmenter, load_segmenter
-from .store import TileFiles, digest
+from .pieces import Piece, piece_from_runs
+from .segmenters import TileMask, TileSegmenter, load_segmenter
+from .store import TileFiles, tile_digest
 from .windows import Raster, Windows, open_raster
 
 # A mask is dropped if at most this fraction of its pixels has data.
-_LEAST_VALID = 0.5
+_MIN_VALID_FRACTION = 0.5
 
 
 def segment(
@@ -77,43 +77,43 @@ def segment(
     with open_raster(image) as raster:
         grid = Grid(raster.height, raster.width, tile, overlap)
         segmenter = load_segmenter(model, device, options)
-        settings = {"height": raster.height, "width": raster.width, "tile": grid.side, "overlap": grid.overlap}
+        settings = {"height": raster.height, "width": raster.width, "tile": grid.tile_size, "overlap": grid.overlap}
         with TileFiles(work_dir, settings | segmenter.settings) if work_dir is not None else nullcontext() as files:
             pieces = _segment_tiles(raster, grid, segmenter, files, batch)
-        with _bar(grid, "merge") as bar:
-            found = list(merge(pieces, grid, merge_iou, bar.update))
-        return RasterObjects(found, raster.height, raster.width, raster.georeference, raster.name)
+        with _progress_bar(grid, "merge") as bar:
+            merged = list(merge(pieces, grid, merge_iou, bar.update))
+        return RasterObjects(merged, raster.height, raster.width, raster.georeference, raster.name)
 
 
 def _segment_tiles(
     raster: Raster, grid: Grid, segmenter: TileSegmenter, files: TileFiles | None, batch: int
 ) -> list[Piece]:
     """Return the masks of all tiles, ordered by tile number. Finished tiles are read from `files`."""
-    of_tiles: dict[int, list[Piece]] = {}
-    with _bar(grid, "tiles") as bar:
-        waiting: list[_Loaded] = []
+    pieces_by_tile: dict[int, list[Piece]] = {}
+    with _progress_bar(grid, "tiles") as bar:
+        pending: list[_LoadedTile] = []
         for tile in grid:
-            loaded = _Loaded(raster, tile)
-            content = "" if files is None else digest(loaded.pixels, loaded.valid)
-            done = None if files is None else files.read(tile, content)
-            if done is None and loaded.is_blank:
-                done = []
+            loaded = _LoadedTile(raster, tile)
+            content_digest = "" if files is None else tile_digest(loaded.pixels, loaded.valid)
+            finished = None if files is None else files.read(tile, content_digest)
+            if finished is None and loaded.is_blank:
+                finished = []
                 if files is not None:
-                    files.write(tile, content, done)
-            if done is not None:
-                of_tiles[tile.number] = done
+                    files.write(tile, content_digest, finished)
+            if finished is not None:
+                pieces_by_tile[tile.number] = finished
                 bar.update()
                 continue
-            loaded.digest = content
-            waiting.append(loaded)
-            if len(waiting) == batch:
-                _finish(waiting, segmenter, files, of_tiles, bar.update)
-                waiting = []
-        _finish(waiting, segmenter, files, of_tiles, bar.update)
-    return [piece for number in range(len(grid)) for piece in of_tiles[number]]
+            loaded.digest = content_digest
+            pending.append(loaded)
+            if len(pending) == batch:
+                _segment_batch(pending, segmenter, files, pieces_by_tile, bar.update)
+                pending = []
+        _segment_batch(pending, segmenter, files, pieces_by_tile, bar.update)
+    return [piece for number in range(len(grid)) for piece in pieces_by_tile[number]]
 
 
-class _Loaded:
+class _LoadedTile:
     """A tile and its pixels."""
 
     def __init__(self, raster: Raster, tile: Tile) -> None:
@@ -126,40 +126,45 @@ class _Loaded:
         """Whether no pixel of the tile has data."""
         return self.valid is not None and not self.valid.any()
 
-    def pieces(self, found: list[Found]) -> Iterator[Piece]:
+    def pieces(self, masks: list[TileMask]) -> Iterator[Piece]:
         """Yield the masks in raster coordinates, without pixels that have no data. Mostly invalid masks are dropped."""
         x1, y1, _, _ = self.tile.box
         height, width = self.tile.size
-        valid = None if self.valid is None else shapes.MaskRuns.from_mask(self.valid)
-        for mask in found:
-            runs = shapes.of_rle(mask.rle, 0, 0)
+        valid = None if self.valid is None else run_algebra.MaskRuns.from_mask(self.valid)
+        for mask in masks:
+            runs = run_algebra.from_rle(mask.rle, 0, 0)
             area = runs.area()
             if valid is not None:
-                runs = shapes.common(runs, valid, height, width)
-            if runs.area() > _LEAST_VALID * area:
-                yield piece_of(self.tile.number, shapes.moved(runs, x1, y1), mask.predicted_iou, mask.stability)
+                runs = run_algebra.intersection(runs, valid, height, width)
+            if runs.area() > _MIN_VALID_FRACTION * area:
+                yield piece_from_runs(
+                    self.tile.number, run_algebra.translate(runs, x1, y1), mask.predicted_iou, mask.stability
+                )
 
 
-def _finish(
-    waiting: list[_Loaded],
+def _segment_batch(
+    batch: list[_LoadedTile],
     segmenter: TileSegmenter,
     files: TileFiles | None,
-    of_tiles: dict[int, list[Piece]],
-    step: Callable[[], Any],
+    pieces_by_tile: dict[int, list[Piece]],
+    on_tile_done: Callable[[], Any],
 ) -> None:
-    """Segment the `waiting` tiles, save their masks to `files`, store them in `of_tiles` and call `step` for each."""
-    if not waiting:
+    """Segment the tiles of `batch`, save their masks to `files` and store them in `pieces_by_tile`.
+
+    on_tile_done: called for each tile.
+    """
+    if not batch:
         return
-    for loaded, found in zip(waiting, segmenter([loaded.pixels for loaded in waiting]), strict=True):
-        pieces = list(loaded.pieces(found))
+    for loaded, masks in zip(batch, segmenter([loaded.pixels for loaded in batch]), strict=True):
+        pieces = list(loaded.pieces(masks))
         if files is not None:
             files.write(loaded.tile, loaded.digest, pieces)
-        of_tiles[loaded.tile.number] = pieces
-        step()
+        pieces_by_tile[loaded.tile.number] = pieces
+        on_tile_done()
 
 
-def _bar(grid: Grid, what: str) -> Any:
+def _progress_bar(grid: Grid, description: str) -> Any:
     """Return a progress bar over all tiles, shown only on a terminal."""
     from tqdm.auto import tqdm
 
-    return tqdm(total=len(grid), desc=what, unit="tile", disable=None)
+    return tqdm(total=len(grid), desc=description, unit="tile", disable=None)

@@ -24,7 +24,7 @@ from ..stopwatch import Stopwatch
 _CONTRACT = "it must return a list of dicts with segmentation (RLE of the tile, or bool (H, W)) and predicted_iou"
 
 
-class Found(NamedTuple):
+class TileMask(NamedTuple):
     """A mask found in a tile: a COCO RLE of the tile's size, and its scores."""
 
     rle: dict[str, Any]
@@ -38,7 +38,7 @@ class TileSegmenter(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
-    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]: ...
+    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[TileMask]]: ...
 
 
 def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileSegmenter:
@@ -61,8 +61,8 @@ def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileS
             f"model must be a checkpoint, a SAM, a Predictor, or a callable model(tile), not {type(model).__name__}"
         )
     if options or device not in ("", None):
-        given = [*options, *(["device"] if device not in ("", None) else [])]
-        raise TypeError(f"a callable model takes no options; got {', '.join(given)}")
+        rejected = [*options, *(["device"] if device not in ("", None) else [])]
+        raise TypeError(f"a callable model takes no options; got {', '.join(rejected)}")
     return CallableSegmenter(model)
 
 
@@ -78,7 +78,7 @@ class ModelSegmenter:
         """What the masks depend on: the model's name, a hash of its weights, and the options."""
         return self._segmenter.settings(everything=True)
 
-    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]:
+    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[TileMask]]:
         """Yield the masks of each tile.
 
         Tiles are encoded in one batch only by the native encoder, whose results are bit-identical for every batch size.
@@ -87,12 +87,12 @@ class ModelSegmenter:
         model, config = self._segmenter.model, self._segmenter.config
         encoder = model.image_encoder
         with torch.no_grad():
-            together = config.dtype is None and unaltered(encoder) and serves(next(encoder.parameters()))
-        for group in [tiles] if together else [[tile] for tile in tiles]:
-            for picture in self._segmenter.pictures(group, [""] * len(group)):
-                records = generate_records(model, picture, config, Stopwatch())
+            is_batch_invariant = config.dtype is None and unaltered(encoder) and serves(next(encoder.parameters()))
+        for batch in [tiles] if is_batch_invariant else [[tile] for tile in tiles]:
+            for image in self._segmenter.encode(batch, [""] * len(batch)):
+                records = generate_records(model, image, config, Stopwatch())
                 yield [
-                    Found(record["segmentation"], record["predicted_iou"], record["stability_score"])
+                    TileMask(record["segmentation"], record["predicted_iou"], record["stability_score"])
                     for record in records
                     if record["predicted_iou"] > config.conf_for(model)
                 ]
@@ -109,16 +109,16 @@ class CallableSegmenter:
         """What identifies the callable: its attribute `fingerprint`, or else its qualified name."""
         return {"model": str(getattr(self._model, "fingerprint", None) or qualified_name(self._model))}
 
-    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[Found]]:
+    def __call__(self, tiles: Sequence[NDArray[np.uint8]]) -> Iterator[list[TileMask]]:
         """Yield the masks of each tile. Raises TypeError or ValueError if the callable breaks its contract."""
         for tile in tiles:
-            found = self._model(tile)
-            if not isinstance(found, (list, tuple)):
-                raise TypeError(f"the model returned a {type(found).__name__} for a tile; {_CONTRACT}")
-            yield [_checked(record, tile.shape[0], tile.shape[1]) for record in found]
+            records = self._model(tile)
+            if not isinstance(records, (list, tuple)):
+                raise TypeError(f"the model returned a {type(records).__name__} for a tile; {_CONTRACT}")
+            yield [_validate_mask(record, tile.shape[0], tile.shape[1]) for record in records]
 
 
-def _checked(record: Any, height: int, width: int) -> Found:
+def _validate_mask(record: Any, height: int, width: int) -> TileMask:
     if not isinstance(record, Mapping) or "segmentation" not in record:
         raise TypeError(f"the model returned {str(record)[:80]!r} among the masks of a tile; {_CONTRACT}")
     mask = record["segmentation"]
@@ -130,13 +130,13 @@ def _checked(record: Any, height: int, width: int) -> Found:
     rle.area(mask)  # reads all runs, so it raises here if the RLE is malformed
     if list(mask["size"]) != [height, width]:
         raise ValueError(f"the model returned an RLE of {list(mask['size'])} for a tile of {[height, width]}")
-    given = [record.get(name, 1.0) for name in ("predicted_iou", "stability_score")]
+    raw_scores = [record.get(name, 1.0) for name in ("predicted_iou", "stability_score")]
     try:
-        scores = [float(score) for score in given]
+        scores = [float(score) for score in raw_scores]
     except (TypeError, ValueError):
         raise ValueError(
-            f"the model returned scores that aren't numbers: {given}; leave out what it doesn't have"
+            f"the model returned scores that aren't numbers: {raw_scores}; leave out what it doesn't have"
         ) from None
     if not np.isfinite(scores).all():
         raise ValueError(f"the model returned scores that aren't finite: {scores}")
-    return Found(dict(mask), scores[0], scores[1])
+    return TileMask(dict(mask), scores[0], scores[1])

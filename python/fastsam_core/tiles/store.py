@@ -24,7 +24,7 @@ FORMAT = "fastsam_core.tiles 1"
 _SCRATCH = ".partial"
 
 
-def digest(pixels: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> str:
+def tile_digest(pixels: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> str:
     """Return the SHA-256 hex digest of a tile's size, its pixels and its mask of valid pixels."""
     content = hashlib.sha256("{}x{}:".format(*pixels.shape[:2]).encode())
     content.update(np.ascontiguousarray(pixels).data)
@@ -59,7 +59,7 @@ class TileFiles:
         try:
             if not _locks.try_lock(self._lock, self.folder):
                 raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it")
-            self._check()
+            self._check_settings()
             # A killed process may have left temporary files.
             shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
             (self.folder / _SCRATCH).mkdir()
@@ -73,26 +73,26 @@ class TileFiles:
         shutil.rmtree(self.folder / _SCRATCH, ignore_errors=True)
         self._release()
 
-    def read(self, tile: Tile, expected: str) -> list[Piece] | None:
+    def read(self, tile: Tile, expected_digest: str) -> list[Piece] | None:
         """Return the stored masks of a tile, or None if the tile isn't finished.
 
-        expected: digest of the tile's current pixels. A damaged file counts as missing, with a warning. Raises
+        expected_digest: digest of the tile's current pixels. A damaged file counts as missing, with a warning. Raises
         ValueError if the stored masks were made from other pixels.
         """
-        path = self.folder / _name(tile)
+        path = self.folder / _file_name(tile)
         try:
             content = json.loads(path.read_bytes())
-            found = content["digest"], [_piece(tile.number, entry) for entry in content["masks"]]
+            stored = content["digest"], [_parse_piece(tile.number, entry) for entry in content["masks"]]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             logger.warning("%s can't be read; the tile is segmented again", path)
             return None
-        if found[0] != expected:
+        if stored[0] != expected_digest:
             raise ValueError(
                 f"{path} was made from other pixels: the raster has changed or is a different one. Use another work_dir"
             )
-        return found[1]
+        return stored[1]
 
     def write(self, tile: Tile, content_digest: str, pieces: Sequence[Piece]) -> None:
         """Store the masks of a tile, with the digest of its pixels."""
@@ -106,46 +106,46 @@ class TileFiles:
             }
             for piece in pieces
         ]
-        self._write(_name(tile), {"digest": content_digest, "masks": masks})
+        self._write(_file_name(tile), {"digest": content_digest, "masks": masks})
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_path(self.folder / name, self.folder / _SCRATCH) as temporary:
             temporary.write_bytes(json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
-    def _check(self) -> None:
+    def _check_settings(self) -> None:
         """Raise ValueError unless the folder is empty of tiles or its `settings.json` matches the current settings."""
         path = self.folder / "settings.json"
         try:
             header = json.loads(path.read_bytes())
             if header["tiles"] != FORMAT:
                 raise ValueError
-            before: dict[str, Any] = dict(header["settings"])
+            previous: dict[str, Any] = dict(header["settings"])
         except FileNotFoundError:
             if any(self.folder.glob("tile-*.json")):
                 raise ValueError(f"{self.folder} holds tiles without settings.json; use another work_dir") from None
             return
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is not of this version of tiles; use another work_dir") from None
-        if before != self._settings:
+        if previous != self._settings:
             differences = [
-                f"{key} was {_shown(before, key)} and is {_shown(self._settings, key)}"
-                for key in sorted({*before, *self._settings})
-                if _shown(before, key) != _shown(self._settings, key)
+                f"{key} was {_format_setting(previous, key)} and is {_format_setting(self._settings, key)}"
+                for key in sorted({*previous, *self._settings})
+                if _format_setting(previous, key) != _format_setting(self._settings, key)
             ]
             raise ValueError(
                 f"{self.folder} holds tiles segmented with other settings: {'; '.join(differences)} (fingerprint "
-                f"{fingerprint(before)[:12]}, now {fingerprint(self._settings)[:12]}). Use another work_dir"
+                f"{fingerprint(previous)[:12]}, now {fingerprint(self._settings)[:12]}). Use another work_dir"
             )
 
     def _release(self) -> None:
         os.close(self._lock)
 
 
-def _name(tile: Tile) -> str:
+def _file_name(tile: Tile) -> str:
     return f"tile-{tile.row:05}-{tile.column:05}.json"
 
 
-def _piece(tile: int, entry: Mapping[str, Any]) -> Piece:
+def _parse_piece(tile: int, entry: Mapping[str, Any]) -> Piece:
     x1, y1, x2, y2 = (int(side) for side in entry["box"])
     piece = Piece(
         tile,
@@ -160,5 +160,5 @@ def _piece(tile: int, entry: Mapping[str, Any]) -> Piece:
     return piece
 
 
-def _shown(settings: Mapping[str, Any], key: str) -> str:
+def _format_setting(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings[key]) if key in settings else "not given"

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..sources.arrays import check_array, from_array
 from ..sources.decode import check_size, read_image, read_size
-from .georeference import HINT, checked
+from .georeference import INSTALL_HINT, validate_georeference
 from .grid import Box
-from .tiff import is_placed_tiff, is_tiff
+from .tiff import is_georeferenced, is_tiff
 
 
 @runtime_checkable
@@ -41,10 +41,10 @@ class Raster:
     """
 
     def __init__(self, windows: Windows, name: str) -> None:
-        self.height, self.width = _side(windows, "height"), _side(windows, "width")
+        self.height, self.width = _dimension(windows, "height"), _dimension(windows, "width")
         self.name = name
-        given = getattr(windows, "georeference", None)
-        self.georeference = None if given is None else checked(given)
+        georeference = getattr(windows, "georeference", None)
+        self.georeference = None if georeference is None else validate_georeference(georeference)
         self._windows = windows
 
     def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
@@ -117,25 +117,29 @@ def _open_file(path: str) -> Iterator[Windows]:
         if os.path.exists(path):
             raise ValueError(f"{path} is not a regular file")
         raise FileNotFoundError(f"no such file: {path}")
-    placed = is_placed_tiff(path)
-    if placed or (is_tiff(path) and _problem(path)):
+    georeferenced = is_georeferenced(path)
+    if georeferenced or (is_tiff(path) and _decoding_problem(path)):
         try:
             from .rasterio_windows import open_geotiff
         except ImportError as error:
-            if not placed:
-                raise ValueError(f"{path}: {_problem(path)}; or let rasterio read it in windows: {HINT}") from None
-            raise ImportError(f"{path} is georeferenced, and reading it needs rasterio: {HINT} ({error})") from None
+            if not georeferenced:
+                raise ValueError(
+                    f"{path}: {_decoding_problem(path)}; or let rasterio read it in windows: {INSTALL_HINT}"
+                ) from None
+            raise ImportError(
+                f"{path} is georeferenced, and reading it needs rasterio: {INSTALL_HINT} ({error})"
+            ) from None
         with open_geotiff(path) as windows:
             yield windows
         return
     try:
-        picture = read_image(path)
+        pixels = read_image(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    yield _ArrayWindows(picture)
+    yield _ArrayWindows(pixels)
 
 
-def _problem(path: str) -> str:
+def _decoding_problem(path: str) -> str:
     """Return why Pillow can't decode a TIFF as a whole (too large, unsupported kind), judged by its header, or ""."""
     try:
         height, width = read_size(path)
@@ -145,7 +149,7 @@ def _problem(path: str) -> str:
     return ""
 
 
-def _side(windows: Any, name: str) -> int:
+def _dimension(windows: Any, name: str) -> int:
     side = getattr(windows, name)
     if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1:
         raise ValueError(f"a raster's {name} must be an integer of at least 1, not {side!r}")

@@ -136,7 +136,7 @@ class MeasuredMasks:
         self._problem = cuda.MaskProblem(
             logits.data_ptr(), *shape, axes.memory.data_ptr(), *axes.enlarged, threshold, offset, *place
         )
-        work = logits.new_empty(self._problem.work_bytes, dtype=torch.uint8)
+        work = logits.new_empty(self._problem.workspace_bytes, dtype=torch.uint8)
         self._work = work.data_ptr()
         lengths, boxes, sizes = at, at + 8 * shape[0], at + 8 * 5 * shape[0]
         self._problem.measure(self._work, lengths, boxes, sizes, stream)

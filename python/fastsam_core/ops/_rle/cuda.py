@@ -22,7 +22,7 @@ def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
     if height * width == 0:
         return masks.new_zeros(n, dtype=torch.int64), torch.arange(n + 1, device=masks.device)
     with on_device_of(masks) as (cuda, stream):
-        parts = masks.new_empty(n * cuda.rle_encode_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8)
+        parts = masks.new_empty(n * cuda.rle_encode_num_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8)
         lengths = masks.new_empty(n, dtype=torch.int64)
         view = masks.data_ptr(), n, height, width, *masks.stride()
         cuda.rle_encode_count(*view, parts.data_ptr(), lengths.data_ptr(), stream)
@@ -126,7 +126,7 @@ def _read(lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = N
             ends_at, set_at = runs.ends.data_ptr(), runs.set_before.data_ptr()
         heights_at = 0 if heights is None else heights.data_ptr()
         results = at.data_ptr(), runs.areas.data_ptr(), heights_at, boxes_at, ends_at, set_at
-        cuda.rle_read(*runs.view, numbers.data_ptr(), *results, stream)
+        cuda.rle_measure(*runs.view, numbers.data_ptr(), *results, stream)
         at = at[runs.n :]
     wrong, *totals = numbers.tolist()
     if wrong & cuda.RLE_BAD_OFFSETS:
@@ -136,7 +136,7 @@ def _read(lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = N
         raise ValueError(f"run lengths must be from 0 to {MAX_PIXELS}")
     if wrong & cuda.RLE_BAD_SUM:
         raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
-    if wrong & cuda.RLE_NO_ROWS:
+    if wrong & cuda.RLE_BAD_HEIGHT:
         raise ValueError("a mask of height 0 has foreground runs; its height must be positive")
     return totals
 

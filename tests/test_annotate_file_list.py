@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.worklist import label_names, list_files
+from fastsam_core.annotate.file_list import find_renames, list_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -25,7 +25,7 @@ def test_folder_is_listed_recursively(tmp_path: Path) -> None:
     assert files is not None
     assert files.keys == ["a/c/y.webp", "a/x.PNG", "b.jpg", "clip.mp4"]
     assert files.path("a/x.PNG") == str(tmp_path / "a" / "x.PNG")
-    assert [files.name(key) for key in files.keys] == ["a/c/y", "a/x", "b", "clip"]
+    assert [files.label_name(key) for key in files.keys] == ["a/c/y", "a/x", "b", "clip"]
 
 
 def test_output_folder_is_not_listed(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_keys_of_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert chosen is not None and chosen.root == str(tmp_path) and chosen.keys == ["other/3.jpg", "set/b/2.jpg"]
     monkeypatch.chdir(tmp_path / "set")
     assert (relative := list_files("*/1.jpg")) is not None and relative.keys == ["a/1.jpg", "b/1.jpg"]
-    one = list_files(tmp_path / "other" / "3.jpg")
-    assert one is not None and one.keys == ["3.jpg"]
+    single = list_files(tmp_path / "other" / "3.jpg")
+    assert single is not None and single.keys == ["3.jpg"]
 
 
 def test_pattern_skips_output_folder(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_pattern_skips_output_folder(tmp_path: Path) -> None:
 
 def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
-    picture = np.zeros((8, 8, 3), np.uint8)
-    assert list_files([picture]) is None
-    assert list_files(picture) is None
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert list_files([image]) is None
+    assert list_files(image) is None
     assert list_files(["https://example.org/a.jpg", str(tmp_path / "a.jpg")]) is None
     assert list_files("rtsp://camera/1") is None
     (tmp_path / "list.txt").write_text("https://example.org/a.jpg\na.jpg\n")
@@ -108,7 +108,7 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None:
-    assert label_names(keys) == expected
+    assert find_renames(keys) == expected
 
 
 @given(
@@ -124,7 +124,7 @@ def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None
 )
 def test_label_names_are_unique(keys: set[str]) -> None:
     """Names differ also on file systems that ignore case, and include those of video frames."""
-    renamed = label_names(sorted(keys))
+    renamed = find_renames(sorted(keys))
     taken: list[str] = []
     for key in sorted(keys):
         name = renamed.get(key, os.path.splitext(key)[0]).casefold()

@@ -22,11 +22,11 @@ inline Floats zeros(int64_t size) {
 
 // The weights (n, channels, taps) of a dense convolution as the right-hand side (k = taps * channels, n) of a matrix
 // product, packed in panels (common/gemm.inc), and its bias. Both are padded with zeros to a multiple of 16 columns.
-struct Packed {
+struct PackedWeights {
   int64_t k, n;
   Floats panels, bias;
 
-  Packed(const float* weight, const float* offsets, int64_t n_, int64_t channels, int64_t taps)
+  PackedWeights(const float* weight, const float* bias_data, int64_t n_, int64_t channels, int64_t taps)
       : k(taps * channels), n(n_), panels(zeros(padded(n_) * k)), bias(zeros(padded(n_))) {
     for (int64_t column = 0; column < n; ++column) {
       const float* source = weight + column * k;
@@ -35,22 +35,22 @@ struct Packed {
         for (int64_t tap = 0; tap < taps; ++tap) panel[(tap * channels + channel) * kPanel] = *source++;
       }
     }
-    std::copy(offsets, offsets + n, bias.data());
+    std::copy(bias_data, bias_data + n, bias.data());
   }
 };
 
 // The weights (channels, 3, 3) of a depthwise convolution, transposed to (9, channels), and its bias. Channels are
 // padded with zeros to a multiple of 16.
-struct PackedDepthwise {
+struct PackedDepthwiseWeights {
   int64_t channels;  // padded
   Floats weights, bias;
 
-  PackedDepthwise(const float* weight, const float* offsets, int64_t n)
+  PackedDepthwiseWeights(const float* weight, const float* bias_data, int64_t n)
       : channels(padded(n)), weights(zeros(9 * channels)), bias(zeros(channels)) {
     for (int64_t channel = 0; channel < n; ++channel) {
       for (int64_t tap = 0; tap < 9; ++tap) weights.data()[tap * channels + channel] = weight[channel * 9 + tap];
     }
-    std::copy(offsets, offsets + n, bias.data());
+    std::copy(bias_data, bias_data + n, bias.data());
   }
 };
 
@@ -65,32 +65,32 @@ class RowWindow {
         channels_(channels),
         row_size_(((width - 1) * stride + 3) * channels),
         rows_(zeros(3 * row_size_)) {
-    forget();
+    clear();
   }
 
   // Drops all rows. Call before another strip or image.
-  void forget() { held_[0] = held_[1] = held_[2] = kNone; }
+  void clear() { cached_rows_[0] = cached_rows_[1] = cached_rows_[2] = kNone; }
 
   // Sets window[0..2] to the three input rows of outputs (y, x) to (y, x + width - 1), each starting at the left edge
-  // of the first output's window. Rows that are missing are made by make(row, from, to, destination), which writes
+  // of the first output's window. Rows that are missing are made by load_row(row, from, to, destination), which writes
   // pixels [from, to) of that row of the image.
-  template <typename Make>
-  void at(int64_t y, int64_t x, int64_t width, int64_t image_height, int64_t image_width, const Make& make,
-          const float* window[3]) {
+  template <typename LoadRow>
+  void load(int64_t y, int64_t x, int64_t width, int64_t image_height, int64_t image_width, const LoadRow& load_row,
+            const float* window[3]) {
     const int64_t left = x * stride_ - 1, right = left + (width - 1) * stride_ + 3;
     const int64_t from = std::max<int64_t>(0, left), to = std::min(image_width, right);
     for (int64_t ky = 0; ky < 3; ++ky) {
       const int64_t row = y * stride_ - 1 + ky, slot = (row + 3) % 3;
       float* data = rows_.data() + slot * row_size_;
       window[ky] = data;
-      if (held_[slot] == row) continue;
-      held_[slot] = row;
+      if (cached_rows_[slot] == row) continue;
+      cached_rows_[slot] = row;
       if (row < 0 || row >= image_height) {
         zero(data, right - left);
         continue;
       }
       zero(data, from - left);
-      make(row, from, to, data + (from - left) * channels_);
+      load_row(row, from, to, data + (from - left) * channels_);
       zero(data + (to - left) * channels_, right - to);
     }
   }
@@ -104,7 +104,7 @@ class RowWindow {
 
   int64_t stride_, channels_, row_size_;
   Floats rows_;
-  int64_t held_[3];
+  int64_t cached_rows_[3];
 };
 
 // Width of the strips into which rows of `width` outputs are cut, so that a window of three input rows, `channels`

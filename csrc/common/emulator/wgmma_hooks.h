@@ -6,10 +6,10 @@
 
 namespace fastsam::emulator {
 
-void begin_block_of_products();
+void begin_wgmma_block();
 // After all threads of the block have ended: return what is wrong with its wgmma products, or "".
-std::string end_block_of_products();
+std::string end_wgmma_block();
 // The current thread's asynchronous copy of `bytes` bytes to `to` has arrived.
-void note_copy(const void* to, size_t bytes);
+void on_copy_arrival(const void* to, size_t bytes);
 
 }  // namespace fastsam::emulator

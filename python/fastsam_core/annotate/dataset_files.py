@@ -11,37 +11,37 @@ from typing import IO, Any
 from .._files import atomic_path
 from ..formats import class_names
 from ..formats._writing import json_text
-from ..formats.coco_file import write_end
-from .files import LabelFiles, path_of
+from ..formats.coco_file import write_footer
+from .files import LabelFiles, label_path
 from .manifest import History
-from .preview import SHEET, Preview
+from .preview import PREVIEW_FILE, Preview
 
 COCO_FILE = "coco.json"
 NAMES_FILE = "data.yaml"
 
 
-def assemble(labels: LabelFiles, history: History, names: Iterable[str], preview: Preview) -> None:
+def write_dataset_files(labels: LabelFiles, history: History, label_names: Iterable[str], preview: Preview) -> None:
     """Write the files that cover all images into the folder of labels.
 
-    names: names of all images' label files, in the order in which images are numbered. The files do not depend on the
-    order in which the images were labelled.
+    label_names: names of all images' label files, in the order in which images are numbered. The files do not depend on
+    the order in which the images were labelled.
     """
-    folder, classes = labels.folder, class_list(history)
+    folder, classes = labels.folder, names_of_classes(history)
     if "coco" in labels.formats:
         with atomic_path(folder / COCO_FILE, labels.scratch) as temporary:
-            write_coco(temporary, (folder / path_of("coco", name) for name in names), classes)
+            write_coco(temporary, (folder / label_path("coco", name) for name in label_names), classes)
     if "yolo" in labels.formats and classes:
         with atomic_path(folder / NAMES_FILE, labels.scratch) as temporary:
             class_names.write(temporary, classes)
-    sheet = preview.sheet(folder)
+    sheet = preview.contact_sheet(folder)
     if sheet is not None:
-        labels.write([(SHEET, sheet)])
+        labels.write([(PREVIEW_FILE, sheet)])
 
 
-def class_list(history: History) -> dict[int, str]:
+def names_of_classes(history: History) -> dict[int, str]:
     """Return the name of every class that was found. If one id has several names, the alphabetically first is used."""
     classes: dict[int, str] = {}
-    for class_id, name in sorted(history.classes):
+    for class_id, name in sorted(history.class_counts):
         classes.setdefault(class_id, name)
     return classes
 
@@ -58,24 +58,24 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
         tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
     ):
         file.write('{"annotations":[')
-        _append(file, images, parts)
-        write_end(file, images, names, max(names, default=0))
+        _append_parts(file, images, parts)
+        write_footer(file, images, names, max(names, default=0))
 
 
-def _append(file: IO[str], images: IO[str], parts: Iterable[Path]) -> None:
-    comma = "\n"
+def _append_parts(file: IO[str], images: IO[str], parts: Iterable[Path]) -> None:
+    separator = "\n"
     annotation_id = 0
-    for image_id, (image, objects) in enumerate(_read(parts), 1):
+    for image_id, (image, objects) in enumerate(_read_parts(parts), 1):
         image["id"] = image_id
         images.write(("\n" if image_id == 1 else ",\n") + json_text(image))
         for annotation in objects:
             annotation_id += 1
             annotation["id"], annotation["image_id"] = annotation_id, image_id
-            file.write(comma + json_text(annotation))
-            comma = ",\n"
+            file.write(separator + json_text(annotation))
+            separator = ",\n"
 
 
-def _read(parts: Iterable[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def _read_parts(parts: Iterable[Path]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     for path in parts:
         try:
             part = json.loads(path.read_bytes())

@@ -38,7 +38,7 @@ class FileList:
     keys: list[str]
     renamed: dict[str, str] = field(default_factory=dict)
 
-    def name(self, key: str) -> str:
+    def label_name(self, key: str) -> str:
         """Return the relative path of the label files of `key`, without suffix; for a video, without `_<frame>` too."""
         return self.renamed.get(key) or posixpath.splitext(key)[0]
 
@@ -53,10 +53,10 @@ def list_files(data: Any, output: str | os.PathLike[str] | None = None) -> FileL
     A folder is searched with its sub-folders; hidden files and folders are left out. Files in `output` are left out of
     a folder or pattern. FileNotFoundError if there is no image or video.
     """
-    found = _folder(data, output) or _named(data, output)
-    if found is not None:
-        found.renamed = label_names(found.keys)
-    return found
+    files = _list_folder(data, output) or _list_given_files(data, output)
+    if files is not None:
+        files.renamed = find_renames(files.keys)
+    return files
 
 
 def is_video(key: str) -> bool:
@@ -64,20 +64,20 @@ def is_video(key: str) -> bool:
     return suffix_of(key) in VIDEO_SUFFIXES
 
 
-def file_of(key: str) -> str:
+def file_key(key: str) -> str:
     """Return the file that a manifest key belongs to: for a frame, `<video>#<number>`, the video."""
     video, _, frame = key.rpartition("#")
     return video if frame.isdecimal() and is_video(video) else key
 
 
-def own_name(key: str) -> str:
+def default_label_name(key: str) -> str:
     """Return the name of an image's or frame's label files, provided that no other image has the same one."""
-    file = file_of(key)
+    file = file_key(key)
     stem = posixpath.splitext(file)[0]
     return stem if file == key else f"{stem}_{key[len(file) + 1 :]}"
 
 
-def label_names(keys: Sequence[str]) -> dict[str, str]:
+def find_renames(keys: Sequence[str]) -> dict[str, str]:
     """Return new names for keys whose stem another key has: of `a.jpg` and `a.png`, the second becomes `a-2`.
 
     Which key keeps its name depends on the whole list alone. Case is ignored, since many file systems ignore it. The
@@ -88,50 +88,50 @@ def label_names(keys: Sequence[str]) -> dict[str, str]:
         folders[posixpath.dirname(key).casefold()].append(key)
     renamed: dict[str, str] = {}
     for members in folders.values():
-        taken = _name_images([key for key in members if not is_video(key)], renamed)
-        _name_videos([key for key in members if is_video(key)], renamed, taken)
+        taken = _rename_images([key for key in members if not is_video(key)], renamed)
+        _rename_videos([key for key in members if is_video(key)], renamed, taken)
     return renamed
 
 
-def _name_images(keys: Sequence[str], renamed: dict[str, str]) -> set[str]:
+def _rename_images(keys: Sequence[str], renamed: dict[str, str]) -> set[str]:
     """Add new names to `renamed` where they are needed, and return all names in lower case."""
     taken: set[str] = set()
-    second: list[str] = []
+    duplicates: list[str] = []
     for key in keys:
         stem = posixpath.splitext(key)[0].casefold()
         # Every image with a unique name keeps it; only then do the others get new names.
         if stem in taken:
-            second.append(key)
+            duplicates.append(key)
         taken.add(stem)
-    for key in second:
-        renamed[key] = _free(posixpath.splitext(key)[0], taken.__contains__)
+    for key in duplicates:
+        renamed[key] = _unused_name(posixpath.splitext(key)[0], taken.__contains__)
         taken.add(renamed[key].casefold())
     return taken
 
 
-def _name_videos(keys: Sequence[str], renamed: dict[str, str], images: set[str]) -> None:
-    videos: set[str] = set()
+def _rename_videos(keys: Sequence[str], renamed: dict[str, str], image_names: set[str]) -> None:
+    video_names: set[str] = set()
 
-    def is_taken(stem: str) -> bool:
-        frame = re.compile(re.escape(stem) + r"_\d+")
-        return stem in videos or any(frame.fullmatch(name) for name in images)
+    def is_taken(candidate: str) -> bool:
+        frame = re.compile(re.escape(candidate) + r"_\d+")
+        return candidate in video_names or any(frame.fullmatch(name) for name in image_names)
 
     for key in keys:
-        own = posixpath.splitext(key)[0]
-        name = _free(own, is_taken, first=1)
-        videos.add(name.casefold())
-        if name != own:
+        stem = posixpath.splitext(key)[0]
+        name = _unused_name(stem, is_taken, first_number=1)
+        video_names.add(name.casefold())
+        if name != stem:
             renamed[key] = name
 
 
-def _free(stem: str, is_taken: Callable[[str], bool], first: int = 2) -> str:
-    number = first
+def _unused_name(stem: str, is_taken: Callable[[str], bool], first_number: int = 2) -> str:
+    number = first_number
     while is_taken((name := stem if number == 1 else f"{stem}-{number}").casefold()):
         number += 1
     return name
 
 
-def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
+def _list_folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
     path = expand_user(os.fsdecode(data)) if isinstance(data, (str, os.PathLike)) else ""
     if not path or not os.path.isdir(path):
         return None
@@ -145,7 +145,7 @@ def _folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None
     return FileList(root, keys)
 
 
-def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
+def _list_given_files(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
     """Return files that are given one by one, by a pattern, or in a list file; None for anything else."""
     if isinstance(data, (list, tuple)):
         if not data or not all(isinstance(element, (str, os.PathLike)) for element in data):
@@ -153,28 +153,28 @@ def _named(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
         texts = [os.fsdecode(element) for element in data]
         if not all(os.path.lexists(expand_user(text)) and not os.path.isdir(expand_user(text)) for text in texts):
             return None
-        return _of_entries([entry for text in texts for entry in text_entries(text)], None)
+        return _from_entries([entry for text in texts for entry in text_entries(text)], None)
     if not isinstance(data, (str, os.PathLike)):
         return None
     path = expand_user(os.fsdecode(data))
     if os.path.isfile(path) and suffix_of(path) in LIST_SUFFIXES:
-        return _of_entries(list_entries(path), os.path.dirname(os.path.abspath(path)))
+        return _from_entries(list_entries(path), os.path.dirname(os.path.abspath(path)))
     if os.path.isfile(path) and suffix_of(path) != ".streams":
-        return _of_entries([file_entry(path)], None)
+        return _from_entries([file_entry(path)], None)
     if not os.path.lexists(path) and glob.has_magic(path) and "://" not in path:
         # Keys are relative to the part before the first wildcard, so that they don't depend on what else matches.
-        fixed = path
-        while glob.has_magic(fixed):
-            fixed = os.path.dirname(fixed)
+        base = path
+        while glob.has_magic(base):
+            base = os.path.dirname(base)
         entries = glob_entries(path)
         if output is not None:
-            written = os.path.join(os.path.abspath(output), "")
-            entries = [entry for entry in entries if not entry.location.startswith(written)] or entries
-        return _of_entries(entries, os.path.abspath(fixed))
+            output_prefix = os.path.join(os.path.abspath(output), "")
+            entries = [entry for entry in entries if not entry.location.startswith(output_prefix)] or entries
+        return _from_entries(entries, os.path.abspath(base))
     return None
 
 
-def _of_entries(entries: list[Entry], base: str | None) -> FileList | None:
+def _from_entries(entries: list[Entry], base: str | None) -> FileList | None:
     if any(entry.kind.endswith("url") for entry in entries):
         return None
     paths = [entry.location for entry in entries]

@@ -15,23 +15,23 @@ struct Footprint {
   int64_t area = 0;
   Edges edges;
 
-  // The bounding box of the foreground, right and bottom exclusive, in columns of `period` pixels (see footprint_of).
+  // The bounding box of the foreground, right and bottom exclusive, in columns of `period` pixels (see make_footprint).
   int64_t left = 0, top = 0, right = 0, bottom = 0;
 
-  // If by_column: the foreground as stretches of rows [top, bottom) within columns x, relative to `left`. tops and
-  // bottoms hold the first stretch of each column; `others` holds the rest. This form is used if most columns have one
-  // or two stretches.
-  struct Stretch {
+  // If has_columns: the foreground as spans of rows [top, bottom) within columns x, relative to `left`. tops and
+  // bottoms hold the first span of each column; `extra_spans` holds the rest. This form is used if most columns have
+  // one or two spans.
+  struct Span {
     int32_t x, top, bottom;
   };
-  bool by_column = false;
+  bool has_columns = false;
   std::vector<int32_t> tops, bottoms;  // (right - left), both 0 for a column without foreground
-  std::vector<Stretch> others;         // by x, then by top
+  std::vector<Span> extra_spans;       // by x, then by top
 };
 
 // period: the height of the mask. Any other positive number gives the same intersections, if all masks share it, but
 // may be slower.
-Footprint footprint_of(Edges&& edges, int64_t period);
+Footprint make_footprint(Edges&& edges, int64_t period);
 
 // Intersection over union of all pairs, (dt.size(), gt.size()); see `iou` in rle.h. All footprints must have the same
 // period. If `gt` is the same object as `dt`, each pair is computed once. iscrowd (gt.size()) may be null.

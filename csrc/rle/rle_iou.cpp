@@ -1,10 +1,10 @@
 // Intersection over union of all pairs of masks.
 //
-// Nearly all columns of a segmenter's masks hold a single stretch of foreground. The intersection of two masks is then,
-// column by column, that of two stretches: a few operations for a register full of columns, without a branch that
-// depends on the masks. Further stretches of a column are stored separately and compared one by one. Masks with many
-// stretches per column, such as noise, are merged edge by edge instead.
-#include "rle/rle_pairs.h"
+// Nearly all columns of a segmenter's masks hold a single span of foreground. The intersection of two masks is then,
+// column by column, that of two spans: a few operations for a register full of columns, without a branch that
+// depends on the masks. Further spans of a column are stored separately and compared one by one. Masks with many
+// spans per column, such as noise, are merged edge by edge instead.
+#include "rle/rle_iou.h"
 
 #include <algorithm>
 
@@ -27,12 +27,12 @@ int64_t overlap(int64_t begin_a, int64_t end_a, int64_t begin_b, int64_t end_b) 
   return std::max<int64_t>(0, std::min(end_a, end_b) - std::max(begin_a, begin_b));
 }
 
-// Fills in the column form (Footprint::by_column), unless a mask is too large for it, has far more columns than
-// stretches, or has more than two stretches per column on average.
-void fill_columns(Footprint& mask, int64_t period) {
+// Fills in the column form (Footprint::has_columns), unless a mask is too large for it, has far more columns than
+// spans, or has more than two spans per column on average.
+void fill_column_form(Footprint& mask, int64_t period) {
   const int64_t columns = mask.right - mask.left;
-  const int64_t stretches = static_cast<int64_t>(mask.edges.size()) / 2;
-  if (period > kMaxPeriod || columns > kMaxColumns || columns > 8 * stretches + 4096) return;
+  const int64_t spans = static_cast<int64_t>(mask.edges.size()) / 2;
+  if (period > kMaxPeriod || columns > kMaxColumns || columns > 8 * spans + 4096) return;
   mask.tops.assign(static_cast<size_t>(columns), 0);
   mask.bottoms.assign(static_cast<size_t>(columns), 0);
   int64_t x = mask.left;
@@ -42,64 +42,64 @@ void fill_columns(Footprint& mask, int64_t period) {
     for (; x * period < end; ++x) {
       const int32_t top = static_cast<int32_t>(std::max<int64_t>(0, begin - x * period));
       const int32_t bottom = static_cast<int32_t>(std::min(period, end - x * period));
-      const size_t at = static_cast<size_t>(x - mask.left);
-      if (mask.bottoms[at] == 0) {
-        mask.tops[at] = top;
-        mask.bottoms[at] = bottom;
+      const size_t index = static_cast<size_t>(x - mask.left);
+      if (mask.bottoms[index] == 0) {
+        mask.tops[index] = top;
+        mask.bottoms[index] = bottom;
       } else {
-        mask.others.push_back({static_cast<int32_t>(x - mask.left), top, bottom});
+        mask.extra_spans.push_back({static_cast<int32_t>(x - mask.left), top, bottom});
       }
-      if (end < (x + 1) * period) break;  // the next stretch may begin in this column
+      if (end < (x + 1) * period) break;  // the next span may begin in this column
     }
-    if (mask.others.size() > mask.tops.size()) return;
+    if (mask.extra_spans.size() > mask.tops.size()) return;
   }
-  mask.by_column = true;
+  mask.has_columns = true;
 }
 
-// Pixels that `a.others` share with the first stretches of b's columns.
-int64_t shared_with_first(const Footprint& a, const Footprint& b) {
-  int64_t shared = 0;
+// Pixels that `a.extra_spans` share with the first spans of b's columns.
+int64_t intersect_extra_with_first(const Footprint& a, const Footprint& b) {
+  int64_t intersection = 0;
   const int64_t shift = a.left - b.left, columns = b.right - b.left;
-  for (const Footprint::Stretch& stretch : a.others) {
-    const int64_t x = stretch.x + shift;
+  for (const Footprint::Span& span : a.extra_spans) {
+    const int64_t x = span.x + shift;
     if (x < 0 || x >= columns) continue;
-    const size_t at = static_cast<size_t>(x);
-    shared += overlap(stretch.top, stretch.bottom, b.tops[at], b.bottoms[at]);
+    const size_t index = static_cast<size_t>(x);
+    intersection += overlap(span.top, span.bottom, b.tops[index], b.bottoms[index]);
   }
-  return shared;
+  return intersection;
 }
 
-// Pixels that `a.others` share with `b.others`.
-int64_t shared_others(const Footprint& a, const Footprint& b) {
-  int64_t shared = 0;
+// Pixels that `a.extra_spans` share with `b.extra_spans`.
+int64_t intersect_extra(const Footprint& a, const Footprint& b) {
+  int64_t intersection = 0;
   const int64_t shift = a.left - b.left;
-  for (size_t i = 0, j = 0; i < a.others.size() && j < b.others.size();) {
-    const Footprint::Stretch &p = a.others[i], &q = b.others[j];
+  for (size_t i = 0, j = 0; i < a.extra_spans.size() && j < b.extra_spans.size();) {
+    const Footprint::Span &p = a.extra_spans[i], &q = b.extra_spans[j];
     const int64_t x = p.x + shift;
-    if (x == q.x) shared += overlap(p.top, p.bottom, q.top, q.bottom);
+    if (x == q.x) intersection += overlap(p.top, p.bottom, q.top, q.bottom);
     const bool p_first = x < q.x || (x == q.x && p.bottom < q.bottom);
     i += p_first;
     j += !p_first;
   }
-  return shared;
+  return intersection;
 }
 
 // Pixels that two masks in column form share.
-int64_t shared_by_column(const RleKernels& isa, const Footprint& a, const Footprint& b) {
-  int64_t shared = 0;
+int64_t intersect_columns(const RleKernels& isa, const Footprint& a, const Footprint& b) {
+  int64_t intersection = 0;
   const int64_t right = std::min(a.right, b.right);
   for (int64_t x = std::max(a.left, b.left); x < right; x += kColumns) {
     const size_t i = static_cast<size_t>(x - a.left), j = static_cast<size_t>(x - b.left);
-    shared += isa.overlap(a.tops.data() + i, a.bottoms.data() + i, b.tops.data() + j, b.bottoms.data() + j,
-                          static_cast<size_t>(std::min(kColumns, right - x)));
+    intersection += isa.overlap(a.tops.data() + i, a.bottoms.data() + i, b.tops.data() + j, b.bottoms.data() + j,
+                                static_cast<size_t>(std::min(kColumns, right - x)));
   }
-  if (!a.others.empty()) shared += shared_with_first(a, b);
-  if (!b.others.empty()) shared += shared_with_first(b, a);
-  if (!a.others.empty() && !b.others.empty()) shared += shared_others(a, b);
-  return shared;
+  if (!a.extra_spans.empty()) intersection += intersect_extra_with_first(a, b);
+  if (!b.extra_spans.empty()) intersection += intersect_extra_with_first(b, a);
+  if (!a.extra_spans.empty() && !b.extra_spans.empty()) intersection += intersect_extra(a, b);
+  return intersection;
 }
 
-// Number of the first stretch that ends after `position`.
+// Number of the first span that ends after `position`.
 size_t first_after(const Edges& edges, int64_t position) {
   size_t low = 0, high = edges.size() / 2;
   while (low < high) {
@@ -110,42 +110,42 @@ size_t first_after(const Edges& edges, int64_t position) {
 }
 
 // Pixels that two masks share, by merging their edges. Neither may be empty.
-int64_t shared_by_edge(const Edges& a, const Edges& b) {
+int64_t intersect_edges(const Edges& a, const Edges& b) {
   const int64_t begin = std::max(a.front(), b.front()), end = std::min(a.back(), b.back());
-  int64_t shared = 0;
+  int64_t intersection = 0;
   size_t i = 2 * first_after(a, begin), j = 2 * first_after(b, begin);
   while (i < a.size() && j < b.size() && a[i] < end && b[j] < end) {
     const int64_t end_a = a[i + 1], end_b = b[j + 1];
-    shared += overlap(a[i], end_a, b[j], end_b);
+    intersection += overlap(a[i], end_a, b[j], end_b);
     i += end_a <= end_b ? 2 : 0;
     j += end_b <= end_a ? 2 : 0;
   }
-  return shared;
+  return intersection;
 }
 
-int64_t shared_area(const RleKernels& isa, const Footprint& a, const Footprint& b) {
+int64_t intersection_area(const RleKernels& isa, const Footprint& a, const Footprint& b) {
   if (a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top) return 0;
-  return a.by_column && b.by_column ? shared_by_column(isa, a, b) : shared_by_edge(a.edges, b.edges);
+  return a.has_columns && b.has_columns ? intersect_columns(isa, a, b) : intersect_edges(a.edges, b.edges);
 }
 
-// The IoU of two masks of these areas that share `shared` pixels; with `crowd`, the shared fraction of dt. 0 if nothing
-// is shared.
-double quotient(int64_t shared, int64_t dt_area, int64_t gt_area, bool crowd) {
-  if (shared == 0) return 0;
-  const int64_t whole = crowd ? dt_area : dt_area + (gt_area - shared);
-  return static_cast<double>(shared) / static_cast<double>(whole);
+// The IoU of two masks of these areas that share `intersection` pixels; with `crowd`, the shared fraction of dt. 0 if
+// nothing is shared.
+double compute_iou(int64_t intersection, int64_t dt_area, int64_t gt_area, bool crowd) {
+  if (intersection == 0) return 0;
+  const int64_t denominator = crowd ? dt_area : dt_area + (gt_area - intersection);
+  return static_cast<double>(intersection) / static_cast<double>(denominator);
 }
 
-// A guess at the height of the masks: the median distance between the starts of consecutive stretches, in the mask with
+// A guess at the height of the masks: the median distance between the starts of consecutive spans, in the mask with
 // the most runs.
 int64_t guess_period(const RunsView& runs) {
-  int64_t most = -1;
+  int64_t longest = -1;
   for (int64_t i = 0; i < runs.n; ++i) {
-    if (most < 0 || runs.length(i) > runs.length(most)) most = i;
+    if (longest < 0 || runs.length(i) > runs.length(longest)) longest = i;
   }
   std::vector<int64_t> steps;
-  for (int64_t k = 1; most >= 0 && k + 1 < runs.length(most) && steps.size() < 255; k += 2) {
-    steps.push_back(runs.begin(most)[k] + runs.begin(most)[k + 1]);
+  for (int64_t k = 1; longest >= 0 && k + 1 < runs.length(longest) && steps.size() < 255; k += 2) {
+    steps.push_back(runs.begin(longest)[k] + runs.begin(longest)[k + 1]);
   }
   if (steps.empty()) return 1024;
   const auto middle = steps.begin() + static_cast<std::ptrdiff_t>(steps.size() / 2);
@@ -153,18 +153,18 @@ int64_t guess_period(const RunsView& runs) {
   return std::max<int64_t>(1, *middle);
 }
 
-std::vector<Footprint> footprints_of(const RunsView& runs, int64_t period, int64_t threads) {
+std::vector<Footprint> make_footprints(const RunsView& runs, int64_t period, int64_t threads) {
   std::vector<Footprint> masks(static_cast<size_t>(runs.n));
   const int64_t mean = runs.n ? runs.size / runs.n : 0;
   fork_join(threads, runs.n, kEdgesPerThread / 4 / (mean + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) masks[static_cast<size_t>(i)] = footprint_of(edges_of(runs, i), period);
+    for (int64_t i = begin; i < end; ++i) masks[static_cast<size_t>(i)] = make_footprint(to_edges(runs, i), period);
   });
   return masks;
 }
 
 }  // namespace
 
-Footprint footprint_of(Edges&& edges, int64_t period) {
+Footprint make_footprint(Edges&& edges, int64_t period) {
   Footprint mask;
   mask.edges = std::move(edges);
   if (mask.edges.empty()) return mask;
@@ -182,7 +182,7 @@ Footprint footprint_of(Edges&& edges, int64_t period) {
     mask.top = one_column ? std::min(mask.top, begin - column) : 0;
     mask.bottom = one_column ? std::max(mask.bottom, end - column) : period;
   }
-  fill_columns(mask, period);
+  fill_column_form(mask, period);
   return mask;
 }
 
@@ -200,9 +200,10 @@ std::vector<double> iou(const std::vector<Footprint>& dt, const std::vector<Foot
     const Footprint& mask = dt[static_cast<size_t>(d)];
     for (int64_t g = symmetric ? d : 0; g < columns; ++g) {
       const Footprint& other = gt[static_cast<size_t>(g)];
-      const int64_t shared = symmetric && g == d ? mask.area : shared_area(isa, mask, other);
-      result[static_cast<size_t>(d * columns + g)] = quotient(shared, mask.area, other.area, crowd(g));
-      if (symmetric) result[static_cast<size_t>(g * columns + d)] = quotient(shared, other.area, mask.area, crowd(d));
+      const int64_t intersection = symmetric && g == d ? mask.area : intersection_area(isa, mask, other);
+      result[static_cast<size_t>(d * columns + g)] = compute_iou(intersection, mask.area, other.area, crowd(g));
+      if (symmetric)
+        result[static_cast<size_t>(g * columns + d)] = compute_iou(intersection, other.area, mask.area, crowd(d));
     }
   };
   // Pair long rows of the triangle with short ones, so that all threads have the same amount of work.
@@ -219,15 +220,15 @@ std::vector<double> iou(const std::vector<Footprint>& dt, const std::vector<Foot
 std::vector<double> iou(const RunsView& dt, const RunsView& gt, const bool* iscrowd, int64_t threads) {
   const std::vector<int64_t> dt_totals = check_runs(dt), gt_totals = check_runs(gt);
   if (!dt_totals.empty() || !gt_totals.empty()) {
-    const int64_t wanted = dt_totals.empty() ? gt_totals.front() : dt_totals.front();
-    check_equal(dt_totals, wanted);
-    check_equal(gt_totals, wanted);
+    const int64_t expected = dt_totals.empty() ? gt_totals.front() : dt_totals.front();
+    check_equal(dt_totals, expected);
+    check_equal(gt_totals, expected);
   }
   const int64_t period = guess_period(dt);
-  const std::vector<Footprint> rows = footprints_of(dt, period, threads);
+  const std::vector<Footprint> rows = make_footprints(dt, period, threads);
   const bool same = dt.values == gt.values && dt.offsets == gt.offsets && dt.n == gt.n;
   if (same) return iou(rows, rows, iscrowd, threads);
-  return iou(rows, footprints_of(gt, period, threads), iscrowd, threads);
+  return iou(rows, make_footprints(gt, period, threads), iscrowd, threads);
 }
 
 }  // namespace fastsam::rle

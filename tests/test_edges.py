@@ -125,17 +125,17 @@ def test_thinning_keeps_one_of_two_equal_neighbours() -> None:
 
 
 def test_edges_of_an_image_by_predictor_and_sam(model: Any) -> None:
-    picture = bgr_picture(48, 80)
+    image = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
-    thin = predictor.edges(picture, points_stride=4)
+    thin = predictor.edges(image, points_stride=4)
     assert thin.shape == (48, 80) and thin.dtype == np.float32 and thin.min() == 0 and thin.max() <= 1
-    thick = predictor.edges(picture, points_stride=4, thin=False, points_batch_size=5)
+    thick = predictor.edges(image, points_stride=4, thin=False, points_batch_size=5)
     assert thick.max() == 1 and (thin > 0).sum() < (thick > 0).sum() / 1.5
     np.testing.assert_allclose(thin[thin > 0], thick[thin > 0], atol=1e-3)
     sam = SAM(model)
-    np.testing.assert_array_equal(sam.edges(picture, points_stride=4, imgsz=128), thin)
+    np.testing.assert_array_equal(sam.edges(image, points_stride=4, imgsz=128), thin)
     model.counts["encoded"] = 0
-    predictor.set_image(picture)
+    predictor.set_image(image)
     np.testing.assert_array_equal(predictor.edges(points_stride=4), thin)
     assert model.counts["encoded"] == 1
 
@@ -165,11 +165,11 @@ def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypat
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
     made = MaskResizer((128, 128), (128, 128), 128)
-    picture = EncodedImage(bgr_picture(128, 128), "a")
+    encoded = EncodedImage(bgr_picture(128, 128), "a")
     faint, across, down = max_gradient((clear / 40)[None], made.measure((clear / 40)[None]).boxes, made)
-    found = edge_map(model, picture, points_stride=2)
+    found = edge_map(model, encoded, points_stride=2)
     np.testing.assert_allclose(found, thin_edges(faint / faint.max(), across, down), atol=1e-6)
-    both = edge_map(model, picture, points_stride=2, nms_thresh=1)
+    both = edge_map(model, encoded, points_stride=2, nms_thresh=1)
     assert not np.allclose(found, both)
 
 

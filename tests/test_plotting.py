@@ -27,9 +27,9 @@ def squares(*corners: tuple[int, int, int], ground: int = 100, **kwargs: Any) ->
     for mask, (x, y, side) in zip(masks, corners, strict=True):
         mask[y : y + side, x : x + side] = True
     rows = [[x, y, x + side - 1, y + side - 1, 0.9, i] for i, (x, y, side) in enumerate(corners)]
-    picture = np.full((SIDE, SIDE, 3), ground, np.uint8)
+    image = np.full((SIDE, SIDE, 3), ground, np.uint8)
     names = kwargs.pop("names", {i: str(i) for i in range(len(corners))})
-    return Results(picture, "a.jpg", names, torch.tensor(rows, dtype=torch.float32), from_masks_of(masks), **kwargs)
+    return Results(image, "a.jpg", names, torch.tensor(rows, dtype=torch.float32), from_masks_of(masks), **kwargs)
 
 
 def from_masks_of(masks: np.ndarray) -> Masks:
@@ -240,8 +240,8 @@ def test_labels_do_not_cover_small_objects() -> None:
 
 
 def test_conversions_to_pil_bgr_and_png() -> None:
-    picture = scene.picture()
-    np.testing.assert_array_equal(plotting.to_bgr(plotting.to_pil(picture)), picture)
-    assert plotting.to_bgr(picture) is picture
-    shrunk = cv2.imdecode(np.frombuffer(plotting.encode_png(picture, 32), np.uint8), cv2.IMREAD_COLOR)
+    image = scene.image()
+    np.testing.assert_array_equal(plotting.to_bgr(plotting.to_pil(image)), image)
+    assert plotting.to_bgr(image) is image
+    shrunk = cv2.imdecode(np.frombuffer(plotting.encode_png(image, 32), np.uint8), cv2.IMREAD_COLOR)
     assert shrunk.shape == (24, 32, 3)

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from .compare import before, report
+from .compare import earlier_results, report
 from .summarise import LATEST, LATEST_ROWS, RESULTS, ROOT, save, summary
 from .table import verdicts
 
@@ -34,7 +34,7 @@ def main() -> int:
     # The peers' libraries emit warnings, which must not fail the run.
     arguments = [f"--rootdir={ROOT}", *files, "-o", "python_files=bench_*.py", "-o", "filterwarnings=", "-q", "-s"]
     arguments += [f"--benchmark-json={LATEST}", f"--bench-threads={options.threads}"]
-    arguments += [flag for flag, given in (("--quick", options.quick), ("--full", options.full)) if given]
+    arguments += [flag for flag, is_set in (("--quick", options.quick), ("--full", options.full)) if is_set]
     code = int(pytest.main(arguments))
     if code not in (0, 1):  # nothing ran
         return code
@@ -42,13 +42,13 @@ def main() -> int:
     if not LATEST.exists() or not LATEST.stat().st_size:
         now = datetime.now(timezone.utc).isoformat()
         LATEST.write_text(json.dumps({"datetime": now, "benchmarks": []}))
-    run = json.loads(LATEST.read_text())
+    benchmark_report = json.loads(LATEST.read_text())
     rows = json.loads(LATEST_ROWS.read_text())
     print(verdicts(rows))
     if options.save and code == 0:
-        results = summary(run, rows, options.threads)
+        results = summary(benchmark_report, rows, options.threads)
         print(f"kept as {save(results).relative_to(ROOT)}")
-        earlier = before(results)
+        earlier = earlier_results(results)
         if earlier:
             print(report(earlier[0], results))
     elif options.save:

@@ -32,9 +32,9 @@ def read_objects(path: Path) -> Objects:
     """Read the class id and bool mask (H, W) of each object in an .npz file, in the order of its `segments`."""
     with np.load(path) as content:
         labels, segments = content["labels"], json.loads(str(content["segments"]))
-    wanted = [one for one in segments if one["isthing"] and not one["iscrowd"]]
-    found = [(int(one["category_id"]) - 1, labels == one["label"]) for one in wanted]
-    return [(class_id, mask) for class_id, mask in found if mask.any()]
+    things = [segment for segment in segments if segment["isthing"] and not segment["iscrowd"]]
+    objects = [(int(segment["category_id"]) - 1, labels == segment["label"]) for segment in things]
+    return [(class_id, mask) for class_id, mask in objects if mask.any()]
 
 
 class TrueBoxes:
@@ -52,17 +52,17 @@ class TrueBoxes:
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Any, Any, Any, Any]:
         """Return true boxes along pixel edges (x2, y2 exclusive), as annotators draw them; scores; class ids; None."""
-        found = self.objects[self._names[_digest(image)]]
-        boxes = [_box(mask) for _, mask in found]
-        return boxes, [_score(number) for number in range(len(found))], [class_id for class_id, _ in found], None
+        objects = self.objects[self._names[_digest(image)]]
+        boxes = [_box(mask) for _, mask in objects]
+        return boxes, [_score(index) for index in range(len(objects))], [class_id for class_id, _ in objects], None
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image)).digest()
 
 
-def _score(number: int) -> float:
-    return 1 - number / 1000
+def _score(index: int) -> float:
+    return 1 - index / 1000
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:
@@ -70,31 +70,31 @@ def _box(mask: NDArray[np.bool_]) -> list[int]:
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-def ious(made: dict[str, Any], truth: TrueBoxes) -> list[float]:
+def ious(coco_output: dict[str, Any], truth: TrueBoxes) -> list[float]:
     """Return the IoU of each object with the mask made for its box; 0 for an object without a mask."""
-    names = {one["id"]: one["file_name"] for one in made["images"]}
+    names = {entry["id"]: entry["file_name"] for entry in coco_output["images"]}
     masks: dict[tuple[str, int], Any] = {}
-    for one in made["annotations"]:
-        masks[names[one["image_id"]], round((1 - one["score"]) * 1000)] = one["segmentation"]
+    for entry in coco_output["annotations"]:
+        masks[names[entry["image_id"]], round((1 - entry["score"]) * 1000)] = entry["segmentation"]
     values = []
     for name, objects in truth.objects.items():
-        for number, (_, mask) in enumerate(objects):
-            found = masks.get((name, number))
-            wanted = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-            values.append(0.0 if found is None else float(rle.iou([found], [wanted], [False])[0, 0]))
+        for index, (_, mask) in enumerate(objects):
+            made = masks.get((name, index))
+            true_rle = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+            values.append(0.0 if made is None else float(rle.iou([made], [true_rle], [False])[0, 0]))
     return values
 
 
-def coco_scores(made: Path, truth: TrueBoxes) -> dict[str, float]:
+def coco_scores(path: Path, truth: TrueBoxes) -> dict[str, float]:
     """Evaluate the written COCO file with pycocotools: average precision and recall."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(open(os.devnull, "w")):
-        written = COCO(str(made))
-        known = COCO()
+        predicted = COCO(str(path))
+        ground_truth = COCO()
         annotations = []
-        for image in written.dataset["images"]:
+        for image in predicted.dataset["images"]:
             for class_id, mask in truth.objects[image["file_name"]]:
                 segmentation = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
                 annotations.append(
@@ -108,14 +108,14 @@ def coco_scores(made: Path, truth: TrueBoxes) -> dict[str, float]:
                         "iscrowd": 0,
                     }
                 )
-        categories = sorted({one["category_id"] for one in annotations})
-        known.dataset = {
-            "images": written.dataset["images"],
+        categories = sorted({annotation["category_id"] for annotation in annotations})
+        ground_truth.dataset = {
+            "images": predicted.dataset["images"],
             "annotations": annotations,
-            "categories": [{"id": number, "name": str(number)} for number in categories],
+            "categories": [{"id": category_id, "name": str(category_id)} for category_id in categories],
         }
-        known.createIndex()
-        evaluation = COCOeval(known, known.loadRes(written.dataset["annotations"]), "segm")
+        ground_truth.createIndex()
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(predicted.dataset["annotations"]), "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -129,24 +129,24 @@ def measure(folder: Path, model: str, threads: int, workers: int) -> dict[str, A
     sam = SAM(model)
     boxes = sum(map(len, truth.objects.values()))
     with tempfile.TemporaryDirectory() as scratch:
-        first = sorted((folder / "images").iterdir())[0]
-        auto_annotate(first, truth, sam, output_dir=Path(scratch) / "warm", shard="0/1", preview=0)
-        target = Path(scratch) / "labels"
+        first_photo = sorted((folder / "images").iterdir())[0]
+        auto_annotate(first_photo, truth, sam, output_dir=Path(scratch) / "warm", shard="0/1", preview=0)
+        output_folder = Path(scratch) / "labels"
         options: dict[str, Any] = {"formats": ["yolo", "coco"], "max_det": 1000, "shard": "0/1", "preview": 0}
-        started, worked = time.perf_counter(), time.process_time()
-        auto_annotate(folder / "images", truth, sam, output_dir=target, workers=workers, **options)
-        spent, worked = time.perf_counter() - started, time.process_time() - worked
+        started, cpu_seconds = time.perf_counter(), time.process_time()
+        auto_annotate(folder / "images", truth, sam, output_dir=output_folder, workers=workers, **options)
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_seconds
         started = time.perf_counter()
-        auto_annotate(folder / "images", truth, sam, output_dir=target, workers=workers, **options)
-        again = time.perf_counter() - started
-        made = json.loads((target / "coco.json").read_text())
-        values = np.array(ious(made, truth))
+        auto_annotate(folder / "images", truth, sam, output_dir=output_folder, workers=workers, **options)
+        resume_seconds = time.perf_counter() - started
+        coco_output = json.loads((output_folder / "coco.json").read_text())
+        iou_values = np.array(ious(coco_output, truth))
         sizes = {
-            "manifest": (target / "manifest.jsonl").stat().st_size,
-            "yolo": sum(path.stat().st_size for path in target.rglob("*.txt")),
-            "coco.json": (target / "coco.json").stat().st_size,
+            "manifest": (output_folder / "manifest.jsonl").stat().st_size,
+            "yolo": sum(path.stat().st_size for path in output_folder.rglob("*.txt")),
+            "coco.json": (output_folder / "coco.json").stat().st_size,
         }
-        scores = coco_scores(target / "coco.json", truth)
+        scores = coco_scores(output_folder / "coco.json", truth)
     images = len(truth.objects)
     return {
         "model": model,
@@ -154,13 +154,13 @@ def measure(folder: Path, model: str, threads: int, workers: int) -> dict[str, A
         "workers": workers,
         "images": images,
         "boxes": boxes,
-        "seconds": round(spent, 2),
-        "images per second": round(images / spent, 2),
-        "processor seconds per image": round(worked / images, 4),
-        "seconds of a run that finds all done": round(again, 2),
-        "mean IoU of all boxes": round(float(values.mean()), 4),
-        "no mask, or none of the object": int((values == 0).sum()),
-        "mean IoU of boxes above 0.5 % of the image": round(float(values[_large(truth)].mean()), 4),
+        "seconds": round(seconds, 2),
+        "images per second": round(images / seconds, 2),
+        "processor seconds per image": round(cpu_seconds / images, 4),
+        "seconds of a run that finds all done": round(resume_seconds, 2),
+        "mean IoU of all boxes": round(float(iou_values.mean()), 4),
+        "no mask, or none of the object": int((iou_values == 0).sum()),
+        "mean IoU of boxes above 0.5 % of the image": round(float(iou_values[_large(truth)].mean()), 4),
         **{key: round(value, 4) for key, value in scores.items()},
         "bytes per image": {key: round(value / images) for key, value in sizes.items()},
     }

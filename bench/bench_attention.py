@@ -42,13 +42,13 @@ def test_attention(benchmark: Any, model: str, heads: int, dim: int, window: int
     qkv = torch.randn(1, 64, 64, 3 * heads * dim)
     rel_pos_h, rel_pos_w = torch.randn(2, 2 * side - 1, dim) * 0.1
     padding = torch.randn(3 * heads * dim)
-    kind = f"windows of {window}" if window else "global"
-    benchmark.group = f"attention {model} 64 x 64, {kind}, {torch.get_num_threads()} threads"
+    attention_kind = f"windows of {window}" if window else "global"
+    benchmark.group = f"attention {model} 64 x 64, {attention_kind}, {torch.get_num_threads()} threads"
     if peer == "sdpa":
         by_position = torch.arange(side)[:, None] - torch.arange(side) + side - 1
         tokens = partition(qkv, window, padding) if window else qkv
-        split = tokens.flatten(1, 2).unflatten(-1, (3, heads, dim)).permute(2, 0, 3, 1, 4).contiguous()
-        arguments = (*split, rel_pos_h[by_position], rel_pos_w[by_position], side)
+        qkv_by_head = tokens.flatten(1, 2).unflatten(-1, (3, heads, dim)).permute(2, 0, 3, 1, 4).contiguous()
+        arguments = (*qkv_by_head, rel_pos_h[by_position], rel_pos_w[by_position], side)
         out = benchmark.pedantic(sdpa, arguments, rounds=5, warmup_rounds=1)
         out = out.transpose(1, 2).flatten(2).unflatten(1, (side, side))
         out = unpartition(out, 64, 64)

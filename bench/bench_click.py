@@ -13,9 +13,9 @@ import torch
 from fastsam_core import Predictor
 from fastsam_core.preprocess import resized_shape
 
-from .interleave import Rows, medians, need
-from .pictures import photo
+from .photos import photo
 from .recipe import recipe_model
+from .timing import RowCollector, interleaved_medians, require_package
 
 WIDTH, HEIGHT = 1800, 1200
 CLICKS = ((900.0, 500.0), (1000.0, 700.0))
@@ -24,8 +24,8 @@ TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("clicks", [1, 2])
-def test_click(clicks: int, rows: Rows) -> None:
-    need("transformers")
+def test_click(clicks: int, rows: RowCollector) -> None:
+    require_package("transformers")
     from transformers import SamImageProcessorPil
 
     from .peers.transformers_sam import transformers_model
@@ -38,21 +38,21 @@ def test_click(clicks: int, rows: Rows) -> None:
     original, resized = (HEIGHT, WIDTH), resized_shape(HEIGHT, WIDTH, model.image_size)
     scale = torch.tensor([resized[1] / WIDTH, resized[0] / HEIGHT])
 
-    before = low_res = None
+    previous_masks = low_res = None
     if clicks > 1:
-        before, _ = predictor.prompt_inference(points=list(CLICKS[0]), labels=[1])
-        low_res = before[:, None]
+        previous_masks, _ = predictor.prompt_inference(points=list(CLICKS[0]), labels=[1])
+        low_res = previous_masks[:, None]
 
     def ours() -> Any:
-        masks = predictor(points=[CLICKS[:clicks]], labels=[[1] * clicks], masks=before)[0].masks
+        masks = predictor(points=[CLICKS[:clicks]], labels=[[1] * clicks], masks=previous_masks)[0].masks
         assert masks is not None
         return masks.data
 
     @torch.inference_mode()
     def theirs() -> Any:
         points = (torch.tensor(CLICKS[:clicks]) * scale)[None, None]
-        given = {"input_points": points, "input_labels": torch.ones(points.shape[:3], dtype=torch.long)}
-        out = peer(image_embeddings=embedding, **given, input_masks=low_res, multimask_output=False)
+        prompts = {"input_points": points, "input_labels": torch.ones(points.shape[:3], dtype=torch.long)}
+        out = peer(image_embeddings=embedding, **prompts, input_masks=low_res, multimask_output=False)
         return processor.post_process_masks(out.pred_masks, [original], [resized])[0][0]
 
     our_mask, their_mask = torch.as_tensor(ours()), torch.as_tensor(theirs())
@@ -60,10 +60,10 @@ def test_click(clicks: int, rows: Rows) -> None:
     disagreement = float((our_mask != their_mask).float().mean())
     theirs()
     rounds = rows.rounds(15)
-    spent = medians({"ours": ours, "peer": theirs}, rounds)
+    seconds = interleaved_medians({"ours": ours, "peer": theirs}, rounds)
     rows.add(
         "click/transformers" if clicks == 1 else "click_with_mask/transformers",
-        (spent["ours"], spent["peer"]),
+        (seconds["ours"], seconds["peer"]),
         rounds,
         difference=disagreement,
         tolerance=TOLERANCE,

@@ -31,8 +31,8 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     def plain() -> Any:
         image = model.prepare(embedding)
         outputs = []
-        for part in range(0, CLICKS, 8):
-            sparse = model.prompt_encoder.sparse(points[part : part + 8], labels[part : part + 8], None)
+        for start in range(0, CLICKS, 8):
+            sparse = model.prompt_encoder.sparse(points[start : start + 8], labels[start : start + 8], None)
             outputs.append(model.mask_decoder.predict_masks(image.embedding, image.position, sparse, image.no_mask))
         return outputs
 
@@ -56,7 +56,7 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
 
         return run
 
-    clicked = {}
+    one_click_runs = {}
     for native in (False, True):
         with torch.inference_mode():
             image = prepared(native)
@@ -66,23 +66,31 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
             with torch.inference_mode():
                 return model.decode_prompts(image, points[:1], labels[:1], multimask_output=True)
 
-        clicked["one click, native" if native else "one click, folded"] = one_click
+        one_click_runs["one click, native" if native else "one click, folded"] = one_click
     return {
         "plain": plain,
         "folded": masks(False),
         "native": masks(True),
         "IoU alone, folded": iou(False),
         "IoU alone, native": iou(True),
-        **clicked,
+        **one_click_runs,
     }
 
 
-WAYS = ["plain", "folded", "native", "IoU alone, folded", "IoU alone, native", "one click, folded", "one click, native"]
+VARIANTS = [
+    "plain",
+    "folded",
+    "native",
+    "IoU alone, folded",
+    "IoU alone, native",
+    "one click, folded",
+    "one click, native",
+]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_decode_clicks(benchmark: Any, runs: dict[str, Callable[[], Any]], way: str, request: Any) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_decode_clicks(benchmark: Any, runs: dict[str, Callable[[], Any]], variant: str, request: Any) -> None:
     model = request.node.callspec.params["runs"]
-    count = "one click" if way.startswith("one") else f"{CLICKS} clicks"
+    count = "one click" if variant.startswith("one") else f"{CLICKS} clicks"
     benchmark.group = f"{count}, {model}, {torch.get_num_threads()} threads"
-    benchmark.pedantic(runs[way], rounds=5, warmup_rounds=1)
+    benchmark.pedantic(runs[variant], rounds=5, warmup_rounds=1)

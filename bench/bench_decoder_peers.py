@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastsam_core.models.precision import why_not_bfloat16
 
-from .interleave import Rows, max_difference, medians, need
 from .recipe import recipe_model
+from .timing import RowCollector, interleaved_medians, max_difference, require_package
 
 POINTS, BATCH = 1024, 64
 SAMPLED = 3  # OpenVINO's batches that are timed, of 16, which all do the same work
@@ -32,8 +32,8 @@ def openvino_decoder(bfloat16: bool = False) -> Callable[[Tensor, Tensor, Tensor
 
     Skips the benchmark if OpenVINO isn't installed.
     """
-    need("openvino")
-    need("onnxscript")
+    require_package("openvino")
+    require_package("onnxscript")
     from .peers import runtimes
     from .peers.onnx_export import onnx_file
 
@@ -45,20 +45,20 @@ def random_embedding() -> Tensor:
     return torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def test_decoder(rows: Rows) -> None:
+def test_decoder(rows: RowCollector) -> None:
     theirs = openvino_decoder()
     model, embedding = recipe_model("sam_b"), random_embedding()
     points, labels = grid_points(), torch.ones(BATCH, 1)
     batches = points.split(BATCH)
-    sampled = len(batches) if rows.full else SAMPLED
-    turn = itertools.cycle(batches)
+    num_sampled = len(batches) if rows.full else SAMPLED
+    batch_cycle = itertools.cycle(batches)
 
-    def all_masks() -> None:
+    def decode_all() -> None:
         image = model.prepare(embedding)
         for batch in batches:
             model.decode_prompts(image, batch, labels, multimask_output=True)
 
-    def passing() -> None:
+    def decode_passing() -> None:
         image = model.prepare(embedding)
         for batch in batches:
             iou, logits = model.decode_points(image, batch, labels, above=threshold)
@@ -66,8 +66,8 @@ def test_decoder(rows: Rows) -> None:
             logits(point_index, mask_index)
 
     def peer() -> None:
-        for _ in range(sampled):
-            theirs(embedding, next(turn), labels)
+        for _ in range(num_sampled):
+            theirs(embedding, next(batch_cycle), labels)
 
     with torch.inference_mode():
         image = model.prepare(embedding)
@@ -76,18 +76,20 @@ def test_decoder(rows: Rows) -> None:
         logits, iou = model.decode_prompts(image, batches[0], labels, multimask_output=True)
         their_logits, their_iou = theirs(embedding, batches[0], labels)
         difference = max(max_difference(logits, their_logits), max_difference(iou, their_iou))
-        iou, some = model.decode_points(image, batches[0], labels, above=threshold)
-        chosen = (iou > threshold).nonzero()
-        filtered = some(chosen[:, 0].tolist(), chosen[:, 1].tolist())
-        filtered_difference = max_difference(filtered, their_logits[chosen[:, 0], chosen[:, 1]])
+        iou, logits_of = model.decode_points(image, batches[0], labels, above=threshold)
+        passing_masks = (iou > threshold).nonzero()
+        filtered = logits_of(passing_masks[:, 0].tolist(), passing_masks[:, 1].tolist())
+        filtered_difference = max_difference(filtered, their_logits[passing_masks[:, 0], passing_masks[:, 1]])
         rounds = rows.rounds(3)
-        spent = medians({"all": all_masks, "passing": passing, "peer": peer}, rounds)
-    peer_s = spent["peer"] * len(batches) / sampled
-    note = "" if rows.full else f"{sampled} of OpenVINO's {len(batches)} batches timed"
-    rows.add("decoder/openvino", (spent["all"], peer_s), rounds, difference=difference, tolerance=TOLERANCE, note=note)
+        seconds = interleaved_medians({"all": decode_all, "passing": decode_passing, "peer": peer}, rounds)
+    peer_s = seconds["peer"] * len(batches) / num_sampled
+    note = "" if rows.full else f"{num_sampled} of OpenVINO's {len(batches)} batches timed"
+    rows.add(
+        "decoder/openvino", (seconds["all"], peer_s), rounds, difference=difference, tolerance=TOLERANCE, note=note
+    )
     rows.add(
         "decoder_filtered/openvino",
-        (spent["passing"], peer_s),
+        (seconds["passing"], peer_s),
         rounds,
         difference=filtered_difference,
         tolerance=TOLERANCE,
@@ -96,13 +98,13 @@ def test_decoder(rows: Rows) -> None:
 
 
 @pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
-def test_decoder_in_bfloat16(rows: Rows) -> None:
+def test_decoder_in_bfloat16(rows: RowCollector) -> None:
     """Compare both in bfloat16. Our error against float32 must not exceed the peer's."""
     theirs = openvino_decoder(bfloat16=True)
     model, embedding = recipe_model("sam_b"), random_embedding()
     labels, batches = torch.ones(BATCH, 1), grid_points().split(BATCH)
-    sampled = len(batches) if rows.full else SAMPLED
-    turn = itertools.cycle(batches)
+    num_sampled = len(batches) if rows.full else SAMPLED
+    batch_cycle = itertools.cycle(batches)
 
     def ours() -> None:
         image = model.prepare(embedding, matrices=torch.bfloat16)
@@ -110,25 +112,28 @@ def test_decoder_in_bfloat16(rows: Rows) -> None:
             model.decode_prompts(image, batch, labels, multimask_output=True)
 
     def peer() -> None:
-        for _ in range(sampled):
-            theirs(embedding, next(turn), labels)
+        for _ in range(num_sampled):
+            theirs(embedding, next(batch_cycle), labels)
 
     with torch.inference_mode():
-        exact, given = (
-            model.decode_prompts(model.prepare(embedding, None, kind), batches[0], labels, multimask_output=True)[0]
-            for kind in (None, torch.bfloat16)
+        float32_logits, bfloat16_logits = (
+            model.decode_prompts(
+                model.prepare(embedding, None, matrix_dtype), batches[0], labels, multimask_output=True
+            )[0]
+            for matrix_dtype in (None, torch.bfloat16)
         )
-        error, usual = (
-            float((x - exact).norm() / exact.norm()) for x in (given, theirs(embedding, batches[0], labels)[0])
+        error, peer_error = (
+            float((x - float32_logits).norm() / float32_logits.norm())
+            for x in (bfloat16_logits, theirs(embedding, batches[0], labels)[0])
         )
         rounds = rows.rounds(3)
-        spent = medians({"ours": ours, "peer": peer}, rounds)
+        seconds = interleaved_medians({"ours": ours, "peer": peer}, rounds)
     rows.add(
         "decoder_bfloat16/openvino",
-        (spent["ours"], spent["peer"] * len(batches) / sampled),
+        (seconds["ours"], seconds["peer"] * len(batches) / num_sampled),
         rounds,
         difference=error,
-        tolerance=usual,
+        tolerance=peer_error,
         difference_of="relative error of logits beside float32, at most the peer's",
-        note="" if rows.full else f"{sampled} of OpenVINO's {len(batches)} batches timed",
+        note="" if rows.full else f"{num_sampled} of OpenVINO's {len(batches)} batches timed",
     )

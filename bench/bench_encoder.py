@@ -10,8 +10,8 @@ import torch
 
 from fastsam_core.models.precision import why_not_bfloat16
 
-from .interleave import Rows, max_difference, medians, need
 from .recipe import recipe_model
+from .timing import RowCollector, interleaved_medians, max_difference, require_package
 
 # Absolute difference allowed for float32 sums in another order; the outputs are of magnitude 1.
 TOLERANCE = 1e-4
@@ -22,14 +22,14 @@ def peer_encoder(name: str, peer: str, bfloat16: bool = False) -> Callable[[torc
 
     bfloat16: let transformers or OpenVINO compute in bfloat16, OpenVINO in layers of its choice.
     """
-    need({"openvino": "openvino", "onnxruntime": "onnxruntime", "transformers": "transformers"}[peer])
+    require_package({"openvino": "openvino", "onnxruntime": "onnxruntime", "transformers": "transformers"}[peer])
     if peer == "transformers":
         from .peers.transformers_sam import transformers_model
 
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         vision: Any = transformers_model(recipe_model(name)).to(dtype).vision_encoder
         return lambda images: vision(images.to(dtype))[0]
-    need("onnxscript")
+    require_package("onnxscript")
     from .peers import runtimes
     from .peers.onnx_export import onnx_file
 
@@ -39,7 +39,7 @@ def peer_encoder(name: str, peer: str, bfloat16: bool = False) -> Callable[[torc
 
 
 @pytest.mark.parametrize(
-    ("name", "peer", "wanted"),
+    ("name", "peer", "num_rounds"),
     [
         ("vit_b", "openvino", 3),
         ("vit_b", "onnxruntime", 2),
@@ -48,22 +48,24 @@ def peer_encoder(name: str, peer: str, bfloat16: bool = False) -> Callable[[torc
         ("mobile_sam", "onnxruntime", 5),
     ],
 )
-def test_encoder(rows: Rows, name: str, peer: str, wanted: int) -> None:
-    registered = "sam_b" if name == "vit_b" else name
-    model, theirs = recipe_model(registered), peer_encoder(registered, peer)
+def test_encoder(rows: RowCollector, name: str, peer: str, num_rounds: int) -> None:
+    registry_name = "sam_b" if name == "vit_b" else name
+    model, theirs = recipe_model(registry_name), peer_encoder(registry_name, peer)
     images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         difference = max_difference(model.encode_image(images), theirs(images))
-        rounds = rows.rounds(wanted)
-        spent = medians({"ours": lambda: model.encode_image(images), "peer": lambda: theirs(images)}, rounds)
+        rounds = rows.rounds(num_rounds)
+        seconds = interleaved_medians(
+            {"ours": lambda: model.encode_image(images), "peer": lambda: theirs(images)}, rounds
+        )
     rows.add(
-        f"{name}_encoder/{peer}", (spent["ours"], spent["peer"]), rounds, difference=difference, tolerance=TOLERANCE
+        f"{name}_encoder/{peer}", (seconds["ours"], seconds["peer"]), rounds, difference=difference, tolerance=TOLERANCE
     )
 
 
 @pytest.mark.skipif(why_not_bfloat16() != "", reason=why_not_bfloat16())
 @pytest.mark.parametrize("peer", ["openvino", "transformers"])
-def test_encoder_in_bfloat16(rows: Rows, peer: str) -> None:
+def test_encoder_in_bfloat16(rows: RowCollector, peer: str) -> None:
     """Compare both in bfloat16. Our error against float32 must not exceed the peer's."""
     model, peers = recipe_model("sam_b"), peer_encoder("sam_b", peer, bfloat16=True)
     images = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
@@ -75,15 +77,17 @@ def test_encoder_in_bfloat16(rows: Rows, peer: str) -> None:
         return peers(images)
 
     with torch.inference_mode():
-        exact = model.encode_image(images)
-        error, usual = (float((way().float() - exact).norm() / exact.norm()) for way in (ours, theirs))
+        float32_embedding = model.encode_image(images)
+        error, peer_error = (
+            float((encode().float() - float32_embedding).norm() / float32_embedding.norm()) for encode in (ours, theirs)
+        )
         rounds = rows.rounds(3)
-        spent = medians({"ours": ours, "peer": theirs}, rounds)
+        seconds = interleaved_medians({"ours": ours, "peer": theirs}, rounds)
     rows.add(
         f"vit_b_encoder_bfloat16/{peer}",
-        (spent["ours"], spent["peer"]),
+        (seconds["ours"], seconds["peer"]),
         rounds,
         difference=error,
-        tolerance=usual,
+        tolerance=peer_error,
         difference_of="relative error beside float32, at most the peer's",
     )

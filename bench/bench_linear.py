@@ -29,17 +29,17 @@ def test_linear(benchmark: Any, layer: str, peer: str) -> None:
     m, n, k, activation, norm, residual = LAYERS[layer]
     x, weight, bias = torch.randn(m, k), torch.randn(n, k) * k**-0.5, torch.randn(n)
     norms = (torch.rand(k), torch.rand(k)) if norm else (None, None)
-    given = (x, weight, bias, activation, *norms, 1e-6, torch.randn(m, n) if residual else None)
+    arguments = (x, weight, bias, activation, *norms, 1e-6, torch.randn(m, n) if residual else None)
     benchmark.group = f"{layer}, {torch.get_num_threads()} threads"
     with torch.inference_mode():
-        y = benchmark.pedantic(ops.siblings("linear")[peer], given, rounds=9, warmup_rounds=2)
-    torch.testing.assert_close(y, ops.linear(*given), rtol=1e-4, atol=1e-4)
+        y = benchmark.pedantic(ops.siblings("linear")[peer], arguments, rounds=9, warmup_rounds=2)
+    torch.testing.assert_close(y, ops.linear(*arguments), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_mlp(benchmark: Any, peer: str) -> None:
     k, hidden = 768, 3072
-    given = (
+    arguments = (
         torch.randn(4096, k),
         torch.rand(k),
         torch.rand(k),
@@ -51,5 +51,5 @@ def test_mlp(benchmark: Any, peer: str) -> None:
     )
     benchmark.group = f"mlp 4096 x 768 x 3072, {torch.get_num_threads()} threads"
     with torch.inference_mode():
-        y = benchmark.pedantic(ops.siblings("mlp")[peer], given, rounds=5, warmup_rounds=1)
-    torch.testing.assert_close(y, ops.mlp(*given), rtol=1e-4, atol=1e-4)
+        y = benchmark.pedantic(ops.siblings("mlp")[peer], arguments, rounds=5, warmup_rounds=1)
+    torch.testing.assert_close(y, ops.mlp(*arguments), rtol=1e-4, atol=1e-4)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .interleave import Rows
-from .pictures import photo
+from .photos import photo
 from .recipe import CACHE, checkpoint
+from .timing import RowCollector
 
 WIDTH, HEIGHT = 6000, 4000
 LIMIT_MB = 600
@@ -31,7 +31,7 @@ print("peak", status("VmHWM") - before)
 """
 
 
-def picture_file() -> Path:
+def photo_file() -> Path:
     path = CACHE / f"photo-{WIDTH}x{HEIGHT}.jpg"
     if not path.exists():
         import cv2
@@ -43,13 +43,13 @@ def picture_file() -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("name", ["mobile_sam", "sam_b"])
-def test_peak_memory(rows: Rows, request: pytest.FixtureRequest, name: str) -> None:
+def test_peak_memory(rows: RowCollector, request: pytest.FixtureRequest, name: str) -> None:
     # Memory peaks within a batch of 64 points, so more points would only take longer.
     stride = 32 if rows.full else 8
     threads = str(request.config.getoption("--bench-threads"))
-    command = [sys.executable, "-c", _SCRIPT, str(checkpoint(name)), str(picture_file()), str(stride), threads]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    peak = float(done.stdout.split()[-1])
+    command = [sys.executable, "-c", _SCRIPT, str(checkpoint(name)), str(photo_file()), str(stride), threads]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    peak = float(process.stdout.split()[-1])
     rows.memory_mb[f"{name} everything, {stride**2:,} points, {WIDTH} x {HEIGHT}"] = round(peak, 1)
     print(f"\n{name}: {peak:.0f} MB above the loaded model (promised: under {LIMIT_MB})")

@@ -7,7 +7,7 @@ import torch
 
 from fastsam_core import ops
 
-from .interleave import Rows, medians
+from .timing import RowCollector, interleaved_medians
 
 THRESHOLD = 0.7
 SIZES = (10_000, 30_000, 100_000, 300_000)
@@ -22,20 +22,20 @@ def random_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(boxes), torch.from_numpy(random.random(count, dtype=np.float32))
 
 
-def test_beside_the_pytorch_sibling(rows: Rows) -> None:
+def test_beside_the_pytorch_sibling(rows: RowCollector) -> None:
     boxes, scores = random_boxes(10_000)
     reference = ops.siblings("nms")["reference"]
     ours = ops.nms(boxes, scores, THRESHOLD)
     theirs = reference(boxes, scores, THRESHOLD)
     rounds = rows.rounds(3)
-    ways = {
+    alternatives = {
         "ours": lambda: ops.nms(boxes, scores, THRESHOLD),
         "peer": lambda: reference(boxes, scores, THRESHOLD),
     }
-    spent = medians(ways, rounds)
+    seconds = interleaved_medians(alternatives, rounds)
     rows.add(
         "nms_10k/pytorch",
-        (spent["ours"], spent["peer"]),
+        (seconds["ours"], seconds["peer"]),
         rounds,
         difference=float(ours.tolist() != theirs.tolist()),
         tolerance=0,
@@ -43,12 +43,14 @@ def test_beside_the_pytorch_sibling(rows: Rows) -> None:
     )
 
 
-def test_growth(rows: Rows) -> None:
+def test_growth(rows: RowCollector) -> None:
     growth = {}
     for count in SIZES:
-        pair = random_boxes(count)
-        way = {"nms": lambda pair=pair: ops.nms(*pair, THRESHOLD)}
-        first = medians(way, 1)["nms"]
-        growth[f"{count:,}"] = first if first > 1 else medians(way, rows.rounds(5))["nms"]
+        boxes_and_scores = random_boxes(count)
+        alternative = {"nms": lambda boxes_and_scores=boxes_and_scores: ops.nms(*boxes_and_scores, THRESHOLD)}
+        first_seconds = interleaved_medians(alternative, 1)["nms"]
+        growth[f"{count:,}"] = (
+            first_seconds if first_seconds > 1 else interleaved_medians(alternative, rows.rounds(5))["nms"]
+        )
     rows.growth["NMS, random boxes"] = {name: float(f"{seconds:.3g}") for name, seconds in growth.items()}
     print("\nNMS:", ", ".join(f"{name} boxes {seconds:.4f} s" for name, seconds in growth.items()))

@@ -45,8 +45,8 @@ def dense(low_res: torch.Tensor, content_hw: tuple[int, int], original_hw: tuple
     from pycocotools import mask as coco
 
     records = []
-    for one in low_res:
-        square = F.interpolate(one[None, None], (LONG_SIDE, LONG_SIDE), mode="bilinear")
+    for mask_logits in low_res:
+        square = F.interpolate(mask_logits[None, None], (LONG_SIDE, LONG_SIDE), mode="bilinear")
         content = square[..., : content_hw[0], : content_hw[1]]
         logits = F.interpolate(content, original_hw, mode="bilinear")[0, 0]
         stability = (logits > 1).sum() / (logits > -1).sum()
@@ -55,20 +55,20 @@ def dense(low_res: torch.Tensor, content_hw: tuple[int, int], original_hw: tuple
     return records
 
 
-@pytest.mark.parametrize("way", ["region", "dense"])
+@pytest.mark.parametrize("variant", ["region", "dense"])
 @pytest.mark.parametrize("radii", list(RADII))
 @pytest.mark.parametrize("size", list(SIZES))
-def test_records(benchmark: Any, size: str, radii: str, way: str) -> None:
+def test_records(benchmark: Any, size: str, radii: str, variant: str) -> None:
     original_hw = SIZES[size]
     content_hw = resized_shape(*original_hw, LONG_SIDE)
     low_res = blobs(MASKS, RADII[radii], content_hw)
     resizer = MaskResizer(content_hw, original_hw, LONG_SIDE)
-    ways: dict[str, Callable[[], Any]] = {
+    variants: dict[str, Callable[[], Any]] = {
         "region": lambda: resizer.records(low_res),
         "dense": lambda: dense(low_res, content_hw, original_hw),
     }
     benchmark.group = f"{MASKS} {radii} masks to {size}, {torch.get_num_threads()} threads"
-    benchmark.pedantic(ways[way], rounds=3, warmup_rounds=1)
+    benchmark.pedantic(variants[variant], rounds=3, warmup_rounds=1)
 
 
 def lobed_blobs(count: int, content_hw: tuple[int, int]) -> torch.Tensor:
@@ -86,9 +86,9 @@ def lobed_blobs(count: int, content_hw: tuple[int, int]) -> torch.Tensor:
     return ((10 + 110 * draw()) * (1 - distance / outline)).clamp(-20, 20)
 
 
-@pytest.mark.parametrize("way", ["region", "dense"])
+@pytest.mark.parametrize("variant", ["region", "dense"])
 @pytest.mark.parametrize("kind", ["blobs", "noise"])
-def test_sixteen_masks(benchmark: Any, kind: str, way: str) -> None:
+def test_sixteen_masks(benchmark: Any, kind: str, variant: str) -> None:
     """Convert chunks of 16 masks at 1800 x 1200, like segment everything, to the RLE of those that are stable.
 
     "blobs" are 3,072 lobed discs, of which 64 are timed the dense way. "noise" has random logits in every cell, like
@@ -96,20 +96,20 @@ def test_sixteen_masks(benchmark: Any, kind: str, way: str) -> None:
     """
     original_hw = SIZES["1800x1200"]
     content_hw = resized_shape(*original_hw, LONG_SIDE)
-    distinct = lobed_blobs(192, content_hw) if kind == "blobs" else torch.randn(16, 256, 256)
-    chunks = cycle(distinct.split(16))
+    logits = lobed_blobs(192, content_hw) if kind == "blobs" else torch.randn(16, 256, 256)
+    chunks = cycle(logits.split(16))
     resizer = MaskResizer(content_hw, original_hw, LONG_SIDE)
 
     def region() -> list[Any]:
         return [record for record in resizer.records(next(chunks)) if record.stability_score >= 0.95]
 
-    ways: dict[str, tuple[Callable[[], Any], int]] = {
+    variants: dict[str, tuple[Callable[[], Any], int]] = {
         "region": (region, 192 if kind == "blobs" else 8),
         "dense": (lambda: dense(next(chunks), content_hw, original_hw), 4 if kind == "blobs" else 1),
     }
-    work, times = ways[way]
+    function, iterations = variants[variant]
     benchmark.group = f"16 masks of {kind} to 1800x1200, stable ones to RLE, {torch.get_num_threads()} threads"
-    benchmark.pedantic(work, rounds=3, iterations=times, warmup_rounds=1)
+    benchmark.pedantic(function, rounds=3, iterations=iterations, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("size", list(SIZES))

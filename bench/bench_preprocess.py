@@ -42,6 +42,6 @@ def test_preprocess(benchmark: Any, width: int, height: int, peer: str) -> None:
     if peer == "opencv":
         benchmark.pedantic(opencv, arguments[:3], rounds=5, warmup_rounds=1)
         return
-    given = benchmark.pedantic(ops.siblings("preprocess_image")[peer], arguments, rounds=7, warmup_rounds=1)
-    wanted = ops.siblings("preprocess_image")["reference"](*arguments)
-    assert given.numpy().tobytes() == wanted.numpy().tobytes()
+    result = benchmark.pedantic(ops.siblings("preprocess_image")[peer], arguments, rounds=7, warmup_rounds=1)
+    expected = ops.siblings("preprocess_image")["reference"](*arguments)
+    assert result.numpy().tobytes() == expected.numpy().tobytes()

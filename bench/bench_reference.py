@@ -15,9 +15,9 @@ from fastsam_core import SAM, rle
 
 from .bench_decoder_peers import POINTS
 from .bench_everything import HEIGHT, WIDTH
-from .interleave import Rows, need
-from .pictures import photo
+from .photos import photo
 from .recipe import checkpoint, recipe_model
+from .timing import RowCollector, require_package
 
 # As in bench_everything, but above 0: at 0 and below, the reference doesn't filter by predicted IoU at all.
 CONF_THRES, STABILITY = 0.02, 0.014
@@ -26,8 +26,8 @@ PREDICTED_IOU_TOLERANCE = 1e-3
 TOLERANCE = 0.01
 
 
-def test_everything(rows: Rows) -> None:
-    need("segment_anything")
+def test_everything(rows: RowCollector) -> None:
+    require_package("segment_anything")
     from .peers.reference import generate
 
     image, model = photo(WIDTH, HEIGHT), recipe_model("sam_b")
@@ -77,18 +77,20 @@ def mean_iou(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
         by_point[tuple(record["point_coords"][0])].append(record)
     total = 0.0
     for record in ours:
-        others = by_point[tuple(record["point_coords"][0])]
-        off = [abs(other["predicted_iou"] - record["predicted_iou"]) for other in others]
-        if off and min(off) < PREDICTED_IOU_TOLERANCE:
-            runs = others.pop(off.index(min(off)))["segmentation"]
-            total += float(rle.iou([record["segmentation"]], [rle.frPyObjects(runs, *runs["size"])], [0])[0, 0])
+        candidates = by_point[tuple(record["point_coords"][0])]
+        score_differences = [abs(other["predicted_iou"] - record["predicted_iou"]) for other in candidates]
+        if score_differences and min(score_differences) < PREDICTED_IOU_TOLERANCE:
+            uncompressed = candidates.pop(score_differences.index(min(score_differences)))["segmentation"]
+            total += float(
+                rle.iou([record["segmentation"]], [rle.frPyObjects(uncompressed, *uncompressed["size"])], [0])[0, 0]
+            )
     return total / max(len(ours), len(theirs), 1)
 
 
 _SCRIPT = """
 import sys, torch
 from bench.bench_reference import CONF_THRES, STABILITY
-from bench.pictures import photo
+from bench.photos import photo
 from bench.recipe import recipe_model
 side, threads, width, height = (int(value) for value in sys.argv[2:])
 torch.set_num_threads(threads)
@@ -116,14 +118,14 @@ print("peak", status("VmHWM") - before)
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("side", ["ours", "segment_anything"])
-def test_peak_memory(rows: Rows, request: pytest.FixtureRequest, side: str) -> None:
-    need("segment_anything")
+def test_peak_memory(rows: RowCollector, request: pytest.FixtureRequest, side: str) -> None:
+    require_package("segment_anything")
     checkpoint("sam_b")
     # Memory peaks within a batch of 64 points, on both sides.
     arguments = [side, "8", str(request.config.getoption("--bench-threads")), str(WIDTH), str(HEIGHT)]
-    done = subprocess.run([sys.executable, "-c", _SCRIPT, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    peak = float(done.stdout.split()[-1])
+    process = subprocess.run([sys.executable, "-c", _SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    peak = float(process.stdout.split()[-1])
     name = "" if side == "ours" else "segment_anything 1.0, "
     rows.memory_mb[f"{name}sam_b everything, 64 points, {WIDTH} x {HEIGHT}"] = round(peak, 1)
     print(f"\n{name or 'ours, '}sam_b everything: {peak:.0f} MB above the loaded model")

@@ -67,9 +67,9 @@ def peer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     return rle
 
 
-def measure(benchmark: Any, group: str, work: Callable[[], Any]) -> None:
+def measure(benchmark: Any, group: str, function: Callable[[], Any]) -> None:
     benchmark.group = f"{group}, {torch.get_num_threads()} threads"
-    benchmark.pedantic(work, rounds=7, warmup_rounds=2)
+    benchmark.pedantic(function, rounds=7, warmup_rounds=2)
 
 
 def test_encode_row_major(benchmark: Any, masks: tuple[str, np.ndarray], peer: Any) -> None:
@@ -138,19 +138,21 @@ def test_tiny_mask(benchmark: Any, peer: Any, function: str, text: bool) -> None
     """Measure the overhead of calls, with one mask of 64 x 64."""
     mask = np.zeros((64, 64), np.uint8, order="F")
     mask[20:40, 20:40] = 1
-    one = coco.encode(mask)
+    encoded = coco.encode(mask)
     if text:
         if peer is not rle or function == "encode":
             pytest.skip("only this package takes str; there is no text in masks")
-        one = {**one, "counts": one["counts"].decode()}
-    arguments = {"encode": (mask,), "iou": ([one], [one], [0]), "merge": ([one, one],)}.get(function, (one,))
+        encoded = {**encoded, "counts": encoded["counts"].decode()}
+    arguments = {"encode": (mask,), "iou": ([encoded], [encoded], [0]), "merge": ([encoded, encoded],)}.get(
+        function, (encoded,)
+    )
     call = getattr(peer, function)
     benchmark.group = f"{function} one tiny mask"
     benchmark.pedantic(lambda: [call(*arguments) for _ in range(100)], rounds=30, warmup_rounds=3)
 
 
-@pytest.mark.parametrize("way", ["runs", "dense"])
-def test_crop_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, Any]]], way: str) -> None:
+@pytest.mark.parametrize("variant", ["runs", "dense"])
+def test_crop_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, Any]]], variant: str) -> None:
     """Crop masks to their bounding boxes, the form of supervision's CompactMask, from runs and by way of pixels."""
     encoded = many[1]
     boxes = rle.toBbox(encoded).astype(np.int64)
@@ -163,4 +165,4 @@ def test_crop_200_masks(benchmark: Any, many: tuple[np.ndarray, list[dict[str, A
         ]
 
     benchmark.group = f"crop 200 masks, {torch.get_num_threads()} threads"
-    benchmark.pedantic(dense if way == "dense" else lambda: rle.crop(encoded, boxes), rounds=3, warmup_rounds=1)
+    benchmark.pedantic(dense if variant == "dense" else lambda: rle.crop(encoded, boxes), rounds=3, warmup_rounds=1)

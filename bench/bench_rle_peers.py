@@ -12,7 +12,7 @@ import pytest
 from fastsam_core import rle
 
 from .bench_rle import blobs
-from .interleave import Rows, medians, need
+from .timing import RowCollector, interleaved_medians, require_package
 
 COUNT = 200
 MODULES = {"pycocotools": "pycocotools", "faster_coco_eval": "faster_coco_eval"}
@@ -27,7 +27,7 @@ def masks() -> np.ndarray:
 
 
 def peer_module(peer: str) -> Any:
-    need(MODULES[peer])
+    require_package(MODULES[peer])
     if peer == "pycocotools":
         from pycocotools import mask as module
     else:
@@ -37,35 +37,35 @@ def peer_module(peer: str) -> Any:
 
 @pytest.mark.parametrize("peer", list(MODULES))
 @pytest.mark.parametrize("function", ["encode", "decode", "iou"])
-def test_rle(rows: Rows, function: str, peer: str) -> None:
+def test_rle(rows: RowCollector, function: str, peer: str) -> None:
     theirs, dense = peer_module(peer), masks()
     encoded = rle.encode(dense)
     their_encoded = theirs.encode(dense)
     crowd = [0] * COUNT
 
-    def work(module: Any, codes: Any) -> Callable[[], Any]:
+    def make_call(module: Any, rles: Any) -> Callable[[], Any]:
         if function == "encode":
             return lambda: module.encode(dense)
         if function == "decode":
-            return lambda: module.decode(codes)
-        return lambda: module.iou(codes, codes, crowd)
+            return lambda: module.decode(rles)
+        return lambda: module.iou(rles, rles, crowd)
 
-    ours, peers = work(rle, encoded), work(theirs, their_encoded)
-    got, wanted = ours(), peers()
+    ours, peers = make_call(rle, encoded), make_call(theirs, their_encoded)
+    our_output, their_output = ours(), peers()
     if function == "encode":
-        differing = float(sum(a["counts"] != b["counts"] for a, b in zip(got, wanted, strict=True)))
+        difference = float(sum(a["counts"] != b["counts"] for a, b in zip(our_output, their_output, strict=True)))
     elif function == "decode":
-        differing = float(not np.array_equal(got, wanted))
+        difference = float(not np.array_equal(our_output, their_output))
     else:
-        differing = float(np.abs(got - wanted).max())
-    del got, wanted
+        difference = float(np.abs(our_output - their_output).max())
+    del our_output, their_output
     rounds = rows.rounds(9 if function == "iou" else 5)
-    spent = medians({"ours": ours, "peer": peers}, rounds)
+    seconds = interleaved_medians({"ours": ours, "peer": peers}, rounds)
     rows.add(
         f"rle_{function}/{peer}",
-        (spent["ours"], spent["peer"]),
+        (seconds["ours"], seconds["peer"]),
         rounds,
-        difference=differing,
+        difference=difference,
         tolerance=1e-12,
         difference_of=DIFFERENCES[function],
     )

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .summarise import ROOT, moment, newest
+from .summarise import ROOT, newest, timestamp
 
 # Relative change below which two runs on one machine may differ by chance.
 NOISE = 0.10
@@ -30,26 +30,26 @@ def committed() -> list[dict[str, Any]]:
         paths = git("ls-tree", "--name-only", "HEAD", "bench/results/").split()
     except (OSError, subprocess.CalledProcessError):
         return []
-    found = [json.loads(git("show", f"HEAD:{path}")) for path in paths if path.endswith(".json")]
-    return sorted((one for one in found if "kind" not in one), key=moment, reverse=True)
+    all_results = [json.loads(git("show", f"HEAD:{path}")) for path in paths if path.endswith(".json")]
+    return sorted((results for results in all_results if "kind" not in results), key=timestamp, reverse=True)
 
 
-def before(results: dict[str, Any]) -> list[dict[str, Any]]:
+def earlier_results(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return other committed results of the same machine, newest first."""
-    of_machine = [one for one in committed() if all(one.get(key) == results.get(key) for key in MACHINE)]
-    return [one for one in of_machine if one != results]
+    of_machine = [other for other in committed() if all(other.get(key) == results.get(key) for key in MACHINE)]
+    return [other for other in of_machine if other != results]
 
 
 def figures(results: dict[str, Any]) -> dict[str, float]:
     """Return all compared figures by name: ratios of rows, and seconds and megabytes of everything else."""
-    found = {f"{key} (ratio)": row["ratio"] for key, row in results.get("rows", {}).items()}
+    values = {f"{key} (ratio)": row["ratio"] for key, row in results.get("rows", {}).items()}
     for part in ("stages_s", "growth_s"):
-        for work, values in results.get(part, {}).items():
-            found |= {f"{work}: {name} (s)": value for name, value in values.items() if name != "records"}
-    found |= {f"{work} (MB)": value for work, value in results.get("memory_mb", {}).items()}
+        for work, seconds in results.get(part, {}).items():
+            values |= {f"{work}: {name} (s)": value for name, value in seconds.items() if name != "records"}
+    values |= {f"{work} (MB)": value for work, value in results.get("memory_mb", {}).items()}
     for group, members in results.get("groups", {}).items():
-        found |= {f"{group}: {name} (s)": value["median_s"] for name, value in members.items()}
-    return found
+        values |= {f"{group}: {name} (s)": value["median_s"] for name, value in members.items()}
+    return values
 
 
 def report(older: dict[str, Any], newer: dict[str, Any]) -> str:
@@ -69,8 +69,8 @@ def report(older: dict[str, Any], newer: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    taken = json.loads((Path(sys.argv[1]) if sys.argv[1:] else newest()).read_text())
-    earlier = before(taken)
+    results = json.loads((Path(sys.argv[1]) if sys.argv[1:] else newest()).read_text())
+    earlier = earlier_results(results)
     if not earlier:
         raise SystemExit("nothing to compare with: HEAD holds no other results of this machine")
-    print(report(earlier[0], taken))
+    print(report(earlier[0], results))

@@ -9,10 +9,10 @@ import torch
 
 from fastsam_core._files import write_text
 
-from .interleave import Rows
 from .summarise import LATEST_ROWS
+from .timing import RowCollector
 
-_ROWS = pytest.StashKey[Rows]()
+_ROWS = pytest.StashKey[RowCollector]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,11 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(config.getoption("--bench-threads"))
-    config.stash[_ROWS] = Rows(config.getoption("--quick"), config.getoption("--full"))
+    config.stash[_ROWS] = RowCollector(config.getoption("--quick"), config.getoption("--full"))
 
 
 @pytest.fixture(scope="session")
-def rows(request: pytest.FixtureRequest) -> Rows:
+def rows(request: pytest.FixtureRequest) -> RowCollector:
     return request.config.stash[_ROWS]
 
 

@@ -23,7 +23,7 @@ from .edge_matching import match, neighbours
 TOLERANCE = 0.0075
 
 
-def counts(edges: np.ndarray, truths: list[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
+def count_matches(edges: np.ndarray, truths: list[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
     """Count pixels at each of T thresholds: matched and all boundary pixels, correct and all edge pixels, (T, 4) int64.
 
     edges: (H, W) in [0, 1]. truths: (H, W) bool boundary maps, one per annotator.
@@ -31,45 +31,45 @@ def counts(edges: np.ndarray, truths: list[np.ndarray], thresholds: np.ndarray) 
     from skimage.morphology import thin
 
     radius = TOLERANCE * float(np.hypot(*edges.shape))
-    places = np.argwhere(edges > 0)
-    number = np.full(edges.shape, -1)
-    number[tuple(places.T)] = np.arange(len(places))
-    near = [neighbours(places, np.argwhere(truth), radius) for truth in truths]
-    found = np.zeros((len(thresholds), 4), np.int64)
+    edge_points = np.argwhere(edges > 0)
+    point_index = np.full(edges.shape, -1)
+    point_index[tuple(edge_points.T)] = np.arange(len(edge_points))
+    distances = [neighbours(edge_points, np.argwhere(truth), radius) for truth in truths]
+    counts = np.zeros((len(thresholds), 4), np.int64)
     for row, threshold in enumerate(thresholds):
-        kept = number[thin(edges >= max(threshold, 1e-9))]
-        right = np.zeros(len(kept), bool)
-        for pairs in near:
-            of_edge, of_truth = match(pairs[kept])
-            right |= of_edge >= 0
-            found[row, :2] += (of_truth >= 0).sum(), pairs.shape[1]
-        found[row, 2:] = right.sum(), len(kept)
-    return found
+        thinned = point_index[thin(edges >= max(threshold, 1e-9))]
+        is_correct = np.zeros(len(thinned), bool)
+        for pairs in distances:
+            truth_of_edge, edge_of_truth = match(pairs[thinned])
+            is_correct |= truth_of_edge >= 0
+            counts[row, :2] += (edge_of_truth >= 0).sum(), pairs.shape[1]
+        counts[row, 2:] = is_correct.sum(), len(thinned)
+    return counts
 
 
 def scores(per_image: np.ndarray) -> dict[str, float]:
     """Compute ODS, OIS, AP and R50 from the counts of N images, (N, T, 4), with ascending thresholds."""
-    recall, precision, f = _curve(per_image.sum(0))
+    recall, precision, f_measure = _curve(per_image.sum(0))
     _, _, f_of_image = _curve(per_image)
     best = per_image[np.arange(len(per_image)), f_of_image.argmax(1)].sum(0)
     # Area under precision over recall, interpolated linearly between the measured points.
-    places, first = np.unique(recall, return_index=True)
+    recalls, first_indices = np.unique(recall, return_index=True)
     grid = np.linspace(0, 1, 101)
-    inside = (grid >= places[0]) & (grid <= places[-1])
-    ap = np.interp(grid[inside], places, precision[first]).sum() / 100 if len(places) > 1 else 0.0
-    enough = recall[precision >= 0.5]
+    is_measured = (grid >= recalls[0]) & (grid <= recalls[-1])
+    ap = np.interp(grid[is_measured], recalls, precision[first_indices]).sum() / 100 if len(recalls) > 1 else 0.0
+    sufficient_recall = recall[precision >= 0.5]
     return {
-        "ODS": float(f.max()),
+        "ODS": float(f_measure.max()),
         "OIS": float(_curve(best)[2]),
         "AP": float(ap),
-        "R50": float(enough.max()) if len(enough) else 0.0,
+        "R50": float(sufficient_recall.max()) if len(sufficient_recall) else 0.0,
     }
 
 
-def _curve(found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return recall, precision and F of counts (..., 4)."""
-    matched, all_truth, right, all_edges = (found[..., i] for i in range(4))
-    recall, precision = matched / np.maximum(all_truth, 1), right / np.maximum(all_edges, 1)
+    matched, all_truth, correct, all_edges = (counts[..., i] for i in range(4))
+    recall, precision = matched / np.maximum(all_truth, 1), correct / np.maximum(all_edges, 1)
     return recall, precision, 2 * recall * precision / np.maximum(recall + precision, 1e-12)
 
 
@@ -111,15 +111,15 @@ def main() -> None:
     stems = {path.stem: path for path in options.images.iterdir() if path.is_file()}
     thresholds = np.linspace(0, 1, options.thresholds + 2)[1:-1]
     model = SAM(options.model)
-    found = []
+    image_counts = []
     for truth in tqdm(truths[: options.limit], unit="image"):
         if truth.stem not in stems:
             raise FileNotFoundError(f"no image {truth.stem}.* in {options.images} for {truth}")
         edges = model.edges(read_image(stems[truth.stem]), verbose=False)
-        found.append(counts(edges, read_truth(truth), thresholds))
-    if not found:
+        image_counts.append(count_matches(edges, read_truth(truth), thresholds))
+    if not image_counts:
         raise FileNotFoundError(f"no .mat, .npy or .png file in {options.truth}")
-    print(json.dumps({"images": len(found), "model": options.model, **scores(np.stack(found))}))
+    print(json.dumps({"images": len(image_counts), "model": options.model, **scores(np.stack(image_counts))}))
 
 
 if __name__ == "__main__":

@@ -22,48 +22,51 @@ AREAS = ("all", "small", "medium", "large")
 
 
 def average_recall(
-    images: Iterable[tuple[list[dict[str, Any]], list[dict[str, Any]], list[float]]], most: tuple[int, ...]
+    images: Iterable[tuple[list[dict[str, Any]], list[dict[str, Any]], list[float]]], max_proposals: tuple[int, ...]
 ) -> dict[str, float]:
-    """Compute AR@n for each n of `most` with pycocotools. images: (true RLEs, proposed RLEs, their scores) of each."""
+    """Compute AR@n for each n of `max_proposals` with pycocotools.
+
+    images: (true RLEs, proposed RLEs, their scores) of each.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
-    proposed: list[dict[str, Any]] = []
-    for image_id, (masks, rles, confidences) in enumerate(images, 1):
+    proposals: list[dict[str, Any]] = []
+    for image_id, (masks, rles, scores_of_image) in enumerate(images, 1):
         height, width = next((rle["size"] for rle in (*masks, *rles)), (1, 1))
         truth["images"].append({"id": image_id, "height": height, "width": width})
         for rle in masks:
             truth["annotations"].append(_annotation(len(truth["annotations"]) + 1, image_id, rle))
-        for rle, score in zip(rles, confidences, strict=True):
-            proposed.append({**_annotation(len(proposed) + 1, image_id, rle), "score": score})
+        for rle, score in zip(rles, scores_of_image, strict=True):
+            proposals.append({**_annotation(len(proposals) + 1, image_id, rle), "score": score})
     with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for annotations in (truth["annotations"], proposed):
-            side = COCO()
-            side.dataset = {**truth, "annotations": annotations}
-            side.createIndex()
-            sides.append(side)
-        evaluation = COCOeval(*sides, "segm")
+        datasets = []
+        for annotations in (truth["annotations"], proposals):
+            dataset = COCO()
+            dataset.dataset = {**truth, "annotations": annotations}
+            dataset.createIndex()
+            datasets.append(dataset)
+        evaluation = COCOeval(*datasets, "segm")
         evaluation.params.useCats = 0
-        evaluation.params.maxDets = sorted(most)
+        evaluation.params.maxDets = sorted(max_proposals)
         evaluation.evaluate()
         evaluation.accumulate()
     recall = evaluation.eval["recall"]  # (IoUs, classes, areas, numbers of proposals); -1 where there is no mask
-    found = {}
-    for column, n in enumerate(sorted(most)):
+    recalls = {}
+    for column, limit in enumerate(sorted(max_proposals)):
         for row, area in enumerate(AREAS):
             values = recall[:, 0, row, column]
-            name = f"AR@{n}" if area == "all" else f"AR@{n} {area}"
-            found[name] = float(values.mean()) if (values >= 0).all() else float("nan")
-    return found
+            name = f"AR@{limit}" if area == "all" else f"AR@{limit} {area}"
+            recalls[name] = float(values.mean()) if (values >= 0).all() else float("nan")
+    return recalls
 
 
-def _annotation(number: int, image_id: int, rle: dict[str, Any]) -> dict[str, Any]:
+def _annotation(annotation_id: int, image_id: int, rle: dict[str, Any]) -> dict[str, Any]:
     from fastsam_core.rle import area, toBbox
 
     return {
-        "id": number,
+        "id": annotation_id,
         "image_id": image_id,
         "category_id": 1,
         "segmentation": rle,
@@ -88,23 +91,25 @@ def main() -> None:
     parser.add_argument("--points-stride", type=int, default=32)
     parser.add_argument("--limit", type=int, help="the first so many images only")
     options = parser.parse_args()
-    reading = {"images": options.images} if options.format == "yolo" else {}
-    labels = list(read_labels(options.labels, options.format, **reading))[: options.limit]
+    reader_options = {"images": options.images} if options.format == "yolo" else {}
+    labels = list(read_labels(options.labels, options.format, **reader_options))[: options.limit]
     model = SAM(options.model)
 
     def images() -> Iterable[Any]:
-        for one in tqdm(labels, unit="image"):
+        for image_labels in tqdm(labels, unit="image"):
             masks = [
-                found.segmentation.rle for found in one.objects if found.segmentation is not None and not found.iscrowd
+                label.segmentation.rle
+                for label in image_labels.objects
+                if label.segmentation is not None and not label.iscrowd
             ]
-            found = model.proposals(
-                read_image(options.images / one.file_name), points_stride=options.points_stride, verbose=False
+            proposals = model.proposals(
+                read_image(options.images / image_labels.file_name), points_stride=options.points_stride, verbose=False
             )
             # Rank proposals by their order in the results, which differs from that of their scores.
-            yield masks, found.masks.rle if len(found) else [], np.arange(len(found), 0, -1).tolist()
+            yield masks, proposals.masks.rle if len(proposals) else [], np.arange(len(proposals), 0, -1).tolist()
 
-    found = average_recall(images(), (10, 100, 1000))
-    print(json.dumps({"images": len(labels), "model": options.model, **found}))
+    recalls = average_recall(images(), (10, 100, 1000))
+    print(json.dumps({"images": len(labels), "model": options.model, **recalls}))
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ from fastsam_core import ops
 from fastsam_core._files import write_text
 
 from . import gpu_cases, gpu_models, gpu_small
-from .gpu_harness import Case, Ceilings, Check, Context, Results, Row, ceilings_of, run_case, run_check, table
+from .gpu_harness import Case, Ceilings, Check, Context, Results, Row, measure_ceilings, run_case, run_check, table
 from .summarise import RESULTS, ROOT, commit
 
 BUDGET_S = 460.0
 # Time limits of the groups' processes, the most important group first.
-LIMITS_S = {"decoder": 110, "everything": 90, "attention": 90, "small": 60, "encoder": 100}
+TIME_LIMITS_S = {"decoder": 110, "everything": 90, "attention": 90, "small": 60, "encoder": 100}
 FIRST_CALLS = (gpu_cases.ATTENTION[0], gpu_cases.ONE_PROMPT, gpu_small.SMALL[0], gpu_small.SMALL[3])
 GROUPS: dict[str, tuple[Sequence[Check], Sequence[Case]]] = {
     "decoder": (gpu_cases.DECODER_CHECKS, gpu_cases.DECODER),
@@ -48,27 +48,27 @@ GROUPS: dict[str, tuple[Sequence[Check], Sequence[Case]]] = {
     "graphs": ((), gpu_models.GRAPHS),
     "encoder": ((), gpu_models.ENCODER),
 }
-SERVED = ("attention", "decoder_second_pass", "mask_runs", "nms", "rle_encode")
+REPORTED_OPS = ("attention", "decoder_second_pass", "mask_runs", "nms", "rle_encode")
 
 
-def run_group(name: str, context: Context, ceilings: Ceilings, keep: Callable[[Results], None]) -> Results:
-    """Run a group's checks, then its cases. keep: called after each with the results so far."""
+def run_group(name: str, context: Context, ceilings: Ceilings, save: Callable[[Results], None]) -> Results:
+    """Run a group's checks, then its cases. save: called after each with the results so far."""
     results = Results()
     checks, cases = GROUPS[name]
     with torch.inference_mode():
         for check in checks:
             results.checks.append(run_check(check, context))
-            keep(results)
+            save(results)
         for case in cases:
             results.rows.append(run_case(case, context, ceilings))
-            keep(results)
+            save(results)
     if name == "everything":
         gpu_models.everything(context, results)
-        keep(results)
+        save(results)
     return results
 
 
-def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
+def header(context: Context, ceilings: Ceilings) -> dict[str, Any]:
     """Return the header of the results: device, dtype, versions, kernels in use, measured ceilings, commit."""
     on_gpu = context.device.type == "cuda"
     tensor = torch.empty(1, dtype=context.dtype, device=context.device)
@@ -78,60 +78,64 @@ def head(context: Context, ceilings: Ceilings) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(context.device) if on_gpu else platform.machine(),
         "dtype": str(context.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
-        "kernels": {op: ops.why(op, tensor)["cuda"] or "serve" for op in SERVED},
+        "kernels": {op: ops.why(op, tensor)["cuda"] or "serve" for op in REPORTED_OPS},
         "ceilings": {"tflops": float(f"{ceilings.tflops:.4g}"), "gb_per_s": float(f"{ceilings.gb_per_s:.4g}")},
         "commit": commit(),
     }
 
 
-def in_child(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:
+def run_in_subprocess(name: str, limit: float, ceilings: Ceilings) -> dict[str, Any]:
     """Run a group in a process of its own and return its results.
 
     If the process crashes or exceeds `limit` seconds, return the results it saved until then and a row with the reason.
     """
     with tempfile.TemporaryDirectory() as folder:
-        kept, log = Path(folder) / "kept.json", Path(folder) / "log"
-        command = [sys.executable, "-m", "bench.gpu", "--group", name, "--out", str(kept)]
+        results_path, log_path = Path(folder) / "kept.json", Path(folder) / "log"
+        command = [sys.executable, "-m", "bench.gpu", "--group", name, "--out", str(results_path)]
         command += ["--ceilings", str(ceilings.tflops), str(ceilings.gb_per_s)]
         environment = {**os.environ, **({"FASTSAM_CUDA_GRAPHS": "1"} if name == "graphs" else {})}
         problem, start = "", time.perf_counter()
-        with open(log, "wb") as output:
+        with open(log_path, "wb") as output:
             try:
-                done = subprocess.run(
+                process = subprocess.run(
                     command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=limit
                 )
-                problem = f"the process ended with {done.returncode}" if done.returncode else ""
+                problem = f"the process ended with {process.returncode}" if process.returncode else ""
             except subprocess.TimeoutExpired:
                 problem = f"stopped after {limit:.0f} s"
-        found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"checks": [], "rows": []}
-        found["seconds"] = round(time.perf_counter() - start, 1)
+        results: dict[str, Any] = (
+            json.loads(results_path.read_text()) if results_path.exists() else {"checks": [], "rows": []}
+        )
+        results["seconds"] = round(time.perf_counter() - start, 1)
         if problem:
-            last = " ".join(log.read_text(errors="replace").split())[-300:]
-            found["rows"].append({"group": name, "name": "the rest", "status": "failed", "note": f"{problem}: {last}"})
-        return found
+            last_words = " ".join(log_path.read_text(errors="replace").split())[-300:]
+            results["rows"].append(
+                {"group": name, "name": "the rest", "status": "failed", "note": f"{problem}: {last_words}"}
+            )
+        return results
 
 
-def gather(run: Callable[[str, float], dict[str, Any]], names: Sequence[str], budget: float) -> dict[str, Any]:
+def run_groups(run: Callable[[str, float], dict[str, Any]], names: Sequence[str], budget: float) -> dict[str, Any]:
     """Run the groups one after the other within `budget` seconds and join their results.
 
     run: takes a group's name and a time limit in seconds, and returns the group's results.
     """
     start = time.perf_counter()
-    together: dict[str, Any] = {"checks": [], "rows": [], "seconds": {}}
+    merged: dict[str, Any] = {"checks": [], "rows": [], "seconds": {}}
     for name in names:
-        left = budget - (time.perf_counter() - start)
+        remaining = budget - (time.perf_counter() - start)
         try:
-            if left < 10:
+            if remaining < 10:
                 raise TimeoutError("no time was left for this group")
-            found = run(name, min(left, LIMITS_S.get(name, 60)))
+            results = run(name, min(remaining, TIME_LIMITS_S.get(name, 60)))
         except Exception as error:
             row = Row(name, "all", "failed", note=f"{type(error).__name__}: {error}")
-            found = Results([row]).as_dict()
-        together["checks"] += found["checks"]
-        together["rows"] += found["rows"]
-        together["seconds"][name] = found.get("seconds")
-        print(f"{name}: {len(found['rows'])} rows, {budget - left:.0f} s", file=sys.stderr, flush=True)
-    return together
+            results = Results([row]).as_dict()
+        merged["checks"] += results["checks"]
+        merged["rows"] += results["rows"]
+        merged["seconds"][name] = results.get("seconds")
+        print(f"{name}: {len(results['rows'])} rows, {budget - remaining:.0f} s", file=sys.stderr, flush=True)
+    return merged
 
 
 def result_path(results: dict[str, Any]) -> Path:
@@ -139,7 +143,7 @@ def result_path(results: dict[str, Any]) -> Path:
     return RESULTS / f"{device}-{results['date'][:10]}.json"
 
 
-def dump(path: Path, results: dict[str, Any]) -> None:
+def write_results(path: Path, results: dict[str, Any]) -> None:
     write_text(path, json.dumps(results, indent=1) + "\n")
 
 
@@ -158,24 +162,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     context = Context(device, torch.float32 if options.check else torch.bfloat16, options.check)
     if options.group:
         ceilings = Ceilings(*options.ceilings)
-        run_group(options.group, context, ceilings, lambda results: dump(options.out, results.as_dict()))
+        run_group(options.group, context, ceilings, lambda results: write_results(options.out, results.as_dict()))
         return 0
     with torch.inference_mode():
-        ceilings = ceilings_of(context)
+        ceilings = measure_ceilings(context)
 
-    def here(name: str, _: float) -> dict[str, Any]:
+    def run_here(name: str, _: float) -> dict[str, Any]:
         return run_group(name, context, ceilings, lambda results: None).as_dict()
 
-    run = here if options.check else lambda name, limit: in_child(name, limit, ceilings)
-    results = {**head(context, ceilings), **gather(run, options.only, BUDGET_S)}
+    run = run_here if options.check else lambda name, limit: run_in_subprocess(name, limit, ceilings)
+    results = {**header(context, ceilings), **run_groups(run, options.only, BUDGET_S)}
     path = options.out or (None if options.check else result_path(results))
     if path is not None:
-        dump(path, results)
+        write_results(path, results)
     print(table(results))
     if path is not None:
         print(f"kept as {path}")
-    wrong = [row for row in results["checks"] if row["status"] != "ok"]
-    return 1 if wrong else 0
+    failed = [row for row in results["checks"] if row["status"] != "ok"]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -17,37 +17,37 @@ from fastsam_core.models.decoder_gpu import GpuImage, serves_decoder
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._attention.windows import partition, unpartition
 
-from .gpu_harness import Case, Check, Context, Skipped, Work, bytes_of, rotated
-from .recipe import from_tests
+from .gpu_harness import Case, Check, Context, Skipped, Workload, count_bytes, rotating_inputs
+from .recipe import import_from_tests
 
 Arguments = tuple[Any, ...]
 BACKENDS = ("EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "FLASH_ATTENTION", "MATH")
 
 
-def need(package: str) -> None:
+def require_package(package: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise Skipped(f"{package} is not installed")
 
 
-def error_of(op: str, arguments: Arguments, context: Context) -> tuple[float, float]:
+def error_and_tolerance(op: str, arguments: Arguments, context: Context) -> tuple[float, float]:
     """Return the operation's largest error against float64, and the allowed error.
 
     Allowed is twice the error of the PyTorch sibling in the same dtype, plus four float32 roundings of the largest
     value: in float32, both errors consist of such roundings.
     """
 
-    def run(call: Callable[..., Any], *, wide: bool = False) -> Tensor:
-        given = [x.clone() if isinstance(x, Tensor) else x for x in arguments]  # some are modified in place
-        given = [x.double() if wide and isinstance(x, Tensor) and x.is_floating_point() else x for x in given]
-        result = call(*given)
-        found: Tensor = given[-1] if result is None else result[0] if isinstance(result, tuple) else result
-        return found.double()
+    def run(call: Callable[..., Any], *, as_float64: bool = False) -> Tensor:
+        inputs = [x.clone() if isinstance(x, Tensor) else x for x in arguments]  # some are modified in place
+        inputs = [x.double() if as_float64 and isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+        result = call(*inputs)
+        output: Tensor = inputs[-1] if result is None else result[0] if isinstance(result, tuple) else result
+        return output.double()
 
     reference = ops.siblings(op)["reference"]
-    exact = run(reference, wide=True)
-    ours, usual = run(getattr(ops, op)), run(reference)
+    exact = run(reference, as_float64=True)
+    own_result, reference_result = run(getattr(ops, op)), run(reference)
     roundings = 4 * torch.finfo(torch.float32).eps * float(exact.abs().max())
-    return float((ours - exact).abs().max()), 2 * float((usual - exact).abs().max()) + roundings
+    return float((own_result - exact).abs().max()), 2 * float((reference_result - exact).abs().max()) + roundings
 
 
 # ------------------------------------------------------------------------------------------------------------ attention
@@ -56,20 +56,20 @@ def error_of(op: str, arguments: Arguments, context: Context) -> tuple[float, fl
 def attention_arguments(context: Context, window: int, seed: int, heads: int = 12, dim: int = 64) -> Arguments:
     heads, side = context.size(heads, 1), context.size(64, 8)
     window = min(window, side)
-    tables = [context.draw(2 * (window or side) - 1, dim, seed=seed + i, scale=0.1) for i in (1, 2)]
-    qkv = context.draw(1, side, side, 3 * heads * dim, seed=seed)
-    return qkv, *tables, heads, window, context.draw(3 * heads * dim, seed=seed + 3)
+    tables = [context.randn(2 * (window or side) - 1, dim, seed=seed + i, scale=0.1) for i in (1, 2)]
+    qkv = context.randn(1, side, side, 3 * heads * dim, seed=seed)
+    return qkv, *tables, heads, window, context.randn(3 * heads * dim, seed=seed + 3)
 
 
 def attention_work(
     context: Context, window: int, call: Callable[..., Any], note: str = "", heads: int = 12, dim: int = 64
-) -> Work:
-    inputs = rotated(lambda seed: attention_arguments(context, window, 10 * seed, heads, dim), context.tiny)
+) -> Workload:
+    inputs = rotating_inputs(lambda seed: attention_arguments(context, window, 10 * seed, heads, dim), context.tiny)
     qkv = inputs[0][0]
     side, channels = qkv.shape[1], qkv.shape[3] // 3
     padded = -(-side // window) * window if window else side
     flops = 4 * padded**2 * (window or side) ** 2 * channels
-    return Work(call, inputs, flops, bytes_of([qkv]) * 4 / 3, note=note)
+    return Workload(call, inputs, flops, count_bytes([qkv]) * 4 / 3, note=note)
 
 
 def packed_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,15 +79,17 @@ def packed_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def position_terms(q: Tensor, table_h: Tensor, table_w: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Return the relative position terms of rows and of columns, (B, heads, N, side) each."""
-    at = torch.arange(side, device=q.device)
-    by_position = at[:, None] - at + side - 1
+    positions = torch.arange(side, device=q.device)
+    by_position = positions[:, None] - positions + side - 1
     grid = q.unflatten(2, (side, side))
     rows = torch.einsum("bnhwc,hkc->bnhwk", grid, table_h[by_position])
     columns = torch.einsum("bnhwc,wkc->bnhwk", grid, table_w[by_position])
     return rows.flatten(2, 3), columns.flatten(2, 3)
 
 
-def with_bias(qkv: Tensor, table_h: Tensor, table_w: Tensor, heads: int, window: int, padding: Tensor) -> Tensor:
+def attention_with_bias(
+    qkv: Tensor, table_h: Tensor, table_w: Tensor, heads: int, window: int, padding: Tensor
+) -> Tensor:
     """Compute attention by `scaled_dot_product_attention` with the full bias of all queries and keys in memory."""
     height, width = qkv.shape[1:3]
     if window:
@@ -102,7 +104,7 @@ def with_bias(qkv: Tensor, table_h: Tensor, table_w: Tensor, heads: int, window:
 
 
 def sdpa_case(name: str, window: int = 0) -> Case:
-    def make(context: Context) -> Work:
+    def make(context: Context) -> Workload:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         backend = getattr(SDPBackend, name, None)
@@ -111,7 +113,7 @@ def sdpa_case(name: str, window: int = 0) -> Case:
 
         def call(*arguments: Any) -> Tensor:
             with sdpa_kernel([backend]):
-                return with_bias(*arguments)
+                return attention_with_bias(*arguments)
 
         return attention_work(context, window, call, "its bias is made and stored in the call")
 
@@ -119,7 +121,7 @@ def sdpa_case(name: str, window: int = 0) -> Case:
 
 
 def flex_case() -> Case:
-    def make(context: Context) -> Work:
+    def make(context: Context) -> Workload:
         if context.tiny:
             raise Skipped("what is compiled is left out of the harness's own test")
         from torch.nn.attention.flex_attention import flex_attention
@@ -147,7 +149,9 @@ def attention_case(name: str, window: int, sibling: str = "", heads: int = 12, d
 
 
 def attention_check(name: str, window: int, dim: int) -> Check:
-    return Check("attention", name, lambda c: error_of("attention", attention_arguments(c, window, 0, 2, dim), c))
+    return Check(
+        "attention", name, lambda c: error_and_tolerance("attention", attention_arguments(c, window, 0, 2, dim), c)
+    )
 
 
 ATTENTION = [
@@ -181,8 +185,8 @@ def decoder_of(context: Context) -> MaskDecoder:
 
 def decoder_inputs(context: Context, prompts: int) -> tuple[MaskDecoder, list[Tensor], Tensor]:
     side = context.size(64, 4)
-    image = [context.draw(1, 256, *grid, seed=i) for i, grid in enumerate(((side, side), (side, side), (1, 1)))]
-    return decoder_of(context), image, context.draw(prompts, 2, 256, seed=5)
+    image = [context.randn(1, 256, *grid, seed=i) for i, grid in enumerate(((side, side), (side, side), (1, 1)))]
+    return decoder_of(context), image, context.randn(prompts, 2, 256, seed=5)
 
 
 # Multiply-adds per image token and prompt: of both passes, and of upscaling three masks. See
@@ -190,32 +194,36 @@ def decoder_inputs(context: Context, prompts: int) -> tuple[MaskDecoder, list[Te
 PASS_MACS, UPSCALE_MACS = 38_000, 63_500
 
 
-def decode_work(context: Context, kind: Any, prompts: int, chosen: float) -> Work:
-    """Decode prompts, then upscale three masks for the fraction `chosen` of them. Preparing the image isn't timed."""
+def decode_work(context: Context, decoder_type: Any, prompts: int, mask_fraction: float) -> Workload:
+    """Decode prompts, then upscale three masks for `mask_fraction` of them. Preparing the image isn't timed."""
     prompts = context.size(prompts, 4)
     decoder, image, sparse = decoder_inputs(context, prompts)
-    if kind is GpuImage and not context.tiny and not serves_decoder(decoder, *image):
+    if decoder_type is GpuImage and not context.tiny and not serves_decoder(decoder, *image):
         raise Skipped("the kernels don't serve here; `fastsam doctor` says why")
-    prepared, tokens = kind(decoder, *image), image[0].shape[-1] ** 2
-    wanted = list(range(round(prompts * chosen)))
-    rows, masks = [i for i in wanted for _ in range(3)], [1, 2, 3] * len(wanted)
+    prepared, tokens = decoder_type(decoder, *image), image[0].shape[-1] ** 2
+    masked_prompts = list(range(round(prompts * mask_fraction)))
+    rows, masks = [i for i in masked_prompts for _ in range(3)], [1, 2, 3] * len(masked_prompts)
 
     def run(sparse: Tensor) -> Any:
         decoded = prepared.decode(sparse, (1, 2, 3), 0.0)
         return decoded.predicted_iou(), decoded.logits(rows, masks)
 
-    flops = 2 * tokens * (prompts * PASS_MACS + len(wanted) * UPSCALE_MACS)
-    state = context.dtype.itemsize * 114 * tokens * (3 * prompts + len(wanted))
+    flops = 2 * tokens * (prompts * PASS_MACS + len(masked_prompts) * UPSCALE_MACS)
+    state = context.dtype.itemsize * 114 * tokens * (3 * prompts + len(masked_prompts))
     inputs = [(sparse,), (sparse.clone(),)]
-    return Work(run, inputs, flops, state + 64.0 * tokens * len(rows), capture=False)  # the host selects the masks
+    return Workload(run, inputs, flops, state + 64.0 * tokens * len(rows), capture=False)  # the host selects the masks
 
 
-def decode_case(name: str, kind: Any, prompts: int, chosen: float, dtype: torch.dtype | None = None) -> Case:
+def decode_case(
+    name: str, decoder_type: Any, prompts: int, mask_fraction: float, dtype: torch.dtype | None = None
+) -> Case:
     """Return a decoding case. dtype: instead of the context's."""
-    return Case("decoder", name, lambda context: decode_work(in_dtype(context, dtype), kind, prompts, chosen))
+    return Case(
+        "decoder", name, lambda context: decode_work(with_dtype(context, dtype), decoder_type, prompts, mask_fraction)
+    )
 
 
-def in_dtype(context: Context, dtype: torch.dtype | None) -> Context:
+def with_dtype(context: Context, dtype: torch.dtype | None) -> Context:
     return replace(context, dtype=dtype or context.dtype)
 
 
@@ -224,34 +232,34 @@ CHAINS = ("decoder_prompts", "decoder_mask_factors")
 
 
 def chain_check(op: str) -> Check:
-    """Return a check of the largest error of all results, each divided by its allowed error as in `error_of`."""
+    """Return a check of the largest error of all results, divided by those allowed as in `error_and_tolerance`."""
 
     def make(context: Context) -> tuple[float, float]:
-        drawn = from_tests("decoder_arguments")
+        examples = import_from_tests("decoder_arguments")
         side = context.size(64, 4)
-        given = drawn.arguments_in(context.dtype, op, heads=8, prompts=5, tokens=7, dim=256, grid=(side, side))
+        inputs = examples.arguments_in(context.dtype, op, heads=8, prompts=5, tokens=7, dim=256, grid=(side, side))
         reference = ops.siblings(op)["reference"]
-        exact = reference(*there(drawn.cast(op, given, torch.float64), context))
-        usual = reference(*there(given, context))
-        ours = getattr(ops, op)(*there(given, context))
-        shares = []
-        for found, plain, wanted in zip(ours, usual, exact, strict=True):
-            errors = [float((x.double() - wanted).abs().max()) for x in (found, plain)]
-            roundings = 4 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
-            shares.append(errors[0] / (2 * errors[1] + roundings))
-        return float(torch.tensor(shares).max()), 1.0  # torch's max propagates NaN
+        exact = reference(*to_device(examples.cast(op, inputs, torch.float64), context))
+        reference_results = reference(*to_device(inputs, context))
+        results = getattr(ops, op)(*to_device(inputs, context))
+        error_ratios = []
+        for result, reference_result, expected in zip(results, reference_results, exact, strict=True):
+            errors = [float((x.double() - expected).abs().max()) for x in (result, reference_result)]
+            roundings = 4 * torch.finfo(torch.float32).eps * float(expected.abs().max())
+            error_ratios.append(errors[0] / (2 * errors[1] + roundings))
+        return float(torch.tensor(error_ratios).max()), 1.0  # torch's max propagates NaN
 
     return Check("decoder", op, make)
 
 
-def there(given: Any, context: Context) -> Any:
+def to_device(value: Any, context: Context) -> Any:
     """Move arguments to the device, including tensors in nested lists and tuples."""
-    if isinstance(given, (tuple, list)):
-        return type(given)(there(x, context) for x in given)
-    return given.to(context.device) if isinstance(given, Tensor) else given
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(x, context) for x in value)
+    return value.to(context.device) if isinstance(value, Tensor) else value
 
 
-def plain_decoder(context: Context) -> Work:
+def plain_decoder(context: Context) -> Workload:
     prompts = context.size(1024, 4)
     decoder, image, sparse = decoder_inputs(context, context.size(64, 2))
 
@@ -259,20 +267,20 @@ def plain_decoder(context: Context) -> Work:
         return decoder.predict_masks(image[0], image[1], sparse, image[2])
 
     note = f"one of {prompts // len(sparse)} batches of {len(sparse)} timed"
-    return Work(run, [(sparse,)], share=len(sparse) / prompts, note=note)
+    return Workload(run, [(sparse,)], fraction=len(sparse) / prompts, note=note)
 
 
 def decoder_check(context: Context) -> tuple[float, float]:
     decoder, image, sparse = decoder_inputs(context, 8)
-    kind = GpuImage if serves_decoder(decoder, *image) or context.tiny else FoldedImage
+    decoder_type = GpuImage if serves_decoder(decoder, *image) or context.tiny else FoldedImage
     rows, masks = [i for i in range(8) for _ in range(3)], [1, 2, 3] * 8
-    ours = kind(decoder, *image).decode(sparse, (1, 2, 3)).logits(rows, masks)
-    plain = decoder.predict_masks(image[0], image[1], sparse, image[2])[0]
-    wide = [x.double() for x in image]
-    exact = decoder.double().predict_masks(wide[0], wide[1], sparse.double(), wide[2])[0]
-    wanted, usual = exact[:, 1:].flatten(0, 1), plain[:, 1:].flatten(0, 1)
-    roundings = 4 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
-    return float((ours - wanted).abs().max()), 2 * float((usual - wanted).abs().max()) + roundings
+    ours = decoder_type(decoder, *image).decode(sparse, (1, 2, 3)).logits(rows, masks)
+    reference_masks = decoder.predict_masks(image[0], image[1], sparse, image[2])[0]
+    image_float64 = [x.double() for x in image]
+    exact = decoder.double().predict_masks(image_float64[0], image_float64[1], sparse.double(), image_float64[2])[0]
+    expected, reference_logits = exact[:, 1:].flatten(0, 1), reference_masks[:, 1:].flatten(0, 1)
+    roundings = 4 * torch.finfo(torch.float32).eps * float(expected.abs().max())
+    return float((ours - expected).abs().max()), 2 * float((reference_logits - expected).abs().max()) + roundings
 
 
 # For each operation: multiply-adds, and bytes of coefficients read and written, per image token and prompt.
@@ -288,29 +296,47 @@ def operation_arguments(context: Context, op: str, prompts: int) -> Arguments:
     """Return arguments from tests/decoder_arguments.py; for upscaling, three masks of each prompt."""
     side = context.size(64, 4)
     sizes = {"heads": 8, "prompts": prompts, "tokens": 7, "dim": 256, "grid": (side, side)}
-    given: Arguments = there(from_tests("decoder_arguments").arguments_in(context.dtype, op, **sizes), context)
+    inputs: Arguments = to_device(
+        import_from_tests("decoder_arguments").arguments_in(context.dtype, op, **sizes), context
+    )
     if op != "decoder_upscale":
-        return given
-    state, _, factors, _, _, *steps, out = given
-    asked = torch.arange(prompts, device=context.device)
-    index = asked.repeat_interleave(3)
-    weights = context.draw(len(index), 32, seed=3)
-    return state, asked, factors[asked % 2], index, weights, *steps, out.new_zeros(len(index), *out.shape[1:])
+        return inputs
+    state, _, factors, _, _, *steps, out = inputs
+    prompt_index = torch.arange(prompts, device=context.device)
+    prompt_of_mask = prompt_index.repeat_interleave(3)
+    weights = context.randn(len(prompt_of_mask), 32, seed=3)
+    return (
+        state,
+        prompt_index,
+        factors[prompt_index % 2],
+        prompt_of_mask,
+        weights,
+        *steps,
+        out.new_zeros(len(prompt_of_mask), *out.shape[1:]),
+    )
 
 
 def operation_case(op: str, sibling: str) -> Case:
     """Return a case that times 256 prompts for ours and 16 for PyTorch; both are scaled to 1,024 prompts."""
 
-    def make(context: Context) -> Work:
+    def make(context: Context) -> Workload:
         prompts = context.size(16 if sibling else 256, 2)
-        whole, tokens = context.size(1024, 4), context.size(4096, 16)
-        macs, moved = OPERATIONS[op]
+        total_prompts, tokens = context.size(1024, 4), context.size(4096, 16)
+        macs, bytes_moved = OPERATIONS[op]
         call = ops.siblings(op)[sibling] if sibling else getattr(ops, op)
         inputs = [operation_arguments(context, op, prompts)]
         note = f"{prompts} prompts timed"
         # PyTorch's upscaling reads on the host which masks belong to which prompt.
         capture = not (sibling and op == "decoder_upscale")
-        return Work(call, inputs, 2 * tokens * whole * macs, tokens * whole * moved, prompts / whole, note, capture)
+        return Workload(
+            call,
+            inputs,
+            2 * tokens * total_prompts * macs,
+            tokens * total_prompts * bytes_moved,
+            prompts / total_prompts,
+            note,
+            capture,
+        )
 
     return Case("decoder", f"{'PyTorch sibling' if sibling else 'ours'}, {op.removeprefix('decoder_')}", make)
 
@@ -330,8 +356,11 @@ DECODER = [
     Case("decoder", "PyTorch, plain, 1,024 prompts, all masks", plain_decoder),
 ]
 DECODER_CHECKS = [
-    *(Check("decoder", op, lambda c, op=op: error_of(op, operation_arguments(c, op, 2), c)) for op in OPERATIONS),
+    *(
+        Check("decoder", op, lambda c, op=op: error_and_tolerance(op, operation_arguments(c, op, 2), c))
+        for op in OPERATIONS
+    ),
     Check("decoder", "logits of 8 prompts", decoder_check),
-    Check("decoder", "logits of 8 prompts, float32", lambda c: decoder_check(in_dtype(c, torch.float32))),
+    Check("decoder", "logits of 8 prompts, float32", lambda c: decoder_check(with_dtype(c, torch.float32))),
     *(chain_check(op) for op in CHAINS),
 ]

@@ -18,10 +18,10 @@ from torch import Tensor
 # Calls cycle through enough copies of their inputs that this many bytes lie between two uses of one copy: more than any
 # GPU's cache holds.
 COLD_BYTES = 160 << 20
-MOST_COPIES = 16
-# Calls shorter than `SMALL_S` seconds are also replayed in a CUDA graph of at least `GRAPH_CALLS` calls, as far as
-# these fit into `GRAPH_S` seconds. For longer calls the host's overhead is negligible.
-SMALL_S, GRAPH_CALLS, GRAPH_S = 10e-3, 8, 5e-3
+MAX_COPIES = 16
+# Calls shorter than `SHORT_CALL_S` seconds are also replayed in a CUDA graph of at least `GRAPH_CALLS` calls, as far as
+# these fit into `GRAPH_DURATION_S` seconds. For longer calls the host's overhead is negligible.
+SHORT_CALL_S, GRAPH_CALLS, GRAPH_DURATION_S = 10e-3, 8, 5e-3
 
 
 class Skipped(Exception):
@@ -36,21 +36,21 @@ class Context:
     dtype: torch.dtype
     tiny: bool = False
 
-    def size(self, usual: int, tiny: int) -> int:
-        return tiny if self.tiny else usual
+    def size(self, full: int, tiny: int) -> int:
+        return tiny if self.tiny else full
 
-    def draw(self, *shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    def randn(self, *shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
         """Return normally distributed numbers with standard deviation `scale`."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return (torch.randn(*shape, generator=generator, device=self.device) * scale).to(self.dtype)
 
 
 @dataclass
-class Work:
+class Workload:
     """A prepared case.
 
     inputs: arguments of `call`, one tuple per copy. flops, bytes: the minimum that the whole work requires, for the
-    floor. share: fraction of the whole work that one call does. capture: whether a CUDA graph can capture a call; it
+    floor. fraction: fraction of the whole work that one call does. capture: whether a CUDA graph can capture a call; it
     can't if the call reads results on the host.
     """
 
@@ -58,7 +58,7 @@ class Work:
     inputs: Sequence[tuple[Any, ...]]
     flops: float = 0.0
     bytes: float = 0.0
-    share: float = 1.0
+    fraction: float = 1.0
     note: str = ""
     capture: bool = True
 
@@ -69,7 +69,7 @@ class Case:
 
     group: str
     name: str
-    make: Callable[[Context], Work]
+    make: Callable[[Context], Workload]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Ceilings:
     tflops: float
     gb_per_s: float
 
-    def floor_ms(self, work: Work) -> float | None:
+    def floor_ms(self, work: Workload) -> float | None:
         if not work.flops and not work.bytes:
             return None
         return 1e3 * max(work.flops / (self.tflops * 1e12), work.bytes / (self.gb_per_s * 1e9))
@@ -130,25 +130,25 @@ class Results:
         return {"checks": [plain(row) for row in self.checks], "rows": [plain(row) for row in self.rows]}
 
 
-def bytes_of(values: Iterable[Any]) -> int:
+def count_bytes(values: Iterable[Any]) -> int:
     """Return the total bytes of all tensors among the values, including those in nested tuples and lists."""
     total = 0
     for value in values:
         if isinstance(value, Tensor):
             total += value.numel() * value.itemsize
         elif isinstance(value, (tuple, list)):
-            total += bytes_of(value)
+            total += count_bytes(value)
     return total
 
 
-def rotated(make: Callable[[int], tuple[Any, ...]], tiny: bool = False) -> list[tuple[Any, ...]]:
-    """Return enough copies of arguments that none is still in a cache at its next use, at most `MOST_COPIES`.
+def rotating_inputs(make: Callable[[int], tuple[Any, ...]], tiny: bool = False) -> list[tuple[Any, ...]]:
+    """Return enough copies of arguments that none is still in a cache at its next use, at most `MAX_COPIES`.
 
     make: returns the arguments for a seed.
     """
     inputs = [make(0)]
-    copies = 1 + math.ceil(COLD_BYTES / max(1, bytes_of(inputs[0])))
-    return inputs + [make(seed) for seed in range(1, 2 if tiny else min(MOST_COPIES, copies))]
+    copies = 1 + math.ceil(COLD_BYTES / max(1, count_bytes(inputs[0])))
+    return inputs + [make(seed) for seed in range(1, 2 if tiny else min(MAX_COPIES, copies))]
 
 
 def synchronize(device: torch.device) -> None:
@@ -156,7 +156,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(device: torch.device, run: Callable[[], Any]) -> float:
+def measure_seconds(device: torch.device, run: Callable[[], Any]) -> float:
     """Return the seconds of one call, measured by CUDA events on a GPU."""
     if device.type != "cuda":
         start = time.perf_counter()
@@ -170,7 +170,7 @@ def seconds_of(device: torch.device, run: Callable[[], Any]) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
-def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
+def measure(work: Workload, context: Context, ceilings: Ceilings, row: Row) -> None:
     """Fill in a row: time and peak memory of the first call, then medians of repeated calls and of graph replays."""
     device = context.device
     if device.type == "cuda":
@@ -185,51 +185,53 @@ def measure(work: Work, context: Context, ceilings: Ceilings, row: Row) -> None:
     for arguments in work.inputs[:3]:
         work.call(*arguments)
     synchronize(device)
-    turns = islice(cycle(work.inputs), 3, None)  # skip the copies that were just used
-    calls = repeated(context, lambda: seconds_of(device, partial(work.call, *next(turns))))
-    call = statistics.median(calls)
-    row.call_ms, row.note = 1e3 * call / work.share, work.note
-    spent = calls
-    if device.type == "cuda" and call < SMALL_S:
-        spent, reason = replayed(work, call, context) if work.capture else ([], "not in a CUDA graph")
-        if not spent:
-            spent, row.note = calls, "; ".join(filter(None, (row.note, f"with the host's part: {reason}")))
-    seconds = statistics.median(spent) / work.share
-    ordered = sorted(spent)
+    next_inputs = islice(cycle(work.inputs), 3, None)  # skip the copies that were just used
+    call_times = measure_repeatedly(context, lambda: measure_seconds(device, partial(work.call, *next(next_inputs))))
+    call_seconds = statistics.median(call_times)
+    row.call_ms, row.note = 1e3 * call_seconds / work.fraction, work.note
+    times = call_times
+    if device.type == "cuda" and call_seconds < SHORT_CALL_S:
+        times, reason = (
+            measure_graph_replays(work, call_seconds, context) if work.capture else ([], "not in a CUDA graph")
+        )
+        if not times:
+            times, row.note = call_times, "; ".join(filter(None, (row.note, f"with the host's part: {reason}")))
+    seconds = statistics.median(times) / work.fraction
+    ordered = sorted(times)
     row.ms = 1e3 * seconds
-    row.spread_ms = 1e3 * (ordered[3 * len(ordered) // 4] - ordered[len(ordered) // 4]) / work.share
+    row.spread_ms = 1e3 * (ordered[3 * len(ordered) // 4] - ordered[len(ordered) // 4]) / work.fraction
     row.floor_ms = ceilings.floor_ms(work)
     row.tflops = work.flops / seconds / 1e12 if work.flops else None
     row.gb_per_s = work.bytes / seconds / 1e9 if work.bytes else None
 
 
-def repeated(context: Context, once: Callable[[], float]) -> list[float]:
+def measure_repeatedly(context: Context, measure_once: Callable[[], float]) -> list[float]:
     """Return the seconds of repeated calls: at least 5, then up to 0.4 s in total or 200 calls."""
-    spent: list[float] = []
-    while len(spent) < 2 if context.tiny else len(spent) < 5 or (sum(spent) < 0.4 and len(spent) < 200):
-        spent.append(once())
-    return spent
+    times: list[float] = []
+    while len(times) < 2 if context.tiny else len(times) < 5 or (sum(times) < 0.4 and len(times) < 200):
+        times.append(measure_once())
+    return times
 
 
-def replayed(work: Work, call: float, context: Context) -> tuple[list[float], str]:
+def measure_graph_replays(work: Workload, call_seconds: float, context: Context) -> tuple[list[float], str]:
     """Measure a call by replaying a CUDA graph of several calls, which excludes the host's overhead.
 
-    call: approximate seconds of one call. The graph cycles through the inputs, so that they don't stay in caches.
-    Returns the seconds per call of each replay; if the capture fails, an empty list and the reason.
+    call_seconds: approximate seconds of one call. The graph cycles through the inputs, so that they don't stay in
+    caches. Returns the seconds per call of each replay; if the capture fails, an empty list and the reason.
     """
-    rounds = min(-(-GRAPH_CALLS // len(work.inputs)), int(GRAPH_S / call / len(work.inputs)))
-    turns = list(work.inputs) * max(1, rounds)
+    rounds = min(-(-GRAPH_CALLS // len(work.inputs)), int(GRAPH_DURATION_S / call_seconds / len(work.inputs)))
+    captured_inputs = list(work.inputs) * max(1, rounds)
     try:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for arguments in turns:
+            for arguments in captured_inputs:
                 work.call(*arguments)
         graph.replay()
         synchronize(context.device)
     except Exception as error:
         return [], f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-    each = repeated(context, lambda: seconds_of(context.device, graph.replay))
-    return [seconds / len(turns) for seconds in each], ""
+    replay_times = measure_repeatedly(context, lambda: measure_seconds(context.device, graph.replay))
+    return [seconds / len(captured_inputs) for seconds in replay_times], ""
 
 
 def attempt(row: Row, run: Callable[[], None], context: Context) -> Row:
@@ -263,16 +265,16 @@ def run_case(case: Case, context: Context, ceilings: Ceilings) -> Row:
     return attempt(row, lambda: measure(case.make(context), context, ceilings, row), context)
 
 
-def ceilings_of(context: Context) -> Ceilings:
+def measure_ceilings(context: Context) -> Ceilings:
     """Measure the device's throughput with a product of large matrices and a large copy."""
     side, count = context.size(8192, 64), context.size(1 << 30, 1 << 16)
-    a, b = context.draw(side, side), context.draw(side, side, seed=1)
+    a, b = context.randn(side, side), context.randn(side, side, seed=1)
     source = torch.ones(count, dtype=torch.uint8, device=context.device)
     target = torch.empty_like(source)
 
     def best(run: Callable[[], Any]) -> float:
         run()
-        return min(seconds_of(context.device, run) for _ in range(context.size(10, 2)))
+        return min(measure_seconds(context.device, run) for _ in range(context.size(10, 2)))
 
     product, copy = best(lambda: a @ b), best(lambda: target.copy_(source))
     return Ceilings(2 * side**3 / product / 1e12, 2 * count / copy / 1e9)
@@ -281,23 +283,25 @@ def ceilings_of(context: Context) -> Ceilings:
 def table(results: dict[str, Any]) -> str:
     """Return text for the terminal: the checks, then each row with its floor."""
 
-    def number(value: float | None, digits: str) -> str:
+    def format_number(value: float | None, digits: str) -> str:
         return "-" if value is None else format(value, digits)
 
     lines = []
     for row in results["checks"]:
         mark = "ok" if row["status"] == "ok" else row["status"].upper()
-        of = f"error {row['error']:.3g}, allowed {row['allowed']:.3g}" if "error" in row else row.get("note", "")
-        lines.append(f"{mark:8} {row['group']}: {row['name']}: {of}")
-    heads = ("ms", "call ms", "floor", "TFLOP/s", "GB/s", "first ms", "peak MiB")
-    lines += ["", f"{'':56}" + "".join(f"{head:>10}" for head in heads)]
+        detail = f"error {row['error']:.3g}, allowed {row['allowed']:.3g}" if "error" in row else row.get("note", "")
+        lines.append(f"{mark:8} {row['group']}: {row['name']}: {detail}")
+    headings = ("ms", "call ms", "floor", "TFLOP/s", "GB/s", "first ms", "peak MiB")
+    lines += ["", f"{'':56}" + "".join(f"{head:>10}" for head in headings)]
     for row in results["rows"]:
         name = f"{row['group']}: {row['name']}"[:55]
         if row["status"] != "ok":
             lines.append(f"{name:56}  {row['status']}: {row.get('note', '')}")
             continue
         keys = (("ms", ".4g"), ("call_ms", ".4g"), ("floor_ms", ".3g"), ("tflops", ".3g"), ("gb_per_s", ".4g"))
-        values = [number(row.get(key), digits) for key, digits in (*keys, ("first_ms", ".4g"), ("peak_mib", ".5g"))]
+        values = [
+            format_number(row.get(key), digits) for key, digits in (*keys, ("first_ms", ".4g"), ("peak_mib", ".5g"))
+        ]
         note = f"  {row['note']}" if row.get("note") else ""
         lines.append(f"{name:56}" + "".join(f"{value:>10}" for value in values) + note)
     return "\n".join(lines)

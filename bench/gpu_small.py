@@ -16,11 +16,11 @@ from fastsam_core.everything.candidates import BatchQueue, Candidates, Filters, 
 from fastsam_core.everything.generate import _GPU_BATCH_SIZE as CHUNK
 from fastsam_core.postprocess import MaskResizer
 
-from .gpu_cases import Arguments, need
-from .gpu_harness import Case, Check, Context, Work, bytes_of, rotated
+from .gpu_cases import Arguments, require_package
+from .gpu_harness import Case, Check, Context, Workload, count_bytes, rotating_inputs
 
 
-def boxes_of(context: Context, seed: int) -> Arguments:
+def nms_arguments(context: Context, seed: int) -> Arguments:
     count = context.size(10_000, 200)
     generator = torch.Generator().manual_seed(seed)
     corner, size = (
@@ -32,22 +32,22 @@ def boxes_of(context: Context, seed: int) -> Arguments:
 
 
 def nms_case(name: str, sibling: str) -> Case:
-    def make(context: Context) -> Work:
+    def make(context: Context) -> Workload:
         if sibling == "torchvision":
-            need("torchvision")
+            require_package("torchvision")
             from torchvision.ops import nms
 
             call: Callable[..., Any] = nms
         else:
             call = ops.siblings("nms")[sibling] if sibling else ops.nms
         # Not captured, because the host reads the number of kept boxes.
-        return Work(call, [boxes_of(context, seed) for seed in range(4)], capture=False)
+        return Workload(call, [nms_arguments(context, seed) for seed in range(4)], capture=False)
 
     return Case("nms", name, make)
 
 
 def nms_check(context: Context) -> tuple[float, float]:
-    boxes, scores, threshold = boxes_of(context, 0)
+    boxes, scores, threshold = nms_arguments(context, 0)
     expected = ops.nms(boxes.cpu(), scores.cpu(), threshold).tolist()
     return float(ops.nms(boxes, scores, threshold).tolist() != expected), 0.0
 
@@ -61,28 +61,29 @@ def discs(context: Context, count: int) -> Tensor:
     steepness = 20 + 120 * torch.rand(count, 1, 1, generator=generator)
     centre, radius, steepness = centre.to(device), radius.to(device), steepness.to(device)
     cells = torch.arange(side, device=device) + 0.5
-    far = torch.hypot(cells[:, None] - centre[:, 0], cells - centre[:, 1]) / radius
-    return (steepness * (1 - far)).clamp(-20, 20).float()
+    relative_distance = torch.hypot(cells[:, None] - centre[:, 0], cells - centre[:, 1]) / radius
+    return (steepness * (1 - relative_distance)).clamp(-20, 20).float()
 
 
-def shapes_of(context: Context) -> tuple[tuple[int, int], tuple[int, int], int]:
+def resizer_sizes(context: Context) -> tuple[tuple[int, int], tuple[int, int], int]:
     """Return `MaskResizer`'s sizes for an image of 1800 x 1200: its content in the model's input, itself, the input."""
     side, height, width = context.size(256, 32), context.size(1200, 60), context.size(1800, 90)
     return (round(4 * side * height / width), 4 * side), (height, width), 4 * side
 
 
 def mask_arguments(context: Context, count: int) -> Arguments:
-    content, original, side = shapes_of(context)
+    content, original, side = resizer_sizes(context)
     axes = MaskResizer(content, original, side)._axes_on(context.device)
     return discs(context, count), *axes, 0.0, 1.0, *original
 
 
 def masks_case(name: str, count: int, sibling: str) -> Case:
-    def make(context: Context) -> Work:
-        some = context.size(count, 3)
-        given = mask_arguments(context, some)
+    def make(context: Context) -> Workload:
+        num_masks = context.size(count, 3)
+        arguments = mask_arguments(context, num_masks)
         call = ops.siblings("mask_runs")[sibling] if sibling else ops.mask_runs
-        return Work(call, [given], bytes=bytes_of(given[:1]), capture=False)  # the host reads the number of runs
+        # Not captured, because the host reads the number of runs.
+        return Workload(call, [arguments], bytes=count_bytes(arguments[:1]), capture=False)
 
     return Case("masks", name, make)
 
@@ -90,51 +91,55 @@ def masks_case(name: str, count: int, sibling: str) -> Case:
 def filtered_case(count: int) -> Case:
     """Return the post-processing of segment everything: measure masks, filter them, compute the runs of those left."""
 
-    def make(context: Context) -> Work:
+    def make(context: Context) -> Workload:
         height, width = context.size(1200, 60), context.size(1800, 90)
-        resizer = MaskResizer(*shapes_of(context))
+        resizer = MaskResizer(*resizer_sizes(context))
         logits = discs(context, context.size(count, 6))
         pairs = np.stack([np.arange(len(logits)), np.zeros(len(logits), np.int64)], 1)
         scores, points = np.ones((len(logits), 1), np.float32), np.zeros((len(logits), 2))
         crop, filters = Crop((0, 0, width, height), points), Filters(-1e9, 0.95, 1.0, 0.0, 1.0)
 
         def run(logits: Tensor) -> list[Candidates]:
-            queue, found = BatchQueue(), []
-            for part, of_part in zip(
+            queue, candidates = BatchQueue(), []
+            for part, part_pairs in zip(
                 logits.split(CHUNK), np.split(pairs, range(CHUNK, len(pairs), CHUNK)), strict=True
             ):
-                started = resizer.measure_async(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
-                found += queue.add(PendingBatch(started, of_part, scores, points, crop, (height, width), filters))
-            return found + list(queue.drain())
+                measurement = resizer.measure_async(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
+                candidates += queue.add(
+                    PendingBatch(measurement, part_pairs, scores, points, crop, (height, width), filters)
+                )
+            return candidates + list(queue.drain())
 
-        kept = sum(len(part.counts) for part in run(logits))
-        note = f"{kept} of {len(logits)} are stable enough"
-        return Work(run, [(logits,)], bytes=bytes_of([logits]), note=note, capture=False)
+        num_stable = sum(len(part.counts) for part in run(logits))
+        note = f"{num_stable} of {len(logits)} are stable enough"
+        return Workload(run, [(logits,)], bytes=count_bytes([logits]), note=note, capture=False)
 
     return Case("masks", f"ours, {count:,} masks, the stable ones to runs at 1800 x 1200", make)
 
 
 def masks_check(context: Context) -> tuple[float, float]:
-    given = mask_arguments(context, context.size(64, 3))
-    there = ops.mask_runs(*(x.cpu() if isinstance(x, Tensor) else x for x in given))
-    return float(any(not torch.equal(a.cpu(), b) for a, b in zip(ops.mask_runs(*given), there, strict=True))), 0.0
+    arguments = mask_arguments(context, context.size(64, 3))
+    expected = ops.mask_runs(*(x.cpu() if isinstance(x, Tensor) else x for x in arguments))
+    return float(
+        any(not torch.equal(a.cpu(), b) for a, b in zip(ops.mask_runs(*arguments), expected, strict=True))
+    ), 0.0
 
 
-def add_norm_in_two(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def add_norm_in_two_steps(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     x += delta
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 def add_norm_case(name: str, call: Callable[..., Any]) -> Case:
-    def make(context: Context) -> Work:
+    def make(context: Context) -> Workload:
         rows, channels = context.size(4096, 8), context.size(768, 256)
         sizes = (rows, channels), (rows, channels), (channels,), (channels,)
 
         def arguments(seed: int) -> Arguments:
-            return (*(context.draw(*size, seed=4 * seed + i) for i, size in enumerate(sizes)), 1e-6)
+            return (*(context.randn(*size, seed=4 * seed + i) for i, size in enumerate(sizes)), 1e-6)
 
-        inputs = rotated(arguments, context.tiny)
-        return Work(call, inputs, bytes=2 * bytes_of(inputs[0][:2]))
+        inputs = rotating_inputs(arguments, context.tiny)
+        return Workload(call, inputs, bytes=2 * count_bytes(inputs[0][:2]))
 
     return Case("sums", name, make)
 
@@ -147,7 +152,7 @@ SMALL = [
     filtered_case(3072),
     masks_case("PyTorch sibling, 16 masks to runs at 1800 x 1200", 16, "reference"),
     add_norm_case("ours, x += delta and LayerNorm, 4,096 x 768", ops.add_norm_into),
-    add_norm_case("PyTorch, the same in two steps", add_norm_in_two),
+    add_norm_case("PyTorch, the same in two steps", add_norm_in_two_steps),
 ]
 SMALL_CHECKS = [
     Check("nms", "the boxes that the CPU keeps (1 if not)", nms_check),

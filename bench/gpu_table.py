@@ -9,7 +9,7 @@ from .summarise import RESULTS
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 # Names of rows that are too detailed for the tables: parts of the decoder.
-_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
+_DECODER_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
 # Rows that README.md shows, as (group, name).
 _HEADLINES = (
     ("everything", "sam_b, photo to RLE, bfloat16, 1024 at once"),
@@ -30,11 +30,11 @@ _HEADLINES = (
 
 def newest() -> dict[str, Any]:
     """Return the newest saved GPU results. Raises FileNotFoundError if there are none."""
-    found = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
-    found = [results for results in found if results.get("kind") == "gpu"]
-    if not found:
+    candidates = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("latest")]
+    candidates = [results for results in candidates if results.get("kind") == "gpu"]
+    if not candidates:
         raise FileNotFoundError(f"no results of a GPU in {RESULTS}; `python -m bench.gpu` makes them")
-    return max(found, key=lambda results: str(results["date"]))
+    return max(candidates, key=lambda results: str(results["date"]))
 
 
 def table(results: dict[str, Any]) -> str:
@@ -56,7 +56,7 @@ def table(results: dict[str, Any]) -> str:
         f"| --- | --- | {'--- | ' * calls}--- | --- | --- | --- |",
     ]
     for row in results["rows"]:
-        if row["status"] != "ok" or "ms" not in row or row["name"].endswith(_PARTS):
+        if row["status"] != "ok" or "ms" not in row or row["name"].endswith(_DECODER_PARTS):
             continue
         note = f" ({row['note']})" if row.get("note") else ""
         cells = [

@@ -33,22 +33,22 @@ PANELS, HEADS, TOKENS, HEAD_DIM = 256, 8, 7, 16
 ROWS, INNER = HEADS * TOKENS, HEADS * HEAD_DIM
 
 
-def module(path: str) -> ModuleType:
+def load_module(path: str) -> ModuleType:
     """Load the compiled module from its file, without importing the package (and PyTorch)."""
     spec = importlib.util.spec_from_file_location("_cpu", path)
     assert spec is not None and spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    found.force_isa(ISA)
-    return found
+    cpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cpu)
+    cpu.force_isa(ISA)
+    return cpu
 
 
 def operations(cpu: Any) -> dict[str, tuple[Call, float]]:
     """Return each operation's call and its multiply-adds in millions (0 if these don't dominate), by description."""
-    numbers = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> Any:
-        return numbers.standard_normal(shape, np.float32)
+        return rng.standard_normal(shape, np.float32)
 
     def empty(*shape: int) -> Any:
         return np.zeros(shape, np.float32)
@@ -61,103 +61,103 @@ def operations(cpu: Any) -> dict[str, tuple[Call, float]]:
 
     gram = np.eye(ROWS, dtype=np.float32)[None] * 4
     values, state = draw(HEADS, PANELS * 16, 16), np.abs(draw(1, PANELS, 2 * ROWS + 2, 16)) / 4
-    seen, mixed = empty(1, HEADS, TOKENS, HEAD_DIM), empty(1, ROWS, ROWS)
-    of_first = draw(PANELS, 4 * INNER, 16), values, np.abs(draw(PANELS, 16)) + 4, 1e-5
-    first = *of_first, vectors(), vectors(), gram, vectors(), square(), PANELS * 16, state, seen, mixed
-    of_second = draw(PANELS, 6 * INNER, 16), values, np.abs(draw(PANELS, 2, 16)) + 4, 9.0, 1e-5
+    attended, mixed = empty(1, HEADS, TOKENS, HEAD_DIM), empty(1, ROWS, ROWS)
+    first_image = draw(PANELS, 4 * INNER, 16), values, np.abs(draw(PANELS, 16)) + 4, 1e-5
+    first = *first_image, vectors(), vectors(), gram, vectors(), square(), PANELS * 16, state, attended, mixed
+    second_image = draw(PANELS, 6 * INNER, 16), values, np.abs(draw(PANELS, 2, 16)) + 4, 9.0, 1e-5
     biases = [draw(1, ROWS) / 4 for _ in range(3)]
     tokens = vectors(), square(), biases[0], vectors(), gram, biases[1], vectors(), square(), biases[2], gram
-    look = draw(1, HEADS, 4, HEAD_DIM) / 4, draw(1, HEADS * 4, 2 * ROWS + 2) / 8
-    of_look = empty(1, HEADS, 4, HEAD_DIM), empty(1, 2 * ROWS + 2, HEADS * 4)
-    second = *of_second, *tokens, *look, PANELS * 16, state, *of_look
+    attention_inputs = draw(1, HEADS, 4, HEAD_DIM) / 4, draw(1, HEADS * 4, 2 * ROWS + 2) / 8
+    attention_outputs = empty(1, HEADS, 4, HEAD_DIM), empty(1, 2 * ROWS + 2, HEADS * 4)
+    second = *second_image, *tokens, *attention_inputs, PANELS * 16, state, *attention_outputs
     zero = np.zeros(1, np.int64)
-    steps = draw(1, 32), draw(PANELS, 256, 16), draw(256), draw(64), draw(64), 1e-6, draw(128, 64), draw(128)
-    upscale = state, zero, draw(1, 256, 2 * ROWS + 2) / 8, zero, *steps, 64, 64, empty(1, 256, 256)
+    upscaling = draw(1, 32), draw(PANELS, 256, 16), draw(256), draw(64), draw(64), 1e-6, draw(128, 64), draw(128)
+    upscale = state, zero, draw(1, 256, 2 * ROWS + 2) / 8, zero, *upscaling, 64, 64, empty(1, 256, 256)
 
     y, x = np.mgrid[:256, :256].astype(np.float32)
     blobs = np.stack([60 - np.hypot(y - 80 - 6 * i, x - 100 - 4 * i) for i in range(16)]).astype(np.float32)
-    axes = [_axis(256, size) for size in (1200, 1800)]
+    axes = [_axis_weights(256, size) for size in (1200, 1800)]
     masks = np.stack([np.hypot(*np.mgrid[-600:600, -900:900]) < 200 + 20 * i for i in range(16)])
     counts, offsets = cpu.rle_encode(masks, 1)
-    corners = numbers.uniform(0, 2000, (10_000, 2))
-    boxes = np.concatenate([corners, corners + numbers.uniform(5, 200, (10_000, 2))], 1).astype(np.float32)
-    scores = numbers.uniform(0, 1, 10_000)
-    photo = numbers.integers(0, 255, (1200, 1800, 3), np.uint8)
+    corners = rng.uniform(0, 2000, (10_000, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 200, (10_000, 2))], 1).astype(np.float32)
+    scores = rng.uniform(0, 1, 10_000)
+    photo = rng.integers(0, 255, (1200, 1800, 3), np.uint8)
     qkv = draw(1, 28, 28, 3 * 128)
     return {
         "linear, 216 x 768 to 768, GELU": (
-            _call(cpu.linear, draw(216, 768), draw(768, 768), draw(768), 1, None, None, 0.0, None, empty(216, 768)),
+            _bind(cpu.linear, draw(216, 768), draw(768, 768), draw(768), 1, None, None, 0.0, None, empty(216, 768)),
             216 * 768 * 768 / 1e6,
         ),
         "linear, 7 x 256 to 2,048": (
-            _call(cpu.linear, draw(7, 256), draw(2048, 256), draw(2048), 2, None, None, 0.0, None, empty(7, 2048)),
+            _bind(cpu.linear, draw(7, 256), draw(2048, 256), draw(2048), 2, None, None, 0.0, None, empty(7, 2048)),
             7 * 256 * 2048 / 1e6,
         ),
         "attention, 28 x 28, 2 heads of 64, global": (
-            _call(cpu.attention, qkv, draw(55, 64), draw(55, 64), 2, 0, None, empty(1, 28, 28, 128)),
+            _bind(cpu.attention, qkv, draw(55, 64), draw(55, 64), 2, 0, None, empty(1, 28, 28, 128)),
             2 * 784 * 784 * 128 / 1e6,
         ),
         "attention, 28 x 28, 2 heads of 64, windows of 14": (
-            _call(cpu.attention, qkv, draw(27, 64), draw(27, 64), 2, 14, draw(384), empty(1, 28, 28, 128)),
+            _bind(cpu.attention, qkv, draw(27, 64), draw(27, 64), 2, 14, draw(384), empty(1, 28, 28, 128)),
             2 * 4 * 196 * 196 * 128 / 1e6,
         ),
-        "decoder, first pass of a prompt": (_call(cpu.decoder_first_pass, *first), 0.0),
-        "decoder, second pass of a prompt": (_call(cpu.decoder_second_pass, *second), 0.0),
-        "decoder, upscaling of a mask": (_call(cpu.decoder_upscale, *upscale), 0.0),
+        "decoder, first pass of a prompt": (_bind(cpu.decoder_first_pass, *first), 0.0),
+        "decoder, second pass of a prompt": (_bind(cpu.decoder_second_pass, *second), 0.0),
+        "decoder, upscaling of a mask": (_bind(cpu.decoder_upscale, *upscale), 0.0),
         "mask runs, 16 blobs at 1800 x 1200": (
-            _call(cpu.mask_runs, blobs, *axes[0], *axes[1], 0.0, 1.0, 1200, 1800, 0, 0),
+            _bind(cpu.mask_runs, blobs, *axes[0], *axes[1], 0.0, 1.0, 1200, 1800, 0, 0),
             0.0,
         ),
-        "RLE encode, 16 discs at 1800 x 1200": (_call(cpu.rle_encode, masks), 0.0),
+        "RLE encode, 16 discs at 1800 x 1200": (_bind(cpu.rle_encode, masks), 0.0),
         "RLE decode, 16 discs at 1800 x 1200": (
-            _call(cpu.rle_decode, counts, offsets, 1200, 1800, False, np.zeros(masks.shape, bool)),
+            _bind(cpu.rle_decode, counts, offsets, 1200, 1800, False, np.zeros(masks.shape, bool)),
             0.0,
         ),
         "RLE iou, 16 x 16 discs": (
-            _call(cpu.rle_iou, counts, offsets, counts, offsets, np.zeros(16, bool)),
+            _bind(cpu.rle_iou, counts, offsets, counts, offsets, np.zeros(16, bool)),
             0.0,
         ),
-        "NMS, 10,000 boxes": (_call(cpu.nms, boxes, scores, None, 0.7), 0.0),
+        "NMS, 10,000 boxes": (_bind(cpu.nms, boxes, scores, None, 0.7), 0.0),
         "resize, 1800 x 1200 to 1024 x 683": (
-            _call(cpu.resize_image, photo, True, np.zeros((683, 1024, 3), np.uint8)),
+            _bind(cpu.resize_image, photo, True, np.zeros((683, 1024, 3), np.uint8)),
             0.0,
         ),
     }
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Call:
+def _bind(function: Callable[..., Any], *arguments: Any) -> Call:
     return lambda: function(*arguments, 1)
 
 
-def _axis(cells: int, size: int) -> tuple[Any, Any]:
+def _axis_weights(cells: int, size: int) -> tuple[Any, Any]:
     """Return the first source cell (size,) and weights (size, 3) for bilinear upscaling of `cells` to `size` pixels."""
     position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
     base = position.astype(np.int64)
-    share = (position - base).astype(np.float32)
-    return base, np.stack([1 - share, share, 0 * share], 1)
+    fraction = (position - base).astype(np.float32)
+    return base, np.stack([1 - fraction, fraction, 0 * fraction], 1)
 
 
-def seconds(cpu: Any) -> dict[str, dict[str, float]]:
+def measure_seconds(cpu: Any) -> dict[str, dict[str, float]]:
     """Measure each operation's median seconds, without Valgrind."""
-    found = {}
-    for name, (call, work) in operations(cpu).items():
-        spent = []
+    results = {}
+    for name, (call, multiply_adds) in operations(cpu).items():
+        times = []
         for _ in range(ROUNDS):
             start = time.perf_counter()
             call()
-            spent.append(time.perf_counter() - start)
-        found[name] = {"seconds": statistics.median(spent), "multiply_adds_m": work}
-    return found
+            times.append(time.perf_counter() - start)
+        results[name] = {"seconds": statistics.median(times), "multiply_adds_m": multiply_adds}
+    return results
 
 
-def inside(cpu: Any) -> None:
+def run_instrumented(cpu: Any) -> None:
     """Run each operation under callgrind, which must be started with instrumentation off, and dump its counts."""
     pid = str(os.getpid())
 
     def control(*options: str) -> None:
         subprocess.run(["callgrind_control", *options, pid], check=True, stdout=subprocess.DEVNULL)
 
-    # The first call does nothing. It measures the cost of controlling callgrind, which `counts` subtracts.
+    # The first call does nothing. It measures the cost of controlling callgrind, which `count_instructions` subtracts.
     for number, call in enumerate([lambda: None, *(call for call, _ in operations(cpu).values())]):
         control("-z")
         control("-i", "on")
@@ -166,24 +166,25 @@ def inside(cpu: Any) -> None:
         control("-i", "off")
 
 
-def counts(path: str, names: list[str]) -> dict[str, int]:
+def count_instructions(path: str, names: list[str]) -> dict[str, int]:
     """Run this module under callgrind and return the number of instructions of each operation."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
         subprocess.run([*command, sys.executable, "-m", "bench.instructions", "--inside", path], check=True)
         return {
-            name: _total(f"{folder}/out.{number}") - _total(f"{folder}/out.1") for number, name in enumerate(names, 2)
+            name: _total_instructions(f"{folder}/out.{number}") - _total_instructions(f"{folder}/out.1")
+            for number, name in enumerate(names, 2)
         }
 
 
-def _total(file: str) -> int:
+def _total_instructions(file: str) -> int:
     (line,) = (line for line in Path(file).read_text().splitlines() if line.startswith("totals:"))
     return int(line.split()[1])
 
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["--inside"]:
-        inside(module(argv[1]))
+        run_instrumented(load_module(argv[1]))
         return 0
     if shutil.which("valgrind") is None:
         print("Valgrind is not installed: it is in most systems' package lists as valgrind", file=sys.stderr)
@@ -194,18 +195,20 @@ def main(argv: list[str]) -> int:
     if cpu_module is None or cpu_module.__file__ is None:
         print("the compiled operations are off; fastsam doctor says why", file=sys.stderr)
         return 2
-    found: dict[str, dict[str, Any]] = {name: {**row} for name, row in seconds(module(cpu_module.__file__)).items()}
-    for name, instructions in counts(cpu_module.__file__, list(found)).items():
-        found[name]["instructions"] = instructions
+    results: dict[str, dict[str, Any]] = {
+        name: {**row} for name, row in measure_seconds(load_module(cpu_module.__file__)).items()
+    }
+    for name, instructions in count_instructions(cpu_module.__file__, list(results)).items():
+        results[name]["instructions"] = instructions
     print(f"\n{'operation (AVX2, one thread)':<52} {'M instructions':>14} {'ms':>9} {'instr. / multiply-add':>22}")
-    for name, row in found.items():
-        work = row["multiply_adds_m"]
-        per = f"{row['instructions'] / 1e6 / work:.3f}" if work else ""
-        print(f"{name:<52} {row['instructions'] / 1e6:>14.2f} {row['seconds'] * 1e3:>9.2f} {per:>22}")
+    for name, row in results.items():
+        multiply_adds = row["multiply_adds_m"]
+        ratio = f"{row['instructions'] / 1e6 / multiply_adds:.3f}" if multiply_adds else ""
+        print(f"{name:<52} {row['instructions'] / 1e6:>14.2f} {row['seconds'] * 1e3:>9.2f} {ratio:>22}")
     if argv:
         today = time.strftime("%Y-%m-%d", time.gmtime())
-        results = {"kind": "instructions", "date": today, "isa": ISA, "threads": 1, "operations": found}
-        write_text(argv[0], json.dumps(results, indent=1) + "\n")
+        report = {"kind": "instructions", "date": today, "isa": ISA, "threads": 1, "operations": results}
+        write_text(argv[0], json.dumps(report, indent=1) + "\n")
     return 0
 
 

@@ -18,7 +18,7 @@ CACHE = Path(__file__).parent / ".cache"
 
 
 @lru_cache
-def from_tests(name: str) -> ModuleType:
+def import_from_tests(name: str) -> ModuleType:
     """Import tests/NAME.py by its path, since tests/ is not a package."""
     path = Path(__file__).parent.parent / "tests" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -30,7 +30,7 @@ def from_tests(name: str) -> ModuleType:
 
 def golden_recipe() -> ModuleType:
     """Return tests/golden_recipe.py, which fills any state dict with weights that are equal on all machines."""
-    return from_tests("golden_recipe")
+    return import_from_tests("golden_recipe")
 
 
 def checkpoint(name: str) -> Path:

@@ -18,7 +18,7 @@ class RowSpec:
 
 
 @dataclass
-class Measured:
+class MeasuredRow:
     """The numbers of a row.
 
     ours_s, peer_s: median seconds of interleaved runs. If `note` says that only a part was timed, they are scaled to

@@ -17,15 +17,15 @@ STAGES = ("preprocess", "encode", "decode", "post-process", "NMS")
 @contextmanager
 def timed_stages() -> Iterator[dict[str, float]]:
     """Measure the seconds per stage of the code in the `with` block. "post-process" is the time in no other stage."""
-    spent = dict.fromkeys(STAGES, 0.0)
+    seconds = dict.fromkeys(STAGES, 0.0)
 
-    def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             try:
-                return work(*args, **kwargs)
+                return function(*args, **kwargs)
             finally:
-                spent[stage] += time.perf_counter() - start
+                seconds[stage] += time.perf_counter() - start
 
         return run
 
@@ -43,5 +43,5 @@ def timed_stages() -> Iterator[dict[str, float]]:
         mock.patch.object(SamModel, "decode_points", decode),
         mock.patch.object(ops, "nms", timed("NMS", ops.nms)),
     ):
-        yield spent
-    spent["post-process"] = time.perf_counter() - start - sum(spent.values())
+        yield seconds
+    seconds["post-process"] = time.perf_counter() - start - sum(seconds.values())

@@ -66,20 +66,20 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the installed packages of `PACKAGES`."""
-    found = {"fastsam_core": fastsam_core.__version__}
+    installed = {"fastsam_core": fastsam_core.__version__}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def groups(run: dict[str, Any]) -> dict[str, Any]:
+def groups(report: dict[str, Any]) -> dict[str, Any]:
     """Return the median seconds of each member of pytest-benchmark's groups, and its ratio to the group's fastest."""
     medians: dict[str, dict[str, float]] = defaultdict(dict)
-    for bench in run["benchmarks"]:
-        medians[bench["group"] or bench["fullname"]][bench["name"]] = bench["stats"]["median"]
+    for benchmark in report["benchmarks"]:
+        medians[benchmark["group"] or benchmark["fullname"]][benchmark["name"]] = benchmark["stats"]["median"]
     return {
         group: {
             name: {"median_s": float(f"{median:.4g}"), "ratio": round(median / min(members.values()), 2)}
@@ -89,11 +89,14 @@ def groups(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(run: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str, Any]:
-    """Return the contents of the results file. run: pytest-benchmark's report. rows: `Rows.as_dict` of the run."""
+def summary(report: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Return the contents of the results file.
+
+    report: pytest-benchmark's. rows: `RowCollector.as_dict` of the run.
+    """
     return {
-        "date": run["datetime"][:10],
-        "time": run["datetime"],
+        "date": report["datetime"][:10],
+        "time": report["datetime"],
         "commit": commit(),
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -101,7 +104,7 @@ def summary(run: dict[str, Any], rows: dict[str, Any], threads: int) -> dict[str
         "threads": threads,
         "versions": versions(),
         **rows,
-        "groups": groups(run),
+        "groups": groups(report),
     }
 
 
@@ -112,20 +115,20 @@ def save(results: dict[str, Any]) -> Path:
     return path
 
 
-def kept() -> list[Path]:
+def saved_results() -> list[Path]:
     """Return the saved results files of `python -m bench`, without those of other kinds such as `bench.gpu`'s."""
     paths = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("latest"))
     return [path for path in paths if "kind" not in json.loads(path.read_text())]
 
 
 def newest() -> Path:
-    """Return the newest file of `kept`. Raises FileNotFoundError if there is none."""
-    files = kept()
+    """Return the newest file of `saved_results`. Raises FileNotFoundError if there is none."""
+    files = saved_results()
     if not files:
         raise FileNotFoundError(f"no results in {RESULTS}; `make bench` makes them")
-    return max(files, key=lambda path: moment(json.loads(path.read_text())))
+    return max(files, key=lambda path: timestamp(json.loads(path.read_text())))
 
 
-def moment(results: dict[str, Any]) -> str:
+def timestamp(results: dict[str, Any]) -> str:
     """Return when results were measured, as an ISO string for sorting."""
     return str(results.get("time", results["date"]))

@@ -40,7 +40,7 @@ def table(results: dict[str, Any]) -> str:
     for work, megabytes in results.get("memory_mb", {}).items():
         lines += ["", f"Peak memory above the loaded model, {work}: {megabytes:.0f} MB."]
     for work, growth in results.get("growth_s", {}).items():
-        steps = ", ".join(f"{size}: {seconds(spent)}" for size, spent in growth.items())
+        steps = ", ".join(f"{size}: {seconds(stage_seconds)}" for size, stage_seconds in growth.items())
         lines += ["", f"{work}: {steps}."]
     return "\n".join(lines)
 
@@ -81,8 +81,8 @@ def _stages(stages: dict[str, dict[str, float]]) -> list[str]:
         f"| segment everything, recipe weights | {' | '.join(names)} |",
         f"| --- |{' --- |' * len(names)}",
     ]
-    for work, spent in stages.items():
-        values = (f"{spent[name]:,}" if name == "records" else seconds(spent[name]) for name in names)
+    for work, stage_seconds in stages.items():
+        values = (f"{stage_seconds[name]:,}" if name == "records" else seconds(stage_seconds[name]) for name in names)
         lines.append(f"| {work} | {' | '.join(values)} |")
     return lines
 
@@ -102,7 +102,7 @@ def verdicts(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_tables(page: str, on_cpu: str, on_gpu: str) -> str:
+def replace_tables(page: str, on_cpu: str, on_gpu: str) -> str:
     """Return `page` with the texts between both pairs of markers replaced. Raises ValueError if a marker is missing."""
     for first, last, text in ((BEGIN, END, on_cpu), (gpu_table.BEGIN, gpu_table.END, on_gpu)):
         before, begin, rest = page.partition(first)
@@ -119,7 +119,7 @@ def pages(results: dict[str, Any], on_gpu: dict[str, Any]) -> dict[Path, str]:
         README: (headlines(results), gpu_table.headlines(on_gpu)),
         BENCHMARKS: (table(results), gpu_table.table(on_gpu)),
     }
-    return {path: with_tables(path.read_text(encoding="utf-8"), *texts) for path, texts in tables.items()}
+    return {path: replace_tables(path.read_text(encoding="utf-8"), *texts) for path, texts in tables.items()}
 
 
 if __name__ == "__main__":

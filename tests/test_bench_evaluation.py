@@ -56,7 +56,7 @@ def lines(*columns: int) -> np.ndarray:
 def test_matched_edge_pixel_counts(
     edges: np.ndarray, truths: list[np.ndarray], recall: float, precision: float
 ) -> None:
-    matched, everything, right, drawn = evaluate_edges.counts(edges.astype(np.float32), truths, HALF)[0].tolist()
+    matched, everything, right, drawn = evaluate_edges.count_matches(edges.astype(np.float32), truths, HALF)[0].tolist()
     assert everything == sum(int(truth.sum()) for truth in truths)
     assert matched == pytest.approx(recall * everything, abs=4)
     assert right == pytest.approx(precision * drawn, abs=4)

@@ -11,15 +11,27 @@ from typing import Any
 import pytest
 import torch
 from bench import compare, gpu, gpu_harness, summarise
-from bench.gpu_harness import Case, Ceilings, Check, Context, Results, Row, Skipped, Work, run_case, run_check, table
+from bench.gpu_harness import (
+    Case,
+    Ceilings,
+    Check,
+    Context,
+    Results,
+    Row,
+    Skipped,
+    Workload,
+    run_case,
+    run_check,
+    table,
+)
 
 CONTEXT = Context(torch.device("cpu"), torch.float32, tiny=True)
 CEILINGS = Ceilings(tflops=0.1, gb_per_s=10.0)
 
 
-def work(**changed: Any) -> Work:
+def work(**changed: Any) -> Workload:
     x = torch.ones(1000)
-    return Work(**{"call": torch.neg, "inputs": [(x,), (x + 1,)], "flops": 1e6, "bytes": 8000.0, **changed})
+    return Workload(**{"call": torch.neg, "inputs": [(x,), (x + 1,)], "flops": 1e6, "bytes": 8000.0, **changed})
 
 
 @pytest.mark.once("what the cases call has tests of its own")
@@ -90,8 +102,8 @@ def test_wrong_result_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_row_has_time_rates_and_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_harness, "seconds_of", lambda device, run: run() is None or 2e-3)
-    row = run_case(Case("g", "n", lambda c: work(share=0.5, note="half")), CONTEXT, CEILINGS)
+    monkeypatch.setattr(gpu_harness, "measure_seconds", lambda device, run: run() is None or 2e-3)
+    row = run_case(Case("g", "n", lambda c: work(fraction=0.5, note="half")), CONTEXT, CEILINGS)
     assert row.ms == pytest.approx(4.0) and row.tflops == pytest.approx(1e6 / 4e-3 / 1e12) and row.note == "half"
     assert row.gb_per_s == pytest.approx(8000 / 4e-3 / 1e9)
     assert row.floor_ms == pytest.approx(1e3 * 1e6 / 1e11)  # the arithmetic takes longer than moving 8000 bytes
@@ -109,16 +121,16 @@ def test_graph_of_calls_alternates_inputs(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: contextlib.nullcontext())
-    monkeypatch.setattr(gpu_harness, "seconds_of", lambda device, run: run() or 8e-4)
+    monkeypatch.setattr(gpu_harness, "measure_seconds", lambda device, run: run() or 8e-4)
     made = work(call=lambda x: called.append(float(x[0])))
-    assert gpu_harness.replayed(made, 1e-4, CONTEXT) == ([pytest.approx(1e-4)] * 2, "")
+    assert gpu_harness.measure_graph_replays(made, 1e-4, CONTEXT) == ([pytest.approx(1e-4)] * 2, "")
     assert called == [1.0, 2.0] * 4 and replays == [8] * 3
     called.clear()
-    gpu_harness.replayed(made, 8e-3, CONTEXT)  # long calls: the graph holds the minimum of one per input
+    gpu_harness.measure_graph_replays(made, 8e-3, CONTEXT)  # long calls: the graph holds the minimum of one per input
     assert called == [1.0, 2.0]
     broken = work(call=lambda x: 1 // 0)
-    assert gpu_harness.replayed(broken, 1e-4, CONTEXT)[0] == []
-    assert gpu_harness.replayed(broken, 1e-4, CONTEXT)[1].startswith("ZeroDivisionError")
+    assert gpu_harness.measure_graph_replays(broken, 1e-4, CONTEXT)[0] == []
+    assert gpu_harness.measure_graph_replays(broken, 1e-4, CONTEXT)[1].startswith("ZeroDivisionError")
 
 
 @pytest.mark.parametrize(
@@ -137,8 +149,8 @@ def test_row_has_gpu_time_and_call_time(
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
     for name in ("memory_allocated", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda device: 0)
-    monkeypatch.setattr(gpu_harness, "seconds_of", lambda device, run: run() is None or call)
-    monkeypatch.setattr(gpu_harness, "replayed", lambda work, call, context: ([5e-4] * 3, ""))
+    monkeypatch.setattr(gpu_harness, "measure_seconds", lambda device, run: run() is None or call)
+    monkeypatch.setattr(gpu_harness, "measure_graph_replays", lambda work, call, context: ([5e-4] * 3, ""))
     row = run_case(Case("g", "n", lambda c: work(capture=capture)), context, CEILINGS)
     assert (row.status, row.note) == ("ok", note)
     assert (row.ms, row.call_ms) == (pytest.approx(ms), pytest.approx(1e3 * call))
@@ -150,9 +162,9 @@ def test_inputs_alternate_and_exceed_caches() -> None:
     run_case(Case("g", "n", lambda c: work(call=lambda x: seen.append(float(x[0])))), CONTEXT, CEILINGS)
     assert set(seen) == {1.0, 2.0}
     big = torch.empty(50 << 20, dtype=torch.uint8)
-    assert len(gpu_harness.rotated(lambda seed: (big, (big, 3)))) == 3
-    assert len(gpu_harness.rotated(lambda seed: (torch.empty(1),))) == gpu_harness.MOST_COPIES
-    assert len(gpu_harness.rotated(lambda seed: (big,), tiny=True)) == 2
+    assert len(gpu_harness.rotating_inputs(lambda seed: (big, (big, 3)))) == 3
+    assert len(gpu_harness.rotating_inputs(lambda seed: (torch.empty(1),))) == gpu_harness.MAX_COPIES
+    assert len(gpu_harness.rotating_inputs(lambda seed: (big,), tiny=True)) == 2
 
 
 def test_groups_share_the_time_limit() -> None:
@@ -165,11 +177,11 @@ def test_groups_share_the_time_limit() -> None:
         time.sleep(0.02)
         return {**Results([Row(name, "r", "ok", ms=1.0)]).as_dict(), "seconds": 0.02}
 
-    found = gpu.gather(run, ["decoder", "attention", "small"], 50.0)
+    found = gpu.run_groups(run, ["decoder", "attention", "small"], 50.0)
     assert [row["status"] for row in found["rows"]] == ["ok", "failed", "ok"]
     assert "OSError: no such process" in found["rows"][1]["note"]
     assert [name for name, _ in asked] == ["decoder", "attention", "small"] and asked[2][1] + 0.02 <= asked[0][1] <= 50
-    late = gpu.gather(run, ["decoder"], 5.0)
+    late = gpu.run_groups(run, ["decoder"], 5.0)
     assert late["rows"][0]["note"] == "TimeoutError: no time was left for this group"
 
 
@@ -183,11 +195,11 @@ def test_process_that_dies_or_hangs_affects_only_its_group(monkeypatch: pytest.M
     monkeypatch.setattr(
         gpu.subprocess, "run", instead(kept + "print('last words'); sys.stdout.flush(); import os; os.abort()")
     )
-    died = gpu.in_child("small", 30, CEILINGS)
+    died = gpu.run_in_subprocess("small", 30, CEILINGS)
     assert [row["name"] for row in died["rows"]] == ["kept", "the rest"]
     assert "ended with -6: last words" in died["rows"][1]["note"]
     monkeypatch.setattr(gpu.subprocess, "run", instead("import time; time.sleep(60)"))
-    hung = gpu.in_child("small", 0.5, CEILINGS)
+    hung = gpu.run_in_subprocess("small", 0.5, CEILINGS)
     assert "stopped after" in hung["rows"][0]["note"]
 
 
@@ -204,5 +216,5 @@ def test_gpu_results_are_ignored_by_cpu_tables(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(summarise, "RESULTS", tmp_path)
     (tmp_path / "gpu.json").write_text('{"kind": "gpu", "date": "2030-01-01"}')
     (tmp_path / "cpu.json").write_text('{"date": "2026-01-01"}')
-    assert [path.name for path in summarise.kept()] == ["cpu.json"]
+    assert [path.name for path in summarise.saved_results()] == ["cpu.json"]
     assert all(results.get("kind") != "gpu" for results in compare.committed())

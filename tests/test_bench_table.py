@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from bench import compare, gpu_table, summarise, table
-from bench.rows import ROWS, Measured
+from bench.rows import ROWS, MeasuredRow
 
 KEY = "click/transformers"
 
 
 def results(**changed: Any) -> dict[str, Any]:
-    row = Measured(KEY, 0.02, 0.2, 0.1, 5, 0.0, 1e-4, "share of pixels that differ", "a note")
+    row = MeasuredRow(KEY, 0.02, 0.2, 0.1, 5, 0.0, 1e-4, "share of pixels that differ", "a note")
     made = {
         "date": "2026-01-02",
         "commit": "abc",
@@ -64,7 +64,7 @@ def test_gpu_headlines_leave_out_other_rows() -> None:
 
 def test_pages_show_stored_results() -> None:
     """README and docs equal the tables of one of the stored results, not necessarily of the newest."""
-    kept = [json.loads(path.read_text()) for path in summarise.kept()]
+    kept = [json.loads(path.read_text()) for path in summarise.saved_results()]
     made = [table.pages(results, gpu_table.newest()) for results in kept]
     assert any(all(path.read_text(encoding="utf-8") == text for path, text in pages.items()) for pages in made)
 
@@ -87,7 +87,7 @@ def test_headlines_leave_out_other_rows() -> None:
     assert text.splitlines()[0].startswith("Some CPU, 2 cores, avx2, 2 threads on each side")
     line = "| one click after `set_image`, to a full-size mask | 20 ms | transformers: 200 ms | 0.10 x |"
     assert text.splitlines()[-1] == line
-    other = Measured("rle_decode/pycocotools", 0.02, 0.2, 0.1, 5, 0.0, 0.0, "masks").as_dict()
+    other = MeasuredRow("rle_decode/pycocotools", 0.02, 0.2, 0.1, 5, 0.0, 0.0, "masks").as_dict()
     rows = {"rle_decode/pycocotools": other}
     assert "RLE" in table.table(results(rows=rows)) and "RLE" not in table.headlines(results(rows=rows))
 
@@ -100,9 +100,9 @@ def test_verdicts_name_missed_targets() -> None:
 
 def test_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="benchmarks: begin"):
-        table.with_tables("no table here", "", "")
+        table.replace_tables("no table here", "", "")
     with pytest.raises(ValueError, match="gpu: begin"):
-        table.with_tables(f"{table.BEGIN}{table.END}", "", "")
+        table.replace_tables(f"{table.BEGIN}{table.END}", "", "")
 
 
 def test_comparison_marks_changes_above_noise() -> None:
@@ -116,7 +116,7 @@ def test_comparison_marks_changes_above_noise() -> None:
 def test_results_of_other_machines_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     now, own, other = results(), results(date="2026-01-01"), results(instruction_set="avx512")
     monkeypatch.setattr(compare, "committed", lambda: [other, now, own])
-    assert compare.before(now) == [own]
+    assert compare.earlier_results(now) == [own]
 
 
 def test_machine_name_is_a_valid_file_name() -> None:

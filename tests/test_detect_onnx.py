@@ -168,9 +168,9 @@ def test_real_export_gives_the_networks_detections(tmp_path: Path) -> None:
     net = make("detect")
     path = tmp_path / "m.onnx"
     torch.onnx.export(Exported(net).eval(), (torch.zeros(1, 3, 64, 96),), str(path), input_names=["images"])
-    picture = bgr_picture(48, 90)  # 51 x 96 in an input of 64 x 96
-    rows, _ = expected(net, picture, 96, 0.3)
-    found = from_onnx(path, conf=0.3)(picture)
+    image = bgr_picture(48, 90)  # 51 x 96 in an input of 64 x 96
+    rows, _ = expected(net, image, 96, 0.3)
+    found = from_onnx(path, conf=0.3)(image)
     np.testing.assert_allclose(found.boxes, rows[:, :4], rtol=1e-3, atol=1e-2)
     np.testing.assert_allclose(found.scores, rows[:, 4], rtol=1e-3)
     assert found.class_ids.tolist() == rows[:, 5].tolist()

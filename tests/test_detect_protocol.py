@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastsam_core.detect import CheckedDetector, Detections, Detector, load_detector
-from fastsam_core.detect.protocol import checked, qualified_name
+from fastsam_core.detect.protocol import check_detections, qualified_name
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 BOXES = [[1.0, 2.0, 10.0, 12.0], [0.0, 0.0, 5.0, 5.0], [3.0, 3.0, 3.0, 3.0]]
@@ -49,7 +49,7 @@ class Counting:
     ],
 )
 def test_accepted_outputs_become_detections(output: Any) -> None:
-    found = checked(output)
+    found = check_detections(output)
     assert isinstance(found, Detections)
     assert found.boxes.dtype == np.float32 and found.scores.dtype == np.float32 and found.class_ids.dtype == np.int64
     np.testing.assert_array_equal(found.boxes, BOXES)
@@ -59,7 +59,7 @@ def test_accepted_outputs_become_detections(output: Any) -> None:
 
 @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0, 4), torch.zeros(0, 6)])
 def test_empty_outputs_have_consistent_shapes(nothing: Any) -> None:
-    found = checked((nothing, [], [], None))
+    found = check_detections((nothing, [], [], None))
     assert found.boxes.shape == (0, 4) and found.scores.shape == found.class_ids.shape == (0,) and found.names == {}
 
 

@@ -24,12 +24,12 @@ from fastsam_core.config import Config
 from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.evaluate import Evaluation, Measure, evaluate
 from fastsam_core.evaluate.cases import Cases, draw_case
-from fastsam_core.evaluate.clicks import innermost
+from fastsam_core.evaluate.clicks import innermost_pixel
+from fastsam_core.evaluate.datasets import Example, GroundTruthObject
 from fastsam_core.evaluate.image_scores import ImageScores
-from fastsam_core.evaluate.prompted import LIMIT, FirstMask, Prompted, box_of, click_of
-from fastsam_core.evaluate.report import _MEASURES
+from fastsam_core.evaluate.prompted import MAX_CLICKS, OneClickResult, PromptedSegmenter, bounding_box, innermost_click
+from fastsam_core.evaluate.report import _MEASURE_FIELDS
 from fastsam_core.evaluate.settings import MEASURES, EvaluateConfig
-from fastsam_core.evaluate.truth import Example, TrueObject
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation
 from fastsam_core.models.fingerprint import weights_hash
 from fastsam_core.prompts import Prompts
@@ -52,11 +52,11 @@ def square(top: int, left: int, side: int, height: int = 40, width: int = 60) ->
 
 
 def test_click_and_box_of_an_object() -> None:
-    found = TrueObject("a", encoded(square(5, 20, 9)))
-    assert click_of(found) == (24, 9) and box_of(found) == (20, 5, 28, 13)
+    found = GroundTruthObject("a", encoded(square(5, 20, 9)))
+    assert innermost_click(found) == (24, 9) and bounding_box(found) == (20, 5, 28, 13)
 
 
-class Scripted(Prompted):
+class Scripted(PromptedSegmenter):
     """A model that answers the k-th prompt for an object with its k-th mask, whose logits are the number k."""
 
     def __init__(self, masks: list[list[np.ndarray]]) -> None:
@@ -72,16 +72,16 @@ class Scripted(Prompted):
             index = int(points[0, 0]) // 20
             yield torch.full((1, 4, 4), float(100 * index + len(points))), torch.zeros(1)
 
-    def _rles(self, logits: torch.Tensor) -> list[Any]:
+    def _to_rles(self, logits: torch.Tensor) -> list[Any]:
         index, number = divmod(int(logits[0, 0, 0]), 100)
         return [encoded(self.masks[index][number - 1])]
 
 
-def first_of(mask: np.ndarray, truth: np.ndarray) -> FirstMask:
-    click, _ = innermost(truth)
+def first_of(mask: np.ndarray, truth: np.ndarray) -> OneClickResult:
+    click, _ = innermost_pixel(truth)
     assert click is not None
     iou = (mask & truth).sum() / (mask | truth).sum()
-    return FirstMask(click, encoded(mask), torch.full((4, 4), -7.0), np.array([0.0, 1, 0]), np.array([1, iou, 1]))
+    return OneClickResult(click, encoded(mask), torch.full((4, 4), -7.0), np.array([0.0, 1, 0]), np.array([1, iou, 1]))
 
 
 def test_clicks_correct_the_mask_until_it_is_good() -> None:
@@ -93,33 +93,39 @@ def test_clicks_correct_the_mask_until_it_is_good() -> None:
     good[10, 22] = False
     masks = [[too_much, square(30, 40, 5), truths[0]], [half, good]]
     scripted = Scripted(masks)
-    objects = [TrueObject(str(place), encoded(truth)) for place, truth in enumerate(truths)]
-    ious = scripted.corrected(
+    objects = [GroundTruthObject(str(index), encoded(truth)) for index, truth in enumerate(truths)]
+    ious = scripted.simulate_corrections(
         objects, [first_of(one[0], truth) for one, truth in zip(masks, truths, strict=True)], 0.95
     )
     assert [len(one) for one in ious] == [3, 2] and ious[0][2] == 1 and ious[0][1] == 0
     assert ious[1] == pytest.approx([66 / 121, 120 / 121])
     second, third = scripted.asked
     # Both objects get a second click: the first mask is too large, the second too small.
-    assert second.points.tolist() == [[[6, 15], list(innermost(too_much & ~truths[0])[0] or ())], [[27, 15], [24, 12]]]
+    assert second.points.tolist() == [
+        [[6, 15], list(innermost_pixel(too_much & ~truths[0])[0] or ())],
+        [[27, 15], [24, 12]],
+    ]
     assert second.labels.tolist() == [[1, 0], [1, 1]]
     assert second.masks is not None and (second.masks == -7).all()
     # All of the first object is missing; its third click avoids the pixel that was clicked before.
     missing = truths[0].copy()
-    assert third.points[0, 2].tolist() == list(innermost(missing, [(6, 15)])[0] or ()) and len(third.points) == 1
+    assert third.points[0, 2].tolist() == list(innermost_pixel(missing, [(6, 15)])[0] or ()) and len(third.points) == 1
     assert third.labels.tolist() == [[1, 0, 1]] and third.masks is not None and (third.masks == 2).all()
 
 
 def test_clicks_end_at_the_limit_or_where_nothing_is_left() -> None:
     truth, wrong = square(10, 1, 11), square(10, 40, 15)
-    objects = [TrueObject("a", encoded(truth))]
-    scripted = Scripted([[wrong] * LIMIT])
-    (ious,) = scripted.corrected(objects, [first_of(wrong, truth)], 0.9, mask_feedback=False)
-    assert ious == [0.0] * LIMIT and len({tuple(click) for click in scripted.asked[-1].points[0].tolist()}) == LIMIT
+    objects = [GroundTruthObject("a", encoded(truth))]
+    scripted = Scripted([[wrong] * MAX_CLICKS])
+    (ious,) = scripted.simulate_corrections(objects, [first_of(wrong, truth)], 0.9, mask_feedback=False)
+    assert (
+        ious == [0.0] * MAX_CLICKS
+        and len({tuple(click) for click in scripted.asked[-1].points[0].tolist()}) == MAX_CLICKS
+    )
     assert all(prompts.masks is None for prompts in scripted.asked)
     tiny = square(10, 1, 1)
-    (ious,) = Scripted([[~tiny & tiny] * 9]).corrected(
-        [TrueObject("a", encoded(tiny))], [first_of(~tiny & tiny, tiny)], 0.9
+    (ious,) = Scripted([[~tiny & tiny] * 9]).simulate_corrections(
+        [GroundTruthObject("a", encoded(tiny))], [first_of(~tiny & tiny, tiny)], 0.9
     )
     assert ious == [0.0]  # its one pixel has been clicked
 
@@ -136,21 +142,23 @@ def test_previous_logits_are_passed_back_to_the_model(monkeypatch: pytest.Monkey
         return logits, predicted
 
     monkeypatch.setattr(model, "decode_prompts", spy)
-    prompted = Prompted(model, EncodedImage(bgr_picture(40, 60), ""), Config())
-    objects = [TrueObject("a", encoded(square(5, 30, 20))), TrueObject("b", encoded(square(2, 2, 9)))]
-    first = prompted.one_click(objects)
-    prompted.corrected(objects, first, goal=1.1, limit=3)
+    segmenter = PromptedSegmenter(model, EncodedImage(bgr_picture(40, 60), ""), Config())
+    objects = [GroundTruthObject("a", encoded(square(5, 30, 20))), GroundTruthObject("b", encoded(square(2, 2, 9)))]
+    first = segmenter.segment_clicks(objects)
+    segmenter.simulate_corrections(objects, first, target_iou=1.1, max_clicks=3)
     click, second, third = calls
     assert click[0]["multimask_output"] and not second[0]["multimask_output"]
     # The click (39, 14), scaled to the model's input.
     np.testing.assert_allclose(
-        click[0]["points"][0, 0], np.array(click_of(objects[0])) * [128 / 60, 85 / 40], rtol=1e-6
+        click[0]["points"][0, 0], np.array(innermost_click(objects[0])) * [128 / 60, 85 / 40], rtol=1e-6
     )
     best = click[2].argmax(1)
-    for place in range(2):
-        torch.testing.assert_close(second[0]["masks"][place, 0], click[1][place, best[place]], rtol=0, atol=0)
-        torch.testing.assert_close(third[0]["masks"][place, 0], second[1][place, 0], rtol=0, atol=0)
-        assert first[place].predicted.tolist() == click[2][place].tolist() and first[place].chosen == best[place]
+    for index in range(2):
+        torch.testing.assert_close(second[0]["masks"][index, 0], click[1][index, best[index]], rtol=0, atol=0)
+        torch.testing.assert_close(third[0]["masks"][index, 0], second[1][index, 0], rtol=0, atol=0)
+        assert (
+            first[index].predicted_ious.tolist() == click[2][index].tolist() and first[index].best_index == best[index]
+        )
     assert third[0]["points"].shape == (2, 3, 2)
 
 
@@ -210,7 +218,7 @@ def test_scores_equal_those_of_plain_predictor_calls(sam: SAM, scenes: Path, who
         predictor.set_image(scenes / "png" / "images" / f"{index}.png")
         found = truths(scenes, index)
         for truth in found:
-            (three,) = predictor(points=[list(innermost(truth)[0] or ())], multimask_output=True)
+            (three,) = predictor(points=[list(innermost_pixel(truth)[0] or ())], multimask_output=True)
             scores, of_each = three.predicted_iou.numpy(), ious(decoded(three), truth)
             chosen.append(of_each[scores.argmax()])
             best.append(of_each.max())
@@ -237,7 +245,7 @@ def test_bundled_model_beats_the_disc_baseline_on_scenes(sam: SAM, scenes: Path)
 
 
 def test_every_measure_has_its_interval_and_row(sam: SAM, scenes: Path, whole: Evaluation) -> None:
-    assert set(whole.measures) == set(_MEASURES)
+    assert set(whole.measures) == set(_MEASURE_FIELDS)
     for name, measure in whole.measures.items():
         assert measure.objects == whole.objects and measure.low is not None and measure.high is not None
         assert measure.low <= measure.value <= measure.high or name == "iou_correlation"
@@ -286,17 +294,19 @@ def test_number_of_clicks_measures(sam: SAM, scenes: Path, monkeypatch: pytest.M
     by_click = [[0.5, 0.85, 0.9], [0.95], [0.86, 0.1, 0.89] + [0.2] * 17, [0.84, 0.8]]
     asked: list[dict[str, Any]] = []
 
-    def corrected(self: Prompted, objects: list[Any], first: list[Any], goal: float, **options: Any) -> Any:
-        asked.append({"goal": goal, **options})
+    def simulate_corrections(
+        self: PromptedSegmenter, objects: list[Any], first_results: list[Any], target_iou: float, **options: Any
+    ) -> Any:
+        asked.append({"goal": target_iou, **options})
         return by_click[: len(objects)]
 
-    monkeypatch.setattr(Prompted, "corrected", corrected)
+    monkeypatch.setattr(PromptedSegmenter, "simulate_corrections", simulate_corrections)
     # The four largest objects of the first scene.
     areas = sorted((int(truth.sum()) for truth in truths(scenes, 0)), reverse=True)
     assert len(areas) >= 4
     options: dict[str, Any] = {"measures": "noc", "imgsz": 64, "verbose": False, "mask_feedback": False}
     with monkeypatch.context() as patch:
-        patch.setattr("fastsam_core.evaluate.run.DataSet.__len__", lambda self: 1)
+        patch.setattr("fastsam_core.evaluate.run.MaskDataset.__len__", lambda self: 1)
         found = sam.val(scenes / "png", min_area=areas[3] / SIDE**2, baselines=False, **options)
     assert found.objects == 4 and asked == [{"goal": 0.9, "mask_feedback": False}]
     assert found.noc85 is not None and found.noc85.value == (2 + 1 + 1 + 20) / 4
@@ -325,7 +335,7 @@ def test_each_image_is_encoded_once(scenes: Path) -> None:
     model = small_model()
     # Only large objects: this model's masks are noise, so each object is clicked twenty times.
     options: dict[str, Any] = {"imgsz": 128, "points_stride": 2, "min_area": 0.05, "measures": MEASURES}
-    evaluate(SAM(model)._get_predictor(), scenes / "png", **options, verbose=False)
+    evaluate(SAM(model)._prepare_predictor(), scenes / "png", **options, verbose=False)
     assert model.counts == {"encoded": 2}  # type: ignore[comparison-overlap]
 
 
@@ -453,15 +463,18 @@ def test_best_median_and_worst_cases_are_drawn(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Cases, "_tile", tile)
     cases, mask = Cases(io.StringIO()), encoded(np.ones((4, 4), bool))
-    assert cases.picture() is None
+    assert cases.draw_sheet() is None
     for ious, best, median, worst in (
         ([0.6], [0], [0], [0]),
         ([0.1, 0.9, 0.5, 0.7, 0.3, 0.8], [2, 6], [4, 0], [5, 1]),
     ):
-        objects, scores = [TrueObject("", mask)] * len(ious), ImageScores({}, [None] * len(ious), [mask] * len(ious))
+        objects, scores = (
+            [GroundTruthObject("", mask)] * len(ious),
+            ImageScores({}, [None] * len(ious), [mask] * len(ious)),
+        )
         cases.add(Example("a", Path("a.png")), objects, np.array(ious), scores)
         drawn.clear()
-        assert cases.picture() is not None
+        assert cases.draw_sheet() is not None
         assert drawn == {"best": best, "median": median, "worst": worst}
 
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from fastsam_core.evaluate import label_maps, truth
-from fastsam_core.evaluate.truth import Example, open_data
+from fastsam_core.evaluate import datasets, label_maps
+from fastsam_core.evaluate.datasets import Example, open_dataset
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation
 from label_examples import encoded
 from small_model import bgr_picture
@@ -54,7 +54,7 @@ def masks_of(example: Example) -> dict[str, np.ndarray]:
 
 
 def only_example(place: Path, images: Path | None = None) -> Example:
-    data = open_data(place, images)
+    data = open_dataset(place, images)
     assert len(data) == 1
     return data[0]
 
@@ -72,8 +72,8 @@ def test_png_label_maps(tmp_path: Path) -> None:
     palette.putdata(labels_of(4, 255, 2).ravel().tolist())
     palette.save(tmp_path / "masks" / "d.png")
     Image.fromarray(labels_of(1) > 0).save(tmp_path / "masks" / "e.png")
-    data = open_data(tmp_path)
-    assert data.names == ["a.png", "b.jpg", "d.png", "e.png", "sub/c.png"] and not list(data.stray())
+    data = open_dataset(tmp_path)
+    assert data.names == ["a.png", "b.jpg", "d.png", "e.png", "sub/c.png"] and not list(data.unmatched_label_files())
     found = {data.names[index]: masks_of(data[index]) for index in range(len(data))}
     # In palette images, 255 is no object.
     numbers = {"a.png": "1 200 255", "b.jpg": "300 65000", "d.png": "2 4", "e.png": "255", "sub/c.png": "255"}
@@ -94,7 +94,7 @@ def test_images_without_usable_masks_are_reported(tmp_path: Path) -> None:
     Image.fromarray(labels_of(1)[:, 1:]).save(tmp_path / "masks" / "e.png")
     (tmp_path / "images" / "f.png").write_bytes(b"broken")
     (tmp_path / "masks" / "g.png").write_bytes((tmp_path / "masks" / "a.png").read_bytes()[:60])
-    data = open_data(tmp_path)
+    data = open_dataset(tmp_path)
     reasons = {}
     for index in range(len(data)):
         example = data[index]
@@ -106,7 +106,7 @@ def test_images_without_usable_masks_are_reported(tmp_path: Path) -> None:
     assert "in colour (RGB)" in reasons["b.png"] and "has no c.png" in reasons["c.png"]
     assert "any of d.jpg, d.png" in reasons["d.jpg"] and "20 x 29, but the image is 20 x 30" in reasons["e.png"]
     assert "not an image" in reasons["f.png"] and "g.png is damaged" in reasons["g.png"]
-    (stray,) = data.stray()
+    (stray,) = data.unmatched_label_files()
     assert stray.image == "lonely.png" and "no image of its name" in stray.reason
 
 
@@ -191,7 +191,7 @@ def test_coco_masks_crowds_and_polygons(tmp_path: Path) -> None:
     with CocoWriter(tmp_path / "labels.json") as writer:
         writer.write(ImageLabels("a.jpg", WIDTH, HEIGHT, objects))
         writer.write(ImageLabels("sub\\b.jpg", WIDTH, HEIGHT, more))  # as on Windows
-    data = open_data(str(tmp_path / "labels.json"), str(tmp_path / "images"))
+    data = open_dataset(str(tmp_path / "labels.json"), str(tmp_path / "images"))
     assert data.names == ["a.jpg", "sub/b.jpg"]
     first, second = data[0], data[1]
     (found,) = masks_of(first).values()
@@ -218,7 +218,7 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
     ]
     whole: dict[str, Any] = {"images": images, "categories": [{"id": 1, "name": "object"}]}
     path.write_text(json.dumps({**whole, "annotations": [wrong[0], good, *wrong[1:]]}))
-    data = open_data(path, tmp_path / "images")
+    data = open_dataset(path, tmp_path / "images")
     example = data[0]
     assert list(masks_of(example)) == ["object 0"] and example.pixels is not None
     places = [failure.object for failure in example.failures]
@@ -231,7 +231,7 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
     for entry, message in (({**good, "image_id": 9}, "no image has the id 9"), ({"id": 3}, "'image_id' is missing")):
         path.write_text(json.dumps({**whole, "annotations": [entry]}))
         with pytest.raises(ValueError, match=message):
-            open_data(path, tmp_path / "images")
+            open_dataset(path, tmp_path / "images")
 
 
 # --- YOLO ---
@@ -263,15 +263,15 @@ def test_yolo_labels_in_each_folder_layout(
     write = {"a": yolo_line(0) + yolo_line(2), "sub/b": yolo_line(1) + "0 0.5 0.5 0.2 0.2\n", "d": ""}
     for name, text in {**write, "lonely": yolo_line(0), "classes": "thing\n"}.items():
         (tmp_path / texts / f"{name}.txt").write_text(text)
-    found = open_data(tmp_path / data, None if images is None else tmp_path / images)
-    assert found.names == ["a.jpg", "c.jpg", "d.jpg", "sub/b.jpg"] and found.labelled() == [0, 3]
+    found = open_dataset(tmp_path / data, None if images is None else tmp_path / images)
+    assert found.names == ["a.jpg", "c.jpg", "d.jpg", "sub/b.jpg"] and found.labelled_indices() == [0, 3]
     for index, blocks in ((0, (0, 2)), (1, ()), (2, ()), (3, (1,))):
         masks = list(masks_of(found[index]).values())
         assert len(masks) == len(blocks) and found[index].pixels is not None
         for mask, number in zip(masks, blocks, strict=True):
             np.testing.assert_array_equal(mask, block(number))
     assert [(one.object, one.reason) for one in found[3].failures] == [("object 1", "it has a box but no mask")]
-    (stray,) = found.stray()
+    (stray,) = found.unmatched_label_files()
     assert stray.image == "lonely.txt" and "no image lonely.*" in stray.reason
 
 
@@ -279,11 +279,11 @@ def test_wrong_lines_and_names_of_a_yolo_folder_are_reported(tmp_path: Path) -> 
     folder(tmp_path, "labels", "a.jpg", "b.jpg", "b.png")
     for name in "ab":
         (tmp_path / "labels" / f"{name}.txt").write_text(yolo_line(0) + "0 0.5 2 0.2 0.2 0.1 0.1\n")
-    data = open_data(tmp_path)
+    data = open_dataset(tmp_path)
     (failure,) = data[0].failures
     assert failure.object is None and "a.txt, line 2: 2 lies outside" in failure.reason and data[0].pixels is None
-    (stray,) = data.stray()
-    assert "any of b.jpg, b.png" in stray.reason and data.labelled() == [0] and not data[1].objects
+    (stray,) = data.unmatched_label_files()
+    assert "any of b.jpg, b.png" in stray.reason and data.labelled_indices() == [0] and not data[1].objects
 
 
 def test_labelled_images_are_found_without_opening_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,9 +307,9 @@ def test_labelled_images_are_found_without_opening_images(tmp_path: Path, monkey
     def refused(*arguments: Any) -> Any:
         raise AssertionError("read")
 
-    monkeypatch.setattr(truth, "read_image", refused)
-    assert open_data(tmp_path / "png").labelled() == [1]
-    assert open_data(tmp_path / "labels.json", tmp_path / "png").labelled() == [3]
+    monkeypatch.setattr(datasets, "read_image", refused)
+    assert open_dataset(tmp_path / "png").labelled_indices() == [1]
+    assert open_dataset(tmp_path / "labels.json", tmp_path / "png").labelled_indices() == [3]
 
 
 # --- other things ---
@@ -336,19 +336,19 @@ def test_folders_and_files_that_are_no_data_set_are_refused(tmp_path: Path) -> N
         ("both", tmp_path / "both" / "images", "goes with a COCO file"),
     ):
         with pytest.raises(ValueError) as caught:
-            open_data(tmp_path / name, images)
+            open_dataset(tmp_path / name, images)
         text = str(caught.value)
         assert message in text and "COCO .json" in text and "masks/" in text and "labels/" in text, text
     with pytest.raises(ValueError, match="lists no images"):
-        open_data(tmp_path / "none.json", tmp_path)
+        open_dataset(tmp_path / "none.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"missing.*accepted"):
-        open_data(tmp_path / "missing")
+        open_dataset(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        open_data(tmp_path / "none.json", tmp_path / "missing")
+        open_dataset(tmp_path / "none.json", tmp_path / "missing")
     with pytest.raises(TypeError, match="data must be a path, not list"):
-        open_data([1])
+        open_dataset([1])
     with pytest.raises(TypeError, match="images must be a path"):
-        open_data(tmp_path / "none.json", 3)
+        open_dataset(tmp_path / "none.json", 3)
 
 
 def test_npz_shape_is_checked_before_reading_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_huge_npz_header_uses_little_memory(tmp_path: Path) -> None:
 def test_images_removed_after_opening_are_reported(tmp_path: Path) -> None:
     folder(tmp_path, "masks", "a.png")
     Image.fromarray(labels_of(1)).save(tmp_path / "masks" / "a.png")
-    data = open_data(tmp_path)
+    data = open_dataset(tmp_path)
     shutil.rmtree(tmp_path / "images")
     (failure,) = data[0].failures
     assert "no such file" in failure.reason

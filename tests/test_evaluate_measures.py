@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fastsam_core import rle
-from fastsam_core.evaluate.baselines import disc, grabcut
-from fastsam_core.evaluate.boundary import boundary, boundary_f
-from fastsam_core.evaluate.clicks import innermost, next_click, squared_distances
-from fastsam_core.evaluate.recall import NONE, average_recall, matched_ranks
-from fastsam_core.evaluate.statistics import average_ranks, interval, spearman
+from fastsam_core.evaluate.baselines import disc_mask, grabcut_mask
+from fastsam_core.evaluate.boundary import boundary_f, boundary_mask
+from fastsam_core.evaluate.clicks import innermost_pixel, next_click, squared_distances
+from fastsam_core.evaluate.recall import UNMATCHED, average_recall, matched_ranks
+from fastsam_core.evaluate.statistics import average_ranks, bootstrap_interval, spearman
 from label_examples import encoded, masks
 
 small_masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda size: masks(*size))
@@ -59,22 +59,22 @@ def test_innermost_equals_brute_force(region: np.ndarray, data: st.DataObject) -
     # Ties: the topmost, then the leftmost pixel.
     best = max((squares[y, x], -y, -x) for y in range(height) for x in range(width))
     expected = ((-best[2], -best[1]), best[0]) if best[0] else (None, 0)
-    assert innermost(region, taken) == expected
+    assert innermost_pixel(region, taken) == expected
 
 
 def test_innermost_by_hand() -> None:
     # A 5 x 3 block in the corner of the image, whose border counts as outside: three pixels are equally far in.
     region = np.zeros((6, 9), bool)
     region[0:3, 0:5] = True
-    assert innermost(region) == ((1, 1), 4)
-    assert innermost(region, [(1, 1)]) == ((2, 1), 4)
-    assert innermost(np.ones((5, 5), bool)) == ((2, 2), 9)
-    assert innermost(np.zeros((3, 3), bool)) == (None, 0)
+    assert innermost_pixel(region) == ((1, 1), 4)
+    assert innermost_pixel(region, [(1, 1)]) == ((2, 1), 4)
+    assert innermost_pixel(np.ones((5, 5), bool)) == ((2, 2), 9)
+    assert innermost_pixel(np.zeros((3, 3), bool)) == (None, 0)
     # The larger of two parts, although the other one comes first.
     region[5:, 8] = True
     region[0:3, 0:5] = False
     region[2:6, 2:6] = True
-    assert innermost(region)[0] == (3, 3)
+    assert innermost_pixel(region)[0] == (3, 3)
 
 
 def test_next_click_goes_to_the_larger_error() -> None:
@@ -123,7 +123,7 @@ def slow_f(predicted: np.ndarray, truth: np.ndarray, tolerance: float) -> float:
 def test_boundary_f_equals_brute_force(data: st.DataObject, tolerance: float) -> None:
     size = data.draw(st.tuples(st.integers(1, 14), st.integers(1, 14)))
     predicted, truth = data.draw(masks(*size)), data.draw(masks(*size))
-    np.testing.assert_array_equal(boundary(truth), slow_boundary(truth))
+    np.testing.assert_array_equal(boundary_mask(truth), slow_boundary(truth))
     assert boundary_f(predicted, truth, tolerance) == pytest.approx(slow_f(predicted, truth, tolerance), abs=1e-12)
 
 
@@ -231,7 +231,7 @@ def test_average_recall_by_hand() -> None:
     ious = np.array([[0.74, 0.0], [0.3, 0.4], [0.6, 0.95]])
     ranks = matched_ranks(ious)
     assert ranks.shape == (2, 10)
-    assert ranks[0].tolist() == [0] * 5 + [NONE] * 5
+    assert ranks[0].tolist() == [0] * 5 + [UNMATCHED] * 5
     assert ranks[1].tolist() == [2] * 10
     assert average_recall(ranks, 1).tolist() == [0.5, 0.0]
     assert average_recall(ranks, 3).tolist() == [0.5, 1.0]
@@ -273,20 +273,22 @@ def test_ranks_and_correlation_equal_their_definitions(pairs: np.ndarray) -> Non
 def test_bootstrap_intervals() -> None:
     rng = np.random.default_rng(1)
     images = [rng.normal(size=(5, 1)).ravel() for _ in range(200)]
-    between = interval(images, None, seed=3)
-    assert between is not None and between == interval(images, None, seed=3) != interval(images, None, seed=4)
+    between = bootstrap_interval(images, None, seed=3)
+    assert between is not None and between == bootstrap_interval(images, None, seed=3) != bootstrap_interval(
+        images, None, seed=4
+    )
     # For the mean of 1,000 standard normal values: 1.96 / sqrt(1000) on either side.
     mean = float(np.concatenate(images).mean())
     assert between[0] < mean < between[1] and between[1] - between[0] == pytest.approx(2 * 0.062, rel=0.2)
     # A statistic of all values gives the same; images without values don't count.
-    assert interval(images, lambda values: float(values.mean()), seed=3) == pytest.approx(between, abs=1e-12)
-    assert interval([*images, np.zeros(0)], None, seed=3) == between
-    assert interval(images[:1], None, seed=3) is None
+    assert bootstrap_interval(images, lambda values: float(values.mean()), seed=3) == pytest.approx(between, abs=1e-12)
+    assert bootstrap_interval([*images, np.zeros(0)], None, seed=3) == between
+    assert bootstrap_interval(images[:1], None, seed=3) is None
     # If objects of one image are alike, the number of images counts, not that of objects.
     copies = [np.repeat(values[:1], 5) for values in images]
-    wider = interval(copies, None, seed=3)
+    wider = bootstrap_interval(copies, None, seed=3)
     assert wider is not None and wider[1] - wider[0] > 1.7 * (between[1] - between[0])
-    assert interval([np.zeros((2, 2)), np.ones((2, 2))], lambda pairs: float("nan"), seed=0) is None
+    assert bootstrap_interval([np.zeros((2, 2)), np.ones((2, 2))], lambda pairs: float("nan"), seed=0) is None
 
 
 # --- baselines ---
@@ -294,10 +296,10 @@ def test_bootstrap_intervals() -> None:
 
 def test_disc_has_a_tenth_of_the_mean_side_as_radius() -> None:
     # The radius is 0.1 * sqrt(40 * 90) = 6.
-    drawn = disc((40, 90), (20, 10))
+    drawn = disc_mask((40, 90), (20, 10))
     y, x = np.mgrid[:40, :90]
     np.testing.assert_array_equal(drawn, np.hypot(x - 20, y - 10) <= 6)
-    assert drawn[10, 26] and not drawn[10, 27] and disc((40, 90), (0, 0)).sum() < drawn.sum()
+    assert drawn[10, 26] and not drawn[10, 27] and disc_mask((40, 90), (0, 0)).sum() < drawn.sum()
 
 
 def test_grabcut_finds_a_bright_block() -> None:
@@ -307,15 +309,15 @@ def test_grabcut_finds_a_bright_block() -> None:
     truth[20:40, 30:60] = True
     image[truth] += 150
     box = (25, 15, 64, 44)
-    found = grabcut(image, box)
+    found = grabcut_mask(image, box)
     assert (found & truth).sum() / (found | truth).sum() > 0.95
-    np.testing.assert_array_equal(found, grabcut(image, box))
+    np.testing.assert_array_equal(found, grabcut_mask(image, box))
     # Large images are scaled down to run it; the mask still has the image's size.
     large = np.kron(image, np.ones((12, 12, 1), np.uint8))
-    enlarged = grabcut(large, (25 * 12, 15 * 12, 65 * 12 - 1, 45 * 12 - 1))
+    enlarged = grabcut_mask(large, (25 * 12, 15 * 12, 65 * 12 - 1, 45 * 12 - 1))
     wanted = np.kron(truth, np.ones((12, 12), bool))
     assert enlarged.shape == wanted.shape and (enlarged & wanted).sum() / (enlarged | wanted).sum() > 0.9
-    assert grabcut(image, (0, 0, 79, 59)).all()
-    assert grabcut(image, (3, 3, 3, 3)).shape == (60, 80)
-    assert grabcut(np.zeros((1, 1, 3), np.uint8), (0, 0, 0, 0)).all()
-    assert grabcut(image, (0, 0, 79, 58)).shape == (60, 80)
+    assert grabcut_mask(image, (0, 0, 79, 59)).all()
+    assert grabcut_mask(image, (3, 3, 3, 3)).shape == (60, 80)
+    assert grabcut_mask(np.zeros((1, 1, 3), np.uint8), (0, 0, 0, 0)).all()
+    assert grabcut_mask(image, (0, 0, 79, 58)).shape == (60, 80)

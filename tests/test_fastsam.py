@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastsam_core import FastSAM, Results
-from fastsam_core.detect.choose import Choice
-from fastsam_core.detect.fastsam import FastSAMPredictor, _at_border
+from fastsam_core.detect.fastsam import FastSAMPredictor, _snap_to_border
+from fastsam_core.detect.prompt_selection import PromptSelector
 from fastsam_core.models import fastsam as familiar
 from small_model import bgr_picture
 from yolo_files import make, write
@@ -34,15 +34,15 @@ def squares() -> Results:
     masks[3, 2, 50] = True
     rows = torch.tensor([[10, 10, 20, 20], [5, 5, 25, 25], [10, 30, 50, 35], [50, 2, 51, 3]]).float()
     data = torch.cat([rows, torch.tensor([[0.9, 0.0], [0.8, 0], [0.7, 0], [0.6, 0]])], 1)
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[masks[2]] = (10, 20, 200)
-    return Results(picture, "a.png", {0: "object"}, data, torch.from_numpy(masks))
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[masks[2]] = (10, 20, 200)
+    return Results(image, "a.png", {0: "object"}, data, torch.from_numpy(masks))
 
 
 def chosen(result: Results, **prompts: Any) -> list[float]:
-    choice = Choice.read(**prompts)
-    assert choice is not None
-    return [round(score, 1) for score in choice.among(result).boxes.conf.tolist()]  # type: ignore[union-attr]
+    selector = PromptSelector.from_prompts(**prompts)
+    assert selector is not None
+    return [round(score, 1) for score in selector.select(result).boxes.conf.tolist()]  # type: ignore[union-attr]
 
 
 def test_segments_everything_and_snaps_boxes_to_the_border(model: FastSAM) -> None:
@@ -98,47 +98,47 @@ class RedMatcher:
 
 def test_texts_choose_the_best_crop(squares: Results) -> None:
     matcher = RedMatcher()
-    choice = Choice.read(texts="red")
-    assert choice is not None
-    result = choice.among(squares, matcher)
+    selector = PromptSelector.from_prompts(texts="red")
+    assert selector is not None
+    result = selector.select(squares, matcher)
     assert result.boxes is not None and result.boxes.conf.tolist() == pytest.approx([0.7])
     assert matcher.seen == [(10, 10, 3), (20, 20, 3), (5, 40, 3)]  # the single pixel is too small
     tiny = squares[[3]]
-    assert len(choice.among(tiny, matcher)) == 0
+    assert len(selector.select(tiny, matcher)) == 0
     with pytest.raises(ValueError, match="the matcher must return"):
-        choice.among(squares, lambda images, texts: np.zeros((1, 1), np.float32))
+        selector.select(squares, lambda images, texts: np.zeros((1, 1), np.float32))
 
 
 def test_prompts_are_accepted_by_calls_and_on_results(model: FastSAM) -> None:
-    picture = bgr_picture(61, 90)
-    (everything,) = model(picture, **QUIET)
+    image = bgr_picture(61, 90)
+    (everything,) = model(image, **QUIET)
     x, y = everything.masks.xy[0].mean(0).tolist()
-    (one,) = model(picture, bboxes=everything.boxes.xyxy[0].tolist(), **QUIET)
+    (one,) = model(image, bboxes=everything.boxes.xyxy[0].tolist(), **QUIET)
     assert len(one) == 1
-    (hit,) = model.predict(picture, points=[x, y], labels=[1], **QUIET)
+    (hit,) = model.predict(image, points=[x, y], labels=[1], **QUIET)
     assert len(hit) < len(everything)
     predictor = FastSAMPredictor(overrides={"model": model.loaded, "save": False, **QUIET})
-    results = predictor(picture)
+    results = predictor(image)
     assert len(predictor.prompt(results, points=[[x, y]])[0]) == len(hit)
     assert predictor.prompt(results[0])[0] is results[0]
     predictor.matcher = RedMatcher()
     assert len(predictor.prompt(results, texts=["white", "white"])[0]) == 1
-    stream = model(picture, True, everything.boxes.xyxy[0].tolist(), **QUIET)
+    stream = model(image, True, everything.boxes.xyxy[0].tolist(), **QUIET)
     assert not isinstance(stream, list) and [len(result) for result in stream] == [1]
 
 
 def test_boxes_near_the_border_are_extended_to_it() -> None:
     rows = torch.tensor([[19.0, 21, 25, 30, 0.9, 0], [1, 1, 58, 39, 0.8, 0], [30, 21, 41, 22, 0.7, 0]])
-    result = _at_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
+    result = _snap_to_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
     assert result.boxes is not None
     assert result.boxes.xyxy.tolist() == [[0, 21, 25, 30], [0, 0, 60, 39], [30, 21, 60, 22]]
     nearly = torch.tensor([[25.0, 25, 985, 985, 0.5, 0], [300, 300, 985, 985, 0.4, 0]])
-    whole = _at_border(Results(np.zeros((1000, 1000, 3), np.uint8), "a", ["object"], nearly))
+    whole = _snap_to_border(Results(np.zeros((1000, 1000, 3), np.uint8), "a", ["object"], nearly))
     assert whole.boxes is not None and whole.boxes.xyxy.tolist() == [[0, 0, 1000, 1000], [300, 300, 1000, 1000]]
 
 
 def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) -> None:
-    picture = bgr_picture(61, 90)
+    image = bgr_picture(61, 90)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"labels": [1]}, ValueError, "give points too"),
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),
@@ -149,7 +149,7 @@ def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) ->
     ]
     for prompts, error, message in wrong:
         with pytest.raises(error, match=message):
-            model(picture, **prompts, **QUIET)
+            model(image, **prompts, **QUIET)
     with pytest.raises(ValueError, match="not a description"):
         FastSAM("FastSAM-s.yaml")
     with pytest.raises(ValueError, match="is a detection model"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastsam_core.train.finish import Finish, Placed
+from fastsam_core.train.appearance import Appearance, PlacedShape
 from fastsam_core.train.painter import Painter
 from fastsam_core.train.primitives import box
-from fastsam_core.train.reflections import mirror_in_ground, surroundings_in, tint_by_neighbours
+from fastsam_core.train.reflections import environment_reflection, mirror_in_ground, tint_by_neighbours
 from fastsam_core.train.shapes import Piece, fit
 from fastsam_core.train.textures import TexturePool
 
@@ -59,13 +59,17 @@ def test_mostly_transparent_object_has_no_mirror_image() -> None:
 
 def test_only_grounded_objects_on_mirroring_ground_are_mirrored() -> None:
     pool = TexturePool(size=64, count=8, seed=3)
-    flat = Finish(roundness=0.0, edge=0.0, shadow=0.0)
+    flat = Appearance(roundness=0.0, edge=0.0, shadow=0.0)
     matrix = np.array([[10, 0, 32], [0, 10, 20]], np.float32)
     changed = []
-    for mirror, grounded in ((0.0, True), (0.5, False), (0.5, True)):
+    for ground_reflectance, grounded in ((0.0, True), (0.5, False), (0.5, True)):
         painter = Painter(np.full((64, 64, 3), 0.5, np.float32), pool, np.random.default_rng(0))
-        painter.mirror = mirror
-        painter.paint(Placed(fit([Piece.of([box(-1, -1, 1, 1)])]), matrix, flat, grounded=grounded, pliable=False))
+        painter.ground_reflectance = ground_reflectance
+        painter.paint(
+            PlacedShape(
+                fit([Piece.from_outlines([box(-1, -1, 1, 1)])]), matrix, flat, grounded=grounded, deformable=False
+            )
+        )
         assert painter.labels.max() == 1 and not painter.labels[33:].any()
         changed.append(np.count_nonzero(np.abs(painter.image[33:] - 0.5).max(axis=2) > 0.005))
     assert changed[:2] == [0, 0] and changed[2] > 100
@@ -73,7 +77,7 @@ def test_only_grounded_objects_on_mirroring_ground_are_mirrored() -> None:
 
 def test_gloss_reflects_a_bright_sky_and_a_dark_ground() -> None:
     up = np.array([[-1.0, -0.15, 0.35, 1.0]], np.float32)
-    factor, light = surroundings_in(up, 0.8)
+    factor, light = environment_reflection(up, 0.8)
     assert factor.dtype == light.dtype == np.float32
     np.testing.assert_allclose(factor[0, [0, 1, 3]], [1 - 0.28, 1 - 0.14, 1], atol=1e-3)
     np.testing.assert_allclose(light[0, [0, 2, 3]], [0, 0.14, 0.28], atol=1e-3)

@@ -8,20 +8,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastsam_core.train.catalogue import any_shape, upright_shape
+from fastsam_core.train.appearance import Appearance, PlacedShape
+from fastsam_core.train.backdrop_details import INDOOR_DETAILS, OUTDOOR_DETAILS, Detail
+from fastsam_core.train.catalogue import random_shape, random_upright_shape
 from fastsam_core.train.composites import MAKERS, Maker
 from fastsam_core.train.figures import POSES, person
-from fastsam_core.train.finish import Finish, Placed
 from fastsam_core.train.layouts import LAYOUTS
+from fastsam_core.train.material_kinds import KIND_NAMES, kind_of_slot, material_slot
 from fastsam_core.train.painter import Painter
 from fastsam_core.train.primitives import box, ellipse, polygon, stroke
-from fastsam_core.train.prints import printed
+from fastsam_core.train.prints import random_print
 from fastsam_core.train.scenes import Scene, make_scene
-from fastsam_core.train.shapes import Piece, bent, cluster, fill, fit
+from fastsam_core.train.shapes import Piece, deformed, fit, make_cluster, rasterize
 from fastsam_core.train.simple_shapes import simple_shape
-from fastsam_core.train.stuff import NAMES, of_slot, slot
-from fastsam_core.train.surroundings import INSIDE, OUTSIDE, Detail
-from fastsam_core.train.textures import TexturePool, colour_map
+from fastsam_core.train.textures import TexturePool, colour_lut
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +153,14 @@ def _painter(pool: TexturePool, size: int = 64) -> Painter:
     return Painter(np.full((size, size, 3), 0.5, np.float32), pool, np.random.default_rng(0))
 
 
-def _square(left: float, top: float, side: float) -> Placed:
+def _square(left: float, top: float, side: float) -> PlacedShape:
     matrix = np.array([[side / 2, 0, left + side / 2], [0, side / 2, top + side / 2]], np.float32)
-    return Placed(fit([Piece.of([box(-1, -1, 1, 1)])]), matrix, Finish(shadow=0.6, lift=0.2, edge=0.3), pliable=False)
+    return PlacedShape(
+        fit([Piece.from_outlines([box(-1, -1, 1, 1)])]),
+        matrix,
+        Appearance(shadow=0.6, shadow_distance=0.2, edge=0.3),
+        deformable=False,
+    )
 
 
 def test_later_objects_cover_earlier_ones_and_shadows_are_not_labelled(pool: TexturePool) -> None:
@@ -181,17 +186,17 @@ def test_objects_painted_inside_grouped_context_form_a_group(pool: TexturePool) 
         with painter.grouped():
             painter.paint(_square(30, 20, 12))
     with painter.grouped():
-        painter.claim(np.s_[50:, :])
+        painter.label_window(np.s_[50:, :])
     painter.paint(_square(2, 30, 12))
     assert painter.group_of == [0, 0, 1, 1, 2, 0]
 
 
 def test_cluster_members_are_objects_of_one_group(pool: TexturePool) -> None:
     painter = _painter(pool)
-    left, right = ([Piece.of([box(x, -1, x + 2, 1)])] for x in (-2.0, 0.0))
-    pair = cluster([left, right])
-    assert pair.half == pytest.approx((1.0, 0.5), abs=1e-4) and len(pair.members) == 2
-    painter.paint_cluster(pair, np.array([[20, 0, 32], [0, 20, 32]], np.float32), Finish())
+    left, right = ([Piece.from_outlines([box(x, -1, x + 2, 1)])] for x in (-2.0, 0.0))
+    pair = make_cluster([left, right])
+    assert pair.half_extents == pytest.approx((1.0, 0.5), abs=1e-4) and len(pair.members) == 2
+    painter.paint_cluster(pair, np.array([[20, 0, 32], [0, 20, 32]], np.float32), Appearance())
     assert painter.group_of == [0, 1, 1]
     assert painter.labels[32, 20] == 1 and painter.labels[32, 44] == 2 and painter.labels[10, 32] == 0
 
@@ -200,10 +205,10 @@ def test_cluster_members_are_objects_of_one_group(pool: TexturePool) -> None:
 def test_every_composite_shows_at_least_two_objects(pool: TexturePool, maker: Maker) -> None:
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        whole = cluster(maker(rng))
-        assert 0 < whole.area <= 4.6 and max(whole.half) == pytest.approx(1.0, abs=1e-3)
+        whole = make_cluster(maker(rng))
+        assert 0 < whole.area <= 4.6 and max(whole.half_extents) == pytest.approx(1.0, abs=1e-3)
         painter = Painter(np.full((96, 96, 3), 0.5, np.float32), pool, rng)
-        painter.paint_cluster(whole, np.array([[44, 0, 48], [0, 44, 48]], np.float32), Finish())
+        painter.paint_cluster(whole, np.array([[44, 0, 48], [0, 44, 48]], np.float32), Appearance())
         shown = np.unique(painter.labels[painter.labels > 0])
         assert len(shown) >= 2 and {painter.group_of[k] for k in shown} == {1}
 
@@ -212,10 +217,14 @@ def test_a_later_piece_of_the_main_material_covers_others(pool: TexturePool) -> 
     painter = _painter(pool)
     main = pool.material(painter.rng, colour=np.array([1.0, 0.0, 0.0], np.float32), contrast=0.0)
     other = pool.material(painter.rng, colour=np.array([0.0, 0.0, 1.0], np.float32), contrast=0.0)
-    pieces = [Piece.of([box(-1, -1, 1, 1)]), Piece.of([box(-1, -1, 1, 1)], slot=1), Piece.of([box(-1, -1, 0, 1)])]
-    flat = Finish(roundness=0.0, edge=0.0, shadow=0.0)
+    pieces = [
+        Piece.from_outlines([box(-1, -1, 1, 1)]),
+        Piece.from_outlines([box(-1, -1, 1, 1)], slot=1),
+        Piece.from_outlines([box(-1, -1, 0, 1)]),
+    ]
+    flat = Appearance(roundness=0.0, edge=0.0, shadow=0.0)
     matrix = np.array([[20, 0, 32], [0, 20, 32]], np.float32)
-    painter.paint(Placed(fit(pieces), matrix, flat, {0: main, 1: other}, pliable=False))
+    painter.paint(PlacedShape(fit(pieces), matrix, flat, {0: main, 1: other}, deformable=False))
     np.testing.assert_allclose(painter.image[32, 20], [1, 0, 0], atol=0.01)
     np.testing.assert_allclose(painter.image[32, 44], [0, 0, 1], atol=0.01)
 
@@ -223,12 +232,12 @@ def test_a_later_piece_of_the_main_material_covers_others(pool: TexturePool) -> 
 def test_print_on_a_part_leaves_the_part_whole(pool: TexturePool) -> None:
     painter = _painter(pool)
     pieces = [
-        Piece.of([box(-1, -1, 1, 1)], part=True),
-        Piece.of([box(-0.5, -0.5, 0.5, 0.5)], slot=1, clip=True),
-        Piece.of([box(0.5, -1, 1, 1)], slot=2),
+        Piece.from_outlines([box(-1, -1, 1, 1)], part=True),
+        Piece.from_outlines([box(-0.5, -0.5, 0.5, 0.5)], slot=1, clip=True),
+        Piece.from_outlines([box(0.5, -1, 1, 1)], slot=2),
     ]
     matrix = np.array([[20, 0, 32], [0, 20, 32]], np.float32)
-    painter.paint(Placed(fit(pieces), matrix, Finish(), pliable=False))
+    painter.paint(PlacedShape(fit(pieces), matrix, Appearance(), deformable=False))
     assert painter.parts[32, 32] == 1 and painter.parts[32, 16] == 1
     assert painter.parts[32, 48] == 0 and painter.labels[32, 48] == 1  # this later piece isn't part 1
 
@@ -237,45 +246,51 @@ def test_nothing_is_painted_far_from_a_frayed_outline(pool: TexturePool) -> None
     for seed in range(6):
         painter = Painter(np.full((96, 96, 3), 0.5, np.float32), pool, np.random.default_rng(seed))
         before = painter.image.copy()
-        half = fit([Piece.of([polygon((-1, 1), (1, 1), (1, -1))])])
-        finish = Finish(shadow=0.0, ragged=0.8)
-        painter.paint(Placed(half, np.array([[40, 0, 48], [0, 40, 48]], np.float32), finish, pliable=False))
+        triangle = fit([Piece.from_outlines([polygon((-1, 1), (1, 1), (1, -1))])])
+        appearance = Appearance(shadow=0.0, fraying=0.8)
+        painter.paint(
+            PlacedShape(triangle, np.array([[40, 0, 48], [0, 40, 48]], np.float32), appearance, deformable=False)
+        )
         np.testing.assert_allclose(painter.image[10:30, 10:30], before[10:30, 10:30], atol=1e-4)
         assert np.any(painter.image[75, 75] != before[75, 75])
 
 
 def test_smear_blurs_beyond_the_outline(pool: TexturePool) -> None:
     blurred = []
-    for smear in (0.0, 12.0):
+    for motion_blur in (0.0, 12.0):
         painter = _painter(pool)
         square = _square(16, 16, 32)
-        painter.paint(replace(square, finish=Finish(shadow=0.0, edge=0.0, roundness=0.0, smear=smear)))
+        painter.paint(
+            replace(square, appearance=Appearance(shadow=0.0, edge=0.0, roundness=0.0, motion_blur=motion_blur))
+        )
         blurred.append(np.count_nonzero(np.abs(painter.image - 0.5).max(axis=2) > 0.01))
         assert painter.labels[32, 32] == 1
     assert blurred[1] > 1.15 * blurred[0]
 
 
-@pytest.mark.parametrize("detail", dict.fromkeys((*INSIDE, *OUTSIDE)))
+@pytest.mark.parametrize("detail", dict.fromkeys((*INDOOR_DETAILS, *OUTDOOR_DETAILS)))
 def test_backdrop_details_are_drawn_in_place_and_reproducible(pool: TexturePool, detail: Detail) -> None:
     changed = 0
     for seed in range(6):
-        pictures = []
+        images = []
         for _ in range(2):
-            picture = np.full((80, 80, 3), 0.5, np.float32)
-            detail(np.random.default_rng(seed), pool, picture, 50.0)
-            pictures.append(picture)
-        np.testing.assert_array_equal(pictures[0], pictures[1])
-        assert np.isfinite(pictures[0]).all() and pictures[0].min() >= 0.0 and pictures[0].max() <= 1.0
-        changed += int(np.any(pictures[0] != 0.5))
+            image = np.full((80, 80, 3), 0.5, np.float32)
+            detail(np.random.default_rng(seed), pool, image, 50.0)
+            images.append(image)
+        np.testing.assert_array_equal(images[0], images[1])
+        assert np.isfinite(images[0]).all() and images[0].min() >= 0.0 and images[0].max() <= 1.0
+        changed += int(np.any(images[0] != 0.5))
     assert changed >= 5
 
 
 def test_slots_map_to_named_materials() -> None:
-    assert [of_slot(slot(name)) for name in NAMES] == [of_slot(slot(name, 3)) for name in NAMES]
-    assert len({slot(name, number) for name in NAMES for number in range(5)}) == 5 * len(NAMES)
-    assert of_slot(slot("tyre")).colours.max() < 0.3
+    assert [kind_of_slot(material_slot(name)) for name in KIND_NAMES] == [
+        kind_of_slot(material_slot(name, 3)) for name in KIND_NAMES
+    ]
+    assert len({material_slot(name, number) for name in KIND_NAMES for number in range(5)}) == 5 * len(KIND_NAMES)
+    assert kind_of_slot(material_slot("tyre")).colours.max() < 0.3
     with pytest.raises(ValueError, match="unobtainium"):
-        slot("unobtainium")
+        material_slot("unobtainium")
 
 
 @pytest.mark.parametrize("pose", POSES)
@@ -288,7 +303,7 @@ def test_a_person_wears_several_materials_and_has_two_hands(pose: str) -> None:
 
 def test_print_pieces_are_clipped_and_are_no_parts() -> None:
     for seed in range(40):
-        pieces = printed(np.random.default_rng(seed), (-0.5, -0.4, 0.5, 0.4))
+        pieces = random_print(np.random.default_rng(seed), (-0.5, -0.4, 0.5, 0.4))
         assert pieces and all(piece.clip and not piece.part for piece in pieces)
 
 
@@ -301,16 +316,21 @@ def test_object_outside_of_the_image_is_not_counted(pool: TexturePool) -> None:
 
 def test_a_hole_shows_what_is_behind(pool: TexturePool) -> None:
     painter = _painter(pool)
-    ring = fit([Piece.of([ellipse()], [ellipse(rx=0.5, ry=0.5)])])
-    painter.paint(Placed(ring, np.array([[24, 0, 32], [0, 24, 32]], np.float32), Finish(), pliable=False))
+    ring = fit([Piece.from_outlines([ellipse()], [ellipse(rx=0.5, ry=0.5)])])
+    painter.paint(PlacedShape(ring, np.array([[24, 0, 32], [0, 24, 32]], np.float32), Appearance(), deformable=False))
     assert painter.labels[32, 32] == 0 and painter.labels[32, 50] == 1
     assert np.count_nonzero(painter.labels) == pytest.approx(np.pi * (24**2 - 12**2), rel=0.06)
 
 
 def test_a_clipped_part_stays_within_the_silhouette(pool: TexturePool) -> None:
     painter = _painter(pool)
-    pieces = [Piece.of([ellipse()]), Piece.of([box(-3, -0.2, 3, 0.2)], slot=1, part=True, clip=True)]
-    painter.paint(Placed(fit(pieces), np.array([[20, 0, 32], [0, 20, 32]], np.float32), Finish(), pliable=False))
+    pieces = [
+        Piece.from_outlines([ellipse()]),
+        Piece.from_outlines([box(-3, -0.2, 3, 0.2)], slot=1, part=True, clip=True),
+    ]
+    painter.paint(
+        PlacedShape(fit(pieces), np.array([[20, 0, 32], [0, 20, 32]], np.float32), Appearance(), deformable=False)
+    )
     assert painter.parts[32, 32] == 1 and painter.parts[32, 5] == 0 and painter.parts[20, 32] == 0
     assert not np.any(painter.parts[painter.labels == 0])
     assert painter.owners == [0, 1]
@@ -319,32 +339,32 @@ def test_a_clipped_part_stays_within_the_silhouette(pool: TexturePool) -> None:
 # Shapes ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [simple_shape, upright_shape, any_shape])
+@pytest.mark.parametrize("make", [simple_shape, random_upright_shape, random_shape])
 def test_shapes_are_centred_finite_and_of_unit_extent(make: object) -> None:
     for seed in range(60):
         shape = make(np.random.default_rng(seed))  # type: ignore[operator]
         silhouette = np.concatenate([piece.outline_points for piece in shape.pieces if not piece.clip])
         assert np.isfinite(silhouette).all() and silhouette.dtype == np.float32
         np.testing.assert_allclose(np.abs(silhouette).max(), 1.0, atol=1e-3)
-        np.testing.assert_allclose(silhouette.max(axis=0), shape.half, atol=1e-3)
-        np.testing.assert_allclose(silhouette.min(axis=0), -np.array(shape.half), atol=1e-3)
+        np.testing.assert_allclose(silhouette.max(axis=0), shape.half_extents, atol=1e-3)
+        np.testing.assert_allclose(silhouette.min(axis=0), -np.array(shape.half_extents), atol=1e-3)
         assert 0 < shape.area <= 4.6
-        moved = bent(np.random.default_rng(seed), shape, 0.05)
+        moved = deformed(np.random.default_rng(seed), shape, 0.05)
         drift = np.concatenate([a.points - b.points for a, b in zip(moved.pieces, shape.pieces, strict=True)])
         assert 0 < np.abs(drift).max() <= 0.075 + 1e-6
 
 
 def test_the_area_of_a_disc_and_of_a_stroke() -> None:
-    assert fit([Piece.of([ellipse()])]).area == pytest.approx(np.pi, rel=0.06)
-    bar = fit([Piece.of(stroke([(0, 0), (9, 0)], 0.5))])  # 10 long and 1 wide, so 2 by 0.2 when fitted
-    assert bar.half == pytest.approx((1.0, 0.1), abs=0.01)
+    assert fit([Piece.from_outlines([ellipse()])]).area == pytest.approx(np.pi, rel=0.06)
+    bar = fit([Piece.from_outlines(stroke([(0, 0), (9, 0)], 0.5))])  # 10 long and 1 wide, so 2 by 0.2 when fitted
+    assert bar.half_extents == pytest.approx((1.0, 0.1), abs=0.01)
     assert bar.area == pytest.approx(0.4, rel=0.3)
 
 
 def test_stroke_covers_exactly_its_width() -> None:
     path = np.array([(2.0, 3.0), (9.0, 4.0), (10.0, 11.0), (3.0, 9.0)], np.float32)
     canvas = np.zeros((140, 140), np.uint8)
-    fill(canvas, Piece.of(stroke(path, 1.0)), (0.0, 0.0), 10.0)
+    rasterize(canvas, Piece.from_outlines(stroke(path, 1.0)), (0.0, 0.0), 10.0)
     y, x = np.mgrid[:140, :140]
     pixels = np.stack([(x + 0.5) / 10, (y + 0.5) / 10], axis=-1)
     nearest = np.full((140, 140), np.inf)
@@ -381,7 +401,7 @@ def test_textures_range_from_flat_to_strong(pool: TexturePool) -> None:
 
 def test_every_texture_is_finite_and_varies() -> None:
     pool = TexturePool(size=64, count=60, seed=0)
-    ramp = colour_map(np.random.default_rng(0), np.full(3, 0.5, np.float32), 0.1)
+    ramp = colour_lut(np.random.default_rng(0), np.full(3, 0.5, np.float32), 0.1)
     assert ramp.shape == (256, 3) and ramp.dtype == np.float32
     for index in range(60):
         material = pool.material(

@@ -191,10 +191,10 @@ def test_clip_matcher_matches_model_logits(transformers: Any, tmp_path: Path) ->
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor = transformers.CLIPProcessor(images, tokenizer)
     matcher = ClipMatcher(model, processor, device="cpu")
-    pictures = [bgr_picture(20 + index, 30) for index in range(3)]
-    fits = matcher(pictures, ["a dog", "b"])
+    images = [bgr_picture(20 + index, 30) for index in range(3)]
+    fits = matcher(images, ["a dog", "b"])
     assert fits.shape == (2, 3) and np.abs(fits).max() <= 1 + 1e-5
-    shown = [Image.fromarray(np.ascontiguousarray(picture[..., ::-1])) for picture in pictures]
+    shown = [Image.fromarray(np.ascontiguousarray(image[..., ::-1])) for image in images]
     inputs = processor(text=["a dog", "b"], images=shown, return_tensors="pt", padding=True)
     with torch.no_grad():
         said = model(**inputs).logits_per_text / model.logit_scale.exp()

@@ -24,10 +24,10 @@ from fastsam_core.train import loop
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
 from fastsam_core.train.loop import Trainer
-from fastsam_core.train.losses import Truth, mask_iou, prompt_loss
+from fastsam_core.train.losses import WeightedTargets, mask_iou, prompt_loss
 from fastsam_core.train.progress import COLUMNS, Curves
 from fastsam_core.train.scene_data import SceneDataset
-from fastsam_core.train.windows import fit_windows
+from fastsam_core.train.windows import shrink_windows
 
 SHORT = TrainConfig(phases=(Phase(64, 2, 8), Phase(96, 2, 2)), prompts=3, pool=8, reuse=2, seed=3)
 # The other tests still run the trainer, for fewer steps.
@@ -44,7 +44,7 @@ def test_mask_loss_prefers_the_right_mask() -> None:
     target[0, 4:8, 4:8] = 1
     right = (target - 0.5) * 20
     candidates = torch.stack([right[0], -right[0], torch.full((16, 16), -10.0), torch.full((16, 16), 10.0)])[None]
-    losses = Truth(target).losses(candidates)[0]
+    losses = WeightedTargets(target).losses(candidates)[0]
     assert losses.argmin() == 0
     assert losses[0] < 0.01
     # A small object weighs as much as its background, so predicting all or nothing stays costly.
@@ -68,19 +68,19 @@ def test_ambiguous_prompts_train_mostly_the_best_mask() -> None:
     logits = torch.randn(1, 4, 8, 8)
     logits[0, 2] = (target[0] - 0.5) * 4
     logits.requires_grad_()
-    prompt_loss(logits, torch.zeros(1, 4), Truth(target), torch.tensor([True]), torch.ones(1))[0].backward()
+    prompt_loss(logits, torch.zeros(1, 4), WeightedTargets(target), torch.tensor([True]), torch.ones(1))[0].backward()
     assert logits.grad is not None
     strength = logits.grad.abs().sum((2, 3))[0]
-    best_alone = torch.autograd.grad(Truth(target).losses(logits)[0, 2], logits)[0].abs().sum()
+    best_alone = torch.autograd.grad(WeightedTargets(target).losses(logits)[0, 2], logits)[0].abs().sum()
     assert strength[2] > best_alone * 0.99
-    others_alone = torch.autograd.grad(Truth(target).losses(logits)[0, [1, 3]].sum(), logits)[0].abs().sum()
+    others_alone = torch.autograd.grad(WeightedTargets(target).losses(logits)[0, [1, 3]].sum(), logits)[0].abs().sum()
     assert strength[[1, 3]].sum() < 0.1 * others_alone
 
 
 def test_background_clicks_train_only_the_iou_prediction() -> None:
     logits = torch.randn(1, 4, 8, 8, requires_grad=True)
     iou = torch.full((1, 4), 0.7, requires_grad=True)
-    arguments = Truth(torch.zeros(1, 8, 8)), torch.tensor([True]), torch.zeros(1)
+    arguments = WeightedTargets(torch.zeros(1, 8, 8)), torch.tensor([True]), torch.zeros(1)
     prompt_loss(logits, iou, *arguments)[0].backward()
     assert logits.grad is not None
     assert iou.grad is not None
@@ -241,13 +241,13 @@ def test_fit_windows_shrinks_windows_and_keeps_bias_indices() -> None:
     assert isinstance(model.image_encoder, TinyViT)
     layers = [module for module in model.image_encoder.modules() if isinstance(module, Attention)]
     before = [(layer.window_size, layer.bias_index) for layer in layers]
-    fit_windows(model.image_encoder, 128)
+    shrink_windows(model.image_encoder, 128)
     assert {layer.window_size for layer in layers} == {8}
     for layer, (window, index) in zip(layers, before, strict=True):
         # Each offset between two positions has the same bias index as in the whole window.
         whole = index.view(window, window, window, window)[:8, :8, :8, :8]
         assert torch.equal(layer.bias_index.view(8, 8, 8, 8), whole)
-    fit_windows(model.image_encoder, 512)
+    shrink_windows(model.image_encoder, 512)
     for layer, (window, index) in zip(layers, before, strict=True):
         assert layer.window_size == window and torch.equal(layer.bias_index, index)
 

@@ -31,10 +31,10 @@ def scenes() -> SceneDataset:
 def test_fit_head_changes_only_the_iou_head() -> None:
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    judged = calibrate.judged_prompts(model, scenes(), 21, 6, seed=1, workers=0)
-    assert judged.tokens.shape[1:] == (128,) and judged.ious.shape == (len(judged.tokens), 4)
-    assert len(judged.tokens) >= 21 * 6 and judged.ious.min() >= 0 and judged.ious.max() <= 1
-    first, last = calibrate.fit_head(model, judged, seed=1)
+    samples = calibrate.collect_iou_samples(model, scenes(), 21, 6, seed=1, workers=0)
+    assert samples.tokens.shape[1:] == (128,) and samples.ious.shape == (len(samples.tokens), 4)
+    assert len(samples.tokens) >= 21 * 6 and samples.ious.min() >= 0 and samples.ious.max() <= 1
+    first, last = calibrate.fit_head(model, samples, seed=1)
     assert last < 0.8 * first
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith(HEAD) for name in changed)
@@ -56,9 +56,9 @@ def test_decoded_tokens_reproduce_the_predicted_iou(native: bool, monkeypatch: p
 
 def test_too_few_images_are_refused() -> None:
     model = small()
-    judged = calibrate.judged_prompts(model, scenes(), 1, 3, seed=1, workers=0)
+    samples = calibrate.collect_iou_samples(model, scenes(), 1, 3, seed=1, workers=0)
     with pytest.raises(ValueError, match="too few to hold some out"):
-        calibrate.fit_head(model, judged, seed=1)
+        calibrate.fit_head(model, samples, seed=1)
 
 
 def test_command_writes_a_model(

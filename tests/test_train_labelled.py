@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from torch.utils.data import DataLoader
 
-from fastsam_core.evaluate import truth
+from fastsam_core.evaluate import datasets
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation, YoloWriter
 from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from label_examples import encoded
@@ -57,9 +57,9 @@ def write_images(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         # The first pixel identifies the image.
-        picture = bgr_picture(HEIGHT, WIDTH).copy()
-        picture[0, 0] = number, 2 * number, 3 * number
-        cv2.imwrite(str(folder / name), picture)
+        image = bgr_picture(HEIGHT, WIDTH).copy()
+        image[0, 0] = number, 2 * number, 3 * number
+        cv2.imwrite(str(folder / name), image)
 
 
 def number_of(found: LabelledImage) -> int:
@@ -70,23 +70,23 @@ def number_of(found: LabelledImage) -> int:
 Content = dict[str, list[np.ndarray]]
 
 
-def as_label_maps(place: Path, content: Content) -> dict[str, Any]:
-    write_images(place / "images", list(content))
-    (place / "masks").mkdir()
+def as_label_maps(folder: Path, content: Content) -> dict[str, Any]:
+    write_images(folder / "images", list(content))
+    (folder / "masks").mkdir()
     for name, masks in content.items():
         labels = sum((7 * k + 3) * mask.astype(np.uint16) for k, mask in enumerate(masks))
-        Image.fromarray(np.asarray(labels, np.uint16)).save(place / "masks" / f"{Path(name).stem}.png")
-    return {"data": place}
+        Image.fromarray(np.asarray(labels, np.uint16)).save(folder / "masks" / f"{Path(name).stem}.png")
+    return {"data": folder}
 
 
-def as_npz(place: Path, content: Content) -> dict[str, Any]:
-    write_images(place / "images", list(content))
-    (place / "labels").mkdir()
+def as_npz(folder: Path, content: Content) -> dict[str, Any]:
+    write_images(folder / "images", list(content))
+    (folder / "labels").mkdir()
     for name, masks in content.items():
         labels = sum((k + 1) * mask.astype(np.uint8) for k, mask in enumerate(masks))
         segments = json.dumps([{"label": k + 1} for k in range(len(masks))])
-        np.savez(place / "labels" / f"{Path(name).stem}.npz", labels=labels, segments=np.array(segments))
-    return {"data": place}
+        np.savez(folder / "labels" / f"{Path(name).stem}.npz", labels=labels, segments=np.array(segments))
+    return {"data": folder}
 
 
 def labels_of(content: Content) -> list[ImageLabels]:
@@ -96,22 +96,22 @@ def labels_of(content: Content) -> list[ImageLabels]:
     ]
 
 
-def as_coco(place: Path, content: Content, *, polygons: bool = False) -> dict[str, Any]:
-    write_images(place / "photos", list(content))
-    with CocoWriter(place / "labels.json", polygons=polygons) as writer:
+def as_coco(folder: Path, content: Content, *, polygons: bool = False) -> dict[str, Any]:
+    write_images(folder / "photos", list(content))
+    with CocoWriter(folder / "labels.json", polygons=polygons) as writer:
         for labels in labels_of(content):
             writer.write(labels)
-    return {"data": place / "labels.json", "images": place / "photos"}
+    return {"data": folder / "labels.json", "images": folder / "photos"}
 
 
-def as_coco_polygons(place: Path, content: Content) -> dict[str, Any]:
-    return as_coco(place, content, polygons=True)
+def as_coco_polygons(folder: Path, content: Content) -> dict[str, Any]:
+    return as_coco(folder, content, polygons=True)
 
 
-def as_coco_runs(place: Path, content: Content) -> dict[str, Any]:
+def as_coco_runs(folder: Path, content: Content) -> dict[str, Any]:
     """Write COCO with uncompressed RLE, a crowd, an object without a mask, and an image without objects."""
-    arguments = as_coco(place, content)
-    written = json.loads((place / "labels.json").read_text())
+    arguments = as_coco(folder, content)
+    written = json.loads((folder / "labels.json").read_text())
     for one in written["annotations"]:
         flat = coco.decode(one["segmentation"]).ravel("F")
         edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
@@ -119,24 +119,24 @@ def as_coco_runs(place: Path, content: Content) -> dict[str, Any]:
     crowd = {**written["annotations"][0], "id": 999, "iscrowd": 1}
     written["annotations"] += [crowd, {**crowd, "id": 1000, "iscrowd": 0, "segmentation": None, "bbox": [1, 1, 5, 5]}]
     written["images"].insert(0, {**written["images"][0], "id": 77, "file_name": "bare.png"})
-    (place / "labels.json").write_text(json.dumps(written))
+    (folder / "labels.json").write_text(json.dumps(written))
     return arguments
 
 
-def as_yolo(place: Path, content: Content) -> dict[str, Any]:
-    write_images(place / "images", [*content, "bare.png"])
-    with YoloWriter(place / "labels") as writer:
+def as_yolo(folder: Path, content: Content) -> dict[str, Any]:
+    write_images(folder / "images", [*content, "bare.png"])
+    with YoloWriter(folder / "labels") as writer:
         for labels in labels_of(content):
             writer.write(labels)
-    return {"data": place}
+    return {"data": folder}
 
 
-def as_yolo_beside(place: Path, content: Content) -> dict[str, Any]:
-    write_images(place, list(content))
-    with YoloWriter(place) as writer:
+def as_yolo_beside(folder: Path, content: Content) -> dict[str, Any]:
+    write_images(folder, list(content))
+    with YoloWriter(folder) as writer:
         for labels in labels_of(content):
             writer.write(labels)
-    return {"data": place}
+    return {"data": folder}
 
 
 Form = Callable[[Path, Content], dict[str, Any]]
@@ -151,8 +151,8 @@ def test_every_format_gives_the_images_and_masks(tmp_path: Path, form: Form) -> 
     assert data.names == list(content) and len(data) == 3
     for number, masks in enumerate(content.values()):
         found = data[number]
-        picture = cv2.imread(str(next(tmp_path.rglob(data.names[number]))))
-        np.testing.assert_array_equal(found.image, picture[:, :, ::-1])
+        image = cv2.imread(str(next(tmp_path.rglob(data.names[number]))))
+        np.testing.assert_array_equal(found.image, image[:, :, ::-1])
         assert found.image.flags.c_contiguous and found.planes.dtype == np.int16
         # The masks don't overlap, so one plane holds them all.
         assert found.planes.shape == (1, HEIGHT, WIDTH) and same(masks_of(found), masks)
@@ -172,19 +172,17 @@ def test_formats_agree_at_other_sizes(tmp_path: Path, size: int, height: int, wi
     content = {"a.png": apart(4, 5)}
     found = []
     for form in FORMS:
-        place = tmp_path / form.__name__
-        place.mkdir()
-        found.append(LabelledFolder(**form(place, content), size=size)[0])
+        folder = tmp_path / form.__name__
+        folder.mkdir()
+        found.append(LabelledFolder(**form(folder, content), size=size)[0])
     for one in found:
         assert one.image.shape == (height, width, 3) and one.planes.shape == (1, height, width)
         np.testing.assert_array_equal(one.image, found[0].image)
         np.testing.assert_array_equal(one.planes, found[0].planes)
     method = cv2.INTER_AREA if size < WIDTH else cv2.INTER_LINEAR
-    picture = bgr_picture(HEIGHT, WIDTH).copy()
-    picture[0, 0] = 0
-    np.testing.assert_array_equal(
-        found[0].image[:, :, ::-1], cv2.resize(picture, (width, height), interpolation=method)
-    )
+    image = bgr_picture(HEIGHT, WIDTH).copy()
+    image[0, 0] = 0
+    np.testing.assert_array_equal(found[0].image[:, :, ::-1], cv2.resize(image, (width, height), interpolation=method))
     # Coverage measured independently: each pixel is repeated 20 x 20 times, then OpenCV averages.
     fine = [np.kron(mask, np.ones((20, 20))) for mask in content["a.png"]]
     shares = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) for mask in fine]
@@ -223,16 +221,16 @@ def test_masks_below_min_area_are_skipped(tmp_path: Path, caplog: pytest.LogCapt
         LabelledFolder(**arguments, size=WIDTH, min_area=0.9)[0]
 
 
-def broken(place: Path) -> tuple[LabelledFolder, Path]:
+def broken(folder: Path) -> tuple[LabelledFolder, Path]:
     """Write images 0 to 7 and their masks; 1, 2 and 7 are unusable for different reasons, and 4 is missing."""
     content = {f"{k}.png": [block(0, 0, 10, 10 + k)] for k in range(8)}
-    as_label_maps(place, content)
-    images = place / "images"
+    as_label_maps(folder, content)
+    images = folder / "images"
     (images / "1.png").write_bytes(b"hello")
     (images / "2.png").write_bytes((images / "2.png").read_bytes()[:200])
     (images / "4.png").unlink()
-    Image.fromarray(np.ones((3, 3), np.uint8)).save(place / "masks" / "7.png")
-    return LabelledFolder(place, size=WIDTH), images
+    Image.fromarray(np.ones((3, 3), np.uint8)).save(folder / "masks" / "7.png")
+    return LabelledFolder(folder, size=WIDTH), images
 
 
 def test_unusable_image_is_replaced_by_the_next_usable_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,8 +272,8 @@ def test_images_are_decoded_only_on_access(tmp_path: Path, monkeypatch: pytest.M
     as_yolo(tmp_path, {"a.png": apart(2), "b.png": apart(2)})
     (tmp_path / "labels" / "lonely.txt").write_text("")
     read: list[str] = []
-    plain = truth.read_image
-    monkeypatch.setattr(truth, "read_image", lambda path: (read.append(path.name), plain(path))[1])
+    plain = datasets.read_image
+    monkeypatch.setattr(datasets, "read_image", lambda path: (read.append(path.name), plain(path))[1])
     data = LabelledFolder(tmp_path, size=WIDTH)
     assert not read and data.names == ["a.png", "b.png"]
     assert data[1] and read == ["b.png"]
@@ -354,8 +352,8 @@ def test_data_loader_without_usable_images_says_why(tmp_path: Path) -> None:
 
 def test_pickled_data_set_gives_the_same_items(tmp_path: Path) -> None:
     for form in (as_coco, as_yolo, as_npz):
-        place = tmp_path / form.__name__
-        place.mkdir()
-        data = LabelledFolder(**form(place, {"a.png": apart(2), "b.png": apart(3)}), size=WIDTH)
+        folder = tmp_path / form.__name__
+        folder.mkdir()
+        data = LabelledFolder(**form(folder, {"a.png": apart(2), "b.png": apart(3)}), size=WIDTH)
         again = pickle.loads(pickle.dumps(data))
         assert again.names == data.names and pickle.dumps(again[1]) == pickle.dumps(data[1])

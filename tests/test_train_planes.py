@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastsam_core import rle
-from fastsam_core.train.area_share import Patch, resized_mask
-from fastsam_core.train.labelled import LabelledImage, arrange
+from fastsam_core.train.labelled import LabelledImage, pack_into_planes
+from fastsam_core.train.mask_resizing import MaskPatch, resize_mask
 from fastsam_core.train.pool import MAX_REGIONS
 from label_examples import masks as drawn_masks
 
@@ -40,9 +40,9 @@ def blob(seed: int, height: int, width: int) -> np.ndarray:
 def test_resized_pixel_is_set_if_more_than_half_is_covered(data: st.DataObject) -> None:
     old, new = (data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9))) for _ in range(2))
     mask = data.draw(drawn_masks(*old))
-    patch = resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), new)
+    patch = resize_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), new)
     found = np.zeros(new, bool)
-    patch.of(found)[...] = patch.mask
+    patch.view(found)[...] = patch.mask
     # Exact in integers: count on a grid that refines both.
     fine = [math.lcm(*pair) for pair in zip(old, new, strict=True)]
     refined = np.kron(mask, np.ones([side // own for side, own in zip(fine, old, strict=True)], int))
@@ -56,10 +56,10 @@ def test_resized_pixel_is_set_if_more_than_half_is_covered(data: st.DataObject) 
 
 def test_large_mask_matches_opencv_area_resize() -> None:
     mask = blob(3, 1500, 2100)
-    patch = resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (219, 307))
+    patch = resize_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (219, 307))
     share = cv2.resize(mask.astype(np.float32), (307, 219), interpolation=cv2.INTER_AREA)
     found = np.zeros((219, 307), bool)
-    patch.of(found)[...] = patch.mask
+    patch.view(found)[...] = patch.mask
     sure = abs(share - 0.5) > 1e-3
     np.testing.assert_array_equal(found[sure], share[sure] > 0.5)
 
@@ -69,8 +69,8 @@ def test_large_mask_matches_opencv_area_resize() -> None:
 
 @given(st.lists(drawn_masks(6, 9).filter(lambda mask: mask.any()), min_size=1, max_size=8), st.integers(1, 4))
 def test_overlapping_masks_lie_in_different_planes(masks: list[np.ndarray], most: int) -> None:
-    patches = [resized_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (6, 9)) for mask in masks]
-    planes, left_out = arrange(patches, (6, 9), most)
+    patches = [resize_mask(rle.encode(np.asfortranarray(mask.astype(np.uint8))), (6, 9)) for mask in masks]
+    planes, left_out = pack_into_planes(patches, (6, 9), most)
     assert planes.dtype == np.int16 and 1 <= len(planes) <= most
     found = masks_of(LabelledImage(np.zeros((6, 9, 3), np.uint8), planes))
     rest = [mask.tobytes() for mask in masks]
@@ -90,7 +90,7 @@ def test_overlapping_masks_lie_in_different_planes(masks: list[np.ndarray], most
 def test_full_plane_continues_in_the_next() -> None:
     count = MAX_REGIONS - 1
     pixel = np.ones((1, 1), np.bool_)
-    patches = [Patch(k // 20, k % 20, pixel, 1) for k in range(count + 2)]
-    planes, left_out = arrange(patches, (20, 20), 2)
+    patches = [MaskPatch(k // 20, k % 20, pixel, 1) for k in range(count + 2)]
+    planes, left_out = pack_into_planes(patches, (20, 20), 2)
     assert [int(plane.max()) for plane in planes] == [count, 2] and not left_out
     assert len(np.unique(planes[0])) == count + 1

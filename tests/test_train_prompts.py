@@ -13,8 +13,15 @@ from torch.utils.data import Dataset
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD
 from fastsam_core.train.crops import draw_views
 from fastsam_core.train.interactive import draw_groups
-from fastsam_core.train.pool import Feeder, LabelledImage, Pictures, Pool, together_of
-from fastsam_core.train.prompts import Regions, boxes_around, clicks_in, corrections, depths, draw_targets
+from fastsam_core.train.pool import ImageBatch, ImagePool, LabelledImage, Prefetcher, collate
+from fastsam_core.train.prompts import (
+    Regions,
+    corrective_clicks,
+    draw_targets,
+    interior_depths,
+    jittered_boxes,
+    sample_clicks,
+)
 from fastsam_core.train.scene_data import SceneDataset
 
 SIZE = 64
@@ -42,25 +49,25 @@ def values_at(masks: Tensor, points: Tensor) -> Tensor:
 
 
 def test_targets_are_regions_of_their_image(generator: torch.Generator) -> None:
-    planes, inside = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(Regions(planes, inside, min_area=0.01, shares=(0.7, 0.3)), 300, generator, background=0.06)
-    assert drawn.picture.tolist() == [0] * 300 + [1] * 300
+    planes, valid = square_planes(), torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    drawn = draw_targets(Regions(planes, valid, min_area=0.01, shares=(0.7, 0.3)), 300, generator, background=0.06)
+    assert drawn.image_index.tolist() == [0] * 300 + [1] * 300
     seen = set()
-    for picture, mask, cells, is_object in zip(
-        drawn.picture.tolist(), drawn.masks, drawn.targets, drawn.is_object, strict=True
+    for image_index, mask, cells, is_object in zip(
+        drawn.image_index.tolist(), drawn.masks, drawn.coverage, drawn.is_object, strict=True
     ):
         regions = {
-            (level, int(number)): planes[picture, level] == number
-            for level in range(2)
-            for number in planes[picture, level].unique()
+            (plane, int(number)): planes[image_index, plane] == number
+            for plane in range(2)
+            for number in planes[image_index, plane].unique()
             if number
         }
         if not is_object:
-            assert torch.equal(mask, (planes[picture] == 0).all(0)) and not cells.any()
-            seen.add((picture, "background"))
+            assert torch.equal(mask, (planes[image_index] == 0).all(0)) and not cells.any()
+            seen.add((image_index, "background"))
             continue
         (which,) = [name for name, region in regions.items() if torch.equal(mask, region)]
-        seen.add((picture, which))
+        seen.add((image_index, which))
         torch.testing.assert_close(cells, mask.view(16, 4, 16, 4).float().mean((1, 3)))
     objects = {(0, (0, 1)), (0, (1, 1)), (1, (0, 1)), (1, (0, 2))}
     assert seen == objects | {(0, "background"), (1, "background")}
@@ -69,20 +76,20 @@ def test_targets_are_regions_of_their_image(generator: torch.Generator) -> None:
 
 
 def test_regions_below_min_area_are_not_drawn(generator: torch.Generator) -> None:
-    inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    drawn = draw_targets(Regions(square_planes(), inside, min_area=0.1), 100, generator, background=0.0)
+    valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    drawn = draw_targets(Regions(square_planes(), valid, min_area=0.1), 100, generator, background=0.0)
     areas = drawn.masks.sum((1, 2))
     assert drawn.is_object.all() and (areas >= 0.1 * SIZE * SIZE).all()
-    nothing = draw_targets(Regions(square_planes(), inside, min_area=0.9), 5, generator, background=0.0)
-    assert not nothing.is_object.any() and not nothing.targets.any()
+    nothing = draw_targets(Regions(square_planes(), valid, min_area=0.9), 5, generator, background=0.0)
+    assert not nothing.is_object.any() and not nothing.coverage.any()
 
 
 def test_background_clicks_stay_inside_the_image(generator: torch.Generator) -> None:
-    inside = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
-    inside[:, :32] = True
+    valid = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    valid[:, :32] = True
     planes = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    drawn = draw_targets(Regions(planes, inside, min_area=0), 20, generator, background=0.06)
-    points = clicks_in(drawn.masks, generator)
+    drawn = draw_targets(Regions(planes, valid, min_area=0), 20, generator, background=0.06)
+    points = sample_clicks(drawn.masks, generator)
     assert (points[:, 1] < 32).all() and not drawn.is_object.any()
 
 
@@ -90,10 +97,10 @@ def test_clicks_and_jittered_boxes_fit_their_masks(generator: torch.Generator) -
     masks = torch.zeros(400, SIZE, SIZE, dtype=torch.bool)
     masks[:200, 10:43, 20:31] = True
     masks[200:, 5:60, 17] = True  # one pixel wide
-    points = clicks_in(masks, generator)
+    points = sample_clicks(masks, generator)
     assert values_at(masks, points).float().mean() > 0.99
     assert len(points[:200].unique(dim=0)) > 60
-    boxes = boxes_around(masks, generator)
+    boxes = jittered_boxes(masks, generator)
     assert (boxes[:200] - torch.tensor([20.0, 10.0, 30.0, 42.0])).abs().max() <= 3.21
     assert boxes[:, :2].min() >= 0 and boxes.max() <= SIZE - 1
     assert (boxes[200:, 0] == 17).all() and (boxes[200:, 2] == 17).all()
@@ -102,7 +109,7 @@ def test_clicks_and_jittered_boxes_fit_their_masks(generator: torch.Generator) -
 def test_clicks_prefer_the_inside(generator: torch.Generator) -> None:
     masks = torch.zeros(500, SIZE, SIZE, dtype=torch.bool)
     masks[:, 8:56, 8:56] = True
-    from_centre = (clicks_in(masks, generator) - 31.5).abs().max(1).values
+    from_centre = (sample_clicks(masks, generator) - 31.5).abs().max(1).values
     uniform = (torch.rand(500, 2, generator=generator) * 48 - 24).abs().max(1).values
     assert from_centre.mean() < 0.85 * uniform.mean()
 
@@ -110,9 +117,9 @@ def test_clicks_prefer_the_inside(generator: torch.Generator) -> None:
 def test_depths_count_steps_to_the_mask_border() -> None:
     cells = torch.zeros(1, 16, 16, dtype=torch.bool)
     cells[0, 2:9, 4:9] = True
-    depth = depths(cells)[0]
+    depth = interior_depths(cells)[0]
     assert depth[5, 6] == 3 and depth[2, 4] == 1 and depth[1, 4] == 0
-    assert depths(torch.ones(1, 16, 16, dtype=torch.bool)).amax() == 4  # at most a quarter of the side
+    assert interior_depths(torch.ones(1, 16, 16, dtype=torch.bool)).amax() == 4  # at most a quarter of the side
 
 
 def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) -> None:
@@ -121,44 +128,44 @@ def test_corrections_fall_where_the_mask_is_wrong(generator: torch.Generator) ->
     targets = masks.view(300, 16, 4, 16, 4).float().mean((2, 4))
     logits = torch.full((300, 16, 16), -5.0)
     logits[:, 2:10, 6:14] = 5.0  # the left half is missing, and as much is added on the right
-    points, labels = corrections(masks, targets, logits, generator)
+    points, labels = corrective_clicks(masks, targets, logits, generator)
     assert {0, 1} == set(labels.tolist())
     x = points[:, 0]
     assert torch.equal(labels == 1, x < 24)
     assert (x[labels == 0] >= 40).all() and (points[:, 1] >= 8).all() and (points[:, 1] < 40).all()
-    points, labels = corrections(masks, targets, 10 * (targets - 0.5), generator)
+    points, labels = corrective_clicks(masks, targets, 10 * (targets - 0.5), generator)
     assert (labels == 1).all() and values_at(masks, points).all()
 
 
 def test_groups_have_clicks_or_boxes(generator: torch.Generator) -> None:
-    inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    clicked, boxed = draw_groups(square_planes(), inside, 9, generator, min_area=0.01, background=0.06)
+    valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    clicked, boxed = draw_groups(square_planes(), valid, 9, generator, min_area=0.01, background=0.06)
     assert clicked.boxes is None and clicked.points.shape == (12, 1, 2) and (clicked.labels == 1).all()
     assert boxed.boxes is not None and boxed.boxes.shape == (6, 4) and boxed.points.shape == (6, 0, 2)
-    assert boxed.wanted.is_object.all()
+    assert boxed.targets.is_object.all()
 
 
 # ------------------------------------------------------------------------------------------------------- pool and views
 
 
-def picture_pool() -> Pool:
+def image_pool() -> ImagePool:
     """Return a pool of one 48 x 64 image whose colours encode the position and whose label is its right half."""
-    pool = Pool(2, SIZE, 2, torch.device("cpu"))
+    pool = ImagePool(2, SIZE, 2, torch.device("cpu"))
     rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
     image = torch.stack([4 * columns, 4 * rows, torch.full_like(rows, 100)], 2).to(torch.uint8)
-    pool.add(together_of([LabelledImage(image.numpy(), (columns >= 32)[None].to(torch.int16).numpy())]))
+    pool.add(collate([LabelledImage(image.numpy(), (columns >= 32)[None].to(torch.int16).numpy())]))
     return pool
 
 
 def test_views_keep_image_and_labels_aligned() -> None:
-    views = draw_views(picture_pool(), 64, 96, np.random.default_rng(0))
+    views = draw_views(image_pool(), 64, 96, np.random.default_rng(0))
     assert views.images.shape == (64, 3, 96, 96) and views.planes.shape == (64, 2, 96, 96)
     deviation, mean = (torch.tensor(x)[:, None, None] for x in (PIXEL_STD, PIXEL_MEAN))
     plain = wide = 0
-    for image, planes, inside in zip(views.images, views.planes, views.inside, strict=True):
-        assert not image[:, ~inside].any() and not planes[:, ~inside].any()
-        rows, columns = int(inside.any(1).sum()), int(inside.any(0).sum())
-        assert max(rows, columns) == 96 and inside[:rows, :columns].all()
+    for image, planes, valid in zip(views.images, views.planes, views.valid, strict=True):
+        assert not image[:, ~valid].any() and not planes[:, ~valid].any()
+        rows, columns = int(valid.any(1).sum()), int(valid.any(0).sum())
+        assert max(rows, columns) == 96 and valid[:rows, :columns].all()
         wide += columns > rows
         red, _, blue = (image * deviation + mean)[:, :rows, :columns]
         if (blue - 100).abs().max() < 0.01:  # colours not augmented
@@ -175,10 +182,10 @@ def plain(number: int, side: int, levels: int) -> LabelledImage:
 
 @pytest.mark.parametrize("together", [1, 2, 3, 5])
 def test_full_pool_replaces_the_oldest_images(together: int) -> None:
-    pool = Pool(3, 8, 2, torch.device("cpu"))
+    pool = ImagePool(3, 8, 2, torch.device("cpu"))
     examples = [plain(number, 8 - number, 2 if number < 2 else 1) for number in range(5)]
     for first in range(0, 5, together):
-        pool.add(together_of(examples[first : first + together]))
+        pool.add(collate(examples[first : first + together]))
     assert len(pool) == 3 and pool.added == 5 and pool.shapes == [(5, 5), (4, 4), (6, 6)]
     for place, number in enumerate([3, 4, 2]):
         side = 8 - number
@@ -190,11 +197,13 @@ def test_full_pool_replaces_the_oldest_images(together: int) -> None:
 def test_images_of_different_sizes_are_padded_together() -> None:
     wide = LabelledImage(np.full((2, 6, 3), 9, np.uint8), np.full((3, 2, 6), 255, np.int16))
     tall = LabelledImage(np.full((5, 1, 3), 7, np.uint8), np.full((1, 5, 1), 256, np.int16))  # exceeds uint8
-    both = together_of([wide, tall])
+    both = collate([wide, tall])
     assert both.data.shape == (2, 6, 5, 6) and both.data.dtype == torch.uint8 and both.shapes == [(2, 6), (5, 1)]
     assert (both.data[0, :3, :2] == 9).all() and (both.data[0, 3:, :2] == 255).all() and not both.data[0, :, 2:].any()
     assert (both.data[1, :3, :, :1] == 7).all() and not both.data[1, 3:].any() and not both.data[1, :, :, 1:].any()
-    assert len(both) == 2 and both.part(1, 2).shapes == [(5, 1)] and torch.equal(both.part(1, 2).data[0], both.data[1])
+    assert (
+        len(both) == 2 and both.slice(1, 2).shapes == [(5, 1)] and torch.equal(both.slice(1, 2).data[0], both.data[1])
+    )
 
 
 class Counted(Dataset[LabelledImage]):
@@ -217,17 +226,17 @@ def workers(request: pytest.FixtureRequest) -> Iterator[int]:
     yield request.param
 
 
-def numbers_of(pictures: Iterable[Pictures]) -> list[int]:
+def numbers_of(batches: Iterable[ImageBatch]) -> list[int]:
     found = []
-    for some in pictures:
-        assert len(some) == len(some.data) and some.shapes == [(4, 4)] * len(some)
-        assert not some.data[:, 3:].any()  # numbers beyond uint8 are dropped
-        found += some.data[:, 0, 0, 0].tolist()
+    for batch in batches:
+        assert len(batch) == len(batch.data) and batch.shapes == [(4, 4)] * len(batch)
+        assert not batch.data[:, 3:].any()  # numbers beyond uint8 are dropped
+        found += batch.data[:, 0, 0, 0].tolist()
     return found
 
 
 def test_feeder_cycles_through_the_data_in_order(workers: int) -> None:
-    feeder = Feeder(Counted(5), 3, workers)
+    feeder = Prefetcher(Counted(5), 3, workers)
     taken = [numbers_of(feeder.take(count)) for count in (7, 0, 1, 2, 9)]
     feeder.close()
     assert [len(some) for some in taken] == [7, 0, 1, 2, 9]
@@ -235,7 +244,7 @@ def test_feeder_cycles_through_the_data_in_order(workers: int) -> None:
 
 
 def test_take_ready_returns_available_images_in_order(workers: int) -> None:
-    feeder = Feeder(Counted(5), 0, workers)
+    feeder = Prefetcher(Counted(5), 0, workers)
     found = numbers_of(feeder.take(3))
     while len(found) < 30:
         some = numbers_of(feeder.take_ready(3))
@@ -247,7 +256,7 @@ def test_take_ready_returns_available_images_in_order(workers: int) -> None:
 
 
 def test_feeder_raises_the_data_sets_error(workers: int) -> None:
-    feeder = Feeder(Counted(5, bad=2), 0, workers)
+    feeder = Prefetcher(Counted(5, bad=2), 0, workers)
     with pytest.raises(OSError, match="no such picture"):
         list(feeder.take(5))
     feeder.close()

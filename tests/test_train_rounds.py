@@ -21,11 +21,11 @@ from fastsam_core.models import registry
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.train import interactive
 from fastsam_core.train.config import Phase, TrainConfig
-from fastsam_core.train.interactive import Group, draw_groups, train_rounds
+from fastsam_core.train.interactive import PromptGroup, draw_groups, train_rounds
 from fastsam_core.train.loop import Trainer
-from fastsam_core.train.losses import Truth, mask_iou
-from fastsam_core.train.pool import LabelledImage, together_of
-from fastsam_core.train.prompts import _drawn
+from fastsam_core.train.losses import WeightedTargets, mask_iou
+from fastsam_core.train.pool import LabelledImage, collate
+from fastsam_core.train.prompts import _sample_columns
 from gpu_waits import waits
 
 SIZE = 64
@@ -36,11 +36,11 @@ def plain_mask_loss(logits: Tensor, targets: Tensor, evenness: float) -> Tensor:
     targets = targets[:, None].expand_as(logits)
     entropy = -(targets * F.logsigmoid(logits) + (1 - targets) * F.logsigmoid(-logits))
     here, elsewhere = targets.sum((2, 3)).clamp(min=1), (1 - targets).sum((2, 3)).clamp(min=1)
-    inside = (entropy * targets).sum((2, 3)) / here
+    valid = (entropy * targets).sum((2, 3)) / here
     outside = (entropy * (1 - targets)).sum((2, 3)) / (here**evenness * elsewhere ** (1 - evenness))
     chances = logits.sigmoid()
     both, either = (chances * targets).sum((2, 3)), chances.sum((2, 3)) + targets.sum((2, 3))
-    return (inside + outside) / 2 + 1 - (2 * both + 1) / (either + 1)
+    return (valid + outside) / 2 + 1 - (2 * both + 1) / (either + 1)
 
 
 @pytest.mark.parametrize("evenness", [0.0, 0.4, 1.0])
@@ -49,7 +49,9 @@ def test_mask_loss_matches_its_definition(evenness: float) -> None:
     logits = 4 * torch.randn(5, 4, 8, 8, generator=generator)
     targets = torch.rand(5, 8, 8, generator=generator).round(decimals=1)
     targets[0], targets[1], targets[2, 2:] = 0, 1, 0
-    torch.testing.assert_close(Truth(targets, evenness).losses(logits), plain_mask_loss(logits, targets, evenness))
+    torch.testing.assert_close(
+        WeightedTargets(targets, evenness).losses(logits), plain_mask_loss(logits, targets, evenness)
+    )
 
 
 def deterministic_corrections(
@@ -63,34 +65,34 @@ def deterministic_corrections(
 
 
 def group_by_group(
-    model: SamModel, embeddings: Tensor, groups: list[Group], rounds: int, evenness: float
+    model: SamModel, embeddings: Tensor, groups: list[PromptGroup], rounds: int, evenness: float
 ) -> tuple[Tensor, list[Tensor]]:
     """Return loss (after backward) and mean IoU of the first and last round, computed separately for each group."""
     count = sum(len(group.labels) for group in groups)
     encoder, total = model.prompt_encoder, torch.zeros(())
     ious = [torch.zeros(()), torch.zeros(())]
     for group in groups:
-        wanted, share, fed = group.wanted, len(group.labels) / count, None
+        targets, share, fed = group.targets, len(group.labels) / count, None
         for turn in range(rounds):
             points = group.points if group.points.shape[1] else None
             sparse = encoder.sparse(points, None if points is None else group.labels, group.boxes)
             dense = encoder.dense(None if fed is None else fed[:, None])
             position = encoder.get_dense_pe()
-            logits, iou = model.mask_decoder.predict_masks(embeddings[wanted.picture], position, sparse, dense)
-            losses = plain_mask_loss(logits, wanted.targets, evenness)
+            logits, iou = model.mask_decoder.predict_masks(embeddings[targets.image_index], position, sparse, dense)
+            losses = plain_mask_loss(logits, targets.coverage, evenness)
             ambiguous = group.boxes is None and turn == 0
             rest = losses[:, 1:].mean(1)
             masks = losses[:, 0] + (losses[:, 1:].amin(1) + 0.05 * rest if ambiguous else rest)
-            objects = wanted.is_object.sum().clamp(min=1)
-            found = mask_iou(logits, wanted.targets)
-            judged = ((iou - found * wanted.is_object[:, None]) ** 2).sum(1).mean()
-            total = total + share / rounds * ((masks * wanted.is_object).sum() / objects + judged)
+            objects = targets.is_object.sum().clamp(min=1)
+            found = mask_iou(logits, targets.coverage)
+            judged = ((iou - found * targets.is_object[:, None]) ** 2).sum(1).mean()
+            total = total + share / rounds * ((masks * targets.is_object).sum() / objects + judged)
             for place in {0: [0], rounds - 1: [1]}.get(turn, []) if rounds > 1 else [0, 1]:
-                ious[place] = ious[place] + share * (found[:, 0] * wanted.is_object).sum() / objects
+                ious[place] = ious[place] + share * (found[:, 0] * targets.is_object).sum() / objects
             chosen = iou[:, 1:].argmax(1) + 1 if ambiguous else torch.zeros_like(iou[:, 0]).long()
             fed = logits.detach()[torch.arange(len(logits)), chosen]
             if turn < rounds - 1:
-                click, label = deterministic_corrections(wanted.masks, wanted.targets, fed, None)
+                click, label = deterministic_corrections(targets.masks, targets.coverage, fed, None)
                 group.points = torch.cat([group.points, click[:, None]], 1)
                 group.labels = torch.cat([group.labels, label[:, None]], 1)
     total.backward()
@@ -99,7 +101,7 @@ def group_by_group(
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_groups_decoded_together_match_each_on_its_own(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interactive, "corrections", deterministic_corrections)
+    monkeypatch.setattr(interactive, "corrective_clicks", deterministic_corrections)
     torch.manual_seed(0)
     model = registry.build("sam_nano")
     model.set_image_size(SIZE)
@@ -107,9 +109,9 @@ def test_groups_decoded_together_match_each_on_its_own(rounds: int, monkeypatch:
     generator = torch.Generator().manual_seed(0)
     planes = torch.zeros(2, 2, SIZE, SIZE, dtype=torch.uint8)
     planes[0, 0, 8:40, 16:48], planes[0, 1, 12:24, 20:32], planes[1, 0, 4:20, 4:60] = 1, 1, 2
-    inside = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
-    groups = draw_groups(planes, inside, 9, generator, min_area=0.01, background=0.3)
-    assert not groups[0].wanted.is_object.all()  # so that objects and prompts differ in number
+    valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    groups = draw_groups(planes, valid, 9, generator, min_area=0.01, background=0.3)
+    assert not groups[0].targets.is_object.all()  # so that objects and prompts differ in number
     copies = copy.deepcopy(groups)
     embeddings = torch.randn(2, model.prompt_encoder.embed_dim, 4, 4, generator=generator)
     one, each = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
@@ -140,7 +142,7 @@ def test_draws_match_torch_multinomial() -> None:
     )
     weights[:, 7] += 0.01
     one, other = (torch.Generator().manual_seed(2) for _ in range(2))
-    assert torch.equal(_drawn(weights, one), torch.multinomial(weights, 1, generator=other)[:, 0])
+    assert torch.equal(_sample_columns(weights, one), torch.multinomial(weights, 1, generator=other)[:, 0])
 
 
 class Blocks(Dataset[LabelledImage]):
@@ -163,7 +165,7 @@ def trainer_in_a_run(folder: Path, device: str = "cpu", precision: str = "bfloat
     config = TrainConfig(phases=(Phase(SIZE, 100, 8),), prompts=6, pool=8, precision=precision)
     trainer = Trainer(config, Blocks(), folder, device, workers=0)
     trainer._enter_phase(0)
-    trainer.pool.add(together_of([Blocks()[k] for k in range(8)]))
+    trainer.pool.add(collate([Blocks()[k] for k in range(8)]))
     trainer._train_step(0)
     trainer.step = 21  # every 20th step reads the gradient norm; this isn't one
     return trainer
@@ -213,7 +215,7 @@ def test_training_step_reads_nothing_from_the_device(tmp_path: Path, rounds: int
     trainer = trainer_in_a_run(tmp_path)
     trainer.config = replace(trainer.config, rounds=tuple(float(k == rounds - 1) for k in range(4)))
     # The unfused optimizer, the default on a CPU, reads values of the device. On a GPU it is fused.
-    trainer.optimizer = torch.optim.AdamW(trainer.trained, fused=True)
+    trainer.optimizer = torch.optim.AdamW(trainer.trained_parameters, fused=True)
     with WaitRecorder() as recorder:
         trainer._train_step(0)
     assert not recorder.found

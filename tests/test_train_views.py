@@ -11,27 +11,27 @@ from torch.nn import functional as F
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD
 from fastsam_core.train import crops
 from fastsam_core.train.crops import Views, draw_views
-from fastsam_core.train.pool import Pool
+from fastsam_core.train.pool import ImagePool
 
 SIDE = 96
 SHAPES = [(96, 96), (96, 50), (41, 96), (17, 96), (96, 9)]
 
 
-def noise_pool() -> Pool:
+def noise_pool() -> ImagePool:
     """Return a pool of noise, also in the padding around the images, which views must not read."""
-    pool = Pool(len(SHAPES), SIDE, 2, torch.device("cpu"))
+    pool = ImagePool(len(SHAPES), SIDE, 2, torch.device("cpu"))
     pool.data[:] = torch.randint(256, pool.data.shape, generator=torch.Generator().manual_seed(1))
     pool.shapes[:] = SHAPES
     pool.added = len(SHAPES)
     return pool
 
 
-def one_by_one(pool: Pool, count: int, size: int, rng: np.random.Generator) -> tuple[Views, list[tuple[int, ...]]]:
+def one_by_one(pool: ImagePool, count: int, size: int, rng: np.random.Generator) -> tuple[Views, list[tuple[int, ...]]]:
     """Return the views of `draw_views`, made with slices and PyTorch's resize, and how each was made: height and width
     of its window, height and width of the view, and whether it is mirrored.
     """
     images, planes = torch.zeros(count, 3, size, size), torch.zeros(count, 2, size, size, dtype=torch.uint8)
-    inside = torch.zeros(count, size, size, dtype=torch.bool)
+    valid = torch.zeros(count, size, size, dtype=torch.bool)
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     kinds: list[tuple[int, ...]] = []
     for slot, which in enumerate(rng.integers(len(pool), size=count).tolist()):
@@ -57,18 +57,18 @@ def one_by_one(pool: Pool, count: int, size: int, rng: np.random.Generator) -> t
             view, names = view.flip(-1), names.flip(-1)
         images[slot, :, :tall, :wide] = (view - mean) / deviation
         planes[slot, :, :tall, :wide] = names
-        inside[slot, :tall, :wide] = True
+        valid[slot, :tall, :wide] = True
         kinds.append((height, width, tall, wide, mirrored))
-    return Views(images, planes, inside), kinds
+    return Views(images, planes, valid), kinds
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160])
 def test_batched_views_match_views_made_one_by_one(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crops, "_PIXELS_ON_CPU", 7 * SIDE**2)  # batches of seven and a remainder
+    monkeypatch.setattr(crops, "_CHUNK_PIXELS_CPU", 7 * SIDE**2)  # batches of seven and a remainder
     pool = noise_pool()
     wanted, kinds = one_by_one(pool, 120, size, np.random.default_rng(size))
     found = draw_views(pool, 120, size, np.random.default_rng(size))
-    assert torch.equal(found.inside, wanted.inside) and torch.equal(found.planes, wanted.planes)
+    assert torch.equal(found.valid, wanted.valid) and torch.equal(found.planes, wanted.planes)
     assert found.planes.dtype == torch.uint8 and found.images.dtype == torch.float32
     # Values up to 255, divided by about 57: a few rounding errors.
     torch.testing.assert_close(found.images, wanted.images, rtol=1e-5, atol=1e-5)

@@ -16,8 +16,8 @@ from fastsam_core.config import DetectConfig
 from fastsam_core.detect import load_detector
 from fastsam_core.detect.yolo.decode import decode
 from fastsam_core.detect.yolo.letterbox import Letterbox
-from fastsam_core.detect.yolo.masks import masks
-from fastsam_core.detect.yolo.network import Raw
+from fastsam_core.detect.yolo.masks import mask_rles
+from fastsam_core.detect.yolo.network import RawOutput
 from fastsam_core.detect.yolo.predictor import YoloPredictor
 from small_model import bgr_picture
 from yolo_files import DetectionModel, expected, make, write
@@ -57,9 +57,9 @@ def test_boxes_scores_and_masks_match_reference(
     files: dict[str, tuple[Path, DetectionModel]], task: str, shape: tuple[int, int]
 ) -> None:
     path, net = files[task]
-    picture = bgr_picture(*shape)
-    rows, masks = expected(net, picture, 96, 0.3)
-    result = one(YOLO(path)(picture, **QUIET))
+    image = bgr_picture(*shape)
+    rows, masks = expected(net, image, 96, 0.3)
+    result = one(YOLO(path)(image, **QUIET))
     assert len(rows) > 3 and result.boxes is not None
     np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
     assert (masks is None) == (result.masks is None)
@@ -72,10 +72,10 @@ def test_boxes_scores_and_masks_match_reference(
 
 
 def test_box_in_the_padding_has_an_empty_mask() -> None:
-    place = Letterbox.of((300, 640), (640, 640))  # ten rows of padding above
-    boxes = place.boxes(torch.tensor([[10.0, 0, 50, 9], [10.0, 20, 50, 80], [10.0, 20, 10, 80]]))
+    letterbox = Letterbox.fit((300, 640), (640, 640))  # ten rows of padding above
+    boxes = letterbox.to_image_boxes(torch.tensor([[10.0, 0, 50, 9], [10.0, 20, 50, 80], [10.0, 20, 10, 80]]))
     prototypes, coefficients = torch.ones(2, 80, 160), torch.ones(3, 2)
-    rles, areas = masks(coefficients, prototypes, boxes, place)
+    rles, areas = mask_rles(coefficients, prototypes, boxes, letterbox)
     assert areas.tolist() == [0, 40 * 60, 0] and rle.area(rles).tolist() == areas.tolist()
 
 
@@ -87,31 +87,31 @@ def test_thresholds_match_reference(
     files: dict[str, tuple[Path, DetectionModel]], options: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     path, net = files["detect"]
-    picture = bgr_picture(61, 90)
-    plain = expected(net, picture, 96, 0.3)[0]
-    rows = expected(net, picture, 96, **{"conf": 0.3, **changed})[0]
+    image = bgr_picture(61, 90)
+    plain = expected(net, image, 96, 0.3)[0]
+    rows = expected(net, image, 96, **{"conf": 0.3, **changed})[0]
     assert 0 < len(rows) < len(plain)
-    result = one(YOLO(path)(picture, **{**QUIET, **options}))
+    result = one(YOLO(path)(image, **{**QUIET, **options}))
     assert result.boxes is not None
     np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
 
 
 def test_classes_and_agnostic_nms(segment: YOLO) -> None:
-    picture = bgr_picture(61, 90)
-    everything = one(segment(picture, **QUIET)).boxes.cls.tolist()
+    image = bgr_picture(61, 90)
+    everything = one(segment(image, **QUIET)).boxes.cls.tolist()
     assert len(set(everything)) > 2
-    chosen = one(segment(picture, classes=[1, 3], **QUIET)).boxes.cls.tolist()
+    chosen = one(segment(image, classes=[1, 3], **QUIET)).boxes.cls.tolist()
     assert chosen and set(chosen) <= {1, 3}
-    assert one(segment(picture, classes=77, **QUIET)).boxes.data.shape == (0, 6)
-    assert len(one(segment(picture, agnostic_nms=True, **QUIET))) < len(everything)
+    assert one(segment(image, classes=77, **QUIET)).boxes.data.shape == (0, 6)
+    assert len(one(segment(image, agnostic_nms=True, **QUIET))) < len(everything)
 
 
 def test_imgsz_sets_the_input_size(files: dict[str, tuple[Path, DetectionModel]], segment: YOLO) -> None:
-    picture = bgr_picture(61, 90)
-    rows, _ = expected(files["segment"][1], picture, 160, 0.3)
-    result = one(segment(picture, imgsz=160, **QUIET))
+    image = bgr_picture(61, 90)
+    rows, _ = expected(files["segment"][1], image, 160, 0.3)
+    result = one(segment(image, imgsz=160, **QUIET))
     np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
-    tall = one(segment(picture, imgsz=(64, 160), **QUIET))
+    tall = one(segment(image, imgsz=(64, 160), **QUIET))
     assert len(tall) and not torch.equal(torch.as_tensor(tall.boxes.data[:1]), torch.as_tensor(result.boxes.data[:1]))
 
 
@@ -122,9 +122,9 @@ def test_result_without_detections(segment: YOLO) -> None:
 
 
 def test_batch_matches_single_images(segment: YOLO) -> None:
-    pictures = [bgr_picture(*shape) for shape in ((48, 64), (61, 90), (48, 64), (90, 33), (96, 128))]
-    single = [one(segment(picture, **QUIET)) for picture in pictures]
-    together = list(segment(pictures, batch=4, **QUIET))
+    images = [bgr_picture(*shape) for shape in ((48, 64), (61, 90), (48, 64), (90, 33), (96, 128))]
+    single = [one(segment(image, **QUIET)) for image in images]
+    together = list(segment(images, batch=4, **QUIET))
     assert [len(result) for result in together] == [len(result) for result in single]
     for a, b in zip(single, together, strict=True):
         torch.testing.assert_close(a.boxes.data, b.boxes.data, rtol=1e-4, atol=1e-3)
@@ -164,12 +164,12 @@ def test_ultralytics_attributes_and_mask_dtype(segment: YOLO) -> None:
 
 
 def test_classes_can_be_renamed(segment: YOLO) -> None:
-    picture, names = bgr_picture(48, 64), dict(segment.names)
+    image, names = bgr_picture(48, 64), dict(segment.names)
     try:
         segment.model.names = dict.fromkeys(names, "cat")
-        assert one(segment(picture, **QUIET)).name_of(0) == segment.names[0] == "cat"
+        assert one(segment(image, **QUIET)).name_of(0) == segment.names[0] == "cat"
         segment.names = {**names, 1: "dog"}
-        assert one(segment(picture, **QUIET)).names == segment.model.names == {**names, 1: "dog"}
+        assert one(segment(image, **QUIET)).names == segment.model.names == {**names, 1: "dog"}
     finally:
         segment.names = names
 
@@ -185,13 +185,13 @@ def test_save_and_save_txt_write_files(files: dict[str, tuple[Path, DetectionMod
 
 
 def test_error_of_a_source_is_raised_after_its_images(segment: YOLO) -> None:
-    def pictures() -> Any:
+    def images() -> Any:
         yield bgr_picture(48, 64)
         raise OSError("the disk has gone")
 
     found = []
     with pytest.raises(OSError, match="gone"):
-        found.extend(segment(pictures(), stream=True, batch=4, **QUIET))
+        found.extend(segment(images(), stream=True, batch=4, **QUIET))
     assert len(found) == 1
 
 
@@ -204,7 +204,7 @@ def test_info_and_attributes(segment: YOLO, capsys: pytest.CaptureFixture[str]) 
     assert segment.info(verbose=False) is None
     assert segment.task == "segment" and segment.names[3] == "kind 3" and segment.device == torch.device("cpu")
     assert "5 classes" in repr(segment)
-    assert segment.sizes.classes == 5  # attribute of the module
+    assert segment.architecture.num_classes == 5  # attribute of the module
     with pytest.raises(AttributeError, match="neither YOLO nor its model"):
         segment.no_such_thing  # noqa: B018
     for action in (segment.train, segment.val, segment.export):
@@ -218,17 +218,17 @@ def test_device_and_dtype_methods(files: dict[str, tuple[Path, DetectionModel]])
     assert model.half().overrides == {"half": True} and model.float().overrides == {}
     with pytest.raises(ValueError, match="not a device"):
         model.to("tpu7")
-    picture = bgr_picture(48, 64)
-    assert len(one(model(picture, device="cpu", **QUIET))) > 0
+    image = bgr_picture(48, 64)
+    assert len(one(model(image, device="cpu", **QUIET))) > 0
     for asked, dtype in ((model.half, torch.float16), (model.float, None)):
-        asked()(picture, **QUIET)
+        asked()(image, **QUIET)
         assert model.predictor is not None and model.predictor.args.dtype == dtype
     with pytest.raises(ValueError, match="out of range"):
-        model(picture, device="cuda:77", **QUIET)
+        model(image, device="cuda:77", **QUIET)
 
 
 def test_invalid_options_and_checkpoints_are_refused(segment: YOLO, tmp_path: Path) -> None:
-    picture = bgr_picture(48, 64)
+    image = bgr_picture(48, 64)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"max_dets": 3}, TypeError, "did you mean max_det"),
         ({"bboxes": [1, 2, 3, 4]}, TypeError, "unknown option 'bboxes'"),
@@ -243,7 +243,7 @@ def test_invalid_options_and_checkpoints_are_refused(segment: YOLO, tmp_path: Pa
     ]
     for options, error, message in wrong:
         with pytest.raises(error, match=message):
-            segment(picture, **options)
+            segment(image, **options)
     with pytest.raises(TypeError, match="checkpoint's name or path"):
         YOLO(3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
@@ -251,12 +251,12 @@ def test_invalid_options_and_checkpoints_are_refused(segment: YOLO, tmp_path: Pa
     with pytest.raises(FileNotFoundError):
         segment("missing.jpg")
     with pytest.raises(ValueError, match="no model"):
-        YoloPredictor()(picture)
+        YoloPredictor()(image)
 
 
 def test_options_without_effect_are_logged(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
-    picture = bgr_picture(48, 64)
-    segment(picture, points_stride=3, task="detect", imgsz=97, **QUIET)
+    image = bgr_picture(48, 64)
+    segment(image, points_stride=3, task="detect", imgsz=97, **QUIET)
     said = caplog.text
     assert "points_stride has no effect on YOLOv8 and FastSAM" in said
     assert "task='detect' has no effect" in said and "not a multiple of 32; using 128" in said
@@ -267,9 +267,9 @@ def test_sample_images_are_used_without_a_source(segment: YOLO) -> None:
 
 
 def test_predictor_matches_model(segment: YOLO) -> None:
-    picture = bgr_picture(48, 64)
+    image = bgr_picture(48, 64)
     predictor = YoloPredictor(overrides={"model": segment.ckpt_path, "save": False, **QUIET})
-    assert len(one(predictor(picture))) == len(one(segment(picture, **QUIET)))
+    assert len(one(predictor(image))) == len(one(segment(image, **QUIET)))
     with pytest.raises(TypeError, match="checkpoint's name or path"):
         predictor.setup_model(torch.nn.Identity())
 
@@ -279,29 +279,29 @@ def test_predictor_matches_model(segment: YOLO) -> None:
 
 def test_detector_matches_reference(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     path, net = files["detect"]
-    picture = bgr_picture(61, 90)
-    rows, _ = expected(net, picture, 96, 0.3)
+    image = bgr_picture(61, 90)
+    rows, _ = expected(net, image, 96, 0.3)
     detector = load_detector(path, conf=0.3, device="cpu")
-    found = detector(picture)
+    found = detector(image)
     np.testing.assert_allclose(found.boxes, rows[:, :4], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(found.scores, rows[:, 4], rtol=1e-4, atol=1e-5)
     assert found.class_ids.tolist() == rows[:, 5].tolist() and found.names[1] == "kind 1"
-    segmenting = load_detector(files["segment"][0], conf=0.3, device="cpu")(picture)
-    rows, _ = expected(files["segment"][1], picture, 96, 0.3)
+    segmenting = load_detector(files["segment"][0], conf=0.3, device="cpu")(image)
+    rows, _ = expected(files["segment"][1], image, 96, 0.3)
     np.testing.assert_allclose(segmenting.boxes, rows[:, :4], rtol=1e-4, atol=1e-3)
-    chosen = load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(picture)
+    chosen = load_detector(path, conf=0.3, classes=[1], max_det=2, imgsz=64, device="cpu")(image)
     assert chosen.class_ids.tolist() == [1, 1]
 
 
 def test_detector_in_batches_and_threads_matches_single_calls(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     detector = load_detector(files["detect"][0], conf=0.3, device="cpu")
-    pictures = [bgr_picture(48 + 8 * index, 64) for index in range(4)]
-    alone = [detector(picture).scores for picture in pictures]
-    together = detector.batch(pictures)
+    images = [bgr_picture(48 + 8 * index, 64) for index in range(4)]
+    alone = [detector(image).scores for image in images]
+    together = detector.batch(images)
     found: dict[int, Any] = {}
 
     def work(index: int) -> None:
-        found[index] = detector(pictures[index]).scores
+        found[index] = detector(images[index]).scores
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
     for thread in threads:
@@ -319,7 +319,7 @@ def test_fingerprint_depends_on_weights_and_options(
     path, _ = files["detect"]
     copy = tmp_path / "elsewhere.pt"
     copy.write_bytes(path.read_bytes())
-    same = {load_detector(place, device="cpu").fingerprint for place in (path, copy)}
+    same = {load_detector(file, device="cpu").fingerprint for file in (path, copy)}
     assert len(same) == 1 and "sha256=" in same.pop()
     other = load_detector(files["segment"][0], device="cpu").fingerprint
     assert other != load_detector(path, device="cpu").fingerprint
@@ -337,22 +337,36 @@ def test_bad_settings_are_refused_before_the_file_is_read() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (427, 640), (33, 4000)])
 def test_letterbox_of_any_shape(shape: tuple[int, int]) -> None:
-    place = Letterbox.of(shape, (64, 64))
-    assert place.original == shape and max(place.shape) == 64 and all(side % 32 == 0 for side in place.shape)
-    assert 0 <= place.top <= place.shape[0] - place.content[0] and 0 <= place.left <= place.shape[1] - place.content[1]
-    assert place.pixels(np.full((*shape, 3), 7, np.uint8)).shape == (3, *place.shape)
+    letterbox = Letterbox.fit(shape, (64, 64))
+    assert (
+        letterbox.original_hw == shape
+        and max(letterbox.input_hw) == 64
+        and all(side % 32 == 0 for side in letterbox.input_hw)
+    )
+    assert (
+        0 <= letterbox.top <= letterbox.input_hw[0] - letterbox.content_hw[0]
+        and 0 <= letterbox.left <= letterbox.input_hw[1] - letterbox.content_hw[1]
+    )
+    assert letterbox.to_input(np.full((*shape, 3), 7, np.uint8)).shape == (3, *letterbox.input_hw)
     corners = torch.tensor(
-        [[place.left, place.top, place.left + place.content[1], place.top + place.content[0]]]
+        [
+            [
+                letterbox.left,
+                letterbox.top,
+                letterbox.left + letterbox.content_hw[1],
+                letterbox.top + letterbox.content_hw[0],
+            ]
+        ]
     ).float()
-    torch.testing.assert_close(place.boxes(corners), torch.tensor([[0.0, 0.0, shape[1], shape[0]]]))
-    for (cells, weights), size, whole in zip(place.mask_axes(), shape, place.shape, strict=True):
+    torch.testing.assert_close(letterbox.to_image_boxes(corners), torch.tensor([[0.0, 0.0, shape[1], shape[0]]]))
+    for (cells, weights), size, whole in zip(letterbox.mask_axis_weights(), shape, letterbox.input_hw, strict=True):
         assert len(cells) == len(weights) == size and int(cells.min()) >= 0 and int(cells.max()) < whole // 4
         torch.testing.assert_close(weights.sum(1), torch.ones(size))
 
 
 def test_non_finite_boxes_are_refused() -> None:
     bins = torch.full((1, 64, 3), float("nan"))
-    raw = Raw(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
+    raw = RawOutput(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
     with pytest.raises(ValueError, match="boxes that aren't finite"):
         decode(raw, 0, conf=0.1, iou=0.5, max_det=3)
 
@@ -361,7 +375,7 @@ def test_candidates_are_limited_to_the_highest_scores(monkeypatch: pytest.Monkey
     monkeypatch.setattr("fastsam_core.detect.yolo.decode._MAX_CANDIDATES", 3)
     logits = torch.tensor([-1.0, 2, 0, 1, 2])
     centres = 100.0 * torch.arange(1, 6)[:, None].expand(5, 2)
-    raw = Raw(torch.zeros(1, 64, 5), logits[None, None], None, None, centres, torch.ones(5))
+    raw = RawOutput(torch.zeros(1, 64, 5), logits[None, None], None, None, centres, torch.ones(5))
     found = decode(raw, 0, conf=0.1, iou=0.5, max_det=9)
     chosen = [1, 4, 3]
     assert found.scores.tolist() == logits.sigmoid()[chosen].tolist()

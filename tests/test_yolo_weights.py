@@ -17,9 +17,9 @@ from torch import nn
 from fastsam_core.convert_checkpoint import convert_checkpoint
 from fastsam_core.detect.yolo.coco_names import COCO_NAMES
 from fastsam_core.detect.yolo.flops import gflops
-from fastsam_core.detect.yolo.loaded import OFFICIAL, load
-from fastsam_core.detect.yolo.network import HEAD, Architecture, Conv, Network
-from fastsam_core.detect.yolo.weights import Weights, fold, read_weights
+from fastsam_core.detect.yolo.load import OFFICIAL_URLS, load_network
+from fastsam_core.detect.yolo.network import HEAD_LAYER, Architecture, Conv, Network
+from fastsam_core.detect.yolo.weights import Weights, fold_batch_norms, read_weights
 from small_model import small_weights
 from yolo_files import DetectionModel, IterableSimpleNamespace, make, published_paths, write
 
@@ -59,7 +59,7 @@ def test_every_format_gives_the_same_network(net: DetectionModel) -> None:
     expected: list[torch.Tensor] = []
     for name, save in files.items():
         save(Path(name))
-        found = raw(read_weights(Path(name)).network())
+        found = raw(read_weights(Path(name)).build_network())
         expected = expected or found
         assert len(found) == len(expected) == 6
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), name
@@ -68,38 +68,40 @@ def test_every_format_gives_the_same_network(net: DetectionModel) -> None:
 def test_ema_weights_are_preferred(net: DetectionModel) -> None:
     other = make("segment", seed=5)
     path = write(Path("w.pt"), net, ema=copy.deepcopy(other).half())
-    assert torch.equal(raw(read_weights(path).network())[0], raw(read_weights(write(Path("o.pt"), other)).network())[0])
+    assert torch.equal(
+        raw(read_weights(path).build_network())[0], raw(read_weights(write(Path("o.pt"), other)).build_network())[0]
+    )
 
 
 def test_pickled_module_without_a_dict_is_read(net: DetectionModel) -> None:
     with published_paths():
         torch.save(net, "w.pt")
-    assert read_weights(Path("w.pt")).facts.names[2] == "kind 2"
+    assert read_weights(Path("w.pt")).metadata.names[2] == "kind 2"
 
 
 def test_names_input_size_and_epsilon_are_read(net: DetectionModel) -> None:
     weights = read_weights(write(Path("w.pt"), net))
-    assert weights.facts.names == {i: f"kind {i}" for i in range(5)}
-    assert weights.facts.imgsz == 96 and weights.facts.epsilon == 1e-3
+    assert weights.metadata.names == {i: f"kind {i}" for i in range(5)}
+    assert weights.metadata.imgsz == 96 and weights.metadata.epsilon == 1e-3
     assert len(weights.tensors) == len(net.state_dict())
     settings = IterableSimpleNamespace(imgsz=[480, 640])
     changed = copy.deepcopy(net)
     changed.args = settings
-    assert read_weights(write(Path("w.pt"), changed, train_args=None)).facts.imgsz == 640
+    assert read_weights(write(Path("w.pt"), changed, train_args=None)).metadata.imgsz == 640
     changed.args = {"imgsz": "large"}
-    assert read_weights(write(Path("w.pt"), changed, train_args={})).facts.imgsz is None
+    assert read_weights(write(Path("w.pt"), changed, train_args={})).metadata.imgsz is None
     changed.names = ["a", "b", "c", "d", "e"]  # type: ignore[assignment]
-    assert read_weights(write(Path("w.pt"), changed)).facts.names[4] == "e"
+    assert read_weights(write(Path("w.pt"), changed)).metadata.names[4] == "e"
     for module in changed.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 1e-5
-    assert read_weights(write(Path("w.pt"), changed)).facts.epsilon == 1e-5
+    assert read_weights(write(Path("w.pt"), changed)).metadata.epsilon == 1e-5
 
 
 def test_default_names_without_metadata() -> None:
-    weights = Weights({}, read_weights(write(Path("w.pt"), make())).facts.__class__())
-    assert weights.names(80) == COCO_NAMES and COCO_NAMES[0] == "person" and COCO_NAMES[79] == "toothbrush"
-    assert weights.names(1) == {0: "object"} and weights.names(2) == {0: "0", 1: "1"}
+    weights = Weights({}, read_weights(write(Path("w.pt"), make())).metadata.__class__())
+    assert weights.class_names(80) == COCO_NAMES and COCO_NAMES[0] == "person" and COCO_NAMES[79] == "toothbrush"
+    assert weights.class_names(1) == {0: "object"} and weights.class_names(2) == {0: "0", 1: "1"}
     assert len(COCO_NAMES) == 80 and len(set(COCO_NAMES.values())) == 80
 
 
@@ -114,14 +116,14 @@ def test_folded_convolution_matches_convolution_and_normalisation() -> None:
     state = {f"a.conv.{k}": v for k, v in conv.state_dict().items()} | {
         f"a.bn.{k}": v for k, v in bn.state_dict().items()
     }
-    folded = fold(state, 1e-3)
+    folded = fold_batch_norms(state, 1e-3)
     assert set(folded) == {"a.conv.weight", "a.conv.bias"}
     x = torch.randn(2, 3, 8, 8)
     together = torch.nn.functional.conv2d(x, folded["a.conv.weight"], folded["a.conv.bias"])
     torch.testing.assert_close(together, bn.eval()(conv(x)), rtol=1e-5, atol=1e-5)
     del state["a.bn.running_var"]
     with pytest.raises(ValueError, match=r"a\.bn doesn't fit"):
-        fold(state, 1e-3)
+        fold_batch_norms(state, 1e-3)
 
 
 def test_converted_file_holds_tensors_and_metadata(net: DetectionModel) -> None:
@@ -139,7 +141,7 @@ def test_converted_file_holds_tensors_and_metadata(net: DetectionModel) -> None:
         assert done.tensors == len(file.keys()) == len(net.state_dict())
         assert file.get_tensor("model.0.conv.weight").dtype == torch.float16
     again = read_weights(done.path)
-    assert again.facts.names == {i: f"kind {i}" for i in range(5)} and again.facts.imgsz == 96
+    assert again.metadata.names == {i: f"kind {i}" for i in range(5)} and again.metadata.imgsz == 96
     assert [path.name for path in Path("out").iterdir()] == ["w.safetensors"]
 
 
@@ -236,7 +238,7 @@ def _norm(net: DetectionModel) -> None:
 def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[DetectionModel], Any], message: str) -> None:
     write(Path("w.pt"), change(net, how))
     with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
-        load("w.pt")
+        load_network("w.pt")
 
 
 @pytest.mark.parametrize(
@@ -251,14 +253,14 @@ def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[Detec
 def test_files_without_a_yolo_network_are_refused(content: Any, message: str) -> None:
     torch.save(content, "w.pt")
     with pytest.raises(ValueError, match=rf"w\.pt.*{message}"):
-        load("w.pt")
+        load_network("w.pt")
 
 
 def test_pickled_module_of_another_class_is_refused() -> None:
     with published_paths():
         torch.save({"model": nn.Linear(2, 2)}, "w.pt")
     with pytest.raises(ValueError, match=r"holds a torch\.nn\.modules\.linear\.Linear, which is not a network"):
-        load("w.pt")
+        load_network("w.pt")
 
 
 def test_damaged_metadata_is_refused(net: DetectionModel) -> None:
@@ -291,21 +293,21 @@ def test_parameters_and_gflops_match_published_numbers(size: str, segments: bool
     repeats = {2: 3, 4: 6, 6: 6, 8: 3, 12: 3, 15: 3, 18: 3, 21: 3}
     first = widths[15]
     sizes = Architecture(
-        widths=widths,
-        hidden={place: widths[place] // 2 for place in (*repeats, 9)},
+        out_channels=widths,
+        hidden_channels={place: widths[place] // 2 for place in (*repeats, 9)},
         depths={place: max(round(count * depth), 1) for place, count in repeats.items()},
-        bins=16,
-        classes=80,
-        box=max(16, first // 4, 64),
-        score=max(first, 80),
-        mask=max(first // 4, 32) if segments else 0,
-        coefficients=32 if segments else 0,
-        prototypes=channels(256) if segments else 0,
+        num_bins=16,
+        num_classes=80,
+        box_channels=max(16, first // 4, 64),
+        score_channels=max(first, 80),
+        mask_channels=max(first // 4, 32) if segments else 0,
+        num_coefficients=32 if segments else 0,
+        prototype_channels=channels(256) if segments else 0,
     )
     with torch.device("meta"):
         network = Network(sizes)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    assert Architecture.of(shapes) == sizes and sizes.task == ("segment" if segments else "detect")
+    assert Architecture.from_shapes(shapes) == sizes and sizes.task == ("segment" if segments else "detect")
     count = sum(value.numel() for value in network.parameters())
     # Published counts are before folding: two numbers per normalised channel instead of one, and 16 fixed DFL weights.
     folded = [module.conv for module in network.modules() if isinstance(module, Conv)]
@@ -314,7 +316,7 @@ def test_parameters_and_gflops_match_published_numbers(size: str, segments: bool
     published = GFLOPS[size][segments]
     if segments:
         # The published numbers count each weight of the transposed convolution at all four positions that share it.
-        published -= 3 * 2 * network.model[HEAD].proto.upsample.weight.numel() * 80 * 80 / 1e9
+        published -= 3 * 2 * network.model[HEAD_LAYER].proto.upsample.weight.numel() * 80 * 80 / 1e9
     assert gflops(network, 640) == pytest.approx(published, rel=0.01)
 
 
@@ -333,23 +335,23 @@ def test_checkpoints_are_found_locally_or_downloaded_by_name(
     monkeypatch.setattr("fastsam_core.models.locate.fetch", fetch)
     for name in ("yolov8n.pt", "yolov8x-seg", "FastSAM.pt", "FastSAM-s.pt"):
         with pytest.raises(ConnectionError):
-            load(name)
+            load_network(name)
     assert [name for name, _ in asked] == ["yolov8n.pt", "yolov8x-seg.pt", "FastSAM-x.pt", "FastSAM-s.pt"]
     assert all(url == f"https://github.com/ultralytics/assets/releases/download/v8.2.0/{name}" for name, url in asked)
-    assert len(OFFICIAL) == 12
+    assert len(OFFICIAL_URLS) == 12
     write(Path("yolov8n.pt"), net)
-    assert load("yolov8n.pt").path == Path("yolov8n.pt")
+    assert load_network("yolov8n.pt").path == Path("yolov8n.pt")
     (tmp_path / "home").mkdir()
     write(tmp_path / "home" / "mine.pt", net)
-    assert load("mine.pt").path == tmp_path / "home" / "mine.pt"
+    assert load_network("mine.pt").path == tmp_path / "home" / "mine.pt"
     with pytest.raises(FileNotFoundError, match=r"did you mean 'yolov8n\.pt'"):
-        load("yolov8nn.pt")
+        load_network("yolov8nn.pt")
     with pytest.raises(ValueError, match="is not a file but a folder"):
-        load(str(tmp_path / "home"))
+        load_network(str(tmp_path / "home"))
 
 
 def test_input_size_comes_from_the_file_or_its_name(net: DetectionModel) -> None:
-    assert load(write(Path("w.pt"), net)).imgsz == 96
+    assert load_network(write(Path("w.pt"), net)).imgsz == 96
     torch.save(net.state_dict(), "state.pt")
     torch.save(net.state_dict(), "FastSAM-mine.pt")
-    assert load("state.pt").imgsz == 640 and load("FastSAM-mine.pt").imgsz == 1024
+    assert load_network("state.pt").imgsz == 640 and load_network("FastSAM-mine.pt").imgsz == 1024

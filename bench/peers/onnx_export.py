@@ -54,11 +54,11 @@ def onnx_file(name: str, part: str) -> Path:
     if not path.exists():
         command = [sys.executable, "-m", "bench.peers.onnx_export", name, part]
         environment = {**os.environ, "FASTSAM_NATIVE": "0"}
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{process.stdout}\n{process.stderr}")
     return path
 
 
@@ -96,11 +96,11 @@ def export(name: str, part: str) -> Path:
     assert program is not None
     # The weights are in a file beside the graph, so rename the whole folder to make the export atomic.
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        program.save(str(made / "model.onnx"), external_data=True)
+        staging = Path(scratch) / "made"
+        staging.mkdir()
+        program.save(str(staging / "model.onnx"), external_data=True)
         shutil.rmtree(CACHE / f"{name}-{part}", ignore_errors=True)
-        made.rename(CACHE / f"{name}-{part}")
+        staging.rename(CACHE / f"{name}-{part}")
     return CACHE / f"{name}-{part}" / "model.onnx"
 
 

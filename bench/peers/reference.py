@@ -18,7 +18,7 @@ from fastsam_core.models.sam_model import SamModel
 
 
 @contextmanager
-def _torchvision() -> Iterator[None]:
+def _torchvision_stub() -> Iterator[None]:
     """Let `segment_anything` be imported without torchvision, whose CPU build is not on every package index.
 
     It uses four functions: resizing, which torchvision leaves to Pillow, a conversion, the area of boxes, and NMS, for
@@ -61,7 +61,7 @@ def generate(model: SamModel, **options: Any) -> Any:
 
     options: those of the generator. Masks come as uncompressed RLE, the form that is the fastest to make.
     """
-    with _torchvision():
+    with _torchvision_stub():
         from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
     peer = sam_model_registry["vit_b"]()
     peer.load_state_dict(model.state_dict(), assign=True)

@@ -35,11 +35,11 @@ def openvino(path: Path, shapes: Sequence[Sequence[int]] | None = None, bfloat16
     request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        given = {
+        named_inputs = {
             index: ov.Tensor(np.ascontiguousarray(tensor.numpy()), shared_memory=True)
             for index, tensor in enumerate(inputs)
         }
-        request.infer(given)
+        request.infer(named_inputs)
         return [torch.from_numpy(output.data) for output in request.output_tensors]
 
     return run
@@ -57,7 +57,7 @@ def onnx_runtime(path: Path) -> Run:
     names = [port.name for port in session.get_inputs()]
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(output) for output in session.run(None, given)]
+        named_inputs = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, named_inputs)]
 
     return run

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastsam_core.models.sam_model import SamModel
 
 # Replacements from this package's (the official) names to transformers' names, in the order to apply them.
-_RENAMED = (
+_KEY_REPLACEMENTS = (
     ("image_encoder.patch_embed.proj.", "vision_encoder.patch_embed.projection."),
     ("image_encoder.blocks.", "vision_encoder.layers."),
     ("image_encoder.neck.0.", "vision_encoder.neck.conv1."),
@@ -34,9 +34,9 @@ _HEADS = ("output_hypernetworks_mlps.", "iou_prediction_head.")
 _HEAD_LAYERS = ((".layers.0.", ".proj_in."), (".layers.2.", ".proj_out."), (".layers.1.", ".layers.0."))
 
 
-def renamed(name: str) -> str:
+def to_transformers_key(name: str) -> str:
     """Convert a state-dict key of this package to transformers' name."""
-    for ours, theirs in _RENAMED:
+    for ours, theirs in _KEY_REPLACEMENTS:
         name = name.replace(ours, theirs)
     if any(head in name for head in _HEADS):
         for ours, theirs in _HEAD_LAYERS:
@@ -57,7 +57,7 @@ def transformers_model(model: SamModel) -> Any:
     config = SamConfig(mask_decoder_config={"layer_norm_eps": 1e-5}, attn_implementation="sdpa")
     with torch.device("meta"):
         peer = Peer(config)
-    state: dict[str, Tensor] = {renamed(name): tensor for name, tensor in model.state_dict().items()}
+    state: dict[str, Tensor] = {to_transformers_key(name): tensor for name, tensor in model.state_dict().items()}
     # transformers has this tensor under two names.
     state["prompt_encoder.shared_embedding.positional_embedding"] = state["shared_image_embedding.positional_embedding"]
     peer.load_state_dict(state, assign=True)

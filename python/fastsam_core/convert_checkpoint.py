@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ._files import save_tensors
-from .detect.yolo.loaded import OFFICIAL
-from .detect.yolo.weights import read_weights, save_weights, tells_yolo
+from .detect.yolo.load import OFFICIAL_URLS
+from .detect.yolo.weights import is_yolo_state_dict, read_weights, save_weights
 from .models.checkpoint import identify, read_state_dict, resolve
 from .models.locate import locate
 
@@ -38,18 +38,18 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
     if target.suffix != ".safetensors":
         raise ValueError(f"checkpoints are converted to .safetensors, not to {target.name!r}")
     text = os.fspath(source)
-    path = locate(text, OFFICIAL) if text in OFFICIAL else resolve(text)
+    path = locate(text, OFFICIAL_URLS) if text in OFFICIAL_URLS else resolve(text)
     if target.exists() and target.samefile(path):
         raise ValueError(f"{target} is the source itself; give another name")
     try:
         state: dict[str, Tensor] | None = read_state_dict(path)
     except ValueError:
         state = None  # not a state dict: pickled modules, or something that `read_weights` will reject
-    if state is None or tells_yolo(state):
+    if state is None or is_yolo_state_dict(state):
         weights = read_weights(path)
-        sizes = weights.network().sizes
+        sizes = weights.build_network().architecture
         save_weights(weights, target)
-        return Converted(target, f"YOLOv8, {sizes.task}, {sizes.classes} classes", len(weights.tensors))
+        return Converted(target, f"YOLOv8, {sizes.task}, {sizes.num_classes} classes", len(weights.tensors))
     name = identify(state)
     save_tensors(state, target)
     return Converted(target, name, len(state))

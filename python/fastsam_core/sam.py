@@ -110,7 +110,7 @@ class SAM(ModelFacade):
                 f"no source given, or None, which cv2.imread returns for a file that it can't read; using {ASSETS}"
             )
             source = ASSETS
-        predictor = self._get_predictor()
+        predictor = self._prepare_predictor()
         return predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
 
     predict = __call__
@@ -122,7 +122,7 @@ class SAM(ModelFacade):
 
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
-        return self._get_predictor().edges(
+        return self._prepare_predictor().edges(
             image, points_stride=points_stride, nms_thresh=nms_thresh, thin=thin, **options
         )
 
@@ -133,7 +133,7 @@ class SAM(ModelFacade):
 
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
-        return self._get_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
+        return self._prepare_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
 
     def val(
         self,
@@ -159,7 +159,7 @@ class SAM(ModelFacade):
         from .evaluate.run import evaluate
 
         return evaluate(
-            self._get_predictor(),
+            self._prepare_predictor(),
             data,
             images=images,
             imgsz=imgsz,
@@ -169,7 +169,7 @@ class SAM(ModelFacade):
             **settings,
         )
 
-    def _get_predictor(self) -> Predictor:
+    def _prepare_predictor(self) -> Predictor:
         with CREATION_LOCK:
             if self.predictor is None:
                 self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)

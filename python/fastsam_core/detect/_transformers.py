@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 
-def load(
+def load_pretrained(
     model: str | os.PathLike[str], processor: Any, purpose: str, model_class: str, processor_class: str
 ) -> tuple[Any, Any]:
     """Return a model by its name or folder, and its processor, which is loaded too if it is None.
@@ -42,7 +42,7 @@ def load(
         ) from error
 
 
-def as_picture(image: NDArray[np.uint8]) -> Any:
+def to_pil_image(image: NDArray[np.uint8]) -> Any:
     """Convert BGR (H, W, 3) to an RGB Pillow image, so that no processor has to guess which axis holds the channels."""
     from PIL import Image
 

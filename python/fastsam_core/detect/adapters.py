@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._transformers import as_picture, weights_digest
+from ._transformers import to_pil_image, weights_digest
 from .open_vocabulary import OpenVocabularyDetector, TextDetector
 from .protocol import CheckedDetector, Detections
 
@@ -49,10 +49,10 @@ def from_transformers(
         )
     if iou is not None:
         raise ValueError("iou has no effect on a model of transformers without texts: it doesn't repeat its boxes")
-    return CheckedDetector(_ClosedSet(model, processor, conf, device), max_det=max_det, classes=classes)
+    return CheckedDetector(_ClosedSetDetector(model, processor, conf, device), max_det=max_det, classes=classes)
 
 
-class _ClosedSet:
+class _ClosedSetDetector:
     """A model of transformers with a fixed set of classes."""
 
     def __init__(self, model: Any, processor: Any, conf: float | None, device: Any) -> None:
@@ -70,12 +70,12 @@ class _ClosedSet:
     @torch.no_grad()
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
         device = next(self.model.parameters()).device
-        inputs = self.processor(images=as_picture(image), return_tensors="pt").to(device)
+        inputs = self.processor(images=to_pil_image(image), return_tensors="pt").to(device)
         outputs = self.model(**inputs)
-        (found,) = self.processor.post_process_object_detection(
+        (detected,) = self.processor.post_process_object_detection(
             outputs, threshold=self.conf, target_sizes=[(image.shape[0], image.shape[1])]
         )
-        boxes, scores, class_ids = (found[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
+        boxes, scores, class_ids = (detected[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
         # Rounding may have swapped the corners of a box without extent.
         boxes = np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
         return Detections(boxes, scores, class_ids, self.names)

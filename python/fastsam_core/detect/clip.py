@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._transformers import load
+from ._transformers import load_pretrained
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
-_BATCH = 32
+_BATCH_SIZE = 32
 
 
 class ClipMatcher:
@@ -28,7 +28,7 @@ class ClipMatcher:
 
         if isinstance(model, (str, os.PathLike)):
             purpose = "choosing objects by texts"
-            model, processor = load(model, processor, purpose, "CLIPModel", "CLIPProcessor")
+            model, processor = load_pretrained(model, processor, purpose, "CLIPModel", "CLIPProcessor")
         if processor is None:
             raise ValueError("a loaded model needs its processor too: give processor=")
         self.device = select_device(device)
@@ -37,18 +37,18 @@ class ClipMatcher:
     @torch.no_grad()
     def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
         """Return cosine similarities (T, N) of T texts and N BGR images (h, w, 3)."""
-        words = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
-        text = _vectors(self.model.get_text_features(**words))
-        parts = []
-        for start in range(0, len(images), _BATCH):
-            shown = [np.ascontiguousarray(image[..., ::-1]) for image in images[start : start + _BATCH]]
-            pixels = self.processor(images=shown, return_tensors="pt").to(self.device)
-            parts.append(_vectors(self.model.get_image_features(**pixels)))
-        similar: NDArray[np.float32] = (text @ torch.cat(parts).T).float().cpu().numpy()
-        return similar
+        tokens = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
+        text_vectors = _unit_vectors(self.model.get_text_features(**tokens))
+        image_vectors = []
+        for start in range(0, len(images), _BATCH_SIZE):
+            rgb_images = [np.ascontiguousarray(image[..., ::-1]) for image in images[start : start + _BATCH_SIZE]]
+            pixels = self.processor(images=rgb_images, return_tensors="pt").to(self.device)
+            image_vectors.append(_unit_vectors(self.model.get_image_features(**pixels)))
+        similarities: NDArray[np.float32] = (text_vectors @ torch.cat(image_vectors).T).float().cpu().numpy()
+        return similarities
 
 
-def _vectors(features: Any) -> torch.Tensor:
+def _unit_vectors(features: Any) -> torch.Tensor:
     """Normalise features to unit vectors (N, D). Newer releases of transformers wrap them in an output object."""
     vectors: torch.Tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
     return vectors / vectors.norm(dim=-1, keepdim=True)

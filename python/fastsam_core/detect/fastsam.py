@@ -11,14 +11,14 @@ import torch
 
 from .._tensors import to_tensor
 from ..results import Results
-from .choose import Choice, Matcher
+from .prompt_selection import Matcher, PromptSelector
 from .yolo.model import YOLO
 from .yolo.predictor import YoloPredictor
 
 # Box sides within _BORDER pixels of the image's border are moved onto it. A box whose IoU with the whole image is then
 # above _WHOLE becomes the whole image.
-_BORDER = 20
-_WHOLE = 0.9
+_BORDER_MARGIN = 20
+_WHOLE_IMAGE_IOU = 0.9
 
 
 class FastSAMPredictor(YoloPredictor):
@@ -42,28 +42,28 @@ class FastSAMPredictor(YoloPredictor):
     ) -> list[Results] | Iterator[Results]:
         """Predict as `YoloPredictor.__call__` does; the prompts apply to every image, see `FastSAM`."""
         config = self.args.updated(kwargs)
-        choice = Choice.read(bboxes, points, labels, texts)
-        matcher = self._matcher(choice, config.device)
+        selector = PromptSelector.from_prompts(bboxes, points, labels, texts)
+        matcher = self._matcher(selector, config.device)
 
-        def finish(result: Results) -> Results:
-            result = _at_border(result)
-            return result if choice is None else choice.among(result, matcher)
+        def postprocess(result: Results) -> Results:
+            result = _snap_to_border(result)
+            return result if selector is None else selector.select(result, matcher)
 
-        return self._results(source, model, stream, config, finish)
+        return self._results(source, model, stream, config, postprocess)
 
     def prompt(
         self, results: Any, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None
     ) -> list[Results]:
         """Choose objects by prompts among those of earlier results, without running the network again."""
-        choice = Choice.read(bboxes, points, labels, texts)
-        given = [results] if isinstance(results, Results) else list(results)
-        if choice is None:
-            return given
-        matcher = self._matcher(choice, self.args.device)
-        return [choice.among(result, matcher) for result in given]
+        selector = PromptSelector.from_prompts(bboxes, points, labels, texts)
+        result_list = [results] if isinstance(results, Results) else list(results)
+        if selector is None:
+            return result_list
+        matcher = self._matcher(selector, self.args.device)
+        return [selector.select(result, matcher) for result in result_list]
 
-    def _matcher(self, choice: Choice | None, device: Any) -> Matcher | None:
-        if choice is None or not choice.texts:
+    def _matcher(self, selector: PromptSelector | None, device: Any) -> Matcher | None:
+        if selector is None or not selector.texts:
             return None
         if self.matcher is None:
             from .clip import ClipMatcher
@@ -83,7 +83,7 @@ class FastSAM(YOLO):
     `text`; `predictor.matcher` replaces it). Prompts of several kinds choose the union.
     """
 
-    _predictor = FastSAMPredictor
+    _predictor_class = FastSAMPredictor
 
     def __init__(self, model: str | os.PathLike[str] = "FastSAM-x.pt") -> None:
         if isinstance(model, str | os.PathLike) and Path(model).suffix in (".yaml", ".yml"):
@@ -106,22 +106,24 @@ class FastSAM(YOLO):
 
         bboxes, points, labels, texts: see the class. kwargs: options of `config.DetectConfig`, for this call.
         """
-        return self._ready()(source, stream=stream, bboxes=bboxes, points=points, labels=labels, texts=texts, **kwargs)
+        return self._prepare_predictor()(
+            source, stream=stream, bboxes=bboxes, points=points, labels=labels, texts=texts, **kwargs
+        )
 
     predict = __call__
 
 
-def _at_border(result: Results) -> Results:
+def _snap_to_border(result: Results) -> Results:
     """Move box sides near the border onto it, and make boxes of nearly the whole image the whole. Masks stay."""
     if result.boxes is None or not len(result.boxes):
         return result
     rows = to_tensor(result.boxes.data).clone()
     height, width = result.orig_shape
     boxes = rows[:, :4]
-    boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER, 0, boxes[:, :2])
-    ends = torch.tensor([width, height], dtype=rows.dtype, device=rows.device)
-    boxes[:, 2:] = torch.where(boxes[:, 2:] > ends - _BORDER, ends, boxes[:, 2:])
-    share = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) / (width * height)  # the IoU with the whole image
-    boxes[share > _WHOLE] = torch.cat([torch.zeros_like(ends), ends])
+    boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER_MARGIN, 0, boxes[:, :2])
+    bottom_right = torch.tensor([width, height], dtype=rows.dtype, device=rows.device)
+    boxes[:, 2:] = torch.where(boxes[:, 2:] > bottom_right - _BORDER_MARGIN, bottom_right, boxes[:, 2:])
+    iou = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) / (width * height)  # the IoU with the whole image
+    boxes[iou > _WHOLE_IMAGE_IOU] = torch.cat([torch.zeros_like(bottom_right), bottom_right])
     result.update(boxes=rows)
     return result

@@ -37,10 +37,10 @@ def load_detector(
     if isinstance(detector, (str, os.PathLike)):
         from .yolo import YoloDetector
 
-        network = YoloDetector(
+        yolo_detector = YoloDetector(
             detector, conf=conf, iou=iou, imgsz=imgsz, max_det=max_det, classes=classes, device=device
         )
-        return CheckedDetector(network)
+        return CheckedDetector(yolo_detector)
     if isinstance(detector, CheckedDetector) and conf is None and max_det is None and classes is None:
         return detector
     if not callable(detector):

@@ -44,58 +44,65 @@ class OnnxDetector:
         if not self.path.is_file():
             raise FileNotFoundError(f"no such ONNX file: {self.path}")
         try:
-            runtime = importlib.import_module("onnxruntime")
+            onnxruntime = importlib.import_module("onnxruntime")
         except ImportError as error:
             raise ImportError(f"ONNX files need the package onnxruntime: pip install onnxruntime ({error})") from error
-        chosen = list(runtime.get_available_providers() if providers is None else providers)
+        chosen_providers = list(onnxruntime.get_available_providers() if providers is None else providers)
         try:
-            self.session: Any = runtime.InferenceSession(str(self.path), providers=chosen)
+            self.session: Any = onnxruntime.InferenceSession(str(self.path), providers=chosen_providers)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ValueError(f"{self.path} can't be run: {str(error).splitlines()[0][:300]}") from error
         self._read_inputs()
-        said = self.session.get_modelmeta().custom_metadata_map
-        self.names = _names(names) if names is not None else _said_names(said.get("names", ""))
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.names = _to_class_names(names) if names is not None else _names_from_metadata(metadata.get("names", ""))
 
     def _read_inputs(self) -> None:
         inputs = self.session.get_inputs()
         shape = list(inputs[0].shape)
-        kind = inputs[0].type
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or kind not in ("tensor(float)", "tensor(float16)"):
-            said = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-            raise ValueError(f"{self.path} takes {said}; accepted: one image (1, 3, H, W) of floats")
-        self._input, self._dtype = inputs[0].name, np.float16 if kind == "tensor(float16)" else np.float32
+        dtype = inputs[0].type
+        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or dtype not in ("tensor(float)", "tensor(float16)"):
+            description = ", ".join(
+                f"{model_input.name} {model_input.type} {model_input.shape}" for model_input in inputs
+            )
+            raise ValueError(f"{self.path} takes {description}; accepted: one image (1, 3, H, W) of floats")
+        self._input_name, self._dtype = inputs[0].name, np.float16 if dtype == "tensor(float16)" else np.float32
         # A fixed side is an integer in the shape; a variable one is a name.
-        self._fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
+        self._fixed_hw = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
 
     @cached_property
     def fingerprint(self) -> str:
         """Text that changes whenever the boxes may: hash of the file, and settings."""
         config = self.config
-        settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self._fixed or self._size} max_det={config.max_det}"
+        settings = (
+            f"conf={config.conf:g} iou={config.iou:g} imgsz={self._fixed_hw or self._input_hw} max_det={config.max_det}"
+        )
         return f"onnx sha256={sha256_of(self.path)} {settings} classes={config.classes}"
 
     @property
-    def _size(self) -> tuple[int, int]:
-        size: tuple[int, int] = self.config.imgsz or (_IMGSZ, _IMGSZ)
-        return size
+    def _input_hw(self) -> tuple[int, int]:
+        input_hw: tuple[int, int] = self.config.imgsz or (_IMGSZ, _IMGSZ)
+        return input_hw
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
         """Return the boxes of one image, (H, W, 3) uint8 BGR, sorted by falling score."""
-        original = image.shape[0], image.shape[1]
-        place = Letterbox.of(original, self._fixed or self._size, self._fixed)
-        pixels = (place.pixels(image)[None].astype(np.float32) / 255).astype(self._dtype)
-        outputs = [np.asarray(output, np.float32) for output in self.session.run(None, {self._input: pixels})]
-        boxes, scores, class_ids = self._objects(torch.from_numpy(outputs[0]), [one.shape for one in outputs[1:]])
+        original_hw = image.shape[0], image.shape[1]
+        letterbox = Letterbox.fit(original_hw, self._fixed_hw or self._input_hw, self._fixed_hw)
+        pixels = (letterbox.to_input(image)[None].astype(np.float32) / 255).astype(self._dtype)
+        outputs = [np.asarray(output, np.float32) for output in self.session.run(None, {self._input_name: pixels})]
+        boxes, scores, class_ids = self._decode_output(
+            torch.from_numpy(outputs[0]), [output.shape for output in outputs[1:]]
+        )
         if self.config.classes is not None:
-            kept = torch.isin(class_ids, torch.tensor(self.config.classes, device=class_ids.device))
-            boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
-        boxes, scores, class_ids = (part[: self.config.max_det] for part in (boxes, scores, class_ids))
-        return Detections(place.boxes(boxes).numpy(), scores.numpy(), class_ids.numpy(), self.names)
+            keep = torch.isin(class_ids, torch.tensor(self.config.classes, device=class_ids.device))
+            boxes, scores, class_ids = boxes[keep], scores[keep], class_ids[keep]
+        boxes, scores, class_ids = (values[: self.config.max_det] for values in (boxes, scores, class_ids))
+        return Detections(letterbox.to_image_boxes(boxes).numpy(), scores.numpy(), class_ids.numpy(), self.names)
 
-    def _objects(self, output: Tensor, others: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode_output(self, output: Tensor, other_shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (N, 4) in pixels of the input, scores (N,) and class ids (N,), sorted by falling score.
 
-        others: shapes of the further outputs. ValueError if `output` has none of the shapes that `from_onnx` names.
+        other_shapes: shapes of the further outputs. ValueError if `output` has none of the shapes that `from_onnx`
+        names.
         """
         if output.ndim == 3 and len(output) == 1 and output.shape[2] == 6:
             rows = output[0]
@@ -103,30 +110,30 @@ class OnnxDetector:
             rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
             return rows[:, :4], rows[:, 4], rows[:, 5].long()
         # A segmentation network also outputs prototypes (1, C, h, w), and their C coefficients follow the scores.
-        coefficients = next((shape[1] for shape in others if len(shape) == 4), 0)
-        count = output.shape[1] - 4 - coefficients if output.ndim == 3 else 0
-        if count < 1 or len(output) != 1 or output.shape[1] > output.shape[2]:
+        num_coefficients = next((shape[1] for shape in other_shapes if len(shape) == 4), 0)
+        num_classes = output.shape[1] - 4 - num_coefficients if output.ndim == 3 else 0
+        if num_classes < 1 or len(output) != 1 or output.shape[1] > output.shape[2]:
             raise ValueError(
                 f"{self.path} gives {tuple(output.shape)}; accepted: (1, 4 + classes, boxes) or (1, N, 6), see "
                 "from_onnx"
             )
-        scores, class_ids = output[0, 4 : 4 + count].max(0)
+        scores, class_ids = output[0, 4 : 4 + num_classes].max(0)
         rows = (scores > self.config.conf).nonzero()[:, 0]
-        centre, extent = output[0, :2, rows].T, output[0, 2:4, rows].T
-        boxes = torch.cat([centre - extent / 2, centre + extent / 2], 1)
+        centre, box_size = output[0, :2, rows].T, output[0, 2:4, rows].T
+        boxes = torch.cat([centre - box_size / 2, centre + box_size / 2], 1)
         scores, class_ids = scores[rows], class_ids[rows]
-        kept = ops.batched_nms(boxes, scores, class_ids, self.config.iou)
-        return boxes[kept], scores[kept], class_ids[kept]
+        keep = ops.batched_nms(boxes, scores, class_ids, self.config.iou)
+        return boxes[keep], scores[keep], class_ids[keep]
 
 
-def _said_names(text: str) -> dict[int, str]:
+def _names_from_metadata(text: str) -> dict[int, str]:
     """Read the names in a file's metadata, a Python literal; empty if they can't be read."""
     try:
-        return _names(ast.literal_eval(text))
+        return _to_class_names(ast.literal_eval(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {}
 
 
-def _names(names: Any) -> dict[int, str]:
+def _to_class_names(names: Any) -> dict[int, str]:
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return {int(index): str(name) for index, name in pairs}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..prompts import parse_texts
-from ._transformers import as_picture, load, weights_digest
+from ._transformers import load_pretrained, to_pil_image, weights_digest
 from .protocol import Detections
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -45,11 +45,11 @@ class OpenVocabularyDetector:
     ) -> None:
         from ..device import select_device
 
-        chosen = select_device(device)
+        torch_device = select_device(device)
         model = DEFAULT_MODEL if model is None else model
         if isinstance(model, (str, os.PathLike)):
-            purpose, kind = "finding objects by texts", "AutoModelForZeroShotObjectDetection"
-            model, processor = load(model, processor, purpose, kind, "AutoProcessor")
+            purpose, model_class = "finding objects by texts", "AutoModelForZeroShotObjectDetection"
+            model, processor = load_pretrained(model, processor, purpose, model_class, "AutoProcessor")
         self.kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         if self.kind not in _CONF:
             raise ValueError(
@@ -57,7 +57,7 @@ class OpenVocabularyDetector:
             )
         if processor is None:
             raise ValueError("a loaded model needs its processor too: give processor=")
-        self.model, self.processor = model.eval().to(chosen), processor
+        self.model, self.processor = model.eval().to(torch_device), processor
         self.conf = _CONF[self.kind] if conf is None else float(conf)
         self.iou = _IOU if iou is None else float(iou)
 
@@ -73,72 +73,76 @@ class OpenVocabularyDetector:
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
         height, width = image.shape[:2]
-        none = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
-        boxes, scores = [none], [none.new_zeros(0, len(texts))]
-        for corners, part in self._owl(image, texts) if self.kind.startswith("owl") else self._dino(image, texts):
+        no_boxes = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
+        boxes, scores = [no_boxes], [no_boxes.new_zeros(0, len(texts))]
+        for corners, text_scores in (
+            self._detect_owl(image, texts) if self.kind.startswith("owl") else self._detect_grounding_dino(image, texts)
+        ):
             boxes.append(corners.float().cpu())
-            scores.append(part.float().cpu())
-        best, class_ids = torch.cat(scores).max(1)
-        ends = torch.tensor([width, height, width, height], dtype=torch.float32, device="cpu")
-        found = torch.cat(boxes).clamp(min=0).minimum(ends)
-        rows = (best > self.conf).nonzero()[:, 0]
-        rows = rows[ops.batched_nms(found[rows], best[rows], class_ids[rows], self.iou)]
-        return Detections(found[rows].numpy(), best[rows].numpy(), class_ids[rows].numpy(), dict(enumerate(texts)))
+            scores.append(text_scores.float().cpu())
+        best_scores, class_ids = torch.cat(scores).max(1)
+        limits = torch.tensor([width, height, width, height], dtype=torch.float32, device="cpu")
+        clipped = torch.cat(boxes).clamp(min=0).minimum(limits)
+        keep = (best_scores > self.conf).nonzero()[:, 0]
+        keep = keep[ops.batched_nms(clipped[keep], best_scores[keep], class_ids[keep], self.iou)]
+        return Detections(
+            clipped[keep].numpy(), best_scores[keep].numpy(), class_ids[keep].numpy(), dict(enumerate(texts))
+        )
 
-    def _owl(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _detect_owl(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield once: boxes (Q, 4) in pixels and scores (Q, T). ValueError for a text longer than the model takes."""
-        most = int(self.model.config.text_config.max_position_embeddings)
+        max_tokens = int(self.model.config.text_config.max_position_embeddings)
         for text in texts:
             length = len(self.processor.tokenizer(text)["input_ids"])  # including the start and end tokens
-            if length > most:
+            if length > max_tokens:
                 raise ValueError(
                     f"the text {text[:80]!r} has {length - 2} tokens, i.e. words and parts of words; "
-                    f"accepted: up to {most - 2}"
+                    f"accepted: up to {max_tokens - 2}"
                 )
-        inputs = self.processor(text=[list(texts)], images=as_picture(image), return_tensors="pt").to(self.device)
+        inputs = self.processor(text=[list(texts)], images=to_pil_image(image), return_tensors="pt").to(self.device)
         outputs = self.model(**inputs)
         height, width = image.shape[:2]
         # OWLv2 pads images to a square at the right and bottom; OWL-ViT stretches them to one.
         size = (max(height, width),) * 2 if self.kind == "owlv2" else (height, width)
-        yield _corners(outputs.pred_boxes[0], size), outputs.logits[0].sigmoid()
+        yield _to_corners(outputs.pred_boxes[0], size), outputs.logits[0].sigmoid()
 
-    def _dino(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _detect_grounding_dino(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield boxes (Q, 4) in pixels and scores (Q, T), once for each sentence that the texts are put into."""
-        picture = as_picture(image)
+        pil_image = to_pil_image(image)
         tokenizer = self.processor.tokenizer
-        stop = tokenizer.convert_tokens_to_ids(".")
-        for chosen, text in self._sentences(texts):
-            inputs = self.processor(images=picture, text=text, return_tensors="pt").to(self.device)
+        full_stop = tokenizer.convert_tokens_to_ids(".")
+        for text_indices, text in self._group_into_sentences(texts):
+            inputs = self.processor(images=pil_image, text=text, return_tensors="pt").to(self.device)
             outputs = self.model(**inputs)
-            likely = outputs.logits[0].sigmoid()  # (Q, tokens)
+            token_scores = outputs.logits[0].sigmoid()  # (Q, tokens)
             ids = inputs["input_ids"][0].tolist()
-            scores = likely.new_zeros(len(likely), len(texts))
+            scores = token_scores.new_zeros(len(token_scores), len(texts))
             # Each text ends with a full stop; the first token is the sentence's start token.
-            ends = [place for place, token in enumerate(ids) if token == stop]
-            for index, begin, end in zip(chosen, [1, *(place + 1 for place in ends)], ends, strict=False):
-                scores[:, index] = likely[:, begin:end].max(1).values
-            yield _corners(outputs.pred_boxes[0], image.shape[:2]), scores
+            ends = [position for position, token in enumerate(ids) if token == full_stop]
+            for index, begin, end in zip(text_indices, [1, *(position + 1 for position in ends)], ends, strict=False):
+                scores[:, index] = token_scores[:, begin:end].max(1).values
+            yield _to_corners(outputs.pred_boxes[0], image.shape[:2]), scores
 
-    def _sentences(self, texts: Sequence[str]) -> Iterator[tuple[list[int], str]]:
+    def _group_into_sentences(self, texts: Sequence[str]) -> Iterator[tuple[list[int], str]]:
         """Yield sentences of as many texts as the model can read, each with the indices of its texts."""
-        most = int(getattr(self.model.config, "max_text_len", 256)) - 2
-        chosen: list[int] = []
-        sentence, used = "", 0
+        max_tokens = int(getattr(self.model.config, "max_text_len", 256)) - 2
+        text_indices: list[int] = []
+        sentence, num_tokens = "", 0
         for index, text in enumerate(texts):
             phrase = " ".join(text.lower().replace(".", " ").split()) + " . "
             length = len(self.processor.tokenizer(phrase, add_special_tokens=False)["input_ids"])
-            if length < 2 or length > most:
+            if length < 2 or length > max_tokens:
                 raise ValueError(
                     f"the text {text[:80]!r} has {length - 1} tokens, i.e. words and parts of words; "
-                    f"accepted: 1 to {most - 1}"
+                    f"accepted: 1 to {max_tokens - 1}"
                 )
-            if used + length > most:
-                yield chosen, sentence.strip()
-                chosen, sentence, used = [], "", 0
-            chosen.append(index)
-            sentence, used = sentence + phrase, used + length
-        if chosen:
-            yield chosen, sentence.strip()
+            if num_tokens + length > max_tokens:
+                yield text_indices, sentence.strip()
+                text_indices, sentence, num_tokens = [], "", 0
+            text_indices.append(index)
+            sentence, num_tokens = sentence + phrase, num_tokens + length
+        if text_indices:
+            yield text_indices, sentence.strip()
 
 
 class TextDetector:
@@ -153,18 +157,18 @@ class TextDetector:
     @property
     def fingerprint(self) -> str:
         """Text that changes whenever the boxes may: kind of model, hash of its weights, thresholds, texts."""
-        found = self.detector
-        settings = f"conf={found.conf:g} iou={found.iou:g} texts={list(self.texts)}"
-        return f"{found.kind} weights={weights_digest(found.model)} {settings}"
+        detector = self.detector
+        settings = f"conf={detector.conf:g} iou={detector.iou:g} texts={list(self.texts)}"
+        return f"{detector.kind} weights={weights_digest(detector.model)} {settings}"
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
         """Return what the texts describe in one image, (H, W, 3) uint8 BGR."""
         return self.detector.find(image, self.texts)
 
 
-def _corners(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
+def _to_corners(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
     """Convert boxes (Q, 4) of centre, width and height as fractions to x1, y1, x2, y2 in pixels of (height, width)."""
     height, width = size[:2]
-    centre, extent = boxes[:, :2], boxes[:, 2:]
-    corners = torch.cat([centre - extent / 2, centre + extent / 2], 1)
+    centre, box_size = boxes[:, :2], boxes[:, 2:]
+    corners = torch.cat([centre - box_size / 2, centre + box_size / 2], 1)
     return corners * torch.tensor([width, height] * 2, dtype=boxes.dtype, device=boxes.device)

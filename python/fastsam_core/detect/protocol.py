@@ -14,7 +14,7 @@ from ..formats.labels import MAX_CLASS_ID
 
 _CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
 # Added to the error if the detector returned YOLO results as they are.
-_OF_RESULTS = "; of results = model(image) these are results[0].boxes.xyxy, .boxes.conf, .boxes.cls and .names"
+_RESULTS_HINT = "; of results = model(image) these are results[0].boxes.xyxy, .boxes.conf, .boxes.cls and .names"
 
 
 class Detections(NamedTuple):
@@ -79,79 +79,81 @@ class CheckedDetector:
 
     def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
         """Return the detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
-        return self._chosen(checked(self.detector(image), path))
+        return self._filter(check_detections(self.detector(image), path))
 
     def batch(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str] | None = None) -> list[Detections]:
         """Return the detections of each image, in order, with the detector's `batch` if it has one."""
         paths = [f"image {index}" for index in range(len(images))] if paths is None else paths
-        together: Callable[[Any], Iterable[Any]] | None = getattr(self.detector, "batch", None)
-        if together is None or len(images) < 2:
+        batch_call: Callable[[Any], Iterable[Any]] | None = getattr(self.detector, "batch", None)
+        if batch_call is None or len(images) < 2:
             return [self(image, path) for image, path in zip(images, paths, strict=True)]
-        outputs = list(together(list(images)))
+        outputs = list(batch_call(list(images)))
         if len(outputs) != len(images):
             raise ValueError(f"the detector's batch() returned {len(outputs)} results for {len(images)} images")
-        return [self._chosen(checked(output, path)) for output, path in zip(outputs, paths, strict=True)]
+        return [self._filter(check_detections(output, path)) for output, path in zip(outputs, paths, strict=True)]
 
-    def _chosen(self, found: Detections) -> Detections:
-        keep = np.ones(len(found.boxes), bool)
+    def _filter(self, detections: Detections) -> Detections:
+        keep = np.ones(len(detections.boxes), bool)
         if self.conf is not None:
-            keep &= found.scores > self.conf
+            keep &= detections.scores > self.conf
         if self.classes is not None:
-            keep &= np.isin(found.class_ids, self.classes)
-        rows = np.flatnonzero(keep)
-        if self.max_det is not None and len(rows) > self.max_det:
-            best = np.argsort(-found.scores[rows], kind="stable")[: self.max_det]
-            rows = rows[np.sort(best)]
-        return Detections(found.boxes[rows], found.scores[rows], found.class_ids[rows], found.names)
+            keep &= np.isin(detections.class_ids, self.classes)
+        kept = np.flatnonzero(keep)
+        if self.max_det is not None and len(kept) > self.max_det:
+            best = np.argsort(-detections.scores[kept], kind="stable")[: self.max_det]
+            kept = kept[np.sort(best)]
+        return Detections(detections.boxes[kept], detections.scores[kept], detections.class_ids[kept], detections.names)
 
     def __repr__(self) -> str:
         return f"CheckedDetector({self.fingerprint})"
 
 
-def checked(output: Any, path: str = "the image") -> Detections:
+def check_detections(output: Any, path: str = "the image") -> Detections:
     """Convert a detector's output to `Detections`. ValueError, naming `path`, if it breaks the contract."""
 
-    def refuse(problem: str) -> ValueError:
+    def contract_error(problem: str) -> ValueError:
         return ValueError(f"the detector returned {problem} for {path}; {_CONTRACT}")
 
     if not isinstance(output, (tuple, list)) or len(output) != 4:
-        several = isinstance(output, (tuple, list))
-        error = refuse(f"a {type(output).__name__}{f' of {len(output)}' if several else ''}")
-        one = output[0] if several and output else output
-        raise ValueError(f"{error}{_OF_RESULTS if hasattr(one, 'boxes') else ''}")
+        is_sequence = isinstance(output, (tuple, list))
+        error = contract_error(f"a {type(output).__name__}{f' of {len(output)}' if is_sequence else ''}")
+        first = output[0] if is_sequence and output else output
+        raise ValueError(f"{error}{_RESULTS_HINT if hasattr(first, 'boxes') else ''}")
     try:
-        boxes, scores, class_ids = (_array(part) for part in output[:3])
+        boxes, scores, class_ids = (_to_array(values) for values in output[:3])
     except (ValueError, TypeError) as error:
-        raise refuse(f"something that isn't numbers ({error})") from None
+        raise contract_error(f"something that isn't numbers ({error})") from None
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise refuse(f"boxes of shape {boxes.shape}")
+        raise contract_error(f"boxes of shape {boxes.shape}")
     scores, class_ids = scores.reshape(-1), class_ids.reshape(-1)
     if not len(boxes) == len(scores) == len(class_ids):
-        raise refuse(f"{len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class ids")
+        raise contract_error(f"{len(boxes)} boxes, {len(scores)} scores and {len(class_ids)} class ids")
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is refused below
         corners, confidence = boxes.astype(np.float32), scores.astype(np.float32)
     if not (np.isfinite(corners).all() and np.isfinite(confidence).all()):
-        raise refuse("boxes or scores that aren't finite")
-    wrong = np.flatnonzero((corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1]))
-    if len(wrong):
-        raise refuse(f"box {corners[wrong[0]].tolist()}, whose second corner isn't right of and below the first,")
+        raise contract_error("boxes or scores that aren't finite")
+    invalid = np.flatnonzero((corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1]))
+    if len(invalid):
+        raise contract_error(
+            f"box {corners[invalid[0]].tolist()}, whose second corner isn't right of and below the first,"
+        )
     # NaN fails these comparisons too.
     if not ((class_ids >= 0) & (class_ids <= MAX_CLASS_ID) & (class_ids == np.round(class_ids))).all():
-        raise refuse(f"class ids that aren't integers from 0 to {MAX_CLASS_ID}")
-    return Detections(corners, confidence, class_ids.astype(np.int64), _names(output[3], refuse))
+        raise contract_error(f"class ids that aren't integers from 0 to {MAX_CLASS_ID}")
+    return Detections(corners, confidence, class_ids.astype(np.int64), _to_class_names(output[3], contract_error))
 
 
 def qualified_name(detector: Any) -> str:
     """Return `module.qualname` of a function, or of an object's class; the same in every process."""
     while isinstance(detector, functools.partial):
         detector = detector.func
-    named = detector if hasattr(detector, "__qualname__") else type(detector)
-    return f"{named.__module__}.{named.__qualname__}"
+    target = detector if hasattr(detector, "__qualname__") else type(detector)
+    return f"{target.__module__}.{target.__qualname__}"
 
 
-def _names(names: Any, refuse: Callable[[str], ValueError]) -> dict[int, str]:
+def _to_class_names(names: Any, contract_error: Callable[[str], ValueError]) -> dict[int, str]:
     if names is None:
         return {}
     if isinstance(names, Mapping):
@@ -159,15 +161,15 @@ def _names(names: Any, refuse: Callable[[str], ValueError]) -> dict[int, str]:
     elif isinstance(names, (list, tuple)):
         pairs = dict(enumerate(names)).items()
     else:
-        raise refuse(f"names as {type(names).__name__}")
+        raise contract_error(f"names as {type(names).__name__}")
     try:
         return {int(class_id): str(name) for class_id, name in pairs}
     except (TypeError, ValueError):
-        raise refuse(f"names whose keys aren't class ids ({list(dict(pairs))[:3]})") from None
+        raise contract_error(f"names whose keys aren't class ids ({list(dict(pairs))[:3]})") from None
 
 
-def _array(values: Any) -> NDArray[np.float64]:
+def _to_array(values: Any) -> NDArray[np.float64]:
     if isinstance(values, (list, tuple)):  # may hold tensors on a GPU, which NumPy can't convert
-        values = [_array(value) if isinstance(value, torch.Tensor) else value for value in values]
+        values = [_to_array(value) if isinstance(value, torch.Tensor) else value for value in values]
     values = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
     return np.asarray(values, dtype=np.float64)

@@ -14,10 +14,10 @@ from .clicks import Click, Mask
 DISC_RADIUS = 0.1
 GRABCUT_ITERATIONS = 5
 # Maximum long side in pixels of the image GrabCut gets: its time grows with the number of pixels, for each object.
-GRABCUT_SIDE = 640
+GRABCUT_MAX_SIDE = 640
 
 
-def disc(size: tuple[int, int], click: Click) -> Mask:
+def disc_mask(size: tuple[int, int], click: Click) -> Mask:
     """Return a disc around a click as a mask (H, W), for an image of `size` = (height, width).
 
     It holds the pixels whose centre lies within `DISC_RADIUS` * sqrt(height * width) of the clicked pixel's centre.
@@ -26,37 +26,37 @@ def disc(size: tuple[int, int], click: Click) -> Mask:
     x, y = click
     # Half the disc's width in each row. It is NaN above and below the disc, which compares as False.
     with np.errstate(invalid="ignore"):
-        half = np.sqrt(DISC_RADIUS**2 * height * width - (np.arange(height) - y) ** 2.0)
-    inside: Mask = np.abs(np.arange(width) - x) <= half[:, None]
+        half_width = np.sqrt(DISC_RADIUS**2 * height * width - (np.arange(height) - y) ** 2.0)
+    inside: Mask = np.abs(np.arange(width) - x) <= half_width[:, None]
     return inside
 
 
-def grabcut(image: NDArray[np.uint8], box: tuple[int, int, int, int], seed: int = 0) -> Mask:
+def grabcut_mask(image: NDArray[np.uint8], box: tuple[int, int, int, int], seed: int = 0) -> Mask:
     """Return the mask (H, W) that OpenCV's GrabCut finds in a box, after `GRABCUT_ITERATIONS` iterations.
 
-    image: BGR uint8 (H, W, 3). An image with a side longer than `GRABCUT_SIDE` is scaled down, and the mask scaled up
-    again. box: x1, y1, x2, y2 of the outermost pixels, inclusive. If the box covers the whole image there is no
+    image: BGR uint8 (H, W, 3). An image with a side longer than `GRABCUT_MAX_SIDE` is scaled down, and the mask scaled
+    up again. box: x1, y1, x2, y2 of the outermost pixels, inclusive. If the box covers the whole image there is no
     background to learn from, and the mask is the whole box. seed: of OpenCV's random numbers.
     """
     import cv2
 
     height, width = image.shape[:2]
-    scale = min(1.0, GRABCUT_SIDE / max(height, width))
+    scale = min(1.0, GRABCUT_MAX_SIDE / max(height, width))
     if scale < 1:
-        small = max(1, round(width * scale)), max(1, round(height * scale))
-        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        reduced_size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = np.asarray(cv2.resize(image, reduced_size, interpolation=cv2.INTER_AREA), np.uint8)
     rows, columns = image.shape[:2]
     left, top = math.floor(box[0] * columns / width), math.floor(box[1] * rows / height)
     right, bottom = math.ceil((box[2] + 1) * columns / width), math.ceil((box[3] + 1) * rows / height)
-    found = np.zeros((rows, columns), np.uint8)
+    labels = np.zeros((rows, columns), np.uint8)
     if (left, top, right, bottom) == (0, 0, columns, rows):
-        found[:] = cv2.GC_PR_FGD
+        labels[:] = cv2.GC_PR_FGD
     else:
         cv2.setRNGSeed(seed)  # GrabCut initialises its clusters at random
         rectangle = (left, top, right - left, bottom - top)
         models = np.zeros((1, 65)), np.zeros((1, 65))  # output buffers: colour models of background and foreground
-        cv2.grabCut(image, found, rectangle, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
-    foreground = (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)
+        cv2.grabCut(image, labels, rectangle, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
+    foreground = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     if scale < 1:
         enlarged = cv2.resize(foreground.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         foreground = enlarged != 0

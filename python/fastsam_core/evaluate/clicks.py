@@ -26,11 +26,11 @@ def squared_distances(region: Mask) -> NDArray[np.float64]:
     return squares
 
 
-def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, float]:
+def innermost_pixel(region: Mask, previous_clicks: Sequence[Click] = ()) -> tuple[Click | None, float]:
     """Return the pixel (x, y) of `region` (H, W) bool farthest from the outside, and its squared distance to it.
 
-    Ties go to the topmost pixel, then to the leftmost. Pixels in `taken` are skipped. Returns None and 0 if no pixel
-    is left.
+    Ties go to the topmost pixel, then to the leftmost. Pixels in `previous_clicks` are skipped. Returns None and 0 if
+    no pixel is left.
     """
     import cv2
 
@@ -39,26 +39,26 @@ def innermost(region: Mask, taken: Sequence[Click] = ()) -> tuple[Click | None, 
     if not width:
         return None, 0.0
     squares = squared_distances(region[top : top + height, left : left + width])
-    for x, y in taken:
+    for x, y in previous_clicks:
         if left <= x < left + width and top <= y < top + height:
             squares[y - top, x - left] = 0
-    place = int(squares.argmax())  # the first of equal ones in row-major order
-    farthest = float(squares.flat[place])
+    flat_index = int(squares.argmax())  # the first of equal ones in row-major order
+    farthest = float(squares.flat[flat_index])
     if not farthest:
         return None, 0.0
-    return (left + place % width, top + place // width), farthest
+    return (left + flat_index % width, top + flat_index // width), farthest
 
 
-def next_click(truth: Mask, predicted: Mask, taken: Sequence[Click] = ()) -> tuple[Click, bool] | None:
+def next_click(truth: Mask, predicted: Mask, previous_clicks: Sequence[Click] = ()) -> tuple[Click, bool] | None:
     """Return the click that corrects a mask: (x, y) and whether it is foreground. None if no pixel is left to click.
 
-    The click is the `innermost` pixel of the missing region (foreground) or of the surplus region (background),
-    whichever lies deeper; ties go to the surplus. Pixels in `taken` are never clicked again. This is how the evaluation
-    of RITM simulates clicks (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive
+    The click is the `innermost_pixel` of the missing region (foreground) or of the surplus region (background),
+    whichever lies deeper; ties go to the surplus. Pixels in `previous_clicks` are never clicked again. This is how the
+    evaluation of RITM simulates clicks (Sofiiuk et al., "Reviving Iterative Training with Mask Guidance for Interactive
     Segmentation", 2022).
     """
-    missing, missing_depth = innermost(truth & ~predicted, taken)
-    surplus, surplus_depth = innermost(predicted & ~truth, taken)
+    missing, missing_depth = innermost_pixel(truth & ~predicted, previous_clicks)
+    surplus, surplus_depth = innermost_pixel(predicted & ~truth, previous_clicks)
     if missing is not None and missing_depth > surplus_depth:
         return missing, True
     return None if surplus is None else (surplus, False)

@@ -31,27 +31,27 @@ OPTIONS = {
 def run(values: dict[str, Any]) -> None:
     """Run `fastsam val` with the values of its key=value arguments."""
     check_keys(values, list(OPTIONS), "val")
-    given = {key: value for key, value in values.items() if value is not None}
-    if "data" not in given:
+    options = {key: value for key, value in values.items() if value is not None}
+    if "data" not in options:
         raise UsageError("val needs data=<COCO .json file, or folder of images and masks or labels>")
     from ..cli import DEFAULT_MODEL, _model_class
     from ..config import Config
     from ..sam import SAM
     from ..saving import create_run_folder
+    from .datasets import open_dataset
     from .settings import EvaluateConfig
-    from .truth import open_data
 
-    name = given.pop("model", DEFAULT_MODEL)
+    name = options.pop("model", DEFAULT_MODEL)
     if _model_class(name) != "SAM":
         raise UsageError(f"val measures Segment Anything models, and model={name} is {_model_class(name)}")
     # Report invalid arguments before loading a model or creating a folder.
-    EvaluateConfig(**{key: value for key, value in given.items() if key in EvaluateConfig.__dataclass_fields__})
-    open_data(given["data"], given.get("images"))
+    EvaluateConfig(**{key: value for key, value in options.items() if key in EvaluateConfig.__dataclass_fields__})
+    open_dataset(options["data"], options.get("images"))
     model = SAM(name)
     # Many shells don't expand a ~ after the =.
-    folder = Path(os.path.expanduser(given.pop("output", None) or create_run_folder(Config(mode="val"))))
+    folder = Path(os.path.expanduser(options.pop("output", None) or create_run_folder(Config(mode="val"))))
     try:
-        result = model.val(**given, output=folder)
+        result = model.val(**options, output=folder)
     except BaseException:
         with contextlib.suppress(OSError):  # rmdir fails on a folder that isn't empty, which is then kept
             folder.rmdir()

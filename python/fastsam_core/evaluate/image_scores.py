@@ -14,18 +14,18 @@ from ..encoded_image import EncodedImage
 from ..models.sam_model import SamModel
 from ..proposals import propose
 from ..stopwatch import Stopwatch
-from .baselines import disc, grabcut
+from .baselines import disc_mask, grabcut_mask
 from .boundary import boundary_f
 from .clicks import Click, Mask
-from .prompted import LIMIT, Prompted, box_of
+from .datasets import GroundTruthObject
+from .prompted import MAX_CLICKS, PromptedSegmenter, bounding_box
 from .recall import average_recall, matched_ranks
 from .settings import EvaluateConfig
-from .truth import TrueObject
 
-GOALS = (0.85, 0.9)
-PROPOSALS = (100, 1000)
+NOC_IOU_THRESHOLDS = (0.85, 0.9)
+PROPOSAL_COUNTS = (100, 1000)
 # Number of objects whose low-resolution logits are in memory at once, 64 to 256 KiB each.
-_GROUP = 32
+_OBJECTS_PER_CHUNK = 32
 
 
 @dataclass
@@ -45,97 +45,103 @@ class ImageScores:
 
 
 def score_image(
-    model: SamModel, picture: EncodedImage, objects: list[TrueObject], settings: EvaluateConfig, config: Config
+    model: SamModel, image: EncodedImage, objects: list[GroundTruthObject], settings: EvaluateConfig, config: Config
 ) -> ImageScores:
     """Return the columns that the settings ask for. config: the predictor's options."""
     scores = ImageScores(details=[{} for _ in objects])
-    prompted = Prompted(model, picture, config)
-    found: dict[str, list[float]] = {}
-    for start in range(0, len(objects), _GROUP):
-        group = slice(start, start + _GROUP)
-        if settings.clicks:
-            _click_scores(prompted, objects[group], scores, found, start, settings)
+    segmenter = PromptedSegmenter(model, image, config)
+    columns: dict[str, list[float]] = {}
+    for start in range(0, len(objects), _OBJECTS_PER_CHUNK):
+        chunk = slice(start, start + _OBJECTS_PER_CHUNK)
+        if settings.needs_clicks:
+            _add_click_scores(segmenter, objects[chunk], scores, columns, start, settings)
         if "box" in settings.measures:
-            masks, ious = prompted.box(objects[group])
-            found.setdefault("box_iou", []).extend(ious.tolist())
-            if not settings.clicks:
+            masks, ious = segmenter.segment_boxes(objects[chunk])
+            columns.setdefault("box_iou", []).extend(ious.tolist())
+            if not settings.needs_clicks:
                 scores.masks += masks
                 scores.clicks += [None] * len(masks)
     if settings.baselines:
-        _baseline_scores(picture, objects, scores, found, settings)
+        _add_baseline_scores(image, objects, scores, columns, settings)
     if "everything" in settings.measures:
-        _proposal_scores(model, picture, objects, found, config)
-    scores.columns = {name: np.array(values, np.float64) for name, values in found.items()}
+        _add_proposal_scores(model, image, objects, columns, config)
+    scores.columns = {name: np.array(values, np.float64) for name, values in columns.items()}
     return scores
 
 
-def _click_scores(
-    prompted: Prompted,
-    objects: list[TrueObject],
+def _add_click_scores(
+    segmenter: PromptedSegmenter,
+    objects: list[GroundTruthObject],
     scores: ImageScores,
-    found: dict[str, list[float]],
+    columns: dict[str, list[float]],
     start: int,
     settings: EvaluateConfig,
 ) -> None:
-    first = prompted.one_click(objects)
-    for number, (one, mask) in enumerate(zip(objects, first, strict=True), start):
-        found.setdefault("click_iou", []).append(float(mask.true[mask.chosen]))
-        found.setdefault("oracle_iou", []).append(float(mask.true.max()))
-        found.setdefault("predicted_iou", []).append(float(mask.predicted[mask.chosen]))
+    first_results = segmenter.segment_clicks(objects)
+    for index, (true_object, result) in enumerate(zip(objects, first_results, strict=True), start):
+        columns.setdefault("click_iou", []).append(float(result.true_ious[result.best_index]))
+        columns.setdefault("oracle_iou", []).append(float(result.true_ious.max()))
+        columns.setdefault("predicted_iou", []).append(float(result.predicted_ious[result.best_index]))
         if "boundary" in settings.measures:
-            value = boundary_f(_pixels(mask.rle), _pixels(one.rle))
-            found.setdefault("boundary_f", []).append(value)
-        scores.masks.append(mask.rle)
-        scores.clicks.append(mask.click)
-        scores.details[number] |= {
-            "click": list(mask.click),
-            "predicted_ious": mask.predicted.tolist(),
-            "true_ious": mask.true.tolist(),
+            value = boundary_f(_to_mask(result.rle), _to_mask(true_object.rle))
+            columns.setdefault("boundary_f", []).append(value)
+        scores.masks.append(result.rle)
+        scores.clicks.append(result.click)
+        scores.details[index] |= {
+            "click": list(result.click),
+            "predicted_ious": result.predicted_ious.tolist(),
+            "true_ious": result.true_ious.tolist(),
         }
     if "noc" in settings.measures:
-        by_click = prompted.corrected(objects, first, max(GOALS), mask_feedback=settings.mask_feedback)
-        for number, ious in enumerate(by_click, start):
-            for goal in GOALS:
-                needed = next((count for count, iou in enumerate(ious, 1) if iou >= goal), None)
-                name = f"noc{goal * 100:.0f}"
-                found.setdefault(name, []).append(LIMIT if needed is None else needed)
-                found.setdefault(f"{name}_reached", []).append(needed is not None)
-            scores.details[number]["ious_by_click"] = ious
+        by_click = segmenter.simulate_corrections(
+            objects, first_results, max(NOC_IOU_THRESHOLDS), mask_feedback=settings.mask_feedback
+        )
+        for index, ious in enumerate(by_click, start):
+            for threshold in NOC_IOU_THRESHOLDS:
+                num_clicks = next((count for count, iou in enumerate(ious, 1) if iou >= threshold), None)
+                name = f"noc{threshold * 100:.0f}"
+                columns.setdefault(name, []).append(MAX_CLICKS if num_clicks is None else num_clicks)
+                columns.setdefault(f"{name}_reached", []).append(num_clicks is not None)
+            scores.details[index]["ious_by_click"] = ious
 
 
-def _baseline_scores(
-    picture: EncodedImage,
-    objects: list[TrueObject],
+def _add_baseline_scores(
+    image: EncodedImage,
+    objects: list[GroundTruthObject],
     scores: ImageScores,
-    found: dict[str, list[float]],
+    columns: dict[str, list[float]],
     settings: EvaluateConfig,
 ) -> None:
-    for number, one in enumerate(objects):
-        truth = _pixels(one.rle)
-        click = scores.clicks[number] if settings.clicks else None
+    for index, true_object in enumerate(objects):
+        truth = _to_mask(true_object.rle)
+        click = scores.clicks[index] if settings.needs_clicks else None
         if click is not None and not {"click", "boundary"}.isdisjoint(settings.measures):
-            round_mask = disc(picture.original_hw, click)
-            found.setdefault("disc_iou", []).append(_iou(round_mask, truth))
+            disc = disc_mask(image.original_hw, click)
+            columns.setdefault("disc_iou", []).append(_iou(disc, truth))
             if "boundary" in settings.measures:
-                found.setdefault("disc_boundary_f", []).append(boundary_f(round_mask, truth))
+                columns.setdefault("disc_boundary_f", []).append(boundary_f(disc, truth))
         if "box" in settings.measures:
-            cut = grabcut(picture.pixels, box_of(one), settings.seed)
-            found.setdefault("grabcut_iou", []).append(_iou(cut, truth))
+            foreground = grabcut_mask(image.pixels, bounding_box(true_object), settings.seed)
+            columns.setdefault("grabcut_iou", []).append(_iou(foreground, truth))
 
 
-def _proposal_scores(
-    model: SamModel, picture: EncodedImage, objects: list[TrueObject], found: dict[str, list[float]], config: Config
+def _add_proposal_scores(
+    model: SamModel,
+    image: EncodedImage,
+    objects: list[GroundTruthObject],
+    columns: dict[str, list[float]],
+    config: Config,
 ) -> None:
-    proposed = propose(model, picture, max(PROPOSALS), config.updated({"verbose": False}), Stopwatch())
+    proposed = propose(model, image, max(PROPOSAL_COUNTS), config.updated({"verbose": False}), Stopwatch())
     rles = proposed.masks.rle if proposed.masks is not None else []
-    truths = [one.rle for one in objects]
+    truths = [true_object.rle for true_object in objects]
     ious = np.asarray(rle.iou(rles, truths, [0] * len(truths)), np.float64).reshape(len(rles), len(truths))
     ranks = matched_ranks(ious)
-    for most in PROPOSALS:
-        found.setdefault(f"ar{most}", []).extend(average_recall(ranks, most).tolist())
+    for max_proposals in PROPOSAL_COUNTS:
+        columns.setdefault(f"ar{max_proposals}", []).extend(average_recall(ranks, max_proposals).tolist())
 
 
-def _pixels(mask: rle.RLE) -> Mask:
+def _to_mask(mask: rle.RLE) -> Mask:
     return np.ascontiguousarray(rle.decode(mask)).astype(bool)
 
 

@@ -19,7 +19,7 @@ _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 # Palette index that VOC and DAVIS give to pixels that belong to no object.
 _VOID = 255
 # Maximum length of the list of segments in characters, enough for tens of thousands of segments.
-_MOST_TEXT = 1 << 25
+_MAX_SEGMENTS_LENGTH = 1 << 25
 
 
 def read_png(path: Path) -> NDArray[Any]:
@@ -29,36 +29,36 @@ def read_png(path: Path) -> NDArray[Any]:
     colour image and for a file that is no PNG.
     """
     with open(path, "rb") as file:
-        kind, picture = open_image(file)
-        if kind != "PNG":
-            raise ValueError(f"{path.name} is a {kind} file, whose pixels are not exact; a PNG is needed")
-        if picture.mode not in _MODES:
+        image_format, image = open_image(file)
+        if image_format != "PNG":
+            raise ValueError(f"{path.name} is a {image_format} file, whose pixels are not exact; a PNG is needed")
+        if image.mode not in _MODES:
             raise ValueError(
-                f"{path.name} is in colour ({picture.mode}); a PNG with one number per pixel is needed: greyscale of 8 "
+                f"{path.name} is in colour ({image.mode}); a PNG with one number per pixel is needed: greyscale of 8 "
                 "or 16 bits, or with a palette"
             )
-        check_size(picture.width, picture.height)
+        check_size(image.width, image.height)
         try:
-            numbers = np.asarray(picture)
+            values = np.asarray(image)
         except Exception as error:  # decoders may raise anything
             raise ValueError(f"{path.name} is damaged: {error}") from error
-    if picture.mode == "1":
-        numbers = numbers.astype(np.uint8) * 255
-    if picture.mode == "P" and not np.isin(numbers, (0, _VOID)).all():
-        numbers = np.where(numbers == _VOID, 0, numbers)
-    return numbers
+    if image.mode == "1":
+        values = values.astype(np.uint8) * 255
+    if image.mode == "P" and not np.isin(values, (0, _VOID)).all():
+        values = np.where(values == _VOID, 0, values)
+    return values
 
 
-def numbers_of(labels: NDArray[Any]) -> list[int]:
+def object_values(labels: NDArray[Any]) -> list[int]:
     """Return the object numbers of a label map: every value but 0, ascending."""
-    return [int(number) for number in np.unique(labels) if number != 0]
+    return [int(value) for value in np.unique(labels) if value != 0]
 
 
 @dataclass(frozen=True)
 class Segments:
     """Labels of the things that are not crowds, and the number of crowds."""
 
-    things: list[int]
+    thing_values: list[int]
     crowds: int
 
 
@@ -71,25 +71,25 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            shape, dtype = _header(archive, "labels.npy")
+            shape, dtype = _read_header(archive, "labels.npy")
             if dtype.kind not in "iub" or shape != tuple(size):
                 raise ValueError(
                     f"labels is {dtype} {shape}, but integers of shape {tuple(size)} are needed, the image's (height, "
                     "width)"
                 )
-            shape, dtype = _header(archive, "segments.npy")
-            if dtype.kind not in "US" or shape != () or dtype.itemsize > 4 * _MOST_TEXT:
+            shape, dtype = _read_header(archive, "segments.npy")
+            if dtype.kind not in "US" or shape != () or dtype.itemsize > 4 * _MAX_SEGMENTS_LENGTH:
                 raise ValueError(f"segments is {dtype} {shape}, but a single string with a JSON list is needed")
         with np.load(path, allow_pickle=False) as content:
             labels, segments = content["labels"], content["segments"].item()
-        return labels, _segments(segments if isinstance(segments, str) else segments.decode("utf-8"))
+        return labels, _parse_segments(segments if isinstance(segments, str) else segments.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path.name} is not an .npz file with labels and segments: {error}") from error
 
 
-def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         # Later versions are for structured arrays; their headers may claim a length of gigabytes, and NumPy reads them.
@@ -99,24 +99,24 @@ def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.
     return shape, dtype
 
 
-def _segments(text: str) -> Segments:
+def _parse_segments(text: str) -> Segments:
     try:
         entries = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"segments is not JSON: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("segments must be a list of JSON objects")
-    things, crowds = [], 0
-    for place, entry in enumerate(entries):
-        number = entry.get("label")
-        if not isinstance(number, int) or isinstance(number, bool) or number in things:
-            raise ValueError(f"segments[{place}]: label must be an integer that no other segment has, not {number!r}")
+    thing_values, num_crowds = [], 0
+    for position, entry in enumerate(entries):
+        value = entry.get("label")
+        if not isinstance(value, int) or isinstance(value, bool) or value in thing_values:
+            raise ValueError(f"segments[{position}]: label must be an integer that no other segment has, not {value!r}")
         crowd, thing = entry.get("iscrowd", 0), entry.get("isthing", 1)
         for name, flag in (("iscrowd", crowd), ("isthing", thing)):
             if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):
-                raise ValueError(f"segments[{place}]: {name} must be 0 or 1, not {flag!r}")
+                raise ValueError(f"segments[{position}]: {name} must be 0 or 1, not {flag!r}")
         if crowd:
-            crowds += 1
+            num_crowds += 1
         elif thing:
-            things.append(number)
-    return Segments(things, crowds)
+            thing_values.append(value)
+    return Segments(thing_values, num_crowds)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._log import format_count
-from .truth import Failure
+from .datasets import Failure
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class Evaluation:
     @property
     def measures(self) -> dict[str, Measure]:
         """The measures that are not None, by field name."""
-        found = {name: getattr(self, name) for name in _MEASURES}
-        return {name: measure for name, measure in found.items() if measure is not None}
+        all_measures = {name: getattr(self, name) for name in _MEASURE_FIELDS}
+        return {name: measure for name, measure in all_measures.items() if measure is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return settings, counts, measures and failures, JSON-ready. A NaN value becomes None."""
@@ -108,26 +108,37 @@ class Evaluation:
     def table(self) -> str:
         """Return a table of the measures, each with its interval and its baseline."""
         rows = [("", "model", "95 % interval", "baseline")]
-        for name, (title, baseline, what) in _ROWS.items():
+        for name, (title, baseline, baseline_name) in _ROWS.items():
             measure = self.measures.get(name)
             if measure is None:
                 continue
-            between = "" if measure.low is None else f"{_shown(measure.low)} to {_shown(measure.high)}"
-            beside = self.measures.get(baseline or "")
-            rows.append((title, _shown(measure.value), between, f"{what} {_shown(beside.value)}" if beside else ""))
+            interval = "" if measure.low is None else f"{_format_value(measure.low)} to {_format_value(measure.high)}"
+            baseline_measure = self.measures.get(baseline or "")
+            rows.append(
+                (
+                    title,
+                    _format_value(measure.value),
+                    interval,
+                    f"{baseline_name} {_format_value(baseline_measure.value)}" if baseline_measure else "",
+                )
+            )
             reached = self.measures.get(f"{name}_reached")
             if reached is not None:
-                share = "" if reached.low is None else f"{_percent(reached.low)} to {_percent(reached.high)}"
-                rows.append(("  objects that reach it in 20 clicks", _percent(reached.value), share, ""))
+                reached_interval = (
+                    "" if reached.low is None else f"{_format_percent(reached.low)} to {_format_percent(reached.high)}"
+                )
+                rows.append(
+                    ("  objects that reach it in 20 clicks", _format_percent(reached.value), reached_interval, "")
+                )
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self._head(), *lines])
+        return "\n".join([self._format_header(), *lines])
 
-    def _head(self) -> str:
-        least = 100 * float(self.settings["min_area"])
+    def _format_header(self) -> str:
+        min_percent = 100 * float(self.settings["min_area"])
         head = (
             f"{self.settings['model']} at {self.settings['imgsz']} pixels: {format_count(self.objects, 'object')} of "
-            f"at least {least:g} % of the image in {format_count(self.images, 'image')}; skipped: {self.small} "
+            f"at least {min_percent:g} % of the image in {format_count(self.images, 'image')}; skipped: {self.small} "
             f"smaller, {format_count(self.crowds, 'crowd')}"
         )
         images = sum(failure.object is None for failure in self.failures)
@@ -140,12 +151,12 @@ class Evaluation:
     __str__ = table
 
 
-_MEASURES = tuple(name for name, field in Evaluation.__dataclass_fields__.items() if "Measure" in str(field.type))
+_MEASURE_FIELDS = tuple(name for name, field in Evaluation.__dataclass_fields__.items() if "Measure" in str(field.type))
 
 
-def _shown(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}" if abs(value) < 1.0005 else f"{value:.2f}"
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"

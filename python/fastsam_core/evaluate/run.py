@@ -22,13 +22,13 @@ from ..models.sam_model import SamModel
 from ..predictor import Predictor
 from . import baselines, boundary
 from .cases import Cases
-from .image_scores import LIMIT, ImageScores, score_image
+from .datasets import Example, Failure, GroundTruthObject, MaskDataset, open_dataset
+from .image_scores import MAX_CLICKS, ImageScores, score_image
 from .report import Evaluation, Measure
 from .settings import EvaluateConfig
-from .statistics import Values, interval, spearman
-from .truth import DataSet, Example, Failure, TrueObject, open_data
+from .statistics import Values, bootstrap_interval, spearman
 
-RESULTS, ROWS, PICTURE = "val.json", "val.jsonl", "val.jpg"
+RESULTS_FILE, ROWS_FILE, CASES_FILE = "val.json", "val.jsonl", "val.jpg"
 
 
 def evaluate(
@@ -73,46 +73,46 @@ def evaluate(
     for name in settings:
         if name not in accepted:
             raise TypeError(f"unknown option {name!r} of val; accepted: {', '.join(accepted)}")
-    chosen = EvaluateConfig(**settings)
-    found = open_data(data, images)
+    eval_config = EvaluateConfig(**settings)
+    dataset = open_dataset(data, images)
     folder = None if output is None else Path(output)
     if folder is not None:
         if os.path.lexists(folder) and not folder.is_dir():
             raise ValueError(f"output={os.fspath(folder)!r} is not a folder")
         check_writable(folder)
-    options = {"imgsz": imgsz, "device": device, "points_stride": chosen.points_stride}
+    options = {"imgsz": imgsz, "device": device, "points_stride": eval_config.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
     with predictor._lock, ExitStack() as stack:
         model = predictor._ready_model(config)
-        rows = None
-        if folder is not None and chosen.rows:
-            temporary = stack.enter_context(atomic_path(folder / ROWS))
-            rows = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
+        rows_file = None
+        if folder is not None and eval_config.rows:
+            temporary_path = stack.enter_context(atomic_path(folder / ROWS_FILE))
+            rows_file = stack.enter_context(open(temporary_path, "w", encoding="utf-8", newline="\n"))
         cases = Cases(stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")))
-        run = _Run(model, config, chosen, rows, cases)
-        run.all(found, verbose)
-        facts = {**_settings(model, config, chosen), "data": os.fspath(data)}
+        evaluator = _Evaluator(model, config, eval_config, rows_file, cases)
+        evaluator.evaluate_all(dataset, verbose)
+        result_settings = {**_collect_settings(model, config, eval_config), "data": os.fspath(data)}
         if images is not None:
-            facts["images"] = os.fspath(images)
-        result = run.result(facts, folder)
-        picture = None if folder is None else cases.picture()
+            result_settings["images"] = os.fspath(images)
+        result = evaluator.result(result_settings, folder)
+        sheet = None if folder is None else cases.draw_sheet()
     if folder is not None:
         # Remove files of an earlier run that would seem to belong to this run's numbers.
-        if picture is None:
-            (folder / PICTURE).unlink(missing_ok=True)
+        if sheet is None:
+            (folder / CASES_FILE).unlink(missing_ok=True)
         else:
             from ..plotting import write_image
 
-            write_image(folder / PICTURE, picture)
-        if not chosen.rows:
-            (folder / ROWS).unlink(missing_ok=True)
-        write_text(folder / RESULTS, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+            write_image(folder / CASES_FILE, sheet)
+        if not eval_config.rows:
+            (folder / ROWS_FILE).unlink(missing_ok=True)
+        write_text(folder / RESULTS_FILE, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
     return result
 
 
-def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[str, Any]:
+def _collect_settings(model: SamModel, config: Config, eval_config: EvaluateConfig) -> dict[str, Any]:
     """Return everything the numbers depend on, JSON-ready."""
-    facts: dict[str, Any] = {
+    collected: dict[str, Any] = {
         "version": __version__,
         "model": model.name,
         "weights": f"sha256:{weights_hash(model)}",
@@ -120,103 +120,103 @@ def _settings(model: SamModel, config: Config, chosen: EvaluateConfig) -> dict[s
         "device": str(model.device),
         "judgement": asdict(model.judgement),
         "dtype": str(config.dtype or model.dtype).removeprefix("torch."),
-        **asdict(chosen),
-        "measures": list(chosen.measures),
-        "noc_limit": LIMIT,
+        **asdict(eval_config),
+        "measures": list(eval_config.measures),
+        "noc_limit": MAX_CLICKS,
         "boundary_tolerance": boundary.TOLERANCE,
     }
-    del facts["rows"]
-    if "everything" in chosen.measures:
+    del collected["rows"]
+    if "everything" in eval_config.measures:
         options = config.generate_options(model)
         grids = options.pop("point_grids")
         # These have no effect here: proposals use thresholds of their own.
         thresholds = "conf_thres", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"
         for key in ("points_batch_size", "stability_share", "highest_stability", *thresholds):
             del options[key]
-        facts["everything"] = options | {
+        collected["everything"] = options | {
             "point_grids": None if grids is None else [np.asarray(grid).tolist() for grid in grids]
         }
-    del facts["points_stride"]
-    if chosen.baselines:
-        facts["disc_radius"] = f"{baselines.DISC_RADIUS} * sqrt(width * height)"
-        facts["grabcut"] = {"iterations": baselines.GRABCUT_ITERATIONS, "side": baselines.GRABCUT_SIDE}
-    return facts
+    del collected["points_stride"]
+    if eval_config.baselines:
+        collected["disc_radius"] = f"{baselines.DISC_RADIUS} * sqrt(width * height)"
+        collected["grabcut"] = {"iterations": baselines.GRABCUT_ITERATIONS, "side": baselines.GRABCUT_MAX_SIDE}
+    return collected
 
 
-class _Run:
+class _Evaluator:
     """State of an evaluation: the values of all objects so far, a few numbers each. Holds no images."""
 
     def __init__(
-        self, model: SamModel, config: Config, chosen: EvaluateConfig, rows: IO[str] | None, cases: Cases
+        self, model: SamModel, config: Config, eval_config: EvaluateConfig, rows: IO[str] | None, cases: Cases
     ) -> None:
-        self._model, self._config, self._chosen, self._rows, self._cases = model, config, chosen, rows, cases
+        self._model, self._config, self._eval_config, self._rows, self._cases = model, config, eval_config, rows, cases
         self._columns: dict[str, list[Values]] = {}  # name of a column -> one array per image
         self._images = self._objects = self._small = self._crowds = 0
         self._failures: list[Failure] = []
 
-    def all(self, data: DataSet, verbose: bool) -> None:
+    def evaluate_all(self, dataset: MaskDataset, verbose: bool) -> None:
         """Evaluate every image of the data set, or `max_images` of them; raise ValueError if none has an object."""
         from tqdm import tqdm
 
-        self._fail(list(data.stray()))
-        for index in tqdm(self._indices(len(data)), desc="val", unit="image", disable=None if verbose else True):
-            self._one(data[index])
+        self._record_failures(list(dataset.unmatched_label_files()))
+        for index in tqdm(self._indices(len(dataset)), desc="val", unit="image", disable=None if verbose else True):
+            self._evaluate_example(dataset[index])
         if not self._objects:
             first = self._failures[0] if self._failures else None
             raise ValueError(
-                f"no object to evaluate: {self._images} of {len(data)} images could be read, with {self._small} "
-                f"objects below min_area={self._chosen.min_area:g} and {self._crowds} crowds"
+                f"no object to evaluate: {self._images} of {len(dataset)} images could be read, with {self._small} "
+                f"objects below min_area={self._eval_config.min_area:g} and {self._crowds} crowds"
                 + (f"; the first problem: {first.image}: {first.reason}" if first else "")
             )
 
     def _indices(self, count: int) -> list[int]:
-        most = self._chosen.max_images
-        if most is None or most >= count:
+        max_images = self._eval_config.max_images
+        if max_images is None or max_images >= count:
             return list(range(count))
-        drawn = np.random.default_rng(self._chosen.seed).choice(count, most, replace=False)
-        return sorted(int(index) for index in drawn)
+        chosen = np.random.default_rng(self._eval_config.seed).choice(count, max_images, replace=False)
+        return sorted(int(index) for index in chosen)
 
-    def _fail(self, failures: list[Failure]) -> None:
+    def _record_failures(self, failures: list[Failure]) -> None:
         for failure in failures:
-            what = "" if failure.object is None else f", {failure.object}"
-            logger.warning("skipped %s%s: %s", failure.image, what, failure.reason)
+            object_suffix = "" if failure.object is None else f", {failure.object}"
+            logger.warning("skipped %s%s: %s", failure.image, object_suffix, failure.reason)
         self._failures += failures
 
-    def _one(self, example: Example) -> None:
-        self._fail(example.failures)
+    def _evaluate_example(self, example: Example) -> None:
+        self._record_failures(example.failures)
         self._crowds += example.crowds
         if example.pixels is None:
             return
         self._images += 1
         height, width = example.pixels.shape[:2]
-        areas = [int(rle.area(found.rle)) for found in example.objects]
+        areas = [int(rle.area(true_object.rle)) for true_object in example.objects]
         # At least one pixel even if min_area is 0: an empty mask can't be found.
-        least = max(1.0, self._chosen.min_area * height * width)
-        objects = [found for found, area in zip(example.objects, areas, strict=True) if area >= least]
+        min_pixels = max(1.0, self._eval_config.min_area * height * width)
+        objects = [true_object for true_object, area in zip(example.objects, areas, strict=True) if area >= min_pixels]
         self._small += len(areas) - len(objects)
         if not objects:
             return
         self._objects += len(objects)
-        picture = EncodedImage(example.pixels, str(example.path))
-        scores = score_image(self._model, picture, objects, self._chosen, self._config)
+        image = EncodedImage(example.pixels, str(example.path))
+        scores = score_image(self._model, image, objects, self._eval_config, self._config)
         for name, values in scores.columns.items():
             self._columns.setdefault(name, []).append(values)
-        main = scores.columns.get("click_iou", scores.columns.get("box_iou"))
-        if main is not None:
-            self._cases.add(example, objects, main, scores)
+        main_ious = scores.columns.get("click_iou", scores.columns.get("box_iou"))
+        if main_ious is not None:
+            self._cases.add(example, objects, main_ious, scores)
         if self._rows is not None:
             self._write_rows(example, objects, scores)
 
-    def _write_rows(self, example: Example, objects: list[TrueObject], scores: ImageScores) -> None:
+    def _write_rows(self, example: Example, objects: list[GroundTruthObject], scores: ImageScores) -> None:
         assert self._rows is not None and example.pixels is not None
-        pixels = example.pixels.shape[0] * example.pixels.shape[1]
-        for number, found in enumerate(objects):
+        image_area = example.pixels.shape[0] * example.pixels.shape[1]
+        for index, true_object in enumerate(objects):
             row = {
                 "image": example.name,
-                "object": found.name,
-                "area": int(rle.area(found.rle)) / pixels,
-                **{name: float(values[number]) for name, values in scores.columns.items()},
-                **scores.details[number],
+                "object": true_object.name,
+                "area": int(rle.area(true_object.rle)) / image_area,
+                **{name: float(values[index]) for name, values in scores.columns.items()},
+                **scores.details[index],
             }
             self._rows.write(json.dumps(row, allow_nan=False) + "\n")
 
@@ -224,10 +224,10 @@ class _Run:
         """Return the means and the correlation with their intervals, the counts and the failures."""
         measures: dict[str, Measure] = {}
         for name, values in self._columns.items():
-            if name not in _column_needs or _column_needs[name] in self._chosen.measures:
+            if name not in _REQUIRED_MEASURES or _REQUIRED_MEASURES[name] in self._eval_config.measures:
                 measures[name] = self._measure(values)
         measures.pop("predicted_iou", None)
-        if "correlation" in self._chosen.measures:
+        if "correlation" in self._eval_config.measures:
             pairs = [
                 np.stack([predicted, true], 1)
                 for predicted, true in zip(self._columns["predicted_iou"], self._columns["click_iou"], strict=True)
@@ -245,17 +245,17 @@ class _Run:
         )
 
     def _measure(self, images: list[Values]) -> Measure:
-        together = np.concatenate(images)
-        if together.ndim == 1:
-            value, between = float(together.mean()), interval(images, None, self._chosen.seed)
+        values = np.concatenate(images)
+        if values.ndim == 1:
+            value, interval = float(values.mean()), bootstrap_interval(images, None, self._eval_config.seed)
         else:
-            value, between = _correlation(together), interval(images, _correlation, self._chosen.seed)
-        low, high = between or (None, None)
-        return Measure(value, low, high, len(together))
+            value, interval = _correlation(values), bootstrap_interval(images, _correlation, self._eval_config.seed)
+        low, high = interval or (None, None)
+        return Measure(value, low, high, len(values))
 
 
 # Columns that are computed for other measures too -> the measure that must be chosen for them to be reported.
-_column_needs = {"click_iou": "click", "oracle_iou": "click", "disc_iou": "click"}
+_REQUIRED_MEASURES = {"click_iou": "click", "oracle_iou": "click", "disc_iou": "click"}
 
 
 def _correlation(pairs: Values) -> float:

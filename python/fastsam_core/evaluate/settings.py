@@ -40,25 +40,25 @@ class EvaluateConfig:
     rows: bool = False
 
     def __post_init__(self) -> None:
-        least = _number(0)("min_area", self.min_area)
-        if least >= 1:
+        min_area = _number(0)("min_area", self.min_area)
+        if min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {self.min_area!r}")
-        most = None if self.max_images is None else _integer(1)("max_images", self.max_images)
-        checked = {
+        max_images = None if self.max_images is None else _integer(1)("max_images", self.max_images)
+        validated = {
             "measures": read_measures(self.measures),
-            "min_area": least,
-            "max_images": most,
+            "min_area": min_area,
+            "max_images": max_images,
             "seed": _integer(0)("seed", self.seed),
             "baselines": _boolean("baselines", self.baselines),
             "mask_feedback": _boolean("mask_feedback", self.mask_feedback),
             "points_stride": None if self.points_stride is None else _integer(1)("points_stride", self.points_stride),
             "rows": _boolean("rows", self.rows),
         }
-        for name, value in checked.items():
+        for name, value in validated.items():
             object.__setattr__(self, name, value)
 
     @property
-    def clicks(self) -> bool:
+    def needs_clicks(self) -> bool:
         """Whether any chosen measure needs the masks of one click."""
         return not {"click", "boundary", "correlation", "noc"}.isdisjoint(self.measures)
 
@@ -69,13 +69,13 @@ def read_measures(measures: Any) -> tuple[str, ...]:
     Names may be in any case. Raises TypeError for anything but a string or a collection of strings, ValueError for
     unknown names or none at all.
     """
-    given = MEASURES if measures is None else measures.split(",") if isinstance(measures, str) else measures
-    if not isinstance(given, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in given):
+    requested = MEASURES if measures is None else measures.split(",") if isinstance(measures, str) else measures
+    if not isinstance(requested, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in requested):
         raise TypeError(f"measures must be a list of {', '.join(MEASURES)}, not {measures!r}")
-    wanted = {name.strip().lower() for name in given}
-    unknown = sorted(wanted - set(MEASURES))
-    if unknown or not wanted:
+    names = {name.strip().lower() for name in requested}
+    unknown = sorted(names - set(MEASURES))
+    if unknown or not names:
         raise ValueError(
             f"measures={measures!r}: {', '.join(map(repr, unknown)) or 'none'}; accepted: {', '.join(MEASURES)}"
         )
-    return tuple(name for name in MEASURES if name in wanted)
+    return tuple(name for name in MEASURES if name in names)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-RESAMPLES = 1000
+NUM_RESAMPLES = 1000
 
 
 def average_ranks(values: Values) -> Values:
@@ -30,31 +30,33 @@ def spearman(first: Values, second: Values) -> float:
     return float((ranks[0] * ranks[1]).sum()) / spread if spread else float("nan")
 
 
-def interval(
+def bootstrap_interval(
     images: Sequence[Values], statistic: Callable[[Values], float] | None, seed: int
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of a statistic over objects by the bootstrap, or None if there is none.
 
     Whole images are drawn with replacement, because objects of the same image are not independent. The interval is the
-    2.5th to the 97.5th percentile of the statistic over `RESAMPLES` draws (Efron and Tibshirani, "An Introduction to
-    the Bootstrap", 1993). Draws whose statistic is NaN are left out. There is no interval for fewer than two images
+    2.5th to the 97.5th percentile of the statistic over `NUM_RESAMPLES` draws (Efron and Tibshirani, "An Introduction
+    to the Bootstrap", 1993). Draws whose statistic is NaN are left out. There is no interval for fewer than two images
     with objects, or if all draws are NaN.
 
     images: the values of each image's objects, (n,) or (n, k). statistic: function of all values concatenated, (N,) or
     (N, k); None takes the mean of (n,), which is faster. seed: of the draws.
     """
-    filled = [values for values in images if len(values)]
-    if len(filled) < 2:
+    nonempty = [values for values in images if len(values)]
+    if len(nonempty) < 2:
         return None
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(filled), size=len(filled)) for _ in range(RESAMPLES))
+    resamples = (rng.integers(len(nonempty), size=len(nonempty)) for _ in range(NUM_RESAMPLES))
     if statistic is None:
-        sums, counts = np.array([values.sum() for values in filled]), np.array([len(values) for values in filled])
-        found = np.array([sums[draw].sum() / counts[draw].sum() for draw in draws])
+        sums, counts = np.array([values.sum() for values in nonempty]), np.array([len(values) for values in nonempty])
+        estimates = np.array([sums[resample].sum() / counts[resample].sum() for resample in resamples])
     else:
-        found = np.array([statistic(np.concatenate([filled[index] for index in draw])) for draw in draws])
-    found = found[~np.isnan(found)]
-    if not len(found):
+        estimates = np.array(
+            [statistic(np.concatenate([nonempty[index] for index in resample])) for resample in resamples]
+        )
+    estimates = estimates[~np.isnan(estimates)]
+    if not len(estimates):
         return None
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(estimates, [2.5, 97.5])
     return float(low), float(high)

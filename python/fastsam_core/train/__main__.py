@@ -26,10 +26,10 @@ from .scene_data import SceneDataset
 
 _DEFAULT = TrainConfig()
 # Defaults for training from a checkpoint: fewer steps, smaller batches and a lower learning rate.
-_FURTHER_STEPS, _FURTHER_BATCH, _FURTHER_RATE = 1000, 4, 1e-4
+_FINETUNE_STEPS, _FINETUNE_BATCH, _FINETUNE_LEARNING_RATE = 1000, 4, 1e-4
 
 
-def _phase(text: str) -> Phase:
+def _parse_phase(text: str) -> Phase:
     try:
         size, steps, batch = (int(part) for part in text.split(":"))
     except ValueError:
@@ -37,7 +37,7 @@ def _phase(text: str) -> Phase:
     return Phase(size, steps, batch)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastsam_core.train", description=__doc__)
     add = parser.add_argument
     add(
@@ -48,21 +48,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="labelled images to train on, as for `fastsam val`; without it, generated scenes")
     add("--images", help="folder of the images of --data, for a COCO file or YOLO's labels")
     add("--output", type=Path, default=Path("runs/train"), help="folder for state, weights, curves and sample images")
-    phases = " ".join(f"{p.size}:{p.steps}:{p.batch}" for p in _DEFAULT.phases)
-    further = f"from a checkpoint, {_FURTHER_STEPS} steps of {_FURTHER_BATCH} at its input size"
-    add("--phases", type=_phase, nargs="+", metavar="SIZE:STEPS:BATCH", help=f"default: {phases}; {further}")
+    phases = " ".join(f"{phase.size}:{phase.steps}:{phase.batch}" for phase in _DEFAULT.phases)
+    finetuning = f"from a checkpoint, {_FINETUNE_STEPS} steps of {_FINETUNE_BATCH} at its input size"
+    add("--phases", type=_parse_phase, nargs="+", metavar="SIZE:STEPS:BATCH", help=f"default: {phases}; {finetuning}")
     add("--train", choices=("all", "decoder"), default="all", help="decoder: freeze the image encoder")
     add("--prompts", type=int, default=_DEFAULT.prompts, help="prompts per image (default: %(default)s)")
     add("--pool", type=int, default=_DEFAULT.pool, help="number of images kept on the device (default: %(default)s)")
-    reuse = "how often each image is drawn on average (default: %(default)s)"
-    add("--reuse", type=float, default=_DEFAULT.reuse, help=reuse)
-    rate = f"default: {_DEFAULT.learning_rate:g}; from a checkpoint, {_FURTHER_RATE:g}"
-    add("--learning-rate", type=float, help=rate)
+    reuse_help = "how often each image is drawn on average (default: %(default)s)"
+    add("--reuse", type=float, default=_DEFAULT.reuse, help=reuse_help)
+    rate_default = f"default: {_DEFAULT.learning_rate:g}; from a checkpoint, {_FINETUNE_LEARNING_RATE:g}"
+    add("--learning-rate", type=float, help=rate_default)
     add("--warmup-steps", type=int, default=_DEFAULT.warmup_steps, help="default: %(default)s")
-    decay = "decay of the moving average of the weights (default: %(default)s)"
-    add("--average-decay", type=float, default=_DEFAULT.average_decay, help=decay)
-    areas = f"default: {_DEFAULT.min_area:g}; with --data, {MIN_AREA:g}"
-    add("--min-area", type=float, help=f"smallest object to train on, as a fraction of the image ({areas})")
+    decay_help = "decay of the moving average of the weights (default: %(default)s)"
+    add("--average-decay", type=float, default=_DEFAULT.average_decay, help=decay_help)
+    area_defaults = f"default: {_DEFAULT.min_area:g}; with --data, {MIN_AREA:g}"
+    add("--min-area", type=float, help=f"smallest object to train on, as a fraction of the image ({area_defaults})")
     add(
         "--plane-shares",
         type=float,
@@ -101,11 +101,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
+    parser = _build_parser()
     options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        trainer = _trainer(options)
+        trainer = _build_trainer(options)
     except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))
     try:
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _trainer(options: dict[str, Any]) -> Trainer:
+def _build_trainer(options: dict[str, Any]) -> Trainer:
     for name in ("threads", "workers"):
         if options[name] < 0:
             raise ValueError(f"--{name} is 0 or more, not {options[name]}")
@@ -126,32 +126,32 @@ def _trainer(options: dict[str, Any]) -> Trainer:
         torch.set_num_threads(options["threads"])
     device = select_device(options["device"])
     names = {field.name for field in fields(TrainConfig)}
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
         if name in names and value is not None
     }
-    usual: dict[str, Any] = {"precision": "bfloat16" if device.type == "cuda" else "float32"}
+    defaults: dict[str, Any] = {"precision": "bfloat16" if device.type == "cuda" else "float32"}
     if options["model"] not in registry.MODELS:
         # No ramp of the evenness: a checkpoint already predicts masks.
-        usual |= {"learning_rate": _FURTHER_RATE, "evenness_share": 0.0}
-        if "phases" not in given:
+        defaults |= {"learning_rate": _FINETUNE_LEARNING_RATE, "evenness_share": 0.0}
+        if "phases" not in settings:
             size = load_model(options["model"]).image_size
-            usual["phases"] = (Phase(size, _FURTHER_STEPS, _FURTHER_BATCH),)
+            defaults["phases"] = (Phase(size, _FINETUNE_STEPS, _FINETUNE_BATCH),)
     if options["data"] is not None:
         if options["plane_shares"] is not None:
             raise ValueError("--plane-shares is for generated scenes, not for labelled images (--data)")
         # The planes of these labels are not objects, parts and groups, and pixels without a label may show an object.
-        usual |= {"background": 0.0, "min_area": MIN_AREA}
-        given |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
-    config = replace(_DEFAULT, **usual | given)
+        defaults |= {"background": 0.0, "min_area": MIN_AREA}
+        settings |= {"plane_shares": (), "auxiliary": 0.0, "final_auxiliary": 0.0}
+    config = replace(_DEFAULT, **defaults | settings)
     data: Dataset[LabelledImage] = SceneDataset(config.size, seed=config.seed)
     if options["data"] is not None:
-        data = own = LabelledFolder(
+        data = labelled = LabelledFolder(
             options["data"], images=options["images"], size=config.size, min_area=config.min_area
         )
-        own[0]  # raises ValueError here, rather than in a worker process, if no image is usable
-        config = replace(config, pool=min(config.pool, len(own)))
+        labelled[0]  # raises ValueError here, rather than in a worker process, if no image is usable
+        config = replace(config, pool=min(config.pool, len(labelled)))
     return Trainer(config, data, options["output"], str(device), options["workers"])
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_FEATURES = 16  # length of the feature vector that says which object a cell belongs to
-_PLACES = 192  # cells per image that are compared pairwise
+_NUM_FEATURES = 16  # length of the feature vector that says which object a cell belongs to
+_NUM_SAMPLES = 192  # cells per image that are compared pairwise
 
 
 class DenseHead(nn.Module):
@@ -18,7 +18,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.read = nn.Conv2d(channels, (1 + _FEATURES) * 16, 1)
+        self.read = nn.Conv2d(channels, (1 + _NUM_FEATURES) * 16, 1)
         self.scale = nn.Parameter(torch.tensor(5.0))
         self.bias = nn.Parameter(torch.tensor(-2.0))
 
@@ -34,12 +34,12 @@ class DenseHead(nn.Module):
 
         A cell is on a boundary if its right or lower neighbour differs in any plane.
         """
-        edge = torch.zeros_like(logits)
-        edge[:, :, :-1] = (cells[..., 1:] != cells[..., :-1]).any(1).float()
-        edge[:, :-1] = torch.maximum(edge[:, :-1], (cells[:, :, 1:] != cells[:, :, :-1]).any(1).float())
-        entropy = F.binary_cross_entropy_with_logits(logits, edge, reduction="none")
-        on, off = edge.sum().clamp(min=1), (1 - edge).sum().clamp(min=1)
-        return 0.5 * ((entropy * edge).sum() / on + (entropy * (1 - edge)).sum() / off)
+        boundary = torch.zeros_like(logits)
+        boundary[:, :, :-1] = (cells[..., 1:] != cells[..., :-1]).any(1).float()
+        boundary[:, :-1] = torch.maximum(boundary[:, :-1], (cells[:, :, 1:] != cells[:, :, :-1]).any(1).float())
+        entropy = F.binary_cross_entropy_with_logits(logits, boundary, reduction="none")
+        num_boundary, num_other = boundary.sum().clamp(min=1), (1 - boundary).sum().clamp(min=1)
+        return 0.5 * ((entropy * boundary).sum() / num_boundary + (entropy * (1 - boundary)).sum() / num_other)
 
     def _affinity_loss(self, features: Tensor, cells: Tensor, generator: torch.Generator) -> Tensor:
         """Return the balanced cross-entropy of whether pairs of random cells show the same object.
@@ -47,16 +47,16 @@ class DenseHead(nn.Module):
         features: (B, F, h, w); cells: (B, h, w), object numbers. Pairs with no object at either cell don't count.
         """
         batch, _, height, width = features.shape
-        places = torch.randint(height * width, (batch, _PLACES), generator=generator, device=cells.device)
-        names = cells.flatten(1).gather(1, places)  # (B, P)
-        seen = features.flatten(2).gather(2, places[:, None].expand(-1, features.shape[1], -1))  # (B, F, P)
-        seen = F.normalize(seen, dim=1)
-        logits = self.scale * (seen.transpose(1, 2) @ seen) + self.bias
-        labelled = names > 0
-        counts = (labelled[:, :, None] | labelled[:, None]).float()
-        counts = counts * (1 - torch.eye(_PLACES, device=cells.device))
-        same = (names[:, :, None] == names[:, None]).float() * counts
-        entropy = F.binary_cross_entropy_with_logits(logits, (same > 0).float(), reduction="none")
-        other = counts - same
-        alike = (entropy * same).sum() / same.sum().clamp(min=1)
-        return 0.5 * (alike + (entropy * other).sum() / other.sum().clamp(min=1))
+        sampled = torch.randint(height * width, (batch, _NUM_SAMPLES), generator=generator, device=cells.device)
+        region_ids = cells.flatten(1).gather(1, sampled)  # (B, P)
+        vectors = features.flatten(2).gather(2, sampled[:, None].expand(-1, features.shape[1], -1))  # (B, F, P)
+        vectors = F.normalize(vectors, dim=1)
+        logits = self.scale * (vectors.transpose(1, 2) @ vectors) + self.bias
+        labelled = region_ids > 0
+        is_counted = (labelled[:, :, None] | labelled[:, None]).float()
+        is_counted = is_counted * (1 - torch.eye(_NUM_SAMPLES, device=cells.device))
+        same_region = (region_ids[:, :, None] == region_ids[:, None]).float() * is_counted
+        entropy = F.binary_cross_entropy_with_logits(logits, (same_region > 0).float(), reduction="none")
+        different_region = is_counted - same_region
+        same_loss = (entropy * same_region).sum() / same_region.sum().clamp(min=1)
+        return 0.5 * (same_loss + (entropy * different_region).sum() / different_region.sum().clamp(min=1))

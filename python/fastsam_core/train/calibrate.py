@@ -33,91 +33,96 @@ from .crops import draw_views
 from .interactive import draw_groups
 from .loop import save_weights
 from .losses import mask_iou
-from .pool import MAX_PLANES, Feeder, LabelledImage, Pool
-from .prompts import corrections
+from .pool import MAX_PLANES, ImagePool, LabelledImage, Prefetcher
+from .prompts import corrective_clicks
 from .scene_data import SceneDataset
 
 # Frequencies of objects, parts and groups: a click means an object more often than a part of it or its group.
-SHARES = (0.82, 0.12, 0.06)
+PLANE_SHARES = (0.82, 0.12, 0.06)
 # Number of background clicks for each click on a region: a grid of points has more of them than training did.
-BACKGROUND = 1.0
-_HELD_OUT = 0.15  # fraction of the images; in effect every seventh
-_EPOCHS, _BATCH, _RATE = 20, 512, 3e-4
+BACKGROUND_CLICKS = 1.0
+_HELD_OUT_FRACTION = 0.15  # fraction of the images; in effect every seventh
+_EPOCHS, _BATCH_SIZE, _LEARNING_RATE = 20, 512, 3e-4
 
 
 @dataclass(frozen=True)
-class Judged:
+class IouSamples:
     """N prompts: the decoder's IoU tokens (N, C), the true IoU of the four masks (N, 4), the image's index (N,)."""
 
     tokens: Tensor
     ious: Tensor
-    picture: Tensor
+    image_index: Tensor
 
 
 @torch.no_grad()
-def judged_prompts(
-    model: SamModel, data: Dataset[LabelledImage], pictures: int, prompts: int, seed: int, workers: int
-) -> Judged:
-    """Run `prompts` prompts on each of `pictures` images: clicks and boxes, some of them again with a correction."""
+def collect_iou_samples(
+    model: SamModel, data: Dataset[LabelledImage], num_images: int, prompts_per_image: int, seed: int, workers: int
+) -> IouSamples:
+    """Run `prompts_per_image` prompts on each of `num_images` images.
+
+    They are clicks and boxes, some of them again with a correction.
+    """
     size = model.image_size
     rng = np.random.default_rng(seed)
     generator = torch.Generator(model.device).manual_seed(seed)
-    pool = Pool(1, size, MAX_PLANES, model.device)
-    feeder = Feeder(data, 0, workers, ahead=16, device=model.device)
-    one_by_one = (several.part(k, k + 1) for several in feeder.take(pictures) for k in range(len(several)))
-    tokens, ious, picture = [], [], []
+    pool = ImagePool(1, size, MAX_PLANES, model.device)
+    prefetcher = Prefetcher(data, 0, workers, queue_size=16, device=model.device)
+    single_images = (batch.slice(k, k + 1) for batch in prefetcher.take(num_images) for k in range(len(batch)))
+    tokens, ious, image_index = [], [], []
     try:
-        for number, one in enumerate(tqdm(one_by_one, total=pictures, unit="image")):
-            pool.add(one)
+        for index, image in enumerate(tqdm(single_images, total=num_images, unit="image")):
+            pool.add(image)
             views = draw_views(pool, 1, size, rng)
             groups = draw_groups(
                 views.planes,
-                views.inside,
-                prompts,
+                views.valid,
+                prompts_per_image,
                 generator,
                 min_area=TrainConfig.min_area,
-                shares=SHARES,
-                background=BACKGROUND,
+                shares=PLANE_SHARES,
+                background=BACKGROUND_CLICKS,
             )
             prepared = model.prepare(model.encode_image(views.images))
             for group in groups:
                 points, labels = group.points, group.labels
-                for turn in range(2):
-                    clicked = points.shape[1] > 0
+                for attempt in range(2):
+                    has_points = points.shape[1] > 0
                     sparse = model.prompt_encoder.sparse(
-                        points if clicked else None, labels if clicked else None, group.boxes
+                        points if has_points else None, labels if has_points else None, group.boxes
                     )
-                    token, logits = _decode(prepared, sparse)
-                    tokens.append(token.float())
-                    ious.append(mask_iou(logits, group.wanted.targets) * group.wanted.is_object[:, None])
-                    picture.append(torch.full((len(token),), number))
-                    if turn or not rng.random() < 0.3:
+                    iou_tokens, logits = _decode(prepared, sparse)
+                    tokens.append(iou_tokens.float())
+                    ious.append(mask_iou(logits, group.targets.coverage) * group.targets.is_object[:, None])
+                    image_index.append(torch.full((len(iou_tokens),), index))
+                    if attempt or not rng.random() < 0.3:
                         break
-                    click, label = corrections(group.wanted.masks, group.wanted.targets, logits[:, 0], generator)
+                    click, label = corrective_clicks(
+                        group.targets.masks, group.targets.coverage, logits[:, 0], generator
+                    )
                     points = torch.cat([points, click[:, None]], 1)
                     labels = torch.cat([labels, label[:, None]], 1)
     finally:
-        feeder.close()
-    return Judged(torch.cat(tokens).cpu(), torch.cat(ious).cpu(), torch.cat(picture))
+        prefetcher.close()
+    return IouSamples(torch.cat(tokens).cpu(), torch.cat(ious).cpu(), torch.cat(image_index))
 
 
 def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
     """Decode prompt tokens (N, T, C) to IoU tokens (N, C) and the logits of all masks (N, 4, S / 4, S / 4)."""
-    image, count = prepared.folded, len(sparse)
-    assert image is not None, "a decoder as it was built"
-    row = torch.arange(count).repeat_interleave(NUM_MASK_TOKENS)
-    mask = torch.arange(NUM_MASK_TOKENS).repeat(count)
-    if isinstance(image, FoldedImage):
-        decoded = image.decode(sparse)
-        return decoded.tokens[:, 0], decoded.logits(row, mask).float().unflatten(0, (count, -1))
-    chunk = image.decode_chunk(sparse, ())
-    height, width = image.grid
-    logits = torch.empty(len(row), 4 * height, 4 * width, device=sparse.device)
-    image.upscale(chunk, row, mask, logits)
-    return chunk.iou_tokens, logits.unflatten(0, (count, -1))
+    folded, num_prompts = prepared.folded, len(sparse)
+    assert folded is not None, "a decoder as it was built"
+    prompt_index = torch.arange(num_prompts).repeat_interleave(NUM_MASK_TOKENS)
+    mask_index = torch.arange(NUM_MASK_TOKENS).repeat(num_prompts)
+    if isinstance(folded, FoldedImage):
+        decoded = folded.decode(sparse)
+        return decoded.tokens[:, 0], decoded.logits(prompt_index, mask_index).float().unflatten(0, (num_prompts, -1))
+    chunk = folded.decode_chunk(sparse, ())
+    height, width = folded.grid
+    logits = torch.empty(len(prompt_index), 4 * height, 4 * width, device=sparse.device)
+    folded.upscale(chunk, prompt_index, mask_index, logits)
+    return chunk.iou_tokens, logits.unflatten(0, (num_prompts, -1))
 
 
-def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
+def fit_head(model: SamModel, samples: IouSamples, seed: int) -> tuple[float, float]:
     """Train `model.mask_decoder.iou_prediction_head` in place.
 
     Returns its mean squared error on held-out images before and after. The head of the best epoch is kept, or the old
@@ -125,35 +130,38 @@ def fit_head(model: SamModel, judged: Judged, seed: int) -> tuple[float, float]:
     """
     head = model.mask_decoder.iou_prediction_head
     device = model.device
-    held = judged.picture % round(1 / _HELD_OUT) == 0
+    is_held_out = samples.image_index % round(1 / _HELD_OUT_FRACTION) == 0
     (tokens, ious), (held_tokens, held_ious) = (
-        (judged.tokens[chosen].to(device), judged.ious[chosen].to(device)) for chosen in (~held, held)
+        (samples.tokens[selected].to(device), samples.ious[selected].to(device))
+        for selected in (~is_held_out, is_held_out)
     )
     if not len(tokens) or not len(held_tokens):
-        raise ValueError(f"{len(judged.picture.unique())} images are too few to hold some out; take 20 or more")
+        raise ValueError(f"{len(samples.image_index.unique())} images are too few to hold some out; take 20 or more")
 
-    def error() -> float:
+    def held_out_error() -> float:
         with torch.no_grad():
             return F.mse_loss(head(held_tokens), held_ious).item()
 
-    before = least = error()
+    initial_error = lowest_error = held_out_error()
     best = copy.deepcopy(head.state_dict())
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=0.05)
-    steps = _EPOCHS * -(-len(tokens) // _BATCH)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE, weight_decay=0.05)
+    steps = _EPOCHS * -(-len(tokens) // _BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(_EPOCHS):
-        for rows in torch.randperm(len(tokens), generator=generator).split(_BATCH):
-            rows = rows.to(device)
+        for indices in torch.randperm(len(tokens), generator=generator).split(_BATCH_SIZE):
+            indices = indices.to(device)
             optimizer.zero_grad()
-            F.mse_loss(head(tokens[rows]), ious[rows]).backward()
+            F.mse_loss(head(tokens[indices]), ious[indices]).backward()
             optimizer.step()
             schedule.step()
-        if (now := error()) < least:
-            least, best = now, copy.deepcopy(head.state_dict())
-        logger.info("epoch %d: mean squared error on held-out images %.5f, least %.5f", epoch + 1, now, least)
+        if (current_error := held_out_error()) < lowest_error:
+            lowest_error, best = current_error, copy.deepcopy(head.state_dict())
+        logger.info(
+            "epoch %d: mean squared error on held-out images %.5f, least %.5f", epoch + 1, current_error, lowest_error
+        )
     head.load_state_dict(best)
-    return before, least
+    return initial_error, lowest_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,16 +177,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         # Check the options before the work.
-        for name, least in {"pictures": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
-            if getattr(options, name) < least:
-                raise ValueError(f"--{name} is {least} or more, not {getattr(options, name)}")
+        for name, minimum in {"pictures": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
+            if getattr(options, name) < minimum:
+                raise ValueError(f"--{name} is {minimum} or more, not {getattr(options, name)}")
         if options.output.is_dir():
             raise ValueError(f"--output is a file to write, but {options.output} is a folder")
         check_writable(options.output.parent)
         model = load_model(options.model, options.device)
         data = SceneDataset(model.image_size, seed=options.seed + 1_000_003)
-        judged = judged_prompts(model, data, options.pictures, options.prompts, options.seed, options.workers)
-        before, after = fit_head(model, judged, options.seed)
+        samples = collect_iou_samples(model, data, options.pictures, options.prompts, options.seed, options.workers)
+        before, after = fit_head(model, samples, options.seed)
         save_weights(model, options.output)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")

@@ -13,8 +13,8 @@ def _lighting(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return a smooth brightness factor with vignetting and a colour cast, (size, size, 3) float32."""
     grid = np.linspace(-1, 1, 17, dtype=np.float32)
     x, y = grid[None, :], grid[:, None]
-    turn = rng.uniform(0, 2 * np.pi)
-    light = 1.0 + float(rng.uniform(0, 0.35)) * (x * np.cos(turn) + y * np.sin(turn))
+    rotation = rng.uniform(0, 2 * np.pi)
+    light = 1.0 + float(rng.uniform(0, 0.35)) * (x * np.cos(rotation) + y * np.sin(rotation))
     if rng.random() < 0.2:  # a window's or lamp's patch of light
         cx, cy = rng.uniform(-1, 1, 2)
         light = light * (0.75 + 0.5 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / rng.uniform(0.1, 0.8)))
@@ -29,27 +29,27 @@ def _shadows(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return shadows cast across the scene by things outside the image, as a factor (size, size, 3) float32."""
     side = -(-size // 2)
     factor: np.ndarray = np.ones((side, side), np.float32)
-    dark, turn = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0, np.pi))
-    along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+    darkness, rotation = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0, np.pi))
+    along, across = np.array([np.cos(rotation), np.sin(rotation)]), np.array([-np.sin(rotation), np.cos(rotation)])
     pick = rng.random()
     if pick < 0.4:  # bars: a window's, a fence's
         pitch = float(rng.uniform(0.06, 0.4)) * side
-        for place in np.arange(-side, side, pitch) + float(rng.uniform(0, pitch)):
-            middle = 0.5 * side + across * place
-            wide = across * pitch * float(rng.uniform(0.2, 0.6))
+        for offset in np.arange(-side, side, pitch) + float(rng.uniform(0, pitch)):
+            middle = 0.5 * side + across * offset
+            bar_vector = across * pitch * float(rng.uniform(0.2, 0.6))
             quad = [middle - along * 2 * side, middle + along * 2 * side]
-            quad += [quad[1] + wide, quad[0] + wide]
-            cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
+            quad += [quad[1] + bar_vector, quad[0] + bar_vector]
+            cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], darkness)
     elif pick < 0.7:  # leaves with spots of light between them
         for _ in range(int(rng.integers(20, 90))):
             x, y = rng.uniform(0, side, 2)
             axes = (int(rng.uniform(0.02, 0.12) * side) + 1, int(rng.uniform(0.02, 0.08) * side) + 1)
-            cv2.ellipse(factor, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, dark, -1)
+            cv2.ellipse(factor, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, darkness, -1)
     else:  # one straight edge
         middle = rng.uniform(0.2, 0.8, 2) * side
         quad = [middle - along * 2 * side, middle + along * 2 * side]
         quad += [quad[1] + across * 2 * side, quad[0] + across * 2 * side]
-        cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], dark)
+        cv2.fillPoly(factor, [np.rint(quad).astype(np.int32)], darkness)
     factor = cv2.GaussianBlur(factor, (0, 0), float(rng.uniform(0.3, 3.0)) * size / 512.0 + 0.3)
     return cv2.resize(cv2.merge([factor, factor, factor]), (size, size), interpolation=cv2.INTER_LINEAR)
 
@@ -61,8 +61,8 @@ def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
     if pick < 0.46:  # camera shake
         length = max(int(rng.uniform(2, 7) * size / 256.0), 2)
         kernel = np.zeros((length, length), np.float32)
-        turn = rng.uniform(0, np.pi)
-        dx, dy = np.cos(turn) * length / 2, np.sin(turn) * length / 2
+        rotation = rng.uniform(0, np.pi)
+        dx, dy = np.cos(rotation) * length / 2, np.sin(rotation) * length / 2
         middle = (length - 1) / 2
         cv2.line(kernel, (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy)), 1.0, 1)
         return cv2.filter2D(image, -1, kernel / max(float(kernel.sum()), 1.0))
@@ -72,7 +72,7 @@ def _blur(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
     return image
 
 
-def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -> np.ndarray:
+def apply_camera_effects(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -> np.ndarray:
     """Return a uint8 image of the same size with the flaws of a camera.
 
     image: (S, S, 3) float32 RGB, linear rendering; its content is overwritten.
@@ -84,8 +84,8 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     if rng.random() < 0.12:
         image = cv2.multiply(image, _shadows(rng, size), image)
     if rng.random() < 0.65:  # generated colours are more saturated than most real ones
-        keep = float(rng.uniform(0.35, 1.0))
-        image = cv2.transform(image, keep * np.eye(3) + (1.0 - keep) * TO_GREY)
+        saturation = float(rng.uniform(0.35, 1.0))
+        image = cv2.transform(image, saturation * np.eye(3) + (1.0 - saturation) * TO_GREY)
     if rng.random() < 0.5:
         gamma = float(np.exp(rng.normal(0, 0.2)))
         image = cv2.pow(np.maximum(image, 0.0, out=image), gamma, image)
@@ -99,11 +99,11 @@ def photograph(rng: np.random.Generator, image: np.ndarray, pool: TexturePool) -
     if rng.random() < 0.7:
         strength = float(np.exp(rng.uniform(np.log(0.004), np.log(0.05))))
     # Noise, rounding and saturation to [0, 255] in one pass.
-    picture = cv2.addWeighted(image, 255.0, pool.grain(rng, size), 255.0 * strength, 0.0, dtype=cv2.CV_8U)
+    quantised = cv2.addWeighted(image, 255.0, pool.grain(rng, size), 255.0 * strength, 0.0, dtype=cv2.CV_8U)
     if rng.random() < 0.6:
         quality = int(rng.integers(35, 96))
-        swapped = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        done, packed = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if done:
-            picture = cv2.cvtColor(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
-    return np.ascontiguousarray(picture)
+        bgr = cv2.cvtColor(quantised, cv2.COLOR_RGB2BGR)
+        encoded_ok, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if encoded_ok:
+            quantised = cv2.cvtColor(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(quantised)

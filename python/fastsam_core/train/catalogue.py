@@ -8,13 +8,27 @@ from dataclasses import replace
 import numpy as np
 
 from . import figures
-from .living import animal, bird, bust, flower, fruit, person, potted_plant, tree
+from .artefacts import (
+    bicycle,
+    bottle,
+    carton,
+    cup,
+    furniture,
+    garment,
+    glasses,
+    house,
+    plate,
+    screen,
+    sofa,
+    tool,
+    vehicle,
+)
+from .material_kinds import material_slot
+from .organisms import animal, bird, bust, flower, fruit, person, potted_plant, tree
 from .primitives import uniform as _u
-from .prints import printed
+from .prints import random_print
 from .shapes import Piece, Shape, bounds, fit
 from .simple_shapes import simple_shape
-from .stuff import slot
-from .things import bicycle, bottle, carton, cup, furniture, garment, glasses, house, plate, screen, sofa, tool, vehicle
 
 Maker = Callable[[np.random.Generator], list[Piece]]
 
@@ -22,10 +36,10 @@ _UPRIGHT: tuple[tuple[Maker, float], ...] = (
     (bottle, 1.2),
     (cup, 1.2),
     (animal, 0.6),
-    (figures.coated, 1.8),
-    (figures.resting, 0.7),
+    (figures.random_quadruped, 1.8),
+    (figures.resting_animal, 0.7),
     (person, 0.5),
-    (figures.clothed, 2.2),
+    (figures.random_person, 2.2),
     (figures.close_person, 0.9),
     (bust, 0.8),
     (vehicle, 1.4),
@@ -41,7 +55,7 @@ _UPRIGHT: tuple[tuple[Maker, float], ...] = (
     (screen, 0.9),
     (tool, 0.6),
 )
-_LOOSE: tuple[tuple[Maker, float], ...] = (
+_HANDHELD: tuple[tuple[Maker, float], ...] = (
     (plate, 1.0),
     (bird, 1.0),
     (garment, 0.8),
@@ -54,8 +68,9 @@ _LOOSE: tuple[tuple[Maker, float], ...] = (
 )
 
 
-# Likely stuff of each slot of a thing. Things with negative slots (shades of the main material) are left as they are.
-_NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
+# Likely material kinds of each slot of a thing. Things with negative slots (shades of the main material) are left as
+# they are.
+_LIKELY_KINDS: dict[Maker, dict[int, tuple[str, ...]]] = {
     bottle: {0: ("glass", "paint", "ceramic"), 1: ("paper", "paint"), 2: ("paint", "metal")},
     cup: {0: ("ceramic", "paint", "metal", "glass"), 1: ("wood", "ceramic", "food"), 2: ("pattern", "paint")},
     vehicle: {0: ("paint", "paint", "metal"), 1: ("glass",), 2: ("tyre",), 3: ("metal", "tyre"), 4: ("paint", "metal")},
@@ -75,48 +90,54 @@ _NATURAL: dict[Maker, dict[int, tuple[str, ...]]] = {
 _PRINTABLE = {bottle, cup, vehicle, carton, screen, garment, house, plate, sofa, tool}
 
 
-def finished(rng: np.random.Generator, maker: Maker) -> list[Piece]:
-    """Return what `maker` makes, usually of likely stuff, and sometimes with print on its largest piece."""
+def build_object(rng: np.random.Generator, maker: Maker) -> list[Piece]:
+    """Return what `maker` makes, usually of likely materials, and sometimes with print on its largest piece."""
     pieces = maker(rng)
-    kinds = _NATURAL.get(maker)
-    if kinds and rng.random() < 0.65 and min(piece.slot for piece in pieces) >= 0:
-        chosen = {number: slot(names[int(rng.integers(len(names)))], number) for number, names in kinds.items()}
-        pieces = [replace(piece, slot=chosen.get(piece.slot, piece.slot)) for piece in pieces]
+    kinds_of_slots = _LIKELY_KINDS.get(maker)
+    if kinds_of_slots and rng.random() < 0.65 and min(piece.slot for piece in pieces) >= 0:
+        slots = {
+            slot_number: material_slot(names[int(rng.integers(len(names)))], slot_number)
+            for slot_number, names in kinds_of_slots.items()
+        }
+        pieces = [replace(piece, slot=slots.get(piece.slot, piece.slot)) for piece in pieces]
     return with_print(rng, pieces) if maker in _PRINTABLE and rng.random() < 0.4 else pieces
 
 
 def with_print(rng: np.random.Generator, pieces: list[Piece]) -> list[Piece]:
     """Return the pieces with print added inside the largest piece, by bounding box, of the silhouette."""
-    areas = [bounds(piece.outline_points) for piece in pieces if not piece.clip]
-    left, top, right, bottom = max(areas, key=lambda area: (area[2] - area[0]) * (area[3] - area[1]))
-    wide, high = (right - left) * _u(rng, 0.15, 0.45), (bottom - top) * _u(rng, 0.1, 0.4)
+    bounding_boxes = [bounds(piece.outline_points) for piece in pieces if not piece.clip]
+    left, top, right, bottom = max(
+        bounding_boxes,
+        key=lambda bounding_box: (bounding_box[2] - bounding_box[0]) * (bounding_box[3] - bounding_box[1]),
+    )
+    half_width, half_height = (right - left) * _u(rng, 0.15, 0.45), (bottom - top) * _u(rng, 0.1, 0.4)
     x, y = (
         (left + right) / 2 + (right - left) * _u(rng, -0.1, 0.1),
         (top + bottom) / 2 + (bottom - top) * _u(rng, -0.1, 0.15),
     )
-    return [*pieces, *printed(rng, (x - wide, y - high, x + wide, y + high))]
+    return [*pieces, *random_print(rng, (x - half_width, y - half_height, x + half_width, y + half_height))]
 
 
-def _pick(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> Maker:
-    place = float(rng.random()) * sum(weight for _, weight in table)
+def _draw_maker(rng: np.random.Generator, table: tuple[tuple[Maker, float], ...]) -> Maker:
+    remaining = float(rng.random()) * sum(weight for _, weight in table)
     for maker, weight in table:
-        place -= weight
-        if place < 0:
+        remaining -= weight
+        if remaining < 0:
             return maker
     return table[-1][0]
 
 
-def upright_shape(rng: np.random.Generator) -> Shape:
+def random_upright_shape(rng: np.random.Generator) -> Shape:
     """Return a random thing that stands on the ground."""
-    return fit(finished(rng, _pick(rng, _UPRIGHT)), upright=True)
+    return fit(build_object(rng, _draw_maker(rng, _UPRIGHT)), upright=True)
 
 
-def any_shape(rng: np.random.Generator) -> Shape:
+def random_shape(rng: np.random.Generator) -> Shape:
     """Return a random object of any kind: abstract, loose or standing on the ground."""
     pick = rng.random()
     if pick < 0.38:
         shape = simple_shape(rng)
         return fit(with_print(rng, list(shape.pieces))) if rng.random() < 0.2 else shape
     if pick < 0.62:
-        return fit(finished(rng, _pick(rng, _LOOSE)))
-    return upright_shape(rng)
+        return fit(build_object(rng, _draw_maker(rng, _HANDHELD)))
+    return random_upright_shape(rng)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .arrangements import dish, full_bowl, heap, laid_table, shelf, stack, vase
-from .company import carrier, cyclist, driven, party, rider, sitter
-from .placing import Things
-from .shapes import Cluster, cluster
+from .figure_composites import carrier, cyclist, gathering, loaded_vehicle, rider, sitter
+from .object_composites import dish, full_bowl, heap, laid_table, shelf, stack, vase
+from .placement import ObjectPieces
+from .shapes import Cluster, make_cluster
 
-Maker = Callable[[np.random.Generator], Things]
+Maker = Callable[[np.random.Generator], ObjectPieces]
 MAKERS: tuple[tuple[Maker, float, bool], ...] = (
     (rider, 1.2, True),
     (cyclist, 1.2, True),
@@ -27,17 +27,19 @@ MAKERS: tuple[tuple[Maker, float, bool], ...] = (
     (laid_table, 1.0, True),
     (sitter, 1.2, True),
     (heap, 0.8, True),
-    (party, 1.2, True),
-    (driven, 0.6, True),
+    (gathering, 1.2, True),
+    (loaded_vehicle, 0.6, True),
 )
 
 
-def any_cluster(rng: np.random.Generator, *, upright: bool | None = None) -> Cluster:
+def random_cluster(rng: np.random.Generator, *, upright: bool | None = None) -> Cluster:
     """Return a random composite. upright: True excludes those seen from above."""
     table = [row for row in MAKERS if not upright or row[2]]
-    shares = np.cumsum([weight for _, weight, _ in table])
-    maker, _, stands = table[int(np.searchsorted(shares, float(rng.random()) * float(shares[-1]), side="right"))]
+    cumulative_weights = np.cumsum([weight for _, weight, _ in table])
+    maker, _, is_upright = table[
+        int(np.searchsorted(cumulative_weights, float(rng.random()) * float(cumulative_weights[-1]), side="right"))
+    ]
     members = maker(rng)
     # In a party each member stands on the ground, and in some composites the first two. Elsewhere only the first does.
-    standing = tuple(range(len(members))) if maker is party else (0, 1) if maker in (vase, driven) else (0,)
-    return cluster(members, upright=stands, standing=standing)
+    standing = tuple(range(len(members))) if maker is gathering else (0, 1) if maker in (vase, loaded_vehicle) else (0,)
+    return make_cluster(members, upright=is_upright, standing=standing)

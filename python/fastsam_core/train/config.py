@@ -32,8 +32,8 @@ class TrainConfig:
         warmup_steps: steps of the warm-up.
         weight_decay: of AdamW, for parameters with more than one dimension.
         average_decay: decay of the exponential moving average of the weights, which is the result of the run.
-        final_evenness, evenness_share: the `evenness` of `losses.Truth` rises from 0 to the first, which it reaches
-            after the second, a fraction of the run.
+        final_evenness, evenness_share: the `evenness` of `losses.WeightedTargets` rises from 0 to the first, which it
+            reaches after the second, a fraction of the run.
         auxiliary, final_auxiliary: weight of the dense loss on the image embedding (`auxiliary.py`) at the start and
             at the end.
         mask_feedback: fraction of the prompts with a further click that also get the previous mask.
@@ -90,9 +90,9 @@ class TrainConfig:
                     f"{name} must be finite and not negative, and at least one above 0; given: {getattr(self, name)!r}"
                 )
         not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps", "seed")
-        for name, least in {"prompts": 3, "pool": 1, "reuse": 1, **dict.fromkeys(not_negative, 0)}.items():
-            if not least <= getattr(self, name) < math.inf:  # also rejects NaN, which would spread to the weights
-                raise ValueError(f"{name} is {least} or more, not {getattr(self, name)!r}")
+        for name, minimum in {"prompts": 3, "pool": 1, "reuse": 1, **dict.fromkeys(not_negative, 0)}.items():
+            if not minimum <= getattr(self, name) < math.inf:  # also rejects NaN, which would spread to the weights
+                raise ValueError(f"{name} is {minimum} or more, not {getattr(self, name)!r}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay is from 0 to below 1, not {self.average_decay!r}")
 
@@ -107,11 +107,11 @@ class TrainConfig:
 
     def phase_at(self, progress: float) -> int:
         """Return the index of the phase at `progress`, a fraction of the run."""
-        done = 0
-        for number, phase in enumerate(self.phases):
-            done += phase.steps
-            if progress * self.steps < done:
-                return number
+        cumulative_steps = 0
+        for index, phase in enumerate(self.phases):
+            cumulative_steps += phase.steps
+            if progress * self.steps < cumulative_steps:
+                return index
         return len(self.phases) - 1
 
     def learning_rate_at(self, step: int, progress: float) -> float:
@@ -122,7 +122,7 @@ class TrainConfig:
     def evenness_at(self, progress: float) -> float:
         """Return the evenness at `progress`: a linear ramp from balanced to nearly plain cross-entropy.
 
-        Training starts balanced until masks have begun to form; see `losses.Truth.losses`.
+        Training starts balanced until masks have begun to form; see `losses.WeightedTargets.losses`.
         """
         return self.final_evenness * min(1.0, progress / max(self.evenness_share, 1e-6))
 

@@ -17,162 +17,174 @@ from torch.nn import functional as F
 
 from ..models.common import to_device
 from ..preprocess import PIXEL_MEAN, PIXEL_STD
-from .pool import Pool
+from .pool import ImagePool
 
-_WHOLE_SHARE = 0.35  # fraction of the views that show the whole image
-_LEAST_SIDE = 0.4  # smallest side of a crop as a fraction of the image's, before the aspect ratio is changed
+_WHOLE_IMAGE_FRACTION = 0.35  # fraction of the views that show the whole image
+_MIN_CROP_SIDE = 0.4  # smallest side of a crop as a fraction of the image's, before the aspect ratio is changed
 # Number of source pixels, with three float32 channels each, resized at once: what fits a CPU's cache, or 200 MB.
-_PIXELS_ON_CPU, _PIXELS_ON_GPU = 1 << 19, 1 << 24
+_CHUNK_PIXELS_CPU, _CHUNK_PIXELS_GPU = 1 << 19, 1 << 24
 
 
 @dataclass(frozen=True)
 class Views:
     """A batch of B views.
 
-    images: (B, 3, S, S) float32, normalised, padded with zeros. planes: (B, K, S, S) uint8. inside: (B, S, S) bool,
+    images: (B, 3, S, S) float32, normalised, padded with zeros. planes: (B, K, S, S) uint8. valid: (B, S, S) bool,
     True on the image and False on padding.
     """
 
     images: Tensor
     planes: Tensor
-    inside: Tensor
+    valid: Tensor
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _AxisGeometry:
     """Geometry of B views along one axis. All are (B,); `mirrored` is bool, the others are integers in float32.
 
-    start, extent: of the window that is cut out, in pixels of the image. shown: length of the window in pixels of the
-    view, after resizing.
+    window_start, window_length: of the window that is cut out, in pixels of the image. view_length: length of the
+    window in pixels of the view, after resizing.
     """
 
-    start: Tensor
-    extent: Tensor
-    shown: Tensor
+    window_start: Tensor
+    window_length: Tensor
+    view_length: Tensor
     mirrored: Tensor
 
-    def places(self, size: int) -> tuple[Tensor, Tensor]:
+    def window_positions(self, size: int) -> tuple[Tensor, Tensor]:
         """Map the `size` pixels of each view to pixels of its resized window before mirroring.
 
         Returns positions, (B, size) float32, and whether the pixel lies on the window rather than on padding, bool.
         """
-        place = torch.arange(size, device=self.start.device, dtype=torch.float32)
-        shown = self.shown[:, None]
-        return torch.where(self.mirrored[:, None], shown - 1 - place, place), place < shown
+        position = torch.arange(size, device=self.window_start.device, dtype=torch.float32)
+        view_length = self.view_length[:, None]
+        return torch.where(self.mirrored[:, None], view_length - 1 - position, position), position < view_length
 
     def nearest(self, size: int) -> Tensor:
         """Return the image's pixel nearest to each pixel of a view, (B, size) int64; for padding the window's first."""
-        place, inside = self.places(size)
-        step = ((place + 0.5) * (self.extent / self.shown)[:, None]).floor()
-        return (self.start[:, None] + step * inside).long()
+        position, valid = self.window_positions(size)
+        step = ((position + 0.5) * (self.window_length / self.view_length)[:, None]).floor()
+        return (self.window_start[:, None] + step * valid).long()
 
-    def triangle(self, size: int, taps: int) -> tuple[Tensor, Tensor]:
+    def antialias_weights(self, size: int, taps: int) -> tuple[Tensor, Tensor]:
         """Return indices and weights that resize by bilinear interpolation with antialiasing.
 
         Each pixel of a view is a weighted sum of `taps` pixels of the image: (B, size, taps), int64 indices and float32
         weights. The weights are zero for padding.
         """
-        place, inside = self.places(size)
-        scale = (self.extent / self.shown)[:, None]
+        position, valid = self.window_positions(size)
+        scale = (self.window_length / self.view_length)[:, None]
         support = scale.clamp(min=1)
-        centre = scale * (place + 0.5)
+        centre = scale * (position + 0.5)
         first = (centre - support + 0.5).floor()
         pixel = first[..., None] + torch.arange(taps, device=first.device)  # from the start of the window
         weight = (1 - ((pixel + 0.5 - centre[..., None]) / support[..., None]).abs()).clamp(min=0)
-        last = (self.extent - 1)[:, None, None]
-        weight = weight * ((pixel >= 0) & (pixel <= last) & inside[..., None])
+        last = (self.window_length - 1)[:, None, None]
+        weight = weight * ((pixel >= 0) & (pixel <= last) & valid[..., None])
         weight = weight / weight.sum(2, keepdim=True).clamp(min=1e-6)
-        return (pixel.clamp(min=0).minimum(last) + self.start[:, None, None]).long(), weight
+        return (pixel.clamp(min=0).minimum(last) + self.window_start[:, None, None]).long(), weight
 
 
-def draw_views(pool: Pool, count: int, size: int, rng: np.random.Generator) -> Views:
+def draw_views(pool: ImagePool, count: int, size: int, rng: np.random.Generator) -> Views:
     """Return `count` views of randomly chosen images of the pool, with `size` pixels on their long side."""
     chosen = rng.integers(len(pool), size=count).tolist()
-    drawn = [_drawn(rng, pool.shapes[which], size) for which in chosen]
+    parameters = [_draw_parameters(rng, pool.shapes[image_index], size) for image_index in chosen]
     device = pool.data.device
     # A single copy to the device; float32 represents these integers exactly.
     table = to_device(
-        torch.tensor([(which, *view) for which, view in zip(chosen, drawn, strict=True)], dtype=torch.float32), device
+        torch.tensor(
+            [(image_index, *view) for image_index, view in zip(chosen, parameters, strict=True)], dtype=torch.float32
+        ),
+        device,
     )
-    which, top, left, height, width, tall, wide, mirrored = table[:, :8].unbind(1)
-    which = which.long()
-    rows = _Axis(top, height, tall, torch.zeros_like(mirrored, dtype=torch.bool))
-    columns = _Axis(left, width, wide, mirrored > 0)
-    inside = rows.places(size)[1][:, :, None] & columns.places(size)[1][:, None]
-    taps = max(math.ceil(2 * max(1.0, view[2] / view[4], view[3] / view[5])) for view in drawn)
-    axes = [axis.triangle(size, taps) for axis in (rows, columns)]
+    image_index, top, left, height, width, view_height, view_width, mirrored = table[:, :8].unbind(1)
+    image_index = image_index.long()
+    rows = _AxisGeometry(top, height, view_height, torch.zeros_like(mirrored, dtype=torch.bool))
+    columns = _AxisGeometry(left, width, view_width, mirrored > 0)
+    valid = rows.window_positions(size)[1][:, :, None] & columns.window_positions(size)[1][:, None]
+    taps = max(math.ceil(2 * max(1.0, view[2] / view[4], view[3] / view[5])) for view in parameters)
+    axes = [axis.antialias_weights(size, taps) for axis in (rows, columns)]
     # Tint and normalisation merge into one affine map. The clamp to [0, 255] between them becomes one after it.
-    mean, deviation = _colours(device)
-    gain = table[:, 8:11, None, None] / deviation
-    offset = (table[:, 11, None, None, None] - mean) / deviation - 128 * gain
-    least, most = -mean / deviation, (255 - mean) / deviation
+    mean, std = _mean_and_std(device)
+    gain = table[:, 8:11, None, None] / std
+    offset = (table[:, 11, None, None, None] - mean) / std - 128 * gain
+    lowest, highest = -mean / std, (255 - mean) / std
     images = torch.empty(count, 3, size, size, device=device)
-    at_once = max(1, (_PIXELS_ON_GPU if device.type == "cuda" else _PIXELS_ON_CPU) // pool.size**2)
-    for first in range(0, count, at_once):
-        part = slice(first, first + at_once)
-        view = pool.images.index_select(0, which[part]).float()
+    chunk = max(1, (_CHUNK_PIXELS_GPU if device.type == "cuda" else _CHUNK_PIXELS_CPU) // pool.size**2)
+    for first in range(0, count, chunk):
+        chunk_slice = slice(first, first + chunk)
+        view = pool.images.index_select(0, image_index[chunk_slice]).float()
         for pixel, weight in axes:  # rows: (b, 3, P, P) -> (b, 3, S, P), transposed to (b, 3, P, S); then columns
-            view = _weighted(view, pixel[part], weight[part]).transpose(2, 3)
-        images[part] = view
-        images[part].mul_(gain[part]).add_(offset[part]).clamp_(least, most).mul_(inside[part, None].float())
-    names = _named(pool, which, rows, columns, size)
-    return Views(images, names.mul_(inside[:, None]), inside)
+            view = _weighted_row_sums(view, pixel[chunk_slice], weight[chunk_slice]).transpose(2, 3)
+        images[chunk_slice] = view
+        images[chunk_slice].mul_(gain[chunk_slice]).add_(offset[chunk_slice]).clamp_(lowest, highest).mul_(
+            valid[chunk_slice, None].float()
+        )
+    planes = _sample_planes(pool, image_index, rows, columns, size)
+    return Views(images, planes.mul_(valid[:, None]), valid)
 
 
-def _weighted(pixels: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+def _weighted_row_sums(pixels: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Return weighted sums of rows: pixels (B, C, h, w), row indices and weights (B, S, T) -> (B, C, S, w)."""
     batch, channels, height, width = pixels.shape
     size, taps = rows.shape[1:]
     base = torch.arange(batch * channels, device=pixels.device).view(batch, channels, 1, 1) * height
-    bags = (base + rows[:, None]).view(-1, taps)
-    shares = weights[:, None].expand(-1, channels, -1, -1).reshape(-1, taps)
-    sums = F.embedding_bag(bags, pixels.reshape(-1, width), mode="sum", per_sample_weights=shares)
+    row_indices = (base + rows[:, None]).view(-1, taps)
+    row_weights = weights[:, None].expand(-1, channels, -1, -1).reshape(-1, taps)
+    sums = F.embedding_bag(row_indices, pixels.reshape(-1, width), mode="sum", per_sample_weights=row_weights)
     return sums.view(batch, channels, size, width)
 
 
-def _named(pool: Pool, which: Tensor, rows: _Axis, columns: _Axis, size: int) -> Tensor:
+def _sample_planes(
+    pool: ImagePool, image_index: Tensor, rows: _AxisGeometry, columns: _AxisGeometry, size: int
+) -> Tensor:
     """Return the label planes of the views by nearest-neighbour sampling, (B, K, S, S) uint8."""
-    channels, side = pool.data.shape[1], pool.size
-    planes = torch.arange(3, channels, device=which.device)
-    row = ((which[:, None] * channels + planes) * side)[..., None] + rows.nearest(size)[:, None]  # (B, K, S)
-    lines = pool.data.view(-1, side).index_select(0, row.flatten()).view(*row.shape, side)
-    return lines.gather(3, columns.nearest(size)[:, None, None].expand(*row.shape, -1))
+    channels, pool_side = pool.data.shape[1], pool.size
+    planes = torch.arange(3, channels, device=image_index.device)
+    row = ((image_index[:, None] * channels + planes) * pool_side)[..., None] + rows.nearest(size)[:, None]  # (B, K, S)
+    pixel_rows = pool.data.view(-1, pool_side).index_select(0, row.flatten()).view(*row.shape, pool_side)
+    return pixel_rows.gather(3, columns.nearest(size)[:, None, None].expand(*row.shape, -1))
 
 
 @functools.cache
-def _colours(device: torch.device) -> tuple[Tensor, Tensor]:
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return PIXEL_MEAN and PIXEL_STD, (3, 1, 1), cached on the device: each copy would make the host wait for it."""
-    mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
-    return mean, deviation
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, std
 
 
-def _drawn(rng: np.random.Generator, shape: tuple[int, int], size: int) -> tuple[float, ...]:
+def _draw_parameters(rng: np.random.Generator, shape: tuple[int, int], size: int) -> tuple[float, ...]:
     """Draw the parameters of a view of an image of `shape` = (height, width).
 
     Returns twelve numbers: top, left, height and width of the window; height and width of the resized window; 1 if
     mirrored, else 0; the gains of the three colours around 128; 128 plus the brightness offset.
     """
-    top, left, tall, wide = _window(rng, *shape)
-    scale = size / max(tall, wide)
-    shown = max(1, round(tall * scale)), max(1, round(wide * scale))
-    gains, offset = _tint(rng)
+    top, left, crop_height, crop_width = _draw_window(rng, *shape)
+    scale = size / max(crop_height, crop_width)
+    view_size = max(1, round(crop_height * scale)), max(1, round(crop_width * scale))
+    gains, offset = _draw_tint(rng)
     mirrored = float(rng.random() < 0.5)
-    return top, left, tall, wide, *shown, mirrored, *gains, 128 + offset
+    return top, left, crop_height, crop_width, *view_size, mirrored, *gains, 128 + offset
 
 
-def _window(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+def _draw_window(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
     """Return top, left, height and width of a random window; sometimes the whole image."""
-    if rng.random() < _WHOLE_SHARE:
+    if rng.random() < _WHOLE_IMAGE_FRACTION:
         return 0, 0, height, width
-    share = rng.uniform(_LEAST_SIDE, 1.0)
+    fraction = rng.uniform(_MIN_CROP_SIDE, 1.0)
     # Vary the aspect ratio, since photos are seldom square.
     aspect = float(np.exp(rng.uniform(-0.4, 0.4)))
-    tall = int(min(max(height * share * aspect**0.5, min(16, height)), height))
-    wide = int(min(max(width * share / aspect**0.5, min(16, width)), width))
-    return int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1)), tall, wide
+    crop_height = int(min(max(height * fraction * aspect**0.5, min(16, height)), height))
+    crop_width = int(min(max(width * fraction / aspect**0.5, min(16, width)), width))
+    return (
+        int(rng.integers(height - crop_height + 1)),
+        int(rng.integers(width - crop_width + 1)),
+        crop_height,
+        crop_width,
+    )
 
 
-def _tint(rng: np.random.Generator) -> tuple[list[float], float]:
+def _draw_tint(rng: np.random.Generator) -> tuple[list[float], float]:
     """Return random gains of the three colours and an offset: exposure, contrast and white balance as cameras vary."""
     if rng.random() < 0.4:
         return [1.0, 1.0, 1.0], 0.0

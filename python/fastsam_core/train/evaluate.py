@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ..device import select_device
-from ..evaluate.clicks import innermost
+from ..evaluate.clicks import innermost_pixel
 from ..models.checkpoint import load_model
 from ..models.sam_model import SamModel
 from ..preprocess import preprocess
@@ -45,7 +45,7 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
         raise ValueError(f"scenes must be 1 or more and seed 0 or more, got {scenes} and {seed}")
     size = model.image_size
     pool = TexturePool(seed=seed, count=textures)
-    point, oracle, box = [], [], []
+    point_ious, oracle_ious, box_ious = [], [], []
     for index in range(scenes):
         rng = np.random.default_rng((seed, index))
         scene = make_scene(rng, size, pool)
@@ -55,22 +55,22 @@ def evaluate(model: SamModel, *, scenes: int, seed: int, min_area: float = 0.01,
             continue
         images, _ = preprocess(scene.image, size, model.device)
         prepared = model.prepare(model.encode_image(images))
-        clicks = torch.tensor([innermost(mask)[0] for mask in masks], dtype=torch.float32, device=model.device)
+        clicks = torch.tensor([innermost_pixel(mask)[0] for mask in masks], dtype=torch.float32, device=model.device)
         labels = torch.ones(len(masks), 1, device=model.device)
         logits, predicted = model.decode_prompts(prepared, clicks[:, None], labels, multimask_output=True)
         ious = _ious(logits, masks)
-        point.append(ious.gather(1, predicted.cpu().argmax(1, keepdim=True))[:, 0])
-        oracle.append(ious.max(1).values)
-        boxes = torch.tensor([box_of(mask) for mask in masks], dtype=torch.float32, device=model.device)
+        point_ious.append(ious.gather(1, predicted.cpu().argmax(1, keepdim=True))[:, 0])
+        oracle_ious.append(ious.max(1).values)
+        boxes = torch.tensor([bounding_box(mask) for mask in masks], dtype=torch.float32, device=model.device)
         logits, _ = model.decode_prompts(prepared, boxes=boxes)
-        box.append(_ious(logits, masks)[:, 0])
-    if not point:
+        box_ious.append(_ious(logits, masks)[:, 0])
+    if not point_ious:
         raise ValueError(f"no object of these {scenes} scenes covers {min_area:.0%} of its image")
-    means = [torch.cat(values).mean().item() for values in (point, oracle, box)]
-    return Scores(scenes, sum(map(len, point)), *means)
+    means = [torch.cat(values).mean().item() for values in (point_ious, oracle_ious, box_ious)]
+    return Scores(scenes, sum(map(len, point_ious)), *means)
 
 
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Return x1, y1, x2, y2 of a non-empty mask; x2 and y2 are its last column and row."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
@@ -79,10 +79,10 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 def _ious(logits: torch.Tensor, masks: list[np.ndarray]) -> torch.Tensor:
     """Return the IoU (N, M) of logits (N, M, S / 4, S / 4), upsampled, with N masks (S, S)."""
     rows = []
-    for planes, mask in zip(logits, masks, strict=True):
-        full = F.interpolate(planes[None].float(), size=mask.shape, mode="bilinear")[0].cpu() > 0
-        wanted = torch.from_numpy(mask)
-        rows.append((full & wanted).sum((1, 2)) / (full | wanted).sum((1, 2)).clamp(min=1))
+    for mask_logits, mask in zip(logits, masks, strict=True):
+        predicted = F.interpolate(mask_logits[None].float(), size=mask.shape, mode="bilinear")[0].cpu() > 0
+        true_mask = torch.from_numpy(mask)
+        rows.append((predicted & true_mask).sum((1, 2)) / (predicted | true_mask).sum((1, 2)).clamp(min=1))
     return torch.stack(rows)
 
 

@@ -1,6 +1,6 @@
 """Jointed figures for generated scenes: people in clothes and four-legged animals, in many poses.
 
-Both combine stuff of several colours (skin, hair, cloth, coat), so that the model learns that one object may have
+Both combine materials of several colours (skin, hair, cloth, coat), so that the model learns that one object may have
 several. y points down; a person's hip is at the origin, and a length of 1 is about half a person's height.
 """
 
@@ -11,16 +11,16 @@ from math import cos, sin
 
 import numpy as np
 
+from .material_kinds import material_slot
 from .primitives import Outline, blob, box, ellipse, polygon, smooth, stroke
 from .primitives import uniform as _u
-from .prints import printed
+from .prints import random_print
 from .shapes import Piece
-from .stuff import slot
 
 Point = tuple[float, float]
 
 
-def _from(start: Point, angle: float, length: float) -> Point:
+def _point_from(start: Point, angle: float, length: float) -> Point:
     """Return the point at distance `length` from `start`. angle: in radians, from straight down towards +x."""
     return start[0] + length * sin(angle), start[1] + length * cos(angle)
 
@@ -102,19 +102,19 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
     hip = (0.12 if front else 0.05) * build
     thigh, shin, trunk = _u(rng, 0.42, 0.5), _u(rng, 0.42, 0.5), _u(rng, 0.52, 0.62)
     leg, arm = 0.085 * build * _u(rng, 0.9, 1.3), 0.055 * build * _u(rng, 0.9, 1.2)
-    skin, shoe = slot("skin"), slot("shoe")
-    top = slot("pattern" if rng.random() < 0.35 else "cloth")
-    low = top if rng.random() < 0.12 else slot("denim" if rng.random() < 0.7 else "cloth", 1)
+    skin, shoe = material_slot("skin"), material_slot("shoe")
+    top = material_slot("pattern" if rng.random() < 0.35 else "cloth")
+    trousers = top if rng.random() < 0.12 else material_slot("denim" if rng.random() < 0.7 else "cloth", 1)
     shorts, short_sleeves, skirt = rng.random() < 0.25, rng.random() < 0.45, rng.random() < 0.15
-    neck = _from((0.0, 0.0), np.pi - lean, trunk)
+    neck = _point_from((0.0, 0.0), np.pi - lean, trunk)
 
     below: list[Outline] = []
     bare: list[Outline] = []
     shoes: list[Outline] = []
     for side, (angle, bend) in zip((-1.0, 1.0), legs, strict=True):
         start = (side * hip, 0.0)
-        knee = _from(start, angle, thigh)
-        ankle = _from(knee, angle - bend, shin)
+        knee = _point_from(start, angle, thigh)
+        ankle = _point_from(knee, angle - bend, shin)
         toe = (ankle[0] + (side * _u(rng, 0.02, 0.1) if front else 0.15), ankle[1] + 0.04)
         below += stroke([start, knee], leg * 1.3, leg)
         (bare if shorts or skirt else below).extend(stroke([knee, ankle], leg * 0.95, leg * 0.62))
@@ -123,29 +123,36 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
     limbs: list[tuple[list[Outline], list[Outline], Point]] = []
     for side, (angle, bend) in zip((-1.0, 1.0), arms, strict=True):
         start = (neck[0] + side * shoulder * 0.95, neck[1] + 0.06)
-        elbow = _from(start, angle, 0.3)
-        hand = _from(elbow, angle + bend, 0.28)
+        elbow = _point_from(start, angle, 0.3)
+        hand = _point_from(elbow, angle + bend, 0.28)
         sleeve, flesh = list(stroke([start, elbow], arm * 1.25, arm)), [ellipse(*hand, arm * 1.05, arm * 1.2)]
         (flesh if short_sleeves else sleeve).extend(stroke([elbow, hand], arm * 0.95, arm * 0.75))
         limbs.append((sleeve, flesh, hand))
 
     pieces: list[Piece] = []
     if rng.random() < 0.12:  # a rucksack
-        pieces.append(Piece.of((ellipse(neck[0] - shoulder - 0.05, neck[1] + 0.25, 0.14, 0.24, power=3),), (), 3, True))
+        pieces.append(
+            Piece.from_outlines((ellipse(neck[0] - shoulder - 0.05, neck[1] + 0.25, 0.14, 0.24, power=3),), (), 3, True)
+        )
 
     def arm_pieces(which: int) -> list[Piece]:
         sleeve, flesh, _ = limbs[which]
-        return [Piece.of(flesh, (), skin, True), Piece.of(sleeve, (), top, True)]
+        return [Piece.from_outlines(flesh, (), skin, True), Piece.from_outlines(sleeve, (), top, True)]
 
     pieces += arm_pieces(0)
     if bare:
-        pieces.append(Piece.of(bare, (), skin, True))
-    pieces.append(Piece.of(shoes, (), shoe, True))
-    pieces.append(Piece.of(below, (), low, True))
+        pieces.append(Piece.from_outlines(bare, (), skin, True))
+    pieces.append(Piece.from_outlines(shoes, (), shoe, True))
+    pieces.append(Piece.from_outlines(below, (), trousers, True))
     if skirt:
-        wide, hem = hip + leg + _u(rng, 0.08, 0.3), _u(rng, 0.3, 0.8)
+        hem_width, hem = hip + leg + _u(rng, 0.08, 0.3), _u(rng, 0.3, 0.8)
         pieces.append(
-            Piece.of((polygon((-hip - leg, -0.08), (hip + leg, -0.08), (wide, hem), (-wide, hem)),), (), low, True)
+            Piece.from_outlines(
+                (polygon((-hip - leg, -0.08), (hip + leg, -0.08), (hem_width, hem), (-hem_width, hem)),),
+                (),
+                trousers,
+                True,
+            )
         )
     waist = hip + leg * 1.15
     across = (cos(lean), sin(lean))
@@ -157,39 +164,50 @@ def person(rng: np.random.Generator, pose: str | None = None) -> Figure:
     )
     chest = (neck[0], neck[1] + 0.1)
     trunk_lines = [smooth(torso, 1), *stroke([chest, (0.0, -0.06)], shoulder * 0.95, waist * 0.95)]
-    pieces.append(Piece.of(trunk_lines, (), top, True))
+    pieces.append(Piece.from_outlines(trunk_lines, (), top, True))
     middle = (neck[0] * 0.5, neck[1] * 0.55)
     if rng.random() < 0.3:  # an open jacket, sometimes with a tie
-        wide = shoulder * _u(rng, 0.2, 0.5)
+        hem_width = shoulder * _u(rng, 0.2, 0.5)
         pieces.append(
-            Piece.of(
-                (polygon((neck[0] - wide, neck[1]), (neck[0] + wide, neck[1]), (wide, 0.0), (-wide, 0.0)),),
+            Piece.from_outlines(
+                (
+                    polygon(
+                        (neck[0] - hem_width, neck[1]),
+                        (neck[0] + hem_width, neck[1]),
+                        (hem_width, 0.0),
+                        (-hem_width, 0.0),
+                    ),
+                ),
                 (),
-                slot("cloth", 2),
+                material_slot("cloth", 2),
                 True,
                 True,
             )
         )
         if rng.random() < 0.4:
-            pieces.append(Piece.of(stroke([neck, middle], 0.02, 0.035), (), slot("paint", 2), False, True))
+            pieces.append(
+                Piece.from_outlines(stroke([neck, middle], 0.02, 0.035), (), material_slot("paint", 2), False, True)
+            )
     elif rng.random() < 0.4:
-        half = max(shoulder, 0.12) * 0.7
-        pieces += printed(rng, (middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half * 0.8))
+        half_width = max(shoulder, 0.12) * 0.7
+        pieces += random_print(
+            rng, (middle[0] - half_width, middle[1] - half_width, middle[0] + half_width, middle[1] + half_width * 0.8)
+        )
     if rng.random() < 0.25:
-        pieces.append(Piece.of((box(-0.5, -0.04, 0.5, 0.02),), (), slot("leather"), False, True))
+        pieces.append(Piece.from_outlines((box(-0.5, -0.04, 0.5, 0.02),), (), material_slot("leather"), False, True))
     pieces += head(rng, (neck[0] + 0.05 * sin(lean), neck[1]), front)
     return Figure([*pieces, *arm_pieces(1)], (limbs[0][2], limbs[1][2]))
 
 
 def head(rng: np.random.Generator, neck: Point, front: bool) -> list[Piece]:
     """Return neck, face, hair and sometimes a hat above the point `neck`. front: seen from the front, not the side."""
-    skin, hair = slot("skin"), slot("hair")
+    skin, hair = material_slot("skin"), material_slot("hair")
     x, y, size = neck[0] + _u(rng, -0.03, 0.05), neck[1] - 0.18, 0.125
     pieces = []
     long_hair = rng.random() < 0.35
     if long_hair:
         pieces.append(
-            Piece.of(
+            Piece.from_outlines(
                 (ellipse(x - (0 if front else 0.05), y + 0.06, size * 1.1, size * _u(rng, 1.2, 2.0)),),
                 (),
                 hair,
@@ -199,40 +217,46 @@ def head(rng: np.random.Generator, neck: Point, front: bool) -> list[Piece]:
     face = [ellipse(x, y, size * 0.85, size * 1.12), *stroke([neck, (x, y)], size * 0.5)]
     if not front:
         face.append(ellipse(x + size * 0.85, y + size * 0.1, size * 0.2, size * 0.2))
-    pieces.append(Piece.of(face, (), skin, True))
-    turn = 0.0 if front else size * 0.4
+    pieces.append(Piece.from_outlines(face, (), skin, True))
+    rotation = 0.0 if front else size * 0.4
     pieces.append(
-        Piece.of((ellipse(x - turn * 0.8, y - size * _u(rng, 0.45, 0.75), size * 0.95, size * 0.72),), (), hair, True)
+        Piece.from_outlines(
+            (ellipse(x - rotation * 0.8, y - size * _u(rng, 0.45, 0.75), size * 0.95, size * 0.72),), (), hair, True
+        )
     )
     if rng.random() < 0.85:  # eyes, mouth
         eyes = [
-            ellipse(x + turn + side * size * 0.35, y - 0.05 * 0.4, size * 0.13, size * 0.09, n=10)
+            ellipse(x + rotation + side * size * 0.35, y - 0.05 * 0.4, size * 0.13, size * 0.09, n=10)
             for side in ((-1.0, 1.0) if front else (0.7,))
         ]
-        pieces.append(Piece.of(eyes, (), slot("ink"), False, True))
+        pieces.append(Piece.from_outlines(eyes, (), material_slot("ink"), False, True))
         pieces.append(
-            Piece.of(
-                (ellipse(x + turn * 1.3, y + size * 0.55, size * 0.26, size * 0.07, n=12),),
+            Piece.from_outlines(
+                (ellipse(x + rotation * 1.3, y + size * 0.55, size * 0.26, size * 0.07, n=12),),
                 (),
-                slot("fruit"),
+                material_slot("fruit"),
                 False,
                 True,
             )
         )
     if rng.random() < 0.15:  # a beard
-        pieces.append(Piece.of((ellipse(x + turn, y + size * 0.85, size * 0.6, size * 0.45),), (), hair, False, True))
+        pieces.append(
+            Piece.from_outlines(
+                (ellipse(x + rotation, y + size * 0.85, size * 0.6, size * 0.45),), (), hair, False, True
+            )
+        )
     if rng.random() < 0.25:
-        hat = [ellipse(x - turn * 0.4, y - size * 0.7, size * 1.02, size * _u(rng, 0.6, 0.9))]
+        hat = [ellipse(x - rotation * 0.4, y - size * 0.7, size * 1.02, size * _u(rng, 0.6, 0.9))]
         brim = _u(rng, 1.0, 1.9)
-        hat.append(ellipse(x + turn * 1.5, y - size * 0.62, size * brim, size * 0.14))
-        pieces.append(Piece.of(hat, (), slot("cloth", 3), True))
+        hat.append(ellipse(x + rotation * 1.5, y - size * 0.62, size * brim, size * 0.14))
+        pieces.append(Piece.from_outlines(hat, (), material_slot("cloth", 3), True))
     if rng.random() < 0.15:
-        glasses = [ellipse(x + turn + side * size * 0.4, y, size * 0.3, size * 0.22, n=14) for side in (-1.0, 1.0)]
-        pieces.append(Piece.of(glasses, (), slot("tyre"), False, True))
+        glasses = [ellipse(x + rotation + side * size * 0.4, y, size * 0.3, size * 0.22, n=14) for side in (-1.0, 1.0)]
+        pieces.append(Piece.from_outlines(glasses, (), material_slot("tyre"), False, True))
     return pieces
 
 
-def clothed(rng: np.random.Generator) -> list[Piece]:
+def random_person(rng: np.random.Generator) -> list[Piece]:
     """Return the pieces of a whole person."""
     return person(rng).pieces
 
@@ -248,58 +272,69 @@ def quadruped(rng: np.random.Generator) -> tuple[list[Piece], Point]:
 
     Its proportions range from cat to giraffe. It stands, walks or grazes.
     """
-    coat = slot(str(rng.choice(["fur", "coat", "hide"], p=[0.5, 0.3, 0.2])))
-    second = slot("fur", 1)
-    long, deep = _u(rng, 0.55, 0.85), _u(rng, 0.24, 0.4)
-    leg, thick = _u(rng, 0.25, 0.95), _u(rng, 0.05, 0.11)
+    coat = material_slot(str(rng.choice(["fur", "coat", "hide"], p=[0.5, 0.3, 0.2])))
+    second_colour = material_slot("fur", 1)
+    half_length, half_height = _u(rng, 0.55, 0.85), _u(rng, 0.24, 0.4)
+    leg, leg_radius = _u(rng, 0.25, 0.95), _u(rng, 0.05, 0.11)
     reach, rise = _u(rng, 0.1, 0.7), _u(rng, -0.5, 1.4)
     if rng.random() < 0.12:  # a long neck
         reach, rise = _u(rng, 0.4, 0.8), _u(rng, 1.2, 1.9)
     swing = _u(rng, 0.0, 0.4) if rng.random() < 0.6 else 0.05
 
-    def limb(x: float, angle: float, heavy: float) -> tuple[Outline, ...]:
-        knee = _from((x, deep * 0.3), angle, deep * 0.7 + leg * 0.45)
-        foot = _from(knee, angle - _u(rng, -0.1, 0.4), leg * 0.55)
+    def limb(x: float, angle: float, thickness: float) -> tuple[Outline, ...]:
+        knee = _point_from((x, half_height * 0.3), angle, half_height * 0.7 + leg * 0.45)
+        foot = _point_from(knee, angle - _u(rng, -0.1, 0.4), leg * 0.55)
         return (
-            *stroke([(x, deep * 0.2), knee, foot], thick * heavy, thick * 0.75),
-            *stroke([foot, (foot[0] + thick * 0.8, foot[1])], thick * 0.85),
+            *stroke([(x, half_height * 0.2), knee, foot], leg_radius * thickness, leg_radius * 0.75),
+            *stroke([foot, (foot[0] + leg_radius * 0.8, foot[1])], leg_radius * 0.85),
         )
 
-    far = [*limb(-long * 0.72, -swing, 1.8), *limb(long * 0.72, swing, 1.5)]
-    near = [*limb(-long * 0.62, swing * 0.8, 2.0), *limb(long * 0.6, -swing * 0.7, 1.7)]
-    pieces = [Piece.of(far, (), coat)]
+    far_legs = [*limb(-half_length * 0.72, -swing, 1.8), *limb(half_length * 0.72, swing, 1.5)]
+    near_legs = [*limb(-half_length * 0.62, swing * 0.8, 2.0), *limb(half_length * 0.6, -swing * 0.7, 1.7)]
+    pieces = [Piece.from_outlines(far_legs, (), coat)]
     tail = [
-        (-long, -deep * 0.4),
-        (-long - _u(rng, 0.1, 0.3), _u(rng, -0.5, 0.3)),
-        (-long - _u(rng, 0.0, 0.5), _u(rng, -0.7, 0.7)),
+        (-half_length, -half_height * 0.4),
+        (-half_length - _u(rng, 0.1, 0.3), _u(rng, -0.5, 0.3)),
+        (-half_length - _u(rng, 0.0, 0.5), _u(rng, -0.7, 0.7)),
     ]
-    pieces.append(Piece.of(stroke(tail, thick * 0.7, thick * _u(rng, 0.3, 1.2)), (), coat))
+    pieces.append(Piece.from_outlines(stroke(tail, leg_radius * 0.7, leg_radius * _u(rng, 0.3, 1.2)), (), coat))
     body = [
-        ellipse(0, 0, long, deep, turn=_u(rng, -0.12, 0.12), power=2.4),
-        ellipse(long * 0.6, -0.02, deep * 1.05, deep * 1.08),
-        ellipse(-long * 0.6, -0.02, deep, deep * 1.05),
+        ellipse(0, 0, half_length, half_height, rotation=_u(rng, -0.12, 0.12), power=2.4),
+        ellipse(half_length * 0.6, -0.02, half_height * 1.05, half_height * 1.08),
+        ellipse(-half_length * 0.6, -0.02, half_height, half_height * 1.05),
     ]
-    pieces.append(Piece.of(body, (), coat))
+    pieces.append(Piece.from_outlines(body, (), coat))
     size = _u(rng, 0.14, 0.26)
-    skull = (long + reach, -deep * 0.6 - rise * 0.5)
-    throat = (long * 0.72, -deep * 0.35)
-    pieces.append(Piece.of(stroke([throat, skull], deep * 0.75, size * 0.75), (), coat))
+    skull = (half_length + reach, -half_height * 0.6 - rise * 0.5)
+    throat = (half_length * 0.72, -half_height * 0.35)
+    pieces.append(Piece.from_outlines(stroke([throat, skull], half_height * 0.75, size * 0.75), (), coat))
     if rng.random() < 0.3:  # a mane
-        mane = [(throat[0] - 0.1, throat[1] - deep * 0.5), (skull[0] - size * 0.7, skull[1] - size * 0.6)]
-        pieces.append(Piece.of(stroke(mane, deep * 0.35, size * 0.4), (), slot("hair"), True))
-    pieces.append(Piece.of(near, (), coat))
+        mane = [(throat[0] - 0.1, throat[1] - half_height * 0.5), (skull[0] - size * 0.7, skull[1] - size * 0.6)]
+        pieces.append(
+            Piece.from_outlines(stroke(mane, half_height * 0.35, size * 0.4), (), material_slot("hair"), True)
+        )
+    pieces.append(Piece.from_outlines(near_legs, (), coat))
     if rng.random() < 0.45:  # patches of another colour, part of the same animal
         patches = [
-            (blob(rng) * _u(rng, 0.08, 0.3) + [_u(rng, -long, long), _u(rng, -deep, deep)]).astype(np.float32)
+            (
+                blob(rng) * _u(rng, 0.08, 0.3)
+                + [_u(rng, -half_length, half_length), _u(rng, -half_height, half_height)]
+            ).astype(np.float32)
             for _ in range(int(rng.integers(1, 7)))
         ]
-        pieces.append(Piece.of(patches, (), second, False, True))
+        pieces.append(Piece.from_outlines(patches, (), second_colour, False, True))
     if rng.random() < 0.35:
-        pieces.append(Piece.of((ellipse(0, deep * 0.95, long * 0.9, deep * 0.5),), (), second, False, True))
+        pieces.append(
+            Piece.from_outlines(
+                (ellipse(0, half_height * 0.95, half_length * 0.9, half_height * 0.5),), (), second_colour, False, True
+            )
+        )
     if rng.random() < 0.3:  # socks
-        pieces.append(Piece.of((box(-3, deep * 0.6 + leg * 0.6, 3, 9),), (), second, False, True))
+        pieces.append(
+            Piece.from_outlines((box(-3, half_height * 0.6 + leg * 0.6, 3, 9),), (), second_colour, False, True)
+        )
     droop = _u(rng, 0.1, 0.9)
-    muzzle = _from(skull, np.pi / 2 - droop, size * _u(rng, 0.9, 1.7))
+    muzzle = _point_from(skull, np.pi / 2 - droop, size * _u(rng, 0.9, 1.7))
     ear = _u(rng, 0.5, 1.6)
     ears: list[Outline] = []
     for shift in (-0.55, -0.15):
@@ -308,42 +343,46 @@ def quadruped(rng: np.random.Generator) -> tuple[list[Piece], Point]:
     if rng.random() < 0.15:
         ears += stroke([(skull[0], skull[1]), (skull[0] + 0.2 * size, skull[1] - 2.2 * size)], size * 0.12, size * 0.05)
     face = [ellipse(*skull, size, size * 0.9), *stroke([skull, muzzle], size * 0.75, size * 0.42)]
-    pieces.append(Piece.of([*ears, *face], (), coat, True))
+    pieces.append(Piece.from_outlines([*ears, *face], (), coat, True))
     pieces.append(
-        Piece.of(
-            (ellipse(*muzzle, size * 0.5, size * 0.4),), (), second if rng.random() < 0.5 else slot("horn"), False, True
+        Piece.from_outlines(
+            (ellipse(*muzzle, size * 0.5, size * 0.4),),
+            (),
+            second_colour if rng.random() < 0.5 else material_slot("horn"),
+            False,
+            True,
         )
     )
     pieces.append(
-        Piece.of(
+        Piece.from_outlines(
             (ellipse(skull[0] + size * 0.3, skull[1] - size * 0.2, size * 0.14, size * 0.12, n=12),),
             (),
-            slot("tyre"),
+            material_slot("tyre"),
             False,
             True,
         )
     )
     if rng.random() < 0.15:
         pieces.append(
-            Piece.of(
-                stroke([throat, (throat[0] + 0.3 * (skull[0] - throat[0]), throat[1] + deep * 0.5)], 0.03),
+            Piece.from_outlines(
+                stroke([throat, (throat[0] + 0.3 * (skull[0] - throat[0]), throat[1] + half_height * 0.5)], 0.03),
                 (),
-                slot("paint"),
+                material_slot("paint"),
                 False,
                 True,
             )
         )
-    return pieces, (0.0, -deep * 0.9)
+    return pieces, (0.0, -half_height * 0.9)
 
 
-def coated(rng: np.random.Generator) -> list[Piece]:
+def random_quadruped(rng: np.random.Generator) -> list[Piece]:
     """Return the pieces of a four-legged animal."""
     return quadruped(rng)[0]
 
 
-def resting(rng: np.random.Generator) -> list[Piece]:
+def resting_animal(rng: np.random.Generator) -> list[Piece]:
     """Return a lying or sitting animal, like a cat or dog."""
-    coat, second = slot(str(rng.choice(["fur", "coat"], p=[0.8, 0.2]))), slot("fur", 1)
+    coat, second_colour = material_slot(str(rng.choice(["fur", "coat"], p=[0.8, 0.2]))), material_slot("fur", 1)
     size = _u(rng, 0.22, 0.34)
     upright = rng.random() < 0.5
     if upright:
@@ -359,10 +398,14 @@ def resting(rng: np.random.Generator) -> list[Piece]:
         body = [ellipse(0, 0.1, 0.9, 0.38, power=2.3), *stroke([(0.6, 0.05), skull], 0.3, 0.2)]
         legs = [*stroke([(0.5, 0.35), (1.15, 0.45)], 0.12, 0.09), *stroke([(-0.6, 0.3), (-0.2, 0.46)], 0.2, 0.09)]
     tail = [(-0.5, 0.6 if upright else 0.2), (-1.0, _u(rng, 0.0, 0.8)), (-_u(rng, 0.7, 1.3), _u(rng, -0.3, 0.8))]
-    pieces = [Piece.of(stroke(tail, 0.1, 0.06), (), coat), Piece.of(body, (), coat), Piece.of(legs, (), coat)]
+    pieces = [
+        Piece.from_outlines(stroke(tail, 0.1, 0.06), (), coat),
+        Piece.from_outlines(body, (), coat),
+        Piece.from_outlines(legs, (), coat),
+    ]
     if rng.random() < 0.5:
         patches = [(blob(rng) * _u(rng, 0.1, 0.4) + rng.uniform(-0.6, 0.6, 2)).astype(np.float32) for _ in range(3)]
-        pieces.append(Piece.of(patches, (), second, False, True))
+        pieces.append(Piece.from_outlines(patches, (), second_colour, False, True))
     ears = [
         polygon(
             (skull[0] + s * size, skull[1] - 0.3 * size),
@@ -371,18 +414,20 @@ def resting(rng: np.random.Generator) -> list[Piece]:
         )
         for s in (-0.9, 0.9)
     ]
-    pieces.append(Piece.of([*ears, ellipse(*skull, size, size * 0.88)], (), coat, True))
+    pieces.append(Piece.from_outlines([*ears, ellipse(*skull, size, size * 0.88)], (), coat, True))
     pieces.append(
-        Piece.of((ellipse(skull[0], skull[1] + size * 0.4, size * 0.5, size * 0.36),), (), second, False, True)
+        Piece.from_outlines(
+            (ellipse(skull[0], skull[1] + size * 0.4, size * 0.5, size * 0.36),), (), second_colour, False, True
+        )
     )
     eyes = [
         ellipse(skull[0] + s * size * 0.4, skull[1] - size * 0.1, size * 0.13, size * 0.12, n=12) for s in (-1.0, 1.0)
     ]
     pieces.append(
-        Piece.of(
+        Piece.from_outlines(
             [*eyes, ellipse(skull[0], skull[1] + size * 0.28, size * 0.15, size * 0.1, n=12)],
             (),
-            slot("tyre"),
+            material_slot("tyre"),
             False,
             True,
         )

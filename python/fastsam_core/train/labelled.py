@@ -16,18 +16,18 @@ from torch.utils.data import Dataset
 
 from .._log import logger
 from ..config import _integer, _number
-from ..evaluate.truth import DataSet, Example, open_data
+from ..evaluate.datasets import Example, MaskDataset, open_dataset
 from ..preprocess import resized_shape
-from .area_share import Patch, resized_mask
+from .mask_resizing import MaskPatch, resize_mask
 from .pool import MAX_PLANES, MAX_REGIONS, LabelledImage
 
 # Default of `min_area`. For images of 512 pixels it is about 260 pixels, or 16 cells of the targets in training.
 MIN_AREA = 0.001
-_LARGEST_NUMBER = MAX_REGIONS - 1
+_MAX_REGION_NUMBER = MAX_REGIONS - 1
 
 # States of an image. Any value from 0 up is the number of its masks that didn't fit into the planes.
 _UNREAD, _UNUSABLE = -1, -2
-_NEEDED = "objects need polygons, run lengths or label maps, and those marked as crowds don't count"
+_REQUIREMENTS = "objects need polygons, run lengths or label maps, and those marked as crowds don't count"
 
 
 class LabelledFolder(Dataset[LabelledImage]):
@@ -44,7 +44,7 @@ class LabelledFolder(Dataset[LabelledImage]):
 
     Args:
         data: a COCO .json file, a folder with `images/` and `masks/*.png` or `labels/*.npz`, or YOLO text files with
-            polygons; see `fastsam_core.evaluate.truth.open_data`. Crowds and boxes without a mask don't count.
+            polygons; see `fastsam_core.evaluate.datasets.open_dataset`. Crowds and boxes without a mask don't count.
         images: folder of the images of a COCO file or of YOLO's labels.
         size: longer side in pixels, at least 32.
         min_area: masks that cover a smaller fraction of the resized image are left out, in [0, 1).
@@ -68,28 +68,28 @@ class LabelledFolder(Dataset[LabelledImage]):
         self.min_area = _number(0)("min_area", min_area)
         if self.min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")
-        self._set: DataSet = open_data(data, images)
+        self._dataset: MaskDataset = open_dataset(data, images)
         self.data = Path(data)
-        self._places = self._set.labelled()
-        if not self._places:
-            raise ValueError(f"{self.data}: none of its {len(self._set)} images has a mask; {_NEEDED}")
-        stray = list(self._set.stray())
-        if stray:
+        self._indices = self._dataset.labelled_indices()
+        if not self._indices:
+            raise ValueError(f"{self.data}: none of its {len(self._dataset)} images has a mask; {_REQUIREMENTS}")
+        unmatched = list(self._dataset.unmatched_label_files())
+        if unmatched:
             logger.warning(
                 "%s: label files skipped: %d, the first: %s: %s",
                 self.data,
-                len(stray),
-                stray[0].image,
-                stray[0].reason,
+                len(unmatched),
+                unmatched[0].image,
+                unmatched[0].reason,
             )
         # In shared memory, so that all worker processes know it, in this epoch and later ones.
-        self._states = torch.full((len(self._set),), _UNREAD, dtype=torch.int32).share_memory_()
+        self._states = torch.full((len(self._dataset),), _UNREAD, dtype=torch.int32).share_memory_()
         self._reasons: dict[int, str] = {}
 
     @property
     def names(self) -> list[str]:
         """Paths of the images with masks, relative to their folder."""
-        return [self._set.names[place] for place in self._places]
+        return [self._dataset.names[dataset_index] for dataset_index in self._indices]
 
     @property
     def left_out(self) -> int:
@@ -99,46 +99,50 @@ class LabelledFolder(Dataset[LabelledImage]):
     @property
     def skipped(self) -> list[str]:
         """Names of the images found unusable so far."""
-        return [self._set.names[place] for place in self._places if self._states[place] == _UNUSABLE]
+        return [
+            self._dataset.names[dataset_index]
+            for dataset_index in self._indices
+            if self._states[dataset_index] == _UNUSABLE
+        ]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> LabelledImage:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        for step in range(len(self)):
-            place = self._places[(index + step) % len(self)]
-            if self._states[place] != _UNUSABLE:
-                found = self._read(place)
-                if found is not None:
-                    return found
-        raise ValueError(f"{self.data}: none of {len(self)} images is usable: {'; '.join(self._why())}")
+        for offset in range(len(self)):
+            dataset_index = self._indices[(index + offset) % len(self)]
+            if self._states[dataset_index] != _UNUSABLE:
+                example = self._read(dataset_index)
+                if example is not None:
+                    return example
+        raise ValueError(f"{self.data}: none of {len(self)} images is usable: {'; '.join(self._unusable_reasons())}")
 
-    def _read(self, place: int) -> LabelledImage | None:
-        """Read the image with the index `place` of the data set; log the reason and return None if it is unusable."""
-        example = self._set[place]
-        first = int(self._states[place]) == _UNREAD
+    def _read(self, dataset_index: int) -> LabelledImage | None:
+        """Read image `dataset_index` of the data set; log the reason and return None if it is unusable."""
+        example = self._dataset[dataset_index]
+        is_first_read = int(self._states[dataset_index]) == _UNREAD
         if example.pixels is None:
-            self._skip(place, example.failures[0].reason, logging.WARNING)
+            self._skip(dataset_index, example.failures[0].reason, logging.WARNING)
             return None
-        wrong = [failure for failure in example.failures if failure.object is not None]
-        if wrong and first:
+        object_failures = [failure for failure in example.failures if failure.object is not None]
+        if object_failures and is_first_read:
             logger.warning(
                 "%s: objects skipped: %d, the first: %s: %s",
                 example.name,
-                len(wrong),
-                wrong[0].object,
-                wrong[0].reason,
+                len(object_failures),
+                object_failures[0].object,
+                object_failures[0].reason,
             )
-        image, patches = _resized(example, self.size, self.min_area)
+        image, patches = _resize_example(example, self.size, self.min_area)
         if not patches:
             reason = f"it has no mask of at least {self.min_area:g} of the image"
-            counts = (len(example.objects), "smaller"), (len(wrong), "unusable"), (example.crowds, "crowds")
-            told = ", ".join(f"{count} {what}" for count, what in counts if count)
-            self._skip(place, f"{reason} ({told})" if told else reason, logging.INFO)
+            counts = (len(example.objects), "smaller"), (len(object_failures), "unusable"), (example.crowds, "crowds")
+            details = ", ".join(f"{count} {kind}" for count, kind in counts if count)
+            self._skip(dataset_index, f"{reason} ({details})" if details else reason, logging.INFO)
             return None
-        planes, left_out = arrange(patches, image.shape[:2], MAX_PLANES)
+        planes, left_out = pack_into_planes(patches, image.shape[:2], MAX_PLANES)
         if left_out and not (self._states > 0).any():
             logger.warning(
                 "%s: %d of %d masks are skipped: each of the %d planes has a mask that overlaps them, or is full; "
@@ -148,41 +152,41 @@ class LabelledFolder(Dataset[LabelledImage]):
                 len(patches),
                 MAX_PLANES,
             )
-        self._states[place] = left_out
+        self._states[dataset_index] = left_out
         return LabelledImage(image, planes)
 
-    def _skip(self, place: int, reason: str, level: int) -> None:
-        if self._states[place] != _UNUSABLE:
-            self._states[place] = _UNUSABLE
-            logger.log(level, "%s is skipped: %s", self._set.names[place], reason)
-        self._reasons[place] = reason
+    def _skip(self, dataset_index: int, reason: str, level: int) -> None:
+        if self._states[dataset_index] != _UNUSABLE:
+            self._states[dataset_index] = _UNUSABLE
+            logger.log(level, "%s is skipped: %s", self._dataset.names[dataset_index], reason)
+        self._reasons[dataset_index] = reason
 
-    def _why(self) -> Iterator[str]:
+    def _unusable_reasons(self) -> Iterator[str]:
         """Yield why the first five images are unusable. Images that another process rejected are read again."""
-        for place in self._places[:5]:
-            if place not in self._reasons:
-                self._read(place)
-            yield f"{self._set.names[place]}: {self._reasons.get(place, 'it is usable now')}"
+        for dataset_index in self._indices[:5]:
+            if dataset_index not in self._reasons:
+                self._read(dataset_index)
+            yield f"{self._dataset.names[dataset_index]}: {self._reasons.get(dataset_index, 'it is usable now')}"
         if len(self) > 5:
             yield f"and {len(self) - 5} more"
 
 
-def _resized(example: Example, size: int, min_area: float) -> tuple[NDArray[np.uint8], list[Patch]]:
+def _resize_example(example: Example, size: int, min_area: float) -> tuple[NDArray[np.uint8], list[MaskPatch]]:
     """Return the resized image (H, W, 3), RGB, and those of its resized masks that are large enough."""
     assert example.pixels is not None
     pixels: NDArray[Any] = example.pixels
     height, width = resized_shape(pixels.shape[0], pixels.shape[1], size)
     if (height, width) != pixels.shape[:2]:
-        method = cv2.INTER_AREA if max(pixels.shape[:2]) > size else cv2.INTER_LINEAR
-        pixels = cv2.resize(pixels, (width, height), interpolation=method)
+        interpolation = cv2.INTER_AREA if max(pixels.shape[:2]) > size else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (width, height), interpolation=interpolation)
     image: NDArray[np.uint8] = np.ascontiguousarray(pixels[:, :, ::-1])
-    least = max(1.0, min_area * height * width)
-    patches = [resized_mask(found.rle, (height, width)) for found in example.objects]
-    return image, [patch for patch in patches if patch.area >= least]
+    min_pixels = max(1.0, min_area * height * width)
+    patches = [resize_mask(true_object.rle, (height, width)) for true_object in example.objects]
+    return image, [patch for patch in patches if patch.area >= min_pixels]
 
 
-def arrange(patches: list[Patch], size: tuple[int, int], most: int) -> tuple[NDArray[np.int16], int]:
-    """Arrange non-empty masks in planes (K, H, W), where K <= `most`. Also returns the number of masks left out.
+def pack_into_planes(patches: list[MaskPatch], size: tuple[int, int], max_planes: int) -> tuple[NDArray[np.int16], int]:
+    """Arrange non-empty masks in planes (K, H, W), where K <= `max_planes`. Also returns the number of masks left out.
 
     Masks are taken largest first, each into the first plane where it overlaps no other, so a mask that lies on another
     or is a part of it ends up in a later plane. Each plane numbers its masks from 1.
@@ -191,16 +195,16 @@ def arrange(patches: list[Patch], size: tuple[int, int], most: int) -> tuple[NDA
     counts: list[int] = []
     left_out = 0
     for patch in sorted(patches, key=lambda patch: -patch.area):
-        for number, plane in enumerate(planes):
-            if counts[number] < _LARGEST_NUMBER and not patch.of(plane)[patch.mask].any():
+        for plane_index, plane in enumerate(planes):
+            if counts[plane_index] < _MAX_REGION_NUMBER and not patch.view(plane)[patch.mask].any():
                 break
         else:
-            number = len(planes)
-            if number == most:
+            plane_index = len(planes)
+            if plane_index == max_planes:
                 left_out += 1
                 continue
             planes.append(np.zeros(size, np.int16))
             counts.append(0)
-        counts[number] += 1
-        patch.of(planes[number])[patch.mask] = counts[number]
+        counts[plane_index] += 1
+        patch.view(planes[plane_index])[patch.mask] = counts[plane_index]
     return np.stack(planes), left_out

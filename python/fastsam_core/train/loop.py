@@ -23,12 +23,12 @@ from .auxiliary import DenseHead
 from .config import Phase, TrainConfig
 from .crops import draw_views
 from .interactive import draw_groups, train_rounds
-from .pool import MAX_PLANES, Feeder, LabelledImage, Pool
+from .pool import MAX_PLANES, ImagePool, LabelledImage, Prefetcher
 from .progress import Curves, sample_sheet
-from .windows import fit_windows
+from .windows import shrink_windows
 
 # Below this batch size BatchNorm uses its running statistics, because the batch's own are too noisy.
-_SMALLEST_NORM_BATCH = 8
+_MIN_BATCH_NORM_BATCH = 8
 
 
 class Trainer:
@@ -52,30 +52,33 @@ class Trainer:
         self.device = torch.device(device)
         torch.manual_seed(config.seed)
         self.from_scratch = config.model in registry.MODELS
-        self.model = _new_model(config.model) if self.from_scratch else load_model(config.model, "cpu").train()
+        self.model = _build_model(config.model) if self.from_scratch else load_model(config.model, "cpu").train()
         self.model.to(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         # Channels last is faster for convolutions in bfloat16, and on a GPU, where it saves a quarter of a step.
-        last = self.device.type == "cuda" or config.precision == "bfloat16"
-        self._layout = torch.channels_last if last else torch.contiguous_format
-        self.model.image_encoder.to(memory_format=self._layout)  # type: ignore[call-overload]
+        use_channels_last = self.device.type == "cuda" or config.precision == "bfloat16"
+        self._memory_format = torch.channels_last if use_channels_last else torch.contiguous_format
+        self.model.image_encoder.to(memory_format=self._memory_format)  # type: ignore[call-overload]
         self.head = DenseHead(self.model.prompt_encoder.embed_dim).to(self.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         # Pairs are collected once, since collecting them takes longer than averaging.
         pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
-        self._smooth = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averaged_tensors = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied_tensors = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.model.image_encoder.requires_grad_(config.train == "all")
-        trained = [p for p in [*self.model.parameters(), *self.head.parameters()] if p.requires_grad]
+        trained_parameters = [p for p in [*self.model.parameters(), *self.head.parameters()] if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [p for p in trained_parameters if p.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
+            {"params": [p for p in trained_parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.trained = trained
+        self.trained_parameters = trained_parameters
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=self.device.type == "cuda")
-        self.pool = Pool(config.pool, config.size, MAX_PLANES, self.device)
-        self.step, self.seconds, self.fed, self.phase = 0, 0.0, 0.0, -1
+        self.pool = ImagePool(config.pool, config.size, MAX_PLANES, self.device)
+        self.step, self.seconds, self.images_fed, self.phase = 0, 0.0, 0.0, -1
         self._resume()
 
     @property
@@ -91,80 +94,88 @@ class Trainer:
         and every `sample_every` it writes a sheet of sample masks; 0 writes none.
         """
         curves = Curves(self.folder, self.step)
-        sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
-        oldest = max(0, int(self.fed) - self.config.pool)
-        feeder = Feeder(self.data, oldest, self.workers, device=self.device)
+        sums, num_steps, last_log = torch.zeros(4, device=self.device), 0, time.perf_counter()
+        first_index = max(0, int(self.images_fed) - self.config.pool)
+        prefetcher = Prefetcher(self.data, first_index, self.workers, device=self.device)
         try:
             # A resumed run first refills the pool with the images it held, each at its former index.
-            self.pool.added = oldest
-            for pictures in feeder.take(int(self.fed) - oldest):
-                self.pool.add(pictures)
-            clock = time.perf_counter() - self.seconds
+            self.pool.added = first_index
+            for batch in prefetcher.take(int(self.images_fed) - first_index):
+                self.pool.add(batch)
+            start = time.perf_counter() - self.seconds
             while self.progress < 1:
                 self._enter_phase(self.config.phase_at(self.progress))
-                self._feed(feeder)
+                self._refill_pool(prefetcher)
                 sums += self._train_step(sample_every)
                 self.step += 1
-                seen += 1
+                num_steps += 1
                 if self.step % log_every == 0:
-                    loss, auxiliary, first, last = (sums / seen).tolist()
-                    spent = (time.perf_counter() - mark) / seen
+                    loss, auxiliary, first_iou, last_iou = (sums / num_steps).tolist()
+                    seconds_per_step = (time.perf_counter() - last_log) / num_steps
                     curves.add(
                         step=self.step,
                         size=self.model.image_size,
                         learning_rate=self.optimizer.param_groups[0]["lr"],
                         loss=loss,
                         auxiliary=auxiliary,
-                        iou_first=first,
-                        iou_last=last,
-                        pictures=int(self.fed),
-                        seconds=time.perf_counter() - clock,
+                        iou_first=first_iou,
+                        iou_last=last_iou,
+                        pictures=int(self.images_fed),
+                        seconds=time.perf_counter() - start,
                     )
                     logger.info(
                         "%3.0f %%  step %d  %d px  loss %.4f  IoU %.3f to %.3f  %.3f s/step",
-                        *(100 * self.progress, self.step, self.model.image_size, loss, first, last, spent),
+                        *(
+                            100 * self.progress,
+                            self.step,
+                            self.model.image_size,
+                            loss,
+                            first_iou,
+                            last_iou,
+                            seconds_per_step,
+                        ),
                     )
-                    sums, seen, mark = torch.zeros(4, device=self.device), 0, time.perf_counter()
-                self.seconds = time.perf_counter() - clock
+                    sums, num_steps, last_log = torch.zeros(4, device=self.device), 0, time.perf_counter()
+                self.seconds = time.perf_counter() - start
                 if self.step % save_every == 0 or self.progress >= 1:
                     self._save()
         finally:
-            feeder.close()
+            prefetcher.close()
         return self.average
 
-    def _enter_phase(self, number: int) -> None:
-        if number == self.phase:
+    def _enter_phase(self, phase_index: int) -> None:
+        if phase_index == self.phase:
             return
-        self.phase = number
-        phase = self._phase
+        self.phase = phase_index
+        phase = self._current_phase
         self.model.set_image_size(phase.size)
         self.model.train()
         if self.config.train == "decoder":
             self.model.image_encoder.eval()
-        fit_windows(self.model.image_encoder, phase.size)
-        if phase.batch < _SMALLEST_NORM_BATCH:
+        shrink_windows(self.model.image_encoder, phase.size)
+        if phase.batch < _MIN_BATCH_NORM_BATCH:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
 
     @property
-    def _phase(self) -> Phase:
+    def _current_phase(self) -> Phase:
         return self.config.phases[self.phase]
 
-    def _feed(self, feeder: Feeder) -> None:
+    def _refill_pool(self, prefetcher: Prefetcher) -> None:
         """Add new images to the pool: `batch` / `reuse` per step on average, and two batches more at the start."""
-        before = int(self.fed)
+        previous = int(self.images_fed)
         if not self.pool.added:
-            self.fed += min(self.config.pool, 2 * self._phase.batch)
-        self.fed += self._phase.batch / self.config.reuse
-        wanted = int(self.fed) - before
+            self.images_fed += min(self.config.pool, 2 * self._current_phase.batch)
+        self.images_fed += self._current_phase.batch / self.config.reuse
+        num_wanted = int(self.images_fed) - previous
         # With a time limit, train on what the pool holds rather than wait. Only the first images are waited for.
-        waits = not self.config.minutes or not self.pool.added
-        got = 0
-        for pictures in feeder.take(wanted) if waits else feeder.take_ready(wanted):
-            self.pool.add(pictures)
-            got += len(pictures)
-        self.fed -= wanted - got
+        should_wait = not self.config.minutes or not self.pool.added
+        num_received = 0
+        for batch in prefetcher.take(num_wanted) if should_wait else prefetcher.take_ready(num_wanted):
+            self.pool.add(batch)
+            num_received += len(batch)
+        self.images_fed -= num_wanted - num_received
 
     def _train_step(self, sample_every: int) -> Tensor:
         """Train one step. Returns (4,) on the device: loss, auxiliary loss, mean IoU of the first and last round."""
@@ -174,23 +185,23 @@ class Trainer:
         # All randomness is seeded by the run's seed and the step's number, so resuming needs no generator state.
         rng = np.random.default_rng((config.seed, self.step))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
-        views = draw_views(self.pool, self._phase.batch, self._phase.size, rng)
+        views = draw_views(self.pool, self._current_phase.batch, self._current_phase.size, rng)
         groups = draw_groups(
             views.planes,
-            views.inside,
+            views.valid,
             config.prompts,
             generator,
             min_area=config.min_area,
             shares=config.plane_shares,
             background=config.background,
         )
-        shares = np.array(config.rounds)
-        rounds = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
+        round_weights = np.array(config.rounds)
+        rounds = 1 + int(rng.choice(len(round_weights), p=round_weights / round_weights.sum()))
         self.optimizer.zero_grad(set_to_none=True)
-        whole = config.train == "all"
-        with self._amp(), torch.set_grad_enabled(whole):
-            encoded = self.model.image_encoder(views.images.to(memory_format=self._layout))
-        embeddings = encoded.detach().float().requires_grad_(whole)
+        trains_encoder = config.train == "all"
+        with self._autocast(), torch.set_grad_enabled(trains_encoder):
+            encoded = self.model.image_encoder(views.images.to(memory_format=self._memory_format))
+        embeddings = encoded.detach().float().requires_grad_(trains_encoder)
         # An outer autocast keeps the weights that the first round casts to bfloat16 cached for the other rounds.
         with torch.autocast(self.device.type, enabled=False):
             outcome = train_rounds(
@@ -202,45 +213,49 @@ class Trainer:
                 evenness=config.evenness_at(progress),
                 mask_feedback=config.mask_feedback,
                 iou_weight=config.iou_weight,
-                amp=self._amp,
+                amp=self._autocast,
             )
         auxiliary = outcome.loss.new_zeros(())
         weight = config.auxiliary_at(progress)
-        if whole and weight:
-            with self._amp():
+        if trains_encoder and weight:
+            with self._autocast():
                 auxiliary = self.head(embeddings, views.planes, generator)
             (auxiliary * weight).backward()
-        if whole:
+        if trains_encoder:
             assert embeddings.grad is not None
             encoded.backward(embeddings.grad.to(encoded.dtype))
-        norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
+        norm = nn.utils.clip_grad_norm_(self.trained_parameters, 1.0)
         if self.step % 20 == 0 and not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}; lower the learning rate")
         self.optimizer.step()
-        self._average()
+        self._update_average()
         if sample_every and self.step % sample_every == 0:
             path = self.folder / "samples" / f"step-{self.step:06}.jpg"
             sample_sheet(path, views, groups[0], outcome.logits)
         return torch.stack([outcome.loss, auxiliary.detach(), outcome.first_iou, outcome.last_iou])
 
-    def _amp(self) -> AbstractContextManager[None]:
+    def _autocast(self) -> AbstractContextManager[None]:
         if self.config.precision == "float32":
             return nullcontext()
         return cast(AbstractContextManager[None], torch.autocast(self.device.type, torch.bfloat16))
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _update_average(self) -> None:
         """Update the exponential moving average of the weights.
 
         Its decay is lower in the first steps, so that the initial weights are soon forgotten.
         """
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_([mean for mean, _ in self._smooth], [value for _, value in self._smooth], 1 - decay)
-        if self._counts:
-            torch._foreach_copy_([mean for mean, _ in self._counts], [value for _, value in self._counts])
+        torch._foreach_lerp_(
+            [mean for mean, _ in self._averaged_tensors], [value for _, value in self._averaged_tensors], 1 - decay
+        )
+        if self._copied_tensors:
+            torch._foreach_copy_(
+                [mean for mean, _ in self._copied_tensors], [value for _, value in self._copied_tensors]
+            )
 
     def _save(self) -> None:
-        if not all(bool(torch.isfinite(mean).all()) for mean, _ in self._smooth):
+        if not all(bool(torch.isfinite(mean).all()) for mean, _ in self._averaged_tensors):
             # Don't overwrite the previous state, which is still usable.
             raise FloatingPointError(f"the weights are not finite at step {self.step}; lower the learning rate")
         state = {
@@ -250,7 +265,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "fed": self.fed,
+            "fed": self.images_fed,
             "config": asdict(self.config),
         }
         with atomic_path(self.folder / "state.pt") as path:
@@ -268,25 +283,25 @@ class Trainer:
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            own = {name: getattr(self.config, name) for name in ("model", "train", "seed")}
-            other = [name for name in own if state["config"][name] != own[name]]
-            if not other:
+            expected = {name: getattr(self.config, name) for name in ("model", "train", "seed")}
+            mismatched = [name for name in expected if state["config"][name] != expected[name]]
+            if not mismatched:
                 for name in ("model", "head", "average", "optimizer"):
                     getattr(self, name).load_state_dict(state[name])
-                self.step, self.seconds, self.fed = state["step"], state["seconds"], state["fed"]
+                self.step, self.seconds, self.images_fed = state["step"], state["seconds"], state["fed"]
         except Exception as error:  # a damaged file may raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"{path} is not the state of a run, damaged, or of another version; remove it to start over ({reason})"
             ) from error
-        for name in other:
+        for name in mismatched:
             raise ValueError(
-                f"{path} is of a run with {name} {state['config'][name]!r}, not {own[name]!r}; use another folder"
+                f"{path} is of a run with {name} {state['config'][name]!r}, not {expected[name]!r}; use another folder"
             )
         logger.info("resuming %s at step %d", path, self.step)
 
 
-def _new_model(name: str) -> SamModel:
+def _build_model(name: str) -> SamModel:
     """Return an untrained model whose token-to-image attention starts with equal query and key projections.
 
     With these a click attends to its own location from the first step, because tokens and image share a position

@@ -7,20 +7,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Truth:
+class WeightedTargets:
     """N true masks with precomputed loss weights, to compare several predictions with.
 
-    targets: (N, h, w), the fraction in [0, 1] of each cell that the mask covers. evenness: see `Truth.losses`.
+    targets: (N, h, w), the fraction in [0, 1] of each cell that the mask covers. evenness: see
+    `WeightedTargets.losses`.
     """
 
     def __init__(self, targets: Tensor, evenness: float = 0.0) -> None:
         self.targets = targets[:, None]  # (N, 1, h, w), broadcasts over the M predictions per mask
-        self.solid = self.targets > 0.5
-        others = 1 - self.targets
+        self.binary = self.targets > 0.5
+        background = 1 - self.targets
         self._area = self.targets.sum((2, 3))
-        object_cells, other_cells = self._area.clamp(min=1), others.sum((2, 3)).clamp(min=1)
+        object_cells, other_cells = self._area.clamp(min=1), background.sum((2, 3)).clamp(min=1)
         even = object_cells**evenness * other_cells ** (1 - evenness)
-        self._weights = (self.targets / object_cells[..., None, None] + others / even[..., None, None]) / 2
+        self._weights = (self.targets / object_cells[..., None, None] + background / even[..., None, None]) / 2
 
     def losses(self, logits: Tensor) -> Tensor:
         """Return cross-entropy plus dice loss of each mask: logits (N, M, h, w) -> (N, M).
@@ -38,23 +39,28 @@ class Truth:
 
     def ious(self, logits: Tensor) -> Tensor:
         """Return the IoU of thresholded masks: logits (N, M, h, w) -> (N, M). Two empty masks have IoU 0."""
-        return _ious(logits, self.solid)
+        return _thresholded_ious(logits, self.binary)
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return `Truth.ious` without a `Truth`: logits (N, M, h, w), targets (N, h, w) -> (N, M)."""
-    return _ious(logits, (targets > 0.5)[:, None])
+    """Return `WeightedTargets.ious` without a `WeightedTargets`: logits (N, M, h, w), targets (N, h, w) -> (N, M)."""
+    return _thresholded_ious(logits, (targets > 0.5)[:, None])
 
 
 @torch.no_grad()
-def _ious(logits: Tensor, solid: Tensor) -> Tensor:
+def _thresholded_ious(logits: Tensor, binary: Tensor) -> Tensor:
     predicted = logits > 0
-    union = (predicted | solid).sum((2, 3))
-    return (predicted & solid).sum((2, 3)) / union.clamp(min=1)
+    union = (predicted | binary).sum((2, 3))
+    return (predicted & binary).sum((2, 3)) / union.clamp(min=1)
 
 
 def prompt_loss(
-    logits: Tensor, predicted_iou: Tensor, truth: Truth, ambiguous: Tensor, weights: Tensor, iou_weight: float = 1.0
+    logits: Tensor,
+    predicted_iou: Tensor,
+    truth: WeightedTargets,
+    ambiguous: Tensor,
+    weights: Tensor,
+    iou_weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of N prompts and the IoU (N, 4) of their masks.
 
@@ -74,8 +80,8 @@ def prompt_loss(
     losses = truth.losses(logits)
     best = losses[:, 1:].min(1).values
     # A small weight on the mean of all three keeps tokens from never being trained.
-    others = losses[:, 1:].mean(1)
-    masks = losses[:, 0] + torch.where(ambiguous, best + 0.05 * others, others)
+    mean_of_three = losses[:, 1:].mean(1)
+    mask_losses = losses[:, 0] + torch.where(ambiguous, best + 0.05 * mean_of_three, mean_of_three)
     ious = truth.ious(logits.detach())
-    judged = ((predicted_iou - ious * (weights > 0)[:, None]) ** 2).sum(1)
-    return (masks * weights).sum() + iou_weight * judged.mean(), ious
+    iou_error = ((predicted_iou - ious * (weights > 0)[:, None]) ** 2).sum(1)
+    return (mask_losses * weights).sum() + iou_weight * iou_error.mean(), ious

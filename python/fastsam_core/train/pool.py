@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 MAX_REGIONS = 256
 MAX_PLANES = 3
 # Number of images per message from a worker process.
-_TOGETHER = 4
+_IMAGES_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LabelledImage:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageBatch:
     """N labelled images in one tensor, each in the upper left corner, padded with zeros.
 
     data: (N, 3 + K, h, w) uint8, the colours and then the planes; K, h and w are the largest of the images'. shapes:
@@ -47,11 +47,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def part(self, first: int, end: int) -> Pictures:
-        return Pictures(self.data[first:end], self.shapes[first:end])
+    def slice(self, first: int, end: int) -> ImageBatch:
+        return ImageBatch(self.data[first:end], self.shapes[first:end])
 
 
-class Pool:
+class ImagePool:
     """The latest `capacity` labelled images, each in the upper left corner of a square of `size` pixels."""
 
     def __init__(self, capacity: int, size: int, planes: int, device: torch.device) -> None:
@@ -72,26 +72,26 @@ class Pool:
     def planes(self) -> Tensor:  # (capacity, planes, size, size) uint8
         return self.data[:, 3:]
 
-    def add(self, pictures: Pictures) -> None:
+    def add(self, batch: ImageBatch) -> None:
         """Add images, of at most the pool's size and number of planes. In a full pool they replace the oldest."""
-        # The copy may run asynchronously, since nothing writes to `pictures` any more.
-        staged, done = pictures.data.to(self.data.device, non_blocking=True), 0
-        channels, height, width = staged.shape[1:]
-        while done < len(pictures):
-            place = self.added % self.capacity
-            count = min(len(pictures) - done, self.capacity - place)
-            kept = self.data[place : place + count]
-            kept[:, :channels, :height, :width] = staged[done : done + count]
-            kept[:, channels:].zero_()
-            self.shapes[place : place + count] = pictures.shapes[done : done + count]
-            self.added, done = self.added + count, done + count
+        # The copy may run asynchronously, since nothing writes to `batch` any more.
+        source, num_copied = batch.data.to(self.data.device, non_blocking=True), 0
+        channels, height, width = source.shape[1:]
+        while num_copied < len(batch):
+            position = self.added % self.capacity
+            count = min(len(batch) - num_copied, self.capacity - position)
+            target = self.data[position : position + count]
+            target[:, :channels, :height, :width] = source[num_copied : num_copied + count]
+            target[:, channels:].zero_()
+            self.shapes[position : position + count] = batch.shapes[num_copied : num_copied + count]
+            self.added, num_copied = self.added + count, num_copied + count
 
 
-class Feeder:
+class Prefetcher:
     """Endless stream of a dataset's images from index `start` on, starting over after the last.
 
-    workers: processes that load images in advance; 0 loads them in a thread. ahead: approximate number of images in
-    the queue. device: where the images will be copied; for a GPU they are put into pinned memory.
+    workers: processes that load images in advance; 0 loads them in a thread. queue_size: approximate number of images
+    in the queue. device: where the images will be copied; for a GPU they are put into pinned memory.
     """
 
     def __init__(
@@ -99,39 +99,39 @@ class Feeder:
         data: Dataset[LabelledImage],
         start: int,
         workers: int,
-        ahead: int = 64,
+        queue_size: int = 64,
         device: torch.device | None = None,
     ) -> None:
         # Receiving a message holds up the trainer's thread (GIL), so several images share one. Without workers there
         # are no messages.
-        together = _TOGETHER if workers else 1
-        self._queue: queue.Queue[Pictures | BaseException] = queue.Queue(max(1, ahead // together))
-        self._rest: Pictures | None = None
+        batch_size = _IMAGES_PER_MESSAGE if workers else 1
+        self._queue: queue.Queue[ImageBatch | BaseException] = queue.Queue(max(1, queue_size // batch_size))
+        self._remainder: ImageBatch | None = None
         self._stop = threading.Event()
         self._device = device
         self._loader: DataLoader[LabelledImage] = DataLoader(
             data,
-            batch_sampler=_Endless(len(data), start, together),  # type: ignore[arg-type]
+            batch_sampler=_EndlessBatchSampler(len(data), start, batch_size),  # type: ignore[arg-type]
             num_workers=workers,
-            collate_fn=together_of,
+            collate_fn=collate,
             prefetch_factor=2 if workers else None,
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def take(self, count: int) -> Iterator[Pictures]:
+    def take(self, count: int) -> Iterator[ImageBatch]:
         """Yield the next `count` images, several at a time. Waits for them."""
         while count > 0:
-            pictures = self._next(count, wait=True)
-            assert pictures is not None
-            count -= len(pictures)
-            yield pictures
+            batch = self._next(count, wait=True)
+            assert batch is not None
+            count -= len(batch)
+            yield batch
 
-    def take_ready(self, most: int) -> Iterator[Pictures]:
-        """Yield up to `most` of the next images, several at a time. Stops instead of waiting."""
-        while most > 0 and (pictures := self._next(most, wait=False)) is not None:
-            most -= len(pictures)
-            yield pictures
+    def take_ready(self, max_images: int) -> Iterator[ImageBatch]:
+        """Yield up to `max_images` of the next images, several at a time. Stops instead of waiting."""
+        while max_images > 0 and (batch := self._next(max_images, wait=False)) is not None:
+            max_images -= len(batch)
+            yield batch
 
     def close(self) -> None:
         self._stop.set()
@@ -141,31 +141,31 @@ class Feeder:
             except queue.Empty:
                 continue
 
-    def _next(self, most: int, *, wait: bool) -> Pictures | None:
-        """Return the next images, one to `most`, and keep the rest of their message. None if it would have to wait."""
-        pictures, self._rest = self._rest, None
-        if pictures is None:
+    def _next(self, max_images: int, *, wait: bool) -> ImageBatch | None:
+        """Return the next images, 1 to `max_images`, and keep the rest of their message; None if it would wait."""
+        batch, self._remainder = self._remainder, None
+        if batch is None:
             try:
-                item = self._queue.get(block=wait)
+                message = self._queue.get(block=wait)
             except queue.Empty:
                 return None
-            if isinstance(item, BaseException):
-                raise item
-            pictures = item
-        if len(pictures) > most:
-            self._rest = pictures.part(most, len(pictures))
-        return pictures.part(0, most)
+            if isinstance(message, BaseException):
+                raise message
+            batch = message
+        if len(batch) > max_images:
+            self._remainder = batch.slice(max_images, len(batch))
+        return batch.slice(0, max_images)
 
     def _run(self) -> None:
         try:
-            for pictures in self._loader:
+            for batch in self._loader:
                 if self._device is not None and self._device.type == "cuda":
                     # Copy in this thread so that the trainer's doesn't wait.
                     with torch.cuda.device(self._device):
-                        pictures = Pictures(pictures.data.pin_memory(), pictures.shapes)
+                        batch = ImageBatch(batch.data.pin_memory(), batch.shapes)
                 while not self._stop.is_set():
                     try:
-                        self._queue.put(pictures, timeout=0.1)
+                        self._queue.put(batch, timeout=0.1)
                         break
                     except queue.Full:
                         continue
@@ -178,25 +178,27 @@ class Feeder:
             self._queue.put(error)
 
 
-class _Endless(Sampler[list[int]]):
-    def __init__(self, length: int, start: int, together: int) -> None:
-        self.length, self.start, self.together = length, start, together
+class _EndlessBatchSampler(Sampler[list[int]]):
+    def __init__(self, length: int, start: int, batch_size: int) -> None:
+        self.length, self.start, self.batch_size = length, start, batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.start
         while True:
-            yield [index % self.length for index in range(first, first + self.together)]
-            first += self.together
+            yield [index % self.length for index in range(first, first + self.batch_size)]
+            first += self.batch_size
 
 
-def together_of(examples: Sequence[LabelledImage]) -> Pictures:
+def collate(examples: Sequence[LabelledImage]) -> ImageBatch:
     """Combine one or more examples in one tensor. Regions with numbers of `MAX_REGIONS` or above are dropped."""
     shapes = [(int(example.image.shape[0]), int(example.image.shape[1])) for example in examples]
     height, width = (max(sides) for sides in zip(*shapes, strict=True))
-    levels = max(len(example.planes) for example in examples)
-    data = np.zeros((len(examples), 3 + levels, height, width), np.uint8)
-    for place, example, (tall, wide) in zip(data, examples, shapes, strict=True):
-        place[:3, :tall, :wide] = example.image.transpose(2, 0, 1)
-        place[3 : 3 + len(example.planes), :tall, :wide] = np.where(example.planes < MAX_REGIONS, example.planes, 0)
+    num_planes = max(len(example.planes) for example in examples)
+    data = np.zeros((len(examples), 3 + num_planes, height, width), np.uint8)
+    for target, example, (image_height, image_width) in zip(data, examples, shapes, strict=True):
+        target[:3, :image_height, :image_width] = example.image.transpose(2, 0, 1)
+        target[3 : 3 + len(example.planes), :image_height, :image_width] = np.where(
+            example.planes < MAX_REGIONS, example.planes, 0
+        )
     # As tensors, because these are passed between processes without a copy.
-    return Pictures(torch.from_numpy(data), shapes)
+    return ImageBatch(torch.from_numpy(data), shapes)

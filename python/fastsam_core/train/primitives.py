@@ -25,9 +25,9 @@ def _circle(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ellipse(
-    x: float = 0, y: float = 0, rx: float = 1, ry: float = 1, *, turn: float = 0.0, power: float = 2.0, n: int = 40
+    x: float = 0, y: float = 0, rx: float = 1, ry: float = 1, *, rotation: float = 0.0, power: float = 2.0, n: int = 40
 ) -> Outline:
-    """Return a superellipse of `n` points, rotated by `turn` radians.
+    """Return a superellipse of `n` points, rotated by `rotation` radians.
 
     power: its exponent; 2 is an ellipse, above 3 it is a rounded box.
     """
@@ -37,8 +37,8 @@ def ellipse(
         sin = np.sign(sin) * np.abs(sin) ** (2 / power)
     px, py = rx * cos, ry * sin
     out = np.empty((n, 2), np.float32)
-    if turn:
-        c, s = np.cos(turn), np.sin(turn)
+    if rotation:
+        c, s = np.cos(rotation), np.sin(rotation)
         px, py = c * px - s * py, s * px + c * py
     np.add(px, x, out=out[:, 0], casting="same_kind")
     np.add(py, y, out=out[:, 1], casting="same_kind")
@@ -73,21 +73,23 @@ def blob(rng: np.random.Generator, *, rough: float | None = None, waves: int | N
     rough: amplitude of the harmonics; waves: their number. Both are random by default. n: number of points.
     """
     cos, sin = _circle(n)
-    amount = rng.uniform(0.1, 0.6) if rough is None else rough
-    top = int(rng.integers(2, 9)) if waves is None else waves
-    decay = 0.5 * amount / np.arange(1, top + 1) ** 0.8
-    radius = 1.0 + (rng.normal(size=top) * decay) @ np.cos(_multiples(n, top) + rng.uniform(0, 2 * np.pi, (top, 1)))
+    amplitude = rng.uniform(0.1, 0.6) if rough is None else rough
+    num_waves = int(rng.integers(2, 9)) if waves is None else waves
+    decay = 0.5 * amplitude / np.arange(1, num_waves + 1) ** 0.8
+    radius = 1.0 + (rng.normal(size=num_waves) * decay) @ np.cos(
+        _multiples(n, num_waves) + rng.uniform(0, 2 * np.pi, (num_waves, 1))
+    )
     np.maximum(radius, 0.15, out=radius)
-    turn = rng.uniform(0, 2 * np.pi)
+    rotation = rng.uniform(0, 2 * np.pi)
     x, y = radius * cos * np.exp(rng.uniform(-0.5, 0.5)), radius * sin
     out = np.empty((n, 2), np.float32)
-    out[:, 0], out[:, 1] = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    out[:, 0], out[:, 1] = x * np.cos(rotation) - y * np.sin(rotation), x * np.sin(rotation) + y * np.cos(rotation)
     return out
 
 
 @cache
-def _multiples(n: int, top: int) -> np.ndarray:
-    return np.arange(1, top + 1)[:, None] * np.linspace(0, 2 * np.pi, n, endpoint=False)
+def _multiples(n: int, num_waves: int) -> np.ndarray:
+    return np.arange(1, num_waves + 1)[:, None] * np.linspace(0, 2 * np.pi, n, endpoint=False)
 
 
 def corners(rng: np.random.Generator, count: int, *, jitter: float = 0.0) -> Outline:
@@ -109,8 +111,8 @@ def star(rng: np.random.Generator) -> Outline:
 def smooth(line: Outline, rounds: int = 2) -> Outline:
     """Cut the corners of a closed polygon `rounds` times (Chaikin's algorithm)."""
     for _ in range(rounds):
-        follow = np.roll(line, -1, axis=0)
-        line = np.stack([0.75 * line + 0.25 * follow, 0.25 * line + 0.75 * follow], axis=1).reshape(-1, 2)
+        following = np.roll(line, -1, axis=0)
+        line = np.stack([0.75 * line + 0.25 * following, 0.25 * line + 0.75 * following], axis=1).reshape(-1, 2)
     return line.astype(np.float32)
 
 
@@ -123,20 +125,20 @@ def stroke(
     intersect itself in tight bends. If the width changes strongly along a link, whole discs are added at the points.
     """
     path = np.asarray(points, np.float32)
-    rise = 0.0 if stop is None else (stop - start) / max(len(path) - 1, 1)
-    radius = np.arange(len(path), dtype=np.float32) * np.float32(rise) + np.float32(start)
-    along = path[1:] - path[:-1]
-    length = np.sqrt(along[:, :1] * along[:, :1] + along[:, 1:] * along[:, 1:])
-    along /= np.maximum(length, 1e-6)
-    x, y = along[:, :1], along[:, 1:]
+    radius_step = 0.0 if stop is None else (stop - start) / max(len(path) - 1, 1)
+    radius = np.arange(len(path), dtype=np.float32) * np.float32(radius_step) + np.float32(start)
+    direction = path[1:] - path[:-1]
+    length = np.sqrt(direction[:, :1] * direction[:, :1] + direction[:, 1:] * direction[:, 1:])
+    direction /= np.maximum(length, 1e-6)
+    x, y = direction[:, :1], direction[:, 1:]
     cos, sin = _half_circle()
-    links = np.empty((len(along), 16, 2), np.float32)
+    links = np.empty((len(direction), 16, 2), np.float32)
     first, second = radius[:-1, None], radius[1:, None]
     links[:, :8, 0] = path[:-1, :1] - first * (x * cos - y * sin)
     links[:, :8, 1] = path[:-1, 1:] - first * (y * cos + x * sin)
     links[:, 8:, 0] = path[1:, :1] + second * (x * cos - y * sin)
     links[:, 8:, 1] = path[1:, 1:] + second * (y * cos + x * sin)
-    if abs(rise) <= 0.4 * float(length.min()):
+    if abs(radius_step) <= 0.4 * float(length.min()):
         return tuple(links)
     cos, sin = _circle(14)
     discs = np.empty((len(path), 14, 2), np.float32)

@@ -30,24 +30,24 @@ def mirror_in_ground(
     if not len(rows):
         return
     x0, top = corner[0], corner[1] + int(rows[-1]) + 1
-    reach = min(int(rows[-1] - rows[0] + 1), image.shape[0] - top)
-    if reach < 3:
+    mirror_height = min(int(rows[-1] - rows[0] + 1), image.shape[0] - top)
+    if mirror_height < 3:
         return
     # The label just below the thing's lowest row tells what it stands on.
-    foot = x0 + int(np.flatnonzero(alpha[rows[-1]] > 0.5).mean())
-    window = np.s_[top : top + reach, x0 : x0 + alpha.shape[1]]
-    upside_down = np.s_[rows[-1] - reach + 1 : rows[-1] + 1]
+    foot_x = x0 + int(np.flatnonzero(alpha[rows[-1]] > 0.5).mean())
+    window = np.s_[top : top + mirror_height, x0 : x0 + alpha.shape[1]]
+    upside_down = np.s_[rows[-1] - mirror_height + 1 : rows[-1] + 1]
     # A rough ground smears the mirror image vertically.
-    smear = (1, 2 * (reach // 24) + 1)
-    shown = cv2.blur(np.ascontiguousarray(colour[upside_down][::-1]), smear)
-    amount = cv2.blur(np.ascontiguousarray(alpha[upside_down][::-1]), smear)
-    amount = amount * (strength * np.linspace(1.0, 0.15, reach, dtype=np.float32)[:, None])
-    amount = np.where(labels[window] == labels[min(top + 1, labels.shape[0] - 1), foot], amount, np.float32(0))
+    blur_size = (1, 2 * (mirror_height // 24) + 1)
+    mirrored = cv2.blur(np.ascontiguousarray(colour[upside_down][::-1]), blur_size)
+    amount = cv2.blur(np.ascontiguousarray(alpha[upside_down][::-1]), blur_size)
+    amount = amount * (strength * np.linspace(1.0, 0.15, mirror_height, dtype=np.float32)[:, None])
+    amount = np.where(labels[window] == labels[min(top + 1, labels.shape[0] - 1), foot_x], amount, np.float32(0))
     under = image[window]
-    cv2.blendLinear(shown, under, amount, 1.0 - amount, under)
+    cv2.blendLinear(mirrored, under, amount, 1.0 - amount, under)
 
 
-def surroundings_in(up: np.ndarray, gloss: float) -> tuple[np.ndarray, np.ndarray]:
+def environment_reflection(up: np.ndarray, gloss: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the reflection in a glossy surface of a bright sky or ceiling above and a dark ground below.
 
     up: (h, w) float32, the vertical component of the surface's normals, 1 facing up. gloss: 0 to 1. Returns a factor
@@ -67,8 +67,8 @@ def tint_by_neighbours(image: np.ndarray, reach: float, strength: float) -> np.n
     size = image.shape[0]
     step = 8 if size >= 64 else 2
     side = -(-size // step)
-    around = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    around = cv2.GaussianBlur(around, (0, 0), max(reach * side, 0.5))
-    tint = around / (cv2.transform(around, TO_GREY) + np.float32(0.02))
+    neighbourhood = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    neighbourhood = cv2.GaussianBlur(neighbourhood, (0, 0), max(reach * side, 0.5))
+    tint = neighbourhood / (cv2.transform(neighbourhood, TO_GREY) + np.float32(0.02))
     factor = np.clip(1.0 + strength * (tint - 1.0), 0.5, 1.8).astype(np.float32)
     return cv2.multiply(image, cv2.resize(factor, (size, size), interpolation=cv2.INTER_LINEAR), image)

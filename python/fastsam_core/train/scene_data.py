@@ -10,8 +10,8 @@ from .pool import LabelledImage
 from .scenes import TexturePool, make_scene
 
 # Number of consecutive scenes that share a set of textures.
-_SHARING = 8192
-_ENDLESS = 1 << 40
+_SCENES_PER_POOL = 8192
+_LENGTH = 1 << 40
 
 
 class SceneDataset(Dataset[LabelledImage]):
@@ -25,7 +25,7 @@ class SceneDataset(Dataset[LabelledImage]):
         self._pool: tuple[int, TexturePool] | None = None
 
     def __len__(self) -> int:
-        return _ENDLESS
+        return _LENGTH
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Return a scene whose planes are objects, parts and groups."""
@@ -33,11 +33,13 @@ class SceneDataset(Dataset[LabelledImage]):
             raise IndexError(index)
         if get_worker_info() is not None:
             cv2.setNumThreads(1)  # worker processes already use all cores
-        scene = make_scene(np.random.default_rng((self.seed, index)), self.size, self._textures(index // _SHARING))
+        scene = make_scene(
+            np.random.default_rng((self.seed, index)), self.size, self._texture_pool(index // _SCENES_PER_POOL)
+        )
         planes = (scene.labels, scene.parts, scene.groups)
         return LabelledImage(scene.image, np.stack(planes).astype(np.int16))
 
-    def _textures(self, number: int) -> TexturePool:
-        if self._pool is None or self._pool[0] != number:
-            self._pool = number, TexturePool(seed=self.seed * 65537 + number, count=self.textures)
+    def _texture_pool(self, pool_index: int) -> TexturePool:
+        if self._pool is None or self._pool[0] != pool_index:
+            self._pool = pool_index, TexturePool(seed=self.seed * 65537 + pool_index, count=self.textures)
         return self._pool[1]

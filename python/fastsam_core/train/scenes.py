@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .camera import photograph
+from .camera import apply_camera_effects
 from .layouts import LAYOUTS
 from .textures import TexturePool
 
@@ -24,9 +24,9 @@ _REDUNDANT_PART = 0.92
 _REDUNDANT_GROUP = 0.95
 
 # Smallest fraction of the image that the largest object must show. Scenes below it teach little and are generated
-# again, with up to `_ATTEMPTS` attempts in all.
-_LARGEST = 0.02
-_ATTEMPTS = 8
+# again, with up to `_MAX_ATTEMPTS` attempts in all.
+_MIN_LARGEST_OBJECT = 0.02
+_MAX_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -55,48 +55,48 @@ class Scene:
 
         min_area: masks that cover a smaller fraction of the image are left out.
         """
-        least = max(min_area * self.labels.size, 1.0)
-        found = []
-        for names in (self.labels, self.parts, self.groups):
-            areas = np.bincount(names.ravel())
-            found += [names == name for name in range(1, len(areas)) if areas[name] >= least]
-        return found
+        min_pixels = max(min_area * self.labels.size, 1.0)
+        masks = []
+        for label_map in (self.labels, self.parts, self.groups):
+            areas = np.bincount(label_map.ravel())
+            masks += [label_map == label for label in range(1, len(areas)) if areas[label] >= min_pixels]
+        return masks
 
 
-def _areas(names: np.ndarray, count: int) -> np.ndarray:
-    """Return the number of pixels of each value below `count` in `names` (S, S) int32, (count,) int64."""
+def _areas(label_map: np.ndarray, count: int) -> np.ndarray:
+    """Return the number of pixels of each value below `count` in `label_map` (S, S) int32, (count,) int64."""
     # Four times as fast as numpy.bincount. 16 bits are enough for the objects of an image.
-    hist = cv2.calcHist([names.astype(np.uint16)], [0], None, [count], [0, count])
+    hist = cv2.calcHist([label_map.astype(np.uint16)], [0], None, [count], [0, count])
     return hist.ravel().astype(np.int64)
 
 
-def _compact(names: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber the values selected by bool `keep` to 1, 2, ... in `names`, and all others to 0.
+def _renumber(label_map: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber the values selected by bool `keep` to 1, 2, ... in `label_map`, and all others to 0.
 
-    Returns the new array (`names` itself if all are kept) and the old numbers of the values kept.
+    Returns the new array (`label_map` itself if all are kept) and the old numbers of the values kept.
     """
-    kept = np.flatnonzero(keep)
-    if len(kept) == len(keep) - 1:
-        return names, kept
-    table = np.zeros(len(keep), np.int32)
-    table[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    return table[names], kept
+    kept_labels = np.flatnonzero(keep)
+    if len(kept_labels) == len(keep) - 1:
+        return label_map, kept_labels
+    lookup = np.zeros(len(keep), np.int32)
+    lookup[kept_labels] = np.arange(1, len(kept_labels) + 1, dtype=np.int32)
+    return lookup[label_map], kept_labels
 
 
-def _groups(group_of: np.ndarray, areas: np.ndarray) -> np.ndarray:
+def _final_groups(group_of: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Return the final group of each of the painter's objects, int32, or 0.
 
     group_of: the painter's group of each object. areas: visible pixels of each object. Groups keep only visible
     objects; groups with fewer than two of these, or dominated by one (`_REDUNDANT_GROUP`), are dropped.
     """
     members = [np.flatnonzero((group_of == group) & (areas > 0)) for group in range(1, int(group_of.max()) + 1)]
-    final = np.zeros(len(group_of), np.int32)
-    number = 0
-    for names in members:
-        if len(names) > 1 and areas[names].max() < _REDUNDANT_GROUP * areas[names].sum():
-            number += 1
-            final[names] = number
-    return final
+    final_groups = np.zeros(len(group_of), np.int32)
+    num_groups = 0
+    for member_indices in members:
+        if len(member_indices) > 1 and areas[member_indices].max() < _REDUNDANT_GROUP * areas[member_indices].sum():
+            num_groups += 1
+            final_groups[member_indices] = num_groups
+    return final_groups
 
 
 def make_scene(
@@ -123,29 +123,31 @@ def make_scene(
     if not isinstance(size, int | np.integer) or size < 32:
         raise ValueError(f"a scene's size must be an integer of at least 32 pixels, got {size!r}")
     size = int(size)
-    fewest, most = objects
-    if not 1 <= fewest <= most:
+    min_objects, max_objects = objects
+    if not 1 <= min_objects <= max_objects:
         raise ValueError(f"objects is (least, most) with 1 <= least <= most, got {objects!r}")
     if layout is None:
         weights = np.array([weight for _, weight in LAYOUTS.values()])
         layout = list(LAYOUTS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
     elif layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; accepted: {', '.join(LAYOUTS)}")
-    count = round(float(np.exp(rng.uniform(np.log(fewest), np.log(most)))))
-    for _ in range(_ATTEMPTS):
+    count = round(float(np.exp(rng.uniform(np.log(min_objects), np.log(max_objects)))))
+    for _ in range(_MAX_ATTEMPTS):
         painter = LAYOUTS[layout][0](rng, pool, size, count)
         areas = _areas(painter.labels, painter.objects + 1)
         areas[0] = 0
-        if areas.max() >= _LARGEST * size * size:
+        if areas.max() >= _MIN_LARGEST_OBJECT * size * size:
             break
-        count = max(count * 2 // 3, fewest)  # fewer objects are placed larger
-    labels, kept = _compact(painter.labels, areas > 0)
-    owner = np.array(painter.owners, np.int64)
-    shown = _areas(painter.parts, len(owner))
-    shown[0] = 0
-    parts, kept_parts = _compact(painter.parts, (shown > 0) & (shown < _REDUNDANT_PART * areas[owner]))
+        count = max(count * 2 // 3, min_objects)  # fewer objects are placed larger
+    labels, kept_objects = _renumber(painter.labels, areas > 0)
+    part_owner_before = np.array(painter.owners, np.int64)
+    part_areas = _areas(painter.parts, len(part_owner_before))
+    part_areas[0] = 0
+    parts, kept_parts = _renumber(
+        painter.parts, (part_areas > 0) & (part_areas < _REDUNDANT_PART * areas[part_owner_before])
+    )
     renumbered = np.zeros(painter.objects + 1, np.int32)
-    renumbered[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    part_owner = np.concatenate([[0], renumbered[owner[kept_parts]]]).astype(np.int32)
-    groups = _groups(np.array(painter.group_of), areas)[painter.labels]
-    return Scene(photograph(rng, painter.image, pool), labels, parts, part_owner, groups)
+    renumbered[kept_objects] = np.arange(1, len(kept_objects) + 1, dtype=np.int32)
+    part_owner = np.concatenate([[0], renumbered[part_owner_before[kept_parts]]]).astype(np.int32)
+    groups = _final_groups(np.array(painter.group_of), areas)[painter.labels]
+    return Scene(apply_camera_effects(rng, painter.image, pool), labels, parts, part_owner, groups)

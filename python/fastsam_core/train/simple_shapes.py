@@ -11,7 +11,7 @@ from .shapes import Piece, Shape, bounds, fit
 def ring(inner: float, *, power: float = 2.0, aspect: float = 1.0) -> Piece:
     """Return a ring, or a frame for a high `power`, whose hole has the relative size `inner`."""
     hole = ellipse(rx=inner * aspect, ry=inner, power=power)
-    return Piece.of((ellipse(rx=aspect, ry=1.0, power=power),), (hole,))
+    return Piece.from_outlines((ellipse(rx=aspect, ry=1.0, power=power),), (hole,))
 
 
 def _solid(rng: np.random.Generator) -> Outline:
@@ -58,17 +58,17 @@ def _with_holes(rng: np.random.Generator) -> list[Piece]:
         angle = np.arange(count) * 2 * np.pi / count + rng.uniform(0, 6)
         radius = min(0.75 * np.sin(np.pi / count) * 0.55, 0.3)
         return [
-            Piece.of(
+            Piece.from_outlines(
                 (_solid_round(rng),), tuple(ellipse(0.5 * np.cos(a), 0.5 * np.sin(a), radius, radius) for a in angle)
             )
         ]
     bars: list[Outline] = []  # a fence, rack or grate
-    count, thick = int(rng.integers(3, 8)), rng.uniform(0.03, 0.09)
-    for place in np.linspace(-0.95, 0.95, count):
-        bars.append(box(place - thick, -0.8, place + thick, 0.8, corner=0.02))
-    for place in rng.uniform(-0.7, 0.7, int(rng.integers(1, 4))):
-        bars.append(box(-1, place - thick, 1, place + thick, corner=0.02))
-    return [Piece.of(tuple(bars))]
+    count, thickness = int(rng.integers(3, 8)), rng.uniform(0.03, 0.09)
+    for position in np.linspace(-0.95, 0.95, count):
+        bars.append(box(position - thickness, -0.8, position + thickness, 0.8, corner=0.02))
+    for position in rng.uniform(-0.7, 0.7, int(rng.integers(1, 4))):
+        bars.append(box(-1, position - thickness, 1, position + thickness, corner=0.02))
+    return [Piece.from_outlines(tuple(bars))]
 
 
 def _solid_round(rng: np.random.Generator) -> Outline:
@@ -80,20 +80,22 @@ def _bar(rng: np.random.Generator) -> list[Piece]:
     bend = float(rng.choice([0.0, 0.0, 0.5, 1.2]))
     path = curve(rng, bend=bend) if bend else np.array([(0.0, 0.0), (14.0, 0.0)], np.float32)
     width = float(np.exp(rng.uniform(np.log(0.25), np.log(1.8))))
-    return [Piece.of(stroke(path, width, width * float(rng.uniform(0.3, 1.0)) if rng.random() < 0.4 else None))]
+    return [
+        Piece.from_outlines(stroke(path, width, width * float(rng.uniform(0.3, 1.0)) if rng.random() < 0.4 else None))
+    ]
 
 
 def _glyph(rng: np.random.Generator) -> list[Piece]:
     """Return a letter-like shape: a few thick strokes between points of a 3 x 3 grid."""
     grid = [(x, y) for y in (-1.0, 0.0, 1.0) for x in (-0.65, 0.0, 0.65)]
-    thick = float(rng.uniform(0.1, 0.28))
+    thickness = float(rng.uniform(0.1, 0.28))
     lines: list[Outline] = []
-    here = int(rng.integers(9))
+    current = int(rng.integers(9))
     for _ in range(int(rng.integers(2, 5))):
-        there = int((here + rng.integers(1, 9)) % 9)
-        lines += stroke([grid[here], grid[there]], thick)
-        here = there
-    return [Piece.of(tuple(lines))]
+        following = int((current + rng.integers(1, 9)) % 9)
+        lines += stroke([grid[current], grid[following]], thickness)
+        current = following
+    return [Piece.from_outlines(tuple(lines))]
 
 
 def _union(rng: np.random.Generator) -> list[Piece]:
@@ -109,7 +111,7 @@ def _union(rng: np.random.Generator) -> list[Piece]:
             lines += stroke(
                 [tuple(anchor * 0.5), tuple(reach)], float(rng.uniform(0.08, 0.25)), float(rng.uniform(0.04, 0.2))
             )
-    return [Piece.of(tuple(lines))]
+    return [Piece.from_outlines(tuple(lines))]
 
 
 def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[Piece]:
@@ -122,25 +124,25 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
     if kind == 0:  # stripes right across
         angle, pieces = rng.uniform(0, np.pi), []
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-        for place in rng.uniform(-0.6, 0.6, int(rng.integers(1, 4))):
+        for position in rng.uniform(-0.6, 0.6, int(rng.integers(1, 4))):
             band = rng.uniform(0.08, 0.25)
             quad = [
-                middle + along * s * 3 + across * (place + t * band) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+                middle + along * s * 3 + across * (position + t * band) for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))
             ]
-            pieces.append(Piece.of((np.array(quad, np.float32),), slot=slot, part=True, clip=True))
+            pieces.append(Piece.from_outlines((np.array(quad, np.float32),), slot=slot, part=True, clip=True))
         return pieces
     if kind == 1:  # a smaller copy of the outline
         inner = ((outline - middle) * float(rng.uniform(0.35, 0.85)) + middle).astype(np.float32)
-        return [Piece.of((inner,), slot=slot, part=True, clip=True)]
+        return [Piece.from_outlines((inner,), slot=slot, part=True, clip=True)]
     if kind == 2:  # a border: the outline with its inside cut out
         inner = ((outline - middle) * float(rng.uniform(0.6, 0.9)) + middle).astype(np.float32)
-        return [Piece.of((outline * 1.05,), (inner,), slot=slot, part=True, clip=True)]
+        return [Piece.from_outlines((outline * 1.05,), (inner,), slot=slot, part=True, clip=True)]
     span = np.array([right - left, bottom - top]) / 2
     if kind == 3:  # a patch
-        place = middle + rng.uniform(-0.5, 0.5, 2) * span
+        position = middle + rng.uniform(-0.5, 0.5, 2) * span
         return [
-            Piece.of(
-                ((_solid(rng) * float(rng.uniform(0.2, 0.5)) + place).astype(np.float32),),
+            Piece.from_outlines(
+                ((_solid(rng) * float(rng.uniform(0.2, 0.5)) + position).astype(np.float32),),
                 slot=slot,
                 part=True,
                 clip=True,
@@ -151,13 +153,13 @@ def random_part(rng: np.random.Generator, outline: Outline, slot: int) -> list[P
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         start = middle + across * rng.uniform(-0.4, 0.4)
         quad = [start - along * 4, start + along * 4, start + along * 4 + across * 4, start - along * 4 + across * 4]
-        return [Piece.of((np.array(quad, np.float32),), slot=slot, part=True, clip=True)]
-    place, radius = middle + rng.uniform(-0.3, 0.3, 2) * span, float(rng.uniform(0.2, 0.5)) * float(min(span))
-    centre = (float(place[0]), float(place[1]))
-    collar = Piece.of(
+        return [Piece.from_outlines((np.array(quad, np.float32),), slot=slot, part=True, clip=True)]
+    position, radius = middle + rng.uniform(-0.3, 0.3, 2) * span, float(rng.uniform(0.2, 0.5)) * float(min(span))
+    centre = (float(position[0]), float(position[1]))
+    collar = Piece.from_outlines(
         (ellipse(*centre, radius, radius),), (ellipse(*centre, radius * 0.6, radius * 0.6),), slot, True, True
     )
-    disc = Piece.of((ellipse(*centre, radius * 0.6, radius * 0.6),), slot=slot + 1, part=True, clip=True)
+    disc = Piece.from_outlines((ellipse(*centre, radius * 0.6, radius * 0.6),), slot=slot + 1, part=True, clip=True)
     return [collar, disc]
 
 
@@ -170,7 +172,7 @@ def simple_shape(rng: np.random.Generator) -> Shape:
         outline = (
             (outline - [(left + right) / 2, (top + bottom) / 2]) / max((right - left) / 2, (bottom - top) / 2)
         ).astype(np.float32)
-        pieces = [Piece.of((outline,))]
+        pieces = [Piece.from_outlines((outline,))]
         if rng.random() < 0.4:
             pieces += random_part(rng, outline, 1)
         return fit(pieces)
@@ -181,5 +183,5 @@ def simple_shape(rng: np.random.Generator) -> Shape:
     if kind < 0.85:
         return fit(_glyph(rng))
     if kind < 0.90:
-        return fit([Piece.of(foliage(rng, ry=float(rng.uniform(0.5, 1.0))))])
+        return fit([Piece.from_outlines(foliage(rng, ry=float(rng.uniform(0.5, 1.0))))])
     return fit(_union(rng))

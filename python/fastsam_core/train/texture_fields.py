@@ -14,7 +14,7 @@ import numpy as np
 Field = Callable[[np.random.Generator, int], np.ndarray]
 
 
-def unit(field: np.ndarray) -> np.ndarray:
+def normalize(field: np.ndarray) -> np.ndarray:
     """Return the field stretched to [0, 1], float32."""
     low, high, _, _ = cv2.minMaxLoc(field)
     return ((field - low) * (1.0 / max(high - low, 1e-6))).astype(np.float32)
@@ -37,7 +37,7 @@ def octave_noise(
         grid = rng.random((cells + 1, cells + 1), dtype=np.float32)
         total += weight * cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
         cells, weight = cells * 2, weight * decay
-    return unit(total)
+    return normalize(total)
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -132,30 +132,33 @@ def _cells(rng: np.random.Generator, size: int) -> np.ndarray:
     seeds[rng.integers(0, size, count), rng.integers(0, size, count)] = 0
     distance, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     tone = rng.random(int(label.max()) + 1, dtype=np.float32)[label]
-    return tone * rng.uniform(0, 1) + float(rng.choice([-1.0, 1.0])) * unit(distance)
+    return tone * rng.uniform(0, 1) + float(rng.choice([-1.0, 1.0])) * normalize(distance)
 
 
 def _fibres(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return noise smeared along one direction: fur, grass, brushed metal."""
     grain = rng.standard_normal((size, size), dtype=np.float32)
-    smear = cv2.blur(cv2.GaussianBlur(grain, (0, 0), 0.8), (int(rng.integers(8, 60)), 1))
+    smeared = cv2.blur(cv2.GaussianBlur(grain, (0, 0), 0.8), (int(rng.integers(8, 60)), 1))
     x, y = _axes(size)
     sway = (octave_noise(rng, size, cells=3, octaves=3) - 0.5) * float(size) * 0.25 * rng.random()
-    spin = float(rng.uniform(0, 360))
-    turned = cv2.warpAffine(
-        smear, cv2.getRotationMatrix2D((size / 2, size / 2), spin, 1.0), (size, size), borderMode=cv2.BORDER_REFLECT
+    degrees = float(rng.uniform(0, 360))
+    rotated = cv2.warpAffine(
+        smeared,
+        cv2.getRotationMatrix2D((size / 2, size / 2), degrees, 1.0),
+        (size, size),
+        borderMode=cv2.BORDER_REFLECT,
     )
-    warped = cv2.remap(turned, (x * (size - 1) + sway).astype(np.float32), (y * (size - 1) + sway).astype(np.float32),
+    warped = cv2.remap(rotated, (x * (size - 1) + sway).astype(np.float32), (y * (size - 1) + sway).astype(np.float32),
                        cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)  # fmt: skip
-    return unit(np.clip(warped / max(float(warped.std()), 1e-6), -2.5, 2.5))
+    return normalize(np.clip(warped / max(float(warped.std()), 1e-6), -2.5, 2.5))
 
 
 def _leaves(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return overlapping grey ellipses with power-law sizes, whose edge statistics resemble clutter in photographs."""
     field = np.full((size, size), 0.5, np.float32)
     longest, squash = float(rng.uniform(0.05, 0.2)) * size, float(rng.uniform(0.3, 1.0))
-    for share in np.sort(rng.random(700))[::-1] ** 2:
-        radius = 2 + share * longest
+    for fraction in np.sort(rng.random(700))[::-1] ** 2:
+        radius = 2 + fraction * longest
         centre = (int(rng.integers(0, size)), int(rng.integers(0, size)))
         cv2.ellipse(field, centre, (int(radius), max(int(radius * squash), 1)), float(rng.uniform(0, 360)), 0, 360,
                     float(rng.random()), -1, cv2.LINE_8)  # fmt: skip

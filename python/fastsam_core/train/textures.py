@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .texture_fields import KINDS, unit
+from .texture_fields import KINDS, normalize
 
 # Ramps of the 256 grey levels around 0, (256, 1): linear, or one steep step.
 _LEVEL = np.linspace(-0.5, 0.5, 256, dtype=np.float32)[:, None]
@@ -56,7 +56,7 @@ class Material:
         return self.lut[128]
 
     @property
-    def plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the texture is barely visible."""
         return float(np.abs(self.lut[255] - self.lut[0]).max()) < 0.025
 
@@ -94,7 +94,7 @@ def random_colour(rng: np.random.Generator) -> np.ndarray:
     return np.minimum(np.maximum(colour, 0.02), 0.98).astype(np.float32)
 
 
-def colour_map(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> np.ndarray:
+def colour_lut(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> np.ndarray:
     """Return a colour ramp (256, 3) float32 around `colour`: dark to light by `contrast`, with a slight change of hue.
 
     Sometimes the ramp ends in an unrelated colour or is a steep step, for prints and painted patterns.
@@ -127,18 +127,18 @@ class TexturePool:
         weights = np.array([weight for _, weight, _ in KINDS])
         # Kinds come from their cumulative weights at multiples of the golden ratio modulo 1. These are evenly spread,
         # so even a small pool holds every common kind.
-        shares = np.cumsum(weights) / weights.sum()
+        cumulative_shares = np.cumsum(weights) / weights.sum()
         levels: list[tuple[np.ndarray, np.ndarray]] = []
         self._kinds: dict[str, list[int]] = {}
         for index in range(self.count):
             rng = np.random.default_rng([self.seed, index])
-            kind = int(np.searchsorted(shares, ((index + 0.5) * 0.6180339887) % 1.0))
-            make, _, absolute = KINDS[kind]
-            self._kinds.setdefault(make.__name__.strip("_"), []).append(index)
-            field = np.broadcast_to(make(rng, self.size), (self.size, self.size)).astype(np.float32)
-            full = (np.clip(field if absolute else unit(field), 0.0, 1.0) * 255.0).astype(np.uint8)
+            kind = int(np.searchsorted(cumulative_shares, ((index + 0.5) * 0.6180339887) % 1.0))
+            make_field, _, is_normalised = KINDS[kind]
+            self._kinds.setdefault(make_field.__name__.strip("_"), []).append(index)
+            field = np.broadcast_to(make_field(rng, self.size), (self.size, self.size)).astype(np.float32)
+            grey = (np.clip(field if is_normalised else normalize(field), 0.0, 1.0) * 255.0).astype(np.uint8)
             # The half-size copy avoids aliasing in strongly shrunk crops.
-            levels.append((full, cv2.resize(full, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)))
+            levels.append((grey, cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)))
         self._levels = levels
         side = self.size + 128
         self._grain = np.random.default_rng([self.seed, self.count, 1]).standard_normal(
@@ -162,21 +162,21 @@ class TexturePool:
         colour: (3,) RGB. contrast: 0 to 1. zoom: see `Material`. kinds: restricts the textures to these kinds
         ("stripes", "fibres", ...); ignored if the pool has none of them.
         """
-        known = [kind for kind in kinds if kind in self._kinds]
-        if known:
-            choice = self._kinds[known[int(rng.integers(len(known)))]]
-            index = choice[int(rng.integers(len(choice)))]
+        available = [kind for kind in kinds if kind in self._kinds]
+        if available:
+            candidates = self._kinds[available[int(rng.integers(len(available)))]]
+            index = candidates[int(rng.integers(len(candidates)))]
         else:
             index = int(rng.integers(self.count))
         angle = _angle(rng)
-        chosen = random_colour(rng) if colour is None else colour
-        strength = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))) if contrast is None else contrast
-        scale = float(np.exp(rng.uniform(np.log(0.4), np.log(1.6)))) if zoom is None else zoom
-        return Material(index, angle, scale, colour_map(rng, chosen, strength))
+        middle_colour = random_colour(rng) if colour is None else colour
+        used_contrast = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7)))) if contrast is None else contrast
+        used_zoom = float(np.exp(rng.uniform(np.log(0.4), np.log(1.6)))) if zoom is None else zoom
+        return Material(index, angle, used_zoom, colour_lut(rng, middle_colour, used_contrast))
 
     def paint(self, material: Material, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         """Return a random crop of `material`, (height, width, 3) float32 RGB in [0, 1]."""
-        if material.plain:
+        if material.is_plain:
             return cv2.merge([np.full((height, width), value, np.float32) for value in material.colour.tolist()])
         return material.coloured(self.crop(material, rng, height, width))
 
@@ -187,23 +187,23 @@ class TexturePool:
     def _crop(
         self, index: int, angle: float, zoom: float, rng: np.random.Generator, height: int, width: int
     ) -> np.ndarray:
-        half = zoom < 0.75
-        source = self._levels[index][int(half)]
-        step = 1.0 / (2.0 * zoom if half else zoom)
+        use_half_size = zoom < 0.75
+        source = self._levels[index][int(use_half_size)]
+        texture_step = 1.0 / (2.0 * zoom if use_half_size else zoom)
         turns = angle / _QUARTER
         if turns == round(turns):
-            sideways = round(turns) % 2 == 1
-            w, h = (height, width) if sideways else (width, height)
-            across, down = int(w * step) + 1, int(h * step) + 1
-            if across <= source.shape[1] and down <= source.shape[0]:
-                left = int(rng.integers(source.shape[1] - across + 1))
-                top = int(rng.integers(source.shape[0] - down + 1))
+            is_sideways = round(turns) % 2 == 1
+            w, h = (height, width) if is_sideways else (width, height)
+            crop_width, crop_height = int(w * texture_step) + 1, int(h * texture_step) + 1
+            if crop_width <= source.shape[1] and crop_height <= source.shape[0]:
+                left = int(rng.integers(source.shape[1] - crop_width + 1))
+                top = int(rng.integers(source.shape[0] - crop_height + 1))
                 grey = cv2.resize(
-                    source[top : top + down, left : left + across], (w, h), interpolation=cv2.INTER_LINEAR
+                    source[top : top + crop_height, left : left + crop_width], (w, h), interpolation=cv2.INTER_LINEAR
                 )
-                grey = cv2.transpose(grey) if sideways else grey
+                grey = cv2.transpose(grey) if is_sideways else grey
                 return np.asarray(cv2.flip(grey, -1) if round(turns) % 4 > 1 else grey)
-        cos, sin = np.cos(angle) * step, np.sin(angle) * step
+        cos, sin = np.cos(angle) * texture_step, np.sin(angle) * texture_step
         x, y = rng.uniform(0, source.shape[1]), rng.uniform(0, source.shape[0])
         matrix = np.array([[cos, -sin, x], [sin, cos, y]], dtype=np.float64)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

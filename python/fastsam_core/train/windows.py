@@ -8,7 +8,7 @@ from torch import nn
 from ..models.tiny_vit import Attention, TinyViT
 
 
-def fit_windows(encoder: nn.Module, size: int) -> None:
+def shrink_windows(encoder: nn.Module, size: int) -> None:
     """Shrink the attention windows of a `TinyViT` to at most the grid at `size` pixels. Other encoders are unchanged.
 
     A window larger than the grid is filled with padding tokens, which take part in its softmax. At the model's input
@@ -25,8 +25,8 @@ def fit_windows(encoder: nn.Module, size: int) -> None:
 
 
 def _set_window(attention: Attention, window: int) -> None:
-    place = torch.arange(window, device=attention.bias_index.device)
-    y, x = (axis.flatten() for axis in torch.meshgrid(place, place, indexing="ij"))
-    full = round(attention.attention_biases.shape[1] ** 0.5)
+    position = torch.arange(window, device=attention.bias_index.device)
+    y, x = (axis.flatten() for axis in torch.meshgrid(position, position, indexing="ij"))
+    full_window = round(attention.attention_biases.shape[1] ** 0.5)
     attention.window_size = window
-    attention.bias_index = (y[:, None] - y).abs() * full + (x[:, None] - x).abs()
+    attention.bias_index = (y[:, None] - y).abs() * full_window + (x[:, None] - x).abs()

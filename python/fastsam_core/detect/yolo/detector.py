@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ...config import DetectConfig
 from ...stopwatch import Stopwatch
 from ..protocol import Detections
-from .loaded import load
-from .runner import Objects, find
+from .load import load_network
+from .runner import ImageObjects, detect_objects
 
 
 class YoloDetector:
@@ -35,11 +35,11 @@ class YoloDetector:
     ) -> None:
         options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes}
         self.config = DetectConfig().updated(options)  # refuses bad values before a model is loaded
-        self.loaded = load(model, device)
+        self.loaded = load_network(model, device)
         self.names = self.loaded.names
 
     @property
-    def size(self) -> tuple[int, int]:
+    def input_hw(self) -> tuple[int, int]:
         """(height, width) that the input is scaled to fit into."""
         imgsz = self.loaded.imgsz
         return self.config.imgsz or DetectConfig(imgsz=imgsz).imgsz
@@ -48,7 +48,7 @@ class YoloDetector:
     def fingerprint(self) -> str:
         """Text that changes whenever the boxes may: hash of the checkpoint, and settings."""
         config = self.config
-        settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self.size} max_det={config.max_det}"
+        settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self.input_hw} max_det={config.max_det}"
         return f"yolov8 sha256={self.loaded.sha256} {settings} classes={config.classes}"
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
@@ -57,9 +57,11 @@ class YoloDetector:
 
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Return the boxes of each image, in order. Images with equal input shapes form one batch of the network."""
-        found = find(self.loaded.network, images, self.config, self.size, Stopwatch(), with_masks=False)
-        return [self._detections(objects) for objects in found]
+        image_objects = detect_objects(
+            self.loaded.network, images, self.config, self.input_hw, Stopwatch(), with_masks=False
+        )
+        return [self._to_detections(objects) for objects in image_objects]
 
-    def _detections(self, objects: Objects) -> Detections:
+    def _to_detections(self, objects: ImageObjects) -> Detections:
         rows = objects.rows.cpu().numpy()
         return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), dict(self.names))

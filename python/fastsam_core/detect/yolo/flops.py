@@ -26,9 +26,9 @@ def gflops(network: Network, side: int) -> float:
 
     side = -(-side // 32) * 32
     with torch.device("meta"), torch.no_grad():
-        twin = Network(network.sizes)
-        for module in twin.modules():
+        meta_network = Network(network.architecture)
+        for module in meta_network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.register_forward_hook(count)
-        twin(torch.empty(1, 3, side, side))
+        meta_network(torch.empty(1, 3, side, side))
     return total / 1e9

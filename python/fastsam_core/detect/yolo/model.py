@@ -12,7 +12,7 @@ from ...model_facade import CREATION_LOCK, ModelFacade, Summary
 from ...prediction_loop import Callback
 from ...results import Results
 from .flops import gflops
-from .loaded import load
+from .load import load_network
 from .network import Network
 from .predictor import YoloPredictor
 
@@ -29,8 +29,8 @@ class YOLO(ModelFacade):
     """
 
     # Defaults of calls that differ from a predictor's: nothing is written unless asked for.
-    _defaults: dict[str, Any] = {"dtype": None, "mode": "predict", "save": False}  # noqa: RUF012 - never changed
-    _predictor: type[YoloPredictor] = YoloPredictor
+    _default_options: dict[str, Any] = {"dtype": None, "mode": "predict", "save": False}  # noqa: RUF012 - never changed
+    _predictor_class: type[YoloPredictor] = YoloPredictor
 
     def __init__(
         self, model: str | os.PathLike[str] = "yolov8n.pt", task: str | None = None, verbose: bool = False
@@ -38,7 +38,7 @@ class YOLO(ModelFacade):
         if not isinstance(model, str | os.PathLike):
             raise TypeError(f"model must be a checkpoint's name or path, not {type(model).__name__}")
         self.model_name = self.ckpt_path = os.fspath(model)
-        self.loaded = load(model)
+        self.loaded = load_network(model)
         self.model: Network = self.loaded.network
         self.overrides: dict[str, Any] = {} if task is None else {"task": task}
         self.callbacks: dict[str, list[Callback]] = {}
@@ -56,7 +56,7 @@ class YOLO(ModelFacade):
     @property
     def task(self) -> str:
         """Task of the network: "detect" or "segment"."""
-        return self.model.sizes.task
+        return self.model.architecture.task
 
     def __call__(self, source: Any = None, stream: bool = False, **kwargs: Any) -> list[Results] | Iterator[Results]:
         """Return the results of every image of `source`, in order. `predict` is the same method.
@@ -73,17 +73,17 @@ class YOLO(ModelFacade):
         FileNotFoundError, ValueError or ConnectionError if the only image can't be read; of several, such images are
         logged and left out.
         """
-        return self._ready()(source, stream=stream, **kwargs)
+        return self._prepare_predictor()(source, stream=stream, **kwargs)
 
     predict = __call__
 
-    def _ready(self) -> YoloPredictor:
+    def _prepare_predictor(self) -> YoloPredictor:
         with CREATION_LOCK:
             if self.predictor is None:
-                options = {**self._defaults, "model": self.loaded}
-                self.predictor = self._predictor(overrides=options, _callbacks=self.callbacks)
+                options = {**self._default_options, "model": self.loaded}
+                self.predictor = self._predictor_class(overrides=options, _callbacks=self.callbacks)
             predictor = self.predictor
-        predictor.args = predictor.args.updated(self._defaults).updated(self.overrides)
+        predictor.args = predictor.args.updated(self._default_options).updated(self.overrides)
         return predictor
 
     def info(self, detailed: bool = False, verbose: bool = True, imgsz: int = 640) -> Summary | None:

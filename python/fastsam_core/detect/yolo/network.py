@@ -18,26 +18,26 @@ from torch.nn import functional as F
 
 STRIDES = (8, 16, 32)
 # Indices of layers in the sequence; those in between have no weights (upsampling, concatenation).
-_CONVS = (0, 1, 3, 5, 7, 16, 19)
-_STAGES = (2, 4, 6, 8, 12, 15, 18, 21)
-_RESIDUAL = (2, 4, 6, 8)  # stages of the backbone add their input to their output; those of the pyramid don't
-_POOL = 9
-HEAD = 22
+_CONV_LAYERS = (0, 1, 3, 5, 7, 16, 19)
+_STAGE_LAYERS = (2, 4, 6, 8, 12, 15, 18, 21)
+_RESIDUAL_LAYERS = (2, 4, 6, 8)  # stages of the backbone add their input to their output; those of the pyramid don't
+_POOL_LAYER = 9
+HEAD_LAYER = 22
 
 
-class Raw(NamedTuple):
-    """Output of the network for B images, with the A places (cells) of all three levels concatenated.
+class RawOutput(NamedTuple):
+    """Output of the network for B images, with the A cells of all three levels concatenated.
 
-    bins: (B, 4 * bins, A) logits over distances to the left, top, right and bottom. classes: (B, C, A) logits.
-    coefficients: (B, K, A) and prototypes: (B, K, H / 4, W / 4) of a segmentation network, otherwise None. centres:
-    (A, 2) x, y and strides: (A,) of the places, in pixels of the input.
+    bin_logits: (B, 4 * bins, A) logits over distances to the left, top, right and bottom. class_logits: (B, C, A).
+    coefficients: (B, K, A) and prototypes: (B, K, H / 4, W / 4) of a segmentation network, otherwise None.
+    anchor_points: (A, 2), the cells' centres x, y and strides: (A,), in pixels of the input.
     """
 
-    bins: Tensor
-    classes: Tensor
+    bin_logits: Tensor
+    class_logits: Tensor
     coefficients: Tensor | None
     prototypes: Tensor | None
-    centres: Tensor
+    anchor_points: Tensor
     strides: Tensor
 
 
@@ -45,70 +45,71 @@ class Raw(NamedTuple):
 class Architecture:
     """Sizes that distinguish one network of the family from another.
 
-    widths: output channels of a layer, by its index. hidden: channels inside a stage or the pooling layer. depths:
-    bottlenecks of a stage. bins: number per distance. classes: number of object classes. box, score, mask: channels
-    inside the head's branches. coefficients: of segmentation, 0 without it. prototypes: channels inside the prototype
-    branch, 0 without segmentation.
+    out_channels: output channels of a layer, by its index. hidden_channels: channels inside a stage or the pooling
+    layer. depths: bottlenecks of a stage. num_bins: bins per distance. num_classes: number of object classes.
+    box_channels, score_channels, mask_channels: channels inside the head's branches. num_coefficients: mask
+    coefficients, 0 without segmentation. prototype_channels: channels inside the prototype branch, 0 without
+    segmentation.
     """
 
-    widths: dict[int, int]
-    hidden: dict[int, int]
+    out_channels: dict[int, int]
+    hidden_channels: dict[int, int]
     depths: dict[int, int]
-    bins: int
-    classes: int
-    box: int
-    score: int
-    mask: int = 0
-    coefficients: int = 0
-    prototypes: int = 0
+    num_bins: int
+    num_classes: int
+    box_channels: int
+    score_channels: int
+    mask_channels: int = 0
+    num_coefficients: int = 0
+    prototype_channels: int = 0
 
     @property
     def task(self) -> str:
         """Task of the network: "segment" or "detect"."""
-        return "segment" if self.coefficients else "detect"
+        return "segment" if self.num_coefficients else "detect"
 
     @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         """Derive the sizes from the shapes of a state dict. ValueError, naming a missing tensor, if it is another's."""
 
-        def outputs(name: str) -> int:
+        def out_channels_of(name: str) -> int:
             shape = shapes.get(f"model.{name}.weight")
             if shape is None or len(shape) != 4:
                 raise ValueError(f"the convolution model.{name}.weight is missing")
             return shape[0]
 
-        def depth(place: int) -> int:
-            links = re.compile(rf"model\.{place}\.m\.\d+\.cv1\.conv\.weight")
-            return sum(1 for name in shapes if links.fullmatch(name))
+        def depth(index: int) -> int:
+            pattern = re.compile(rf"model\.{index}\.m\.\d+\.cv1\.conv\.weight")
+            return sum(1 for name in shapes if pattern.fullmatch(name))
 
-        hidden = {place: outputs(f"{place}.cv1.conv") // 2 for place in _STAGES}
-        widths = {place: outputs(f"{place}.conv") for place in _CONVS}
-        widths |= {place: outputs(f"{place}.cv2.conv") for place in (*_STAGES, _POOL)}
-        found = cls(
-            widths=widths,
-            hidden=hidden | {_POOL: outputs(f"{_POOL}.cv1.conv")},
-            depths={place: depth(place) for place in _STAGES},
-            bins=outputs(f"{HEAD}.cv2.0.2") // 4,
-            classes=outputs(f"{HEAD}.cv3.0.2"),
-            box=outputs(f"{HEAD}.cv2.0.0.conv"),
-            score=outputs(f"{HEAD}.cv3.0.0.conv"),
+        hidden_channels = {index: out_channels_of(f"{index}.cv1.conv") // 2 for index in _STAGE_LAYERS}
+        out_channels = {index: out_channels_of(f"{index}.conv") for index in _CONV_LAYERS}
+        out_channels |= {index: out_channels_of(f"{index}.cv2.conv") for index in (*_STAGE_LAYERS, _POOL_LAYER)}
+        architecture = cls(
+            out_channels=out_channels,
+            hidden_channels=hidden_channels | {_POOL_LAYER: out_channels_of(f"{_POOL_LAYER}.cv1.conv")},
+            depths={index: depth(index) for index in _STAGE_LAYERS},
+            num_bins=out_channels_of(f"{HEAD_LAYER}.cv2.0.2") // 4,
+            num_classes=out_channels_of(f"{HEAD_LAYER}.cv3.0.2"),
+            box_channels=out_channels_of(f"{HEAD_LAYER}.cv2.0.0.conv"),
+            score_channels=out_channels_of(f"{HEAD_LAYER}.cv3.0.0.conv"),
         )
-        if f"model.{HEAD}.proto.cv1.conv.weight" not in shapes:
-            return found
+        if f"model.{HEAD_LAYER}.proto.cv1.conv.weight" not in shapes:
+            return architecture
         return dataclasses.replace(
-            found,
-            mask=outputs(f"{HEAD}.cv4.0.0.conv"),
-            coefficients=outputs(f"{HEAD}.cv4.0.2"),
-            prototypes=outputs(f"{HEAD}.proto.cv1.conv"),
+            architecture,
+            mask_channels=out_channels_of(f"{HEAD_LAYER}.cv4.0.0.conv"),
+            num_coefficients=out_channels_of(f"{HEAD_LAYER}.cv4.0.2"),
+            prototype_channels=out_channels_of(f"{HEAD_LAYER}.proto.cv1.conv"),
         )
 
 
 class Conv(nn.Module):
     """Convolution with "same" padding, then SiLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs, H / stride, W / stride)."""
@@ -132,11 +133,11 @@ class Bottleneck(nn.Module):
 class Stage(nn.Module):
     """A chain of bottlenecks on half of the channels; the outputs of all links are concatenated."""
 
-    def __init__(self, inputs: int, outputs: int, hidden: int, depth: int, residual: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int, depth: int, residual: bool) -> None:
         super().__init__()
-        self.cv1 = Conv(inputs, 2 * hidden)
-        self.cv2 = Conv((2 + depth) * hidden, outputs)
-        self.m = nn.ModuleList(Bottleneck(hidden, residual) for _ in range(depth))
+        self.cv1 = Conv(in_channels, 2 * hidden_channels)
+        self.cv2 = Conv((2 + depth) * hidden_channels, out_channels)
+        self.m = nn.ModuleList(Bottleneck(hidden_channels, residual) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs, H, W)."""
@@ -149,9 +150,9 @@ class Stage(nn.Module):
 class PyramidPooling(nn.Module):
     """Maxima over increasingly large windows, by max-pooling three times over 5 x 5."""
 
-    def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
         super().__init__()
-        self.cv1, self.cv2 = Conv(inputs, hidden), Conv(4 * hidden, outputs)
+        self.cv1, self.cv2 = Conv(in_channels, hidden_channels), Conv(4 * hidden_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs, H, W)."""
@@ -164,10 +165,13 @@ class PyramidPooling(nn.Module):
 class Prototypes(nn.Module):
     """Prototype masks at a quarter of the input's size; each object's mask is a weighted sum of them."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.cv1, self.upsample = Conv(inputs, hidden, 3), nn.ConvTranspose2d(hidden, hidden, 2, 2)
-        self.cv2, self.cv3 = Conv(hidden, hidden, 3), Conv(hidden, outputs)
+        self.cv1, self.upsample = (
+            Conv(in_channels, hidden_channels, 3),
+            nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, 2),
+        )
+        self.cv2, self.cv3 = Conv(hidden_channels, hidden_channels, 3), Conv(hidden_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs, 2 H, 2 W)."""
@@ -177,35 +181,39 @@ class Prototypes(nn.Module):
 class Head(nn.Module):
     """Branches for distances, classes and, in segmentation, mask coefficients, at each of three levels."""
 
-    def __init__(self, inputs: tuple[int, ...], sizes: Architecture) -> None:
+    def __init__(self, in_channels: tuple[int, ...], architecture: Architecture) -> None:
         super().__init__()
 
-        def branches(hidden: int, outputs: int) -> nn.ModuleList:
+        def branches(hidden_channels: int, out_channels: int) -> nn.ModuleList:
             return nn.ModuleList(
-                nn.Sequential(Conv(width, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, outputs, 1))
-                for width in inputs
+                nn.Sequential(
+                    Conv(channels, hidden_channels, 3),
+                    Conv(hidden_channels, hidden_channels, 3),
+                    nn.Conv2d(hidden_channels, out_channels, 1),
+                )
+                for channels in in_channels
             )
 
-        self.cv2 = branches(sizes.box, 4 * sizes.bins)
-        self.cv3 = branches(sizes.score, sizes.classes)
-        self.segments = sizes.coefficients > 0
-        if self.segments:
-            self.cv4 = branches(sizes.mask, sizes.coefficients)
-            self.proto = Prototypes(inputs[0], sizes.prototypes, sizes.coefficients)
+        self.cv2 = branches(architecture.box_channels, 4 * architecture.num_bins)
+        self.cv3 = branches(architecture.score_channels, architecture.num_classes)
+        self.has_masks = architecture.num_coefficients > 0
+        if self.has_masks:
+            self.cv4 = branches(architecture.mask_channels, architecture.num_coefficients)
+            self.proto = Prototypes(in_channels[0], architecture.prototype_channels, architecture.num_coefficients)
 
-    def forward(self, levels: list[Tensor]) -> Raw:
+    def forward(self, levels: list[Tensor]) -> RawOutput:
         """levels: three feature maps (B, C, H / stride, W / stride), finest first."""
 
-        def joined(branches: nn.ModuleList) -> Tensor:
+        def concatenate(branches: nn.ModuleList) -> Tensor:
             return torch.cat([branch(x).flatten(2) for branch, x in zip(branches, levels, strict=True)], 2)
 
-        centres, strides = _places([(x.shape[2], x.shape[3]) for x in levels], levels[0].device)
-        return Raw(
-            joined(self.cv2),
-            joined(self.cv3),
-            joined(self.cv4) if self.segments else None,
-            self.proto(levels[0]) if self.segments else None,
-            centres,
+        anchor_points, strides = _make_anchor_points([(x.shape[2], x.shape[3]) for x in levels], levels[0].device)
+        return RawOutput(
+            concatenate(self.cv2),
+            concatenate(self.cv3),
+            concatenate(self.cv4) if self.has_masks else None,
+            self.proto(levels[0]) if self.has_masks else None,
+            anchor_points,
             strides,
         )
 
@@ -213,59 +221,71 @@ class Head(nn.Module):
 class Network(nn.Module):
     """The whole network, in evaluation mode, without gradients."""
 
-    def __init__(self, sizes: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.names: dict[int, str] = {}  # of all classes; set by `loaded.load`
-        width, hidden, depth = sizes.widths, sizes.hidden, sizes.depths
+        self.architecture = architecture
+        self.names: dict[int, str] = {}  # of all classes; set by `load.load_network`
+        out_channels, hidden_channels, depths = (
+            architecture.out_channels,
+            architecture.hidden_channels,
+            architecture.depths,
+        )
         # Input channels of layers that don't read just the layer before: the pyramid joins levels of the backbone.
-        inputs = {
-            12: width[9] + width[6],
-            15: width[12] + width[4],
-            16: width[15],
-            18: width[16] + width[12],
-            19: width[18],
-            21: width[19] + width[9],
+        concatenated_channels = {
+            12: out_channels[9] + out_channels[6],
+            15: out_channels[12] + out_channels[4],
+            16: out_channels[15],
+            18: out_channels[16] + out_channels[12],
+            19: out_channels[18],
+            21: out_channels[19] + out_channels[9],
         }
         layers: list[nn.Module] = []
-        for place in range(HEAD):
-            read = 3 if place == 0 else inputs.get(place) or width.get(place - 1, 0)
-            if place in _CONVS:
-                layers.append(Conv(read, width[place], 3, 2))
-            elif place in _STAGES:
-                layers.append(Stage(read, width[place], hidden[place], depth[place], place in _RESIDUAL))
-            elif place == _POOL:
-                layers.append(PyramidPooling(read, width[place], hidden[place]))
+        for index in range(HEAD_LAYER):
+            in_channels = 3 if index == 0 else concatenated_channels.get(index) or out_channels.get(index - 1, 0)
+            if index in _CONV_LAYERS:
+                layers.append(Conv(in_channels, out_channels[index], 3, 2))
+            elif index in _STAGE_LAYERS:
+                layers.append(
+                    Stage(
+                        in_channels,
+                        out_channels[index],
+                        hidden_channels[index],
+                        depths[index],
+                        index in _RESIDUAL_LAYERS,
+                    )
+                )
+            elif index == _POOL_LAYER:
+                layers.append(PyramidPooling(in_channels, out_channels[index], hidden_channels[index]))
             else:
                 layers.append(nn.Identity())
-        layers.append(Head((width[15], width[18], width[21]), sizes))
+        layers.append(Head((out_channels[15], out_channels[18], out_channels[21]), architecture))
         self.model = nn.ModuleList(layers)
         self.requires_grad_(False).eval()
 
-    def forward(self, x: Tensor) -> Raw:
+    def forward(self, x: Tensor) -> RawOutput:
         """x: (B, 3, H, W) RGB in 0 to 1, H and W multiples of 32."""
-        given: dict[int, Tensor] = {}
-        for place in range(10):
-            x = self.model[place](x)
-            given[place] = x
-        given[12] = self.model[12](torch.cat([_doubled(given[9]), given[6]], 1))
-        given[15] = self.model[15](torch.cat([_doubled(given[12]), given[4]], 1))
-        given[18] = self.model[18](torch.cat([self.model[16](given[15]), given[12]], 1))
-        given[21] = self.model[21](torch.cat([self.model[19](given[18]), given[9]], 1))
-        raw: Raw = self.model[HEAD]([given[15], given[18], given[21]])
+        outputs: dict[int, Tensor] = {}
+        for index in range(10):
+            x = self.model[index](x)
+            outputs[index] = x
+        outputs[12] = self.model[12](torch.cat([_upsample(outputs[9]), outputs[6]], 1))
+        outputs[15] = self.model[15](torch.cat([_upsample(outputs[12]), outputs[4]], 1))
+        outputs[18] = self.model[18](torch.cat([self.model[16](outputs[15]), outputs[12]], 1))
+        outputs[21] = self.model[21](torch.cat([self.model[19](outputs[18]), outputs[9]], 1))
+        raw: RawOutput = self.model[HEAD_LAYER]([outputs[15], outputs[18], outputs[21]])
         return raw
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def _places(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def _make_anchor_points(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return centres (A, 2) x, y and strides (A,) of all cells, level by level, in row-major order, float32."""
-    centres, strides = [], []
+    points, strides = [], []
     for (height, width), stride in zip(shapes, STRIDES, strict=True):
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
-        centres.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], 1))
+        points.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], 1))
         strides.append(torch.full((height * width,), float(stride), dtype=torch.float32, device=device))
-    return torch.cat(centres), torch.cat(strides)
+    return torch.cat(points), torch.cat(strides)

@@ -17,11 +17,11 @@ from ...results import Results
 from ...saving import ResultWriter
 from ...sources import Item
 from ...stopwatch import Stopwatch
-from .loaded import Loaded, load
-from .runner import Objects, find
+from .load import LoadedNetwork, load_network
+from .runner import ImageObjects, detect_objects
 
 
-def _same(result: Results) -> Results:
+def _identity(result: Results) -> Results:
     return result
 
 
@@ -29,8 +29,8 @@ class YoloPredictor(PredictionLoop):
     """A predictor that finds objects in images with a network of the YOLOv8 family.
 
     cfg, overrides: options by name (see `config.DetectConfig`), of which `overrides` takes precedence; neither is
-    modified. The option `model` is an official name, a checkpoint's path, or the result of `load`; it is loaded on
-    first use. _callbacks: functions by event, each called with this predictor.
+    modified. The option `model` is an official name, a checkpoint's path, or the result of `load_network`; it is loaded
+    on first use. _callbacks: functions by event, each called with this predictor.
 
     Calls from several threads take turns.
     """
@@ -45,8 +45,8 @@ class YoloPredictor(PredictionLoop):
     ) -> None:
         base = cfg if isinstance(cfg, DetectConfig) else DetectConfig().updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
-        self.loaded: Loaded | None = None
-        self._last_input: tuple[int, int] | None = None
+        self.loaded: LoadedNetwork | None = None
+        self._last_input_hw: tuple[int, int] | None = None
 
     def __call__(
         self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
@@ -62,9 +62,14 @@ class YoloPredictor(PredictionLoop):
         return self._results(source, model, stream, self.args.updated(kwargs))
 
     def _results(
-        self, source: Any, model: Any, stream: bool, config: DetectConfig, finish: Callable[[Results], Results] = _same
+        self,
+        source: Any,
+        model: Any,
+        stream: bool,
+        config: DetectConfig,
+        postprocess: Callable[[Results], Results] = _identity,
     ) -> list[Results] | Iterator[Results]:
-        """Predict as `__call__` does; `finish` converts each image's result to the one that is returned."""
+        """Predict as `__call__` does; `postprocess` converts each image's result to the one that is returned."""
         if source is None:
             from ... import ASSETS
 
@@ -72,52 +77,52 @@ class YoloPredictor(PredictionLoop):
             source = ASSETS
         with self._lock:
             loaded = self.setup_model(model, config)
-            task = loaded.network.sizes.task
+            task = loaded.network.architecture.task
             if config.task not in (None, task):
                 warn_once(f"task={config.task!r} has no effect: {loaded.path.name} is a {task} model")
             config = config.updated({"task": task})
-            items = self.setup_source(source, config)
-        if not stream and items.kind in ("video", "stream", "iterator"):
+            source_items = self.setup_source(source, config)
+        if not stream and source_items.kind in ("video", "stream", "iterator"):
             warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
 
-        def run(group: list[Item], writer: ResultWriter | None) -> list[Results]:
+        def run_batch(batch: list[Item], writer: ResultWriter | None) -> list[Results]:
             with self._lock:
-                self._begin_batch(group)
-                found = [finish(result) for result in self._predict(group, loaded, config)]
-                return self._end_batch(group, found, config, writer)
+                self._begin_batch(batch)
+                results_of_batch = [postprocess(result) for result in self._predict(batch, loaded, config)]
+                return self._end_batch(batch, results_of_batch, config, writer)
 
-        results = self._run_loop(items, config, run)
+        results = self._run_loop(source_items, config, run_batch)
         return results if stream else list(results)
 
-    def setup_model(self, model: Any = None, config: Config | None = None) -> Loaded:
+    def setup_model(self, model: Any = None, config: Config | None = None) -> LoadedNetwork:
         """Load `model`, or by default that of the options, and move it to the options' device."""
         config = config or self.args
         with self._lock:
             if model is not None or self.loaded is None:
-                chosen = self.args.model if model is None else model
-                if chosen is None:
+                requested = self.args.model if model is None else model
+                if requested is None:
                     raise ValueError('no model: name one, as in overrides=dict(model="yolov8n.pt")')
-                if not isinstance(chosen, Loaded | str | os.PathLike):
-                    raise TypeError(f"model must be a checkpoint's name or path, not {type(chosen).__name__}")
-                self.loaded = chosen if isinstance(chosen, Loaded) else load(chosen)
+                if not isinstance(requested, LoadedNetwork | str | os.PathLike):
+                    raise TypeError(f"model must be a checkpoint's name or path, not {type(requested).__name__}")
+                self.loaded = requested if isinstance(requested, LoadedNetwork) else load_network(requested)
             network = self.loaded.network
             network.to(select_device(config.device, current=next(network.parameters()).device))
             return self.loaded
 
-    def _predict(self, group: Sequence[Item], loaded: Loaded, config: DetectConfig) -> list[Results]:
+    def _predict(self, batch: Sequence[Item], loaded: LoadedNetwork, config: DetectConfig) -> list[Results]:
         watch = Stopwatch()
-        images = [item.image for item in group if item.image is not None]
+        images = [item.image for item in batch if item.image is not None]
         size = config.imgsz or DetectConfig(imgsz=loaded.imgsz).imgsz
-        found = find(loaded.network, images, config, size, watch)
-        self._last_input = found[-1].input_hw
-        speed = {phase: spent / len(group) for phase, spent in watch.speed.items()}
+        image_objects = detect_objects(loaded.network, images, config, size, watch)
+        self._last_input_hw = image_objects[-1].input_hw
+        speed = {phase: milliseconds / len(batch) for phase, milliseconds in watch.speed.items()}
         return [
-            self._result(image, item.path, objects, loaded.network.names, speed)
-            for image, item, objects in zip(images, group, found, strict=True)
+            self._to_result(image, item.path, objects, loaded.network.names, speed)
+            for image, item, objects in zip(images, batch, image_objects, strict=True)
         ]
 
-    def _result(
-        self, image: Any, path: str, objects: Objects, names: dict[int, str], speed: Mapping[str, float]
+    def _to_result(
+        self, image: Any, path: str, objects: ImageObjects, names: dict[int, str], speed: Mapping[str, float]
     ) -> Results:
         masks = None
         if objects.rles:
@@ -126,4 +131,4 @@ class YoloPredictor(PredictionLoop):
         return Results(image, path, names, objects.rows, masks, speed=speed)
 
     def _input_shape(self, config: Config) -> str:
-        return "" if self._last_input is None else f"(1, 3, {self._last_input[0]}, {self._last_input[1]})"
+        return "" if self._last_input_hw is None else f"(1, 3, {self._last_input_hw[0]}, {self._last_input_hw[1]})"

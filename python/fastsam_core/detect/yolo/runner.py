@@ -13,15 +13,15 @@ from torch import Tensor
 from ...config import DetectConfig
 from ...models.precision import usable_dtype
 from ...stopwatch import Stopwatch
-from .decode import Found, decode
+from .decode import DecodedObjects, decode
 from .letterbox import Letterbox
-from .masks import masks
-from .network import Network, Raw
+from .masks import mask_rles
+from .network import Network, RawOutput
 
 Image = NDArray[np.uint8]
 
 
-class Objects(NamedTuple):
+class ImageObjects(NamedTuple):
     """N objects of one image, best first.
 
     rows: (N, 6) float32 x1, y1, x2, y2, score, class id, in pixels of the image, on the network's device. rles: COCO
@@ -34,29 +34,29 @@ class Objects(NamedTuple):
 
 
 @torch.no_grad()
-def find(
+def detect_objects(
     network: Network,
     images: Sequence[Image],
     config: DetectConfig,
     size: tuple[int, int],
     watch: Stopwatch,
     with_masks: bool = True,
-) -> list[Objects]:
+) -> list[ImageObjects]:
     """Return the objects of each image, BGR uint8 (H, W, 3), in order.
 
     size: (height, width) that inputs are scaled to fit into. Only images with equal input shapes form a batch, so that
     none needs extra padding. Objects whose mask is empty are left out.
     """
-    places = [Letterbox.of((image.shape[0], image.shape[1]), size) for image in images]
-    together: dict[tuple[int, int], list[int]] = {}
-    for index, place in enumerate(places):
-        together.setdefault(place.shape, []).append(index)
-    results: dict[int, Objects] = {}
-    for members in together.values():
-        raw = _forward(network, [(images[index], places[index]) for index in members], config, watch)
-        for row, index in enumerate(members):
-            with watch.phase("postprocess", raw.classes.device):
-                found = decode(
+    letterboxes = [Letterbox.fit((image.shape[0], image.shape[1]), size) for image in images]
+    indices_by_shape: dict[tuple[int, int], list[int]] = {}
+    for index, letterbox in enumerate(letterboxes):
+        indices_by_shape.setdefault(letterbox.input_hw, []).append(index)
+    results: dict[int, ImageObjects] = {}
+    for indices in indices_by_shape.values():
+        raw = _forward(network, [(images[index], letterboxes[index]) for index in indices], config, watch)
+        for row, index in enumerate(indices):
+            with watch.phase("postprocess", raw.class_logits.device):
+                decoded = decode(
                     raw,
                     row,
                     conf=config.conf,
@@ -66,27 +66,31 @@ def find(
                     agnostic=config.agnostic_nms,
                 )
                 prototypes = raw.prototypes[row] if raw.prototypes is not None and with_masks else None
-                results[index] = _in_image(found, prototypes, places[index])
+                results[index] = _to_image_objects(decoded, prototypes, letterboxes[index])
     return [results[index] for index in range(len(images))]
 
 
-def _forward(network: Network, members: list[tuple[Image, Letterbox]], config: DetectConfig, watch: Stopwatch) -> Raw:
+def _forward(
+    network: Network, members: list[tuple[Image, Letterbox]], config: DetectConfig, watch: Stopwatch
+) -> RawOutput:
     weight = next(network.parameters())
     dtype = usable_dtype(config.dtype, weight.device)
-    narrow = dtype in (torch.float16, torch.bfloat16)
+    is_half = dtype in (torch.float16, torch.bfloat16)
     with watch.phase("preprocess", weight.device):
-        pixels = torch.from_numpy(np.stack([place.pixels(image) for image, place in members]))
+        pixels = torch.from_numpy(np.stack([letterbox.to_input(image) for image, letterbox in members]))
         inputs = (pixels.to(weight.device).float() / 255).contiguous(memory_format=torch.channels_last)
-    with watch.phase("inference", weight.device), torch.autocast("cuda", dtype, enabled=narrow):
-        raw: Raw = network(inputs)
+    with watch.phase("inference", weight.device), torch.autocast("cuda", dtype, enabled=is_half):
+        raw: RawOutput = network(inputs)
         return raw
 
 
-def _in_image(found: Found, prototypes: Tensor | None, place: Letterbox) -> Objects:
-    boxes = place.boxes(found.boxes)
-    rows = torch.cat([boxes, found.scores[:, None], found.class_ids[:, None].float()], 1)
-    if prototypes is None or found.coefficients is None:
-        return Objects(rows, None, place.shape)
-    rles, areas = masks(found.coefficients, prototypes, boxes, place)
-    kept = areas.nonzero()[:, 0]
-    return Objects(rows[kept.to(rows.device)], [rles[index] for index in kept.tolist()], place.shape)
+def _to_image_objects(decoded: DecodedObjects, prototypes: Tensor | None, letterbox: Letterbox) -> ImageObjects:
+    boxes = letterbox.to_image_boxes(decoded.boxes)
+    rows = torch.cat([boxes, decoded.scores[:, None], decoded.class_ids[:, None].float()], 1)
+    if prototypes is None or decoded.coefficients is None:
+        return ImageObjects(rows, None, letterbox.input_hw)
+    rles, areas = mask_rles(decoded.coefficients, prototypes, boxes, letterbox)
+    nonempty = areas.nonzero()[:, 0]
+    return ImageObjects(
+        rows[nonempty.to(rows.device)], [rles[index] for index in nonempty.tolist()], letterbox.input_hw
+    )

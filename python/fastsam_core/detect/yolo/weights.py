@@ -13,48 +13,50 @@ from torch import Tensor
 from ...models.weights_file import file_kind
 from .coco_names import COCO_NAMES
 from .network import Architecture, Network
-from .record import Facts, flat_tensors, is_first, read_record
+from .pickled_checkpoint import WeightsMetadata, is_first_weight, read_pickled_checkpoint, to_published_names
 
-_METADATA = "fastsam_core"
-_COUNTER = ".num_batches_tracked"
+_METADATA_KEY = "fastsam_core"
+_BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
 # The distances that the bins stand for. Checkpoints store them, although they are always 0, 1, 2 ...
-_DISTANCES = "model.22.dfl.conv.weight"
+_DFL_WEIGHT = "model.22.dfl.conv.weight"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint: unfolded tensors by their published names ("model.0.conv.weight" ...), and facts about it."""
+    """A checkpoint: unfolded tensors by their published names ("model.0.conv.weight" ...), and its metadata."""
 
     tensors: dict[str, Tensor]
-    facts: Facts
+    metadata: WeightsMetadata
 
-    def network(self) -> Network:
+    def build_network(self) -> Network:
         """Build the network, in float32 on the CPU. ValueError, naming what differs, if the tensors don't fit."""
-        folded = fold(self.tensors, self.facts.epsilon)
+        folded = fold_batch_norms(self.tensors, self.metadata.epsilon)
         try:
-            sizes = Architecture.of({name: tuple(value.shape) for name, value in folded.items()})
+            architecture = Architecture.from_shapes({name: tuple(value.shape) for name, value in folded.items()})
         except ValueError as error:
-            first = ", ".join(list(self.tensors)[:3])
-            raise ValueError(f"these are not the tensors of a YOLOv8 network ({first}...): {error}") from None
-        distances = self.tensors.get(_DISTANCES)
-        if distances is not None and distances.flatten().tolist() != list(range(sizes.bins)):
-            raise ValueError(f"{_DISTANCES} is not 0, 1, 2 ... as in YOLOv8")
+            first_names = ", ".join(list(self.tensors)[:3])
+            raise ValueError(f"these are not the tensors of a YOLOv8 network ({first_names}...): {error}") from None
+        dfl_weight = self.tensors.get(_DFL_WEIGHT)
+        if dfl_weight is not None and dfl_weight.flatten().tolist() != list(range(architecture.num_bins)):
+            raise ValueError(f"{_DFL_WEIGHT} is not 0, 1, 2 ... as in YOLOv8")
         with torch.device("meta"):
-            network = Network(sizes)
-        problem = _differences(network.state_dict(), folded)
-        if problem:
-            raise ValueError(f"these are not the tensors of a YOLOv8 network: {problem}")
-        self.facts.check(network)
+            network = Network(architecture)
+        differences = _describe_differences(network.state_dict(), folded)
+        if differences:
+            raise ValueError(f"these are not the tensors of a YOLOv8 network: {differences}")
+        self.metadata.check_convolutions(network)
         network.load_state_dict(folded, assign=True)
         return network
 
-    def names(self, classes: int) -> dict[int, str]:
+    def class_names(self, num_classes: int) -> dict[int, str]:
         """Return the checkpoint's class names; without any, those of COCO if there are 80 classes, else numbers.
 
         The only class of a network without names is called "object".
         """
-        known = self.facts.names or (COCO_NAMES if classes == len(COCO_NAMES) else {})
-        return {index: known.get(index, "object" if classes == 1 else str(index)) for index in range(classes)}
+        known_names = self.metadata.names or (COCO_NAMES if num_classes == len(COCO_NAMES) else {})
+        return {
+            index: known_names.get(index, "object" if num_classes == 1 else str(index)) for index in range(num_classes)
+        }
 
 
 def read_weights(path: Path) -> Weights:
@@ -64,81 +66,81 @@ def read_weights(path: Path) -> Weights:
     """
     try:
         if file_kind(path) == "safetensors":
-            return _safetensors(path)
+            return _read_safetensors(path)
         from ...models.pickled import open_pickled
 
         pickled = open_pickled(path)
-        places, facts = read_record(pickled.content)
-        return Weights(pickled.tensors(places), facts)
+        tensor_refs, metadata = read_pickled_checkpoint(pickled.content)
+        return Weights(pickled.tensors(tensor_refs), metadata)
     except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+        message = str(error)
+        raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from error
 
 
-def tells_yolo(names: Iterable[str]) -> bool:
+def is_yolo_state_dict(names: Iterable[str]) -> bool:
     """Return whether tensors with these names look like those of a YOLO network."""
-    return any(is_first(name) for name in names)
+    return any(is_first_weight(name) for name in names)
 
 
 def save_weights(weights: Weights, target: Path) -> None:
-    """Write a `.safetensors` file for `read_weights`, with the tensors unchanged and the facts as metadata."""
+    """Write a `.safetensors` file for `read_weights`, with the tensors unchanged and the metadata as JSON."""
     from ..._files import save_tensors
 
-    facts = {
+    metadata = {
         "format": "yolov8",
-        "names": weights.facts.names,
-        "imgsz": weights.facts.imgsz,
-        "epsilon": weights.facts.epsilon,
+        "names": weights.metadata.names,
+        "imgsz": weights.metadata.imgsz,
+        "epsilon": weights.metadata.epsilon,
     }
-    save_tensors(weights.tensors, target, {_METADATA: json.dumps(facts)})
+    save_tensors(weights.tensors, target, {_METADATA_KEY: json.dumps(metadata)})
 
 
-def fold(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
+def fold_batch_norms(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
     """Return the tensors in float32 with every batch normalisation folded into its convolution's weight and bias.
 
     ValueError for a normalisation without its convolution, or of another size.
     """
     folded: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        if name == _DISTANCES or name.endswith(_COUNTER) or ".bn." in name:
+        if name == _DFL_WEIGHT or name.endswith(_BATCH_COUNTER_SUFFIX) or ".bn." in name:
             continue
         folded[name] = value.float()
     for name in tensors:
         if not name.endswith(".bn.weight"):
             continue
         layer = name.removesuffix(".bn.weight")
-        parts = [tensors.get(f"{layer}.bn.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
+        bn_tensors = [tensors.get(f"{layer}.bn.{key}") for key in ("weight", "bias", "running_mean", "running_var")]
         weight = folded.get(f"{layer}.conv.weight")
-        if weight is None or any(part is None or part.shape != weight.shape[:1] for part in parts):
+        if weight is None or any(tensor is None or tensor.shape != weight.shape[:1] for tensor in bn_tensors):
             raise ValueError(f"the normalisation {layer}.bn doesn't fit its convolution")
-        gain, shift, mean, variance = (part.double() for part in parts if part is not None)
-        gain = gain / (variance + epsilon).sqrt()
+        gamma, beta, mean, variance = (tensor.double() for tensor in bn_tensors if tensor is not None)
+        gamma = gamma / (variance + epsilon).sqrt()
         bias = folded.get(f"{layer}.conv.bias", torch.zeros_like(mean)).double()
-        folded[f"{layer}.conv.weight"] = (weight.double() * gain[:, None, None, None]).float()
-        folded[f"{layer}.conv.bias"] = (shift + (bias - mean) * gain).float()
+        folded[f"{layer}.conv.weight"] = (weight.double() * gamma[:, None, None, None]).float()
+        folded[f"{layer}.conv.bias"] = (beta + (bias - mean) * gamma).float()
     return folded
 
 
-def _safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path) -> Weights:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = (file.metadata() or {}).get(_METADATA)
+            metadata_json = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise ValueError(f"it is a damaged safetensors file: {error}") from error
-    return Weights(flat_tensors(tensors), Facts.from_json(metadata))
+    return Weights(to_published_names(tensors), WeightsMetadata.from_json(metadata_json))
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+def _describe_differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> str:
     """Describe what is missing, unexpected or of another shape; empty if nothing is."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    other = [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+    missing = [name for name in expected if name not in actual]
+    unexpected = [name for name in actual if name not in expected]
+    reshaped = [
+        f"{name} {tuple(actual[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
+        if name in actual and actual[name].shape != value.shape
     ]
-    parts = ((missing, "missing"), (unexpected, "unexpected"), (other, "of another shape"))
-    return "; ".join(f"{len(names)} {what}: {', '.join(names[:3])}" for names, what in parts if names)
+    problems = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+    return "; ".join(f"{len(names)} {problem}: {', '.join(names[:3])}" for names, problem in problems if names)

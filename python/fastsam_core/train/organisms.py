@@ -10,96 +10,113 @@ import numpy as np
 
 from .primitives import Outline, blob, box, ellipse, foliage, polygon, smooth, stroke
 from .primitives import uniform as _u
-from .shapes import Piece, piece_of
+from .shapes import Piece, make_piece
 
 
 def animal(rng: np.random.Generator) -> list[Piece]:
     """A four-legged animal in one material, with head, ears, legs and tail; sometimes with a patch."""
-    long, deep, leg = _u(rng, 0.6, 1.0), _u(rng, 0.25, 0.5), _u(rng, 0.3, 0.9)
-    thick = _u(rng, 0.06, 0.14)
-    lines: list[Outline] = [ellipse(0, 0, long, deep, turn=_u(rng, -0.15, 0.15), power=_u(rng, 1.9, 3.0))]
-    for x in (-0.75 * long, -0.5 * long, 0.5 * long, 0.75 * long):
+    half_length, half_height, leg = _u(rng, 0.6, 1.0), _u(rng, 0.25, 0.5), _u(rng, 0.3, 0.9)
+    limb_radius = _u(rng, 0.06, 0.14)
+    lines: list[Outline] = [
+        ellipse(0, 0, half_length, half_height, rotation=_u(rng, -0.15, 0.15), power=_u(rng, 1.9, 3.0))
+    ]
+    for x in (-0.75 * half_length, -0.5 * half_length, 0.5 * half_length, 0.75 * half_length):
         knee = x + _u(rng, -0.15, 0.15)
         lines += stroke(
-            [(x, 0.1), (knee, deep * 0.6 + leg / 2), (x + _u(rng, -0.2, 0.2), deep * 0.6 + leg)], thick * 1.5, thick
+            [(x, 0.1), (knee, half_height * 0.6 + leg / 2), (x + _u(rng, -0.2, 0.2), half_height * 0.6 + leg)],
+            limb_radius * 1.5,
+            limb_radius,
         )
-    head = (long + _u(rng, 0.0, 0.35), -deep - _u(rng, -0.1, 0.7))
-    lines += stroke([(0.7 * long, -0.1), head], deep * 0.7, _u(rng, 0.1, 0.25))
+    head = (half_length + _u(rng, 0.0, 0.35), -half_height - _u(rng, -0.1, 0.7))
+    lines += stroke([(0.7 * half_length, -0.1), head], half_height * 0.7, _u(rng, 0.1, 0.25))
     size = _u(rng, 0.18, 0.34)
     lines.append(ellipse(*head, size, size * _u(rng, 0.7, 1.0)))
     lines += stroke([head, (head[0] + size * 1.3, head[1] + size * 0.4)], size * 0.6, size * 0.4)
     for shift in (-0.6, 0.1):
         lines += stroke([head, (head[0] + shift * size, head[1] - size * _u(rng, 1.1, 2.0))], size * 0.35, size * 0.1)
-    tail = [(-0.9 * long, -0.1), (-long - 0.25, _u(rng, -0.5, 0.4)), (-long - _u(rng, 0.1, 0.6), _u(rng, -0.8, 0.8))]
-    lines += stroke(tail, thick, thick * 0.6)
-    pieces = [piece_of(*lines)]
+    tail = [
+        (-0.9 * half_length, -0.1),
+        (-half_length - 0.25, _u(rng, -0.5, 0.4)),
+        (-half_length - _u(rng, 0.1, 0.6), _u(rng, -0.8, 0.8)),
+    ]
+    lines += stroke(tail, limb_radius, limb_radius * 0.6)
+    pieces = [make_piece(*lines)]
     if rng.random() < 0.4:
         patch = blob(rng) * _u(rng, 0.25, 0.5) + np.array([_u(rng, -0.5, 0.5), _u(rng, -0.2, 0.2)], np.float32)
-        pieces.append(piece_of(patch.astype(np.float32), slot=1, part=True, clip=True))
+        pieces.append(make_piece(patch.astype(np.float32), slot=1, part=True, clip=True))
     return pieces
 
 
 def person(rng: np.random.Generator) -> list[Piece]:
     """A person with legs, torso, arms, head and usually hair, mostly in different materials."""
-    hip, chest, thick = _u(rng, 0.16, 0.26), _u(rng, 0.2, 0.34), _u(rng, 0.06, 0.11)
+    hip, chest, limb_radius = _u(rng, 0.16, 0.26), _u(rng, 0.2, 0.34), _u(rng, 0.06, 0.11)
     pieces: list[Piece] = []
     legs: list[Outline] = [ellipse(0, 0.1, hip, 0.18)]
     for side in (-1.0, 1.0):
         foot = side * _u(rng, 0.05, 0.45)
-        legs += stroke([(side * hip * 0.55, 0.1), ((foot + side * hip) / 2, 0.6), (foot, 1.1)], thick * 1.5, thick)
-        legs += stroke([(foot, 1.12), (foot + _u(rng, -0.15, 0.15), 1.14)], thick * 0.9)
-    pieces.append(piece_of(*legs, slot=2, part=True))
+        legs += stroke(
+            [(side * hip * 0.55, 0.1), ((foot + side * hip) / 2, 0.6), (foot, 1.1)], limb_radius * 1.5, limb_radius
+        )
+        legs += stroke([(foot, 1.12), (foot + _u(rng, -0.15, 0.15), 1.14)], limb_radius * 0.9)
+    pieces.append(make_piece(*legs, slot=2, part=True))
     for side in (-1.0, 1.0):
         elbow = (side * (chest + _u(rng, 0.05, 0.35)), _u(rng, -0.6, 0.0))
         hand = (elbow[0] + _u(rng, -0.3, 0.3), elbow[1] + _u(rng, -0.4, 0.4))
         pieces.append(
-            piece_of(
-                *stroke([(side * chest * 0.85, -0.5), elbow, hand], thick * 1.1, thick * 0.8),
+            make_piece(
+                *stroke([(side * chest * 0.85, -0.5), elbow, hand], limb_radius * 1.1, limb_radius * 0.8),
                 slot=int(rng.choice([0, 1])),
                 part=True,
             )
         )
     torso = polygon((-chest, -0.6), (chest, -0.6), (hip * 1.05, 0.15), (-hip * 1.05, 0.15))
-    pieces.append(piece_of(smooth(torso, 2), ellipse(0, -0.45, chest, 0.18), box(-hip, -0.4, hip, 0.14), part=True))
+    pieces.append(make_piece(smooth(torso, 2), ellipse(0, -0.45, chest, 0.18), box(-hip, -0.4, hip, 0.14), part=True))
     x, size = _u(rng, -0.06, 0.06), _u(rng, 0.14, 0.2)
     head = ellipse(x, -0.88, size * 0.85, size * 1.1)
-    pieces.append(piece_of(head, *stroke([(0, -0.6), (x, -0.8)], 0.07), slot=1, part=True))
+    pieces.append(make_piece(head, *stroke([(0, -0.6), (x, -0.8)], 0.07), slot=1, part=True))
     if rng.random() < 0.8:
-        pieces.append(piece_of(ellipse(x, -0.88 - size * 0.5, size * 0.95, size * 0.75), slot=3, part=True))
+        pieces.append(make_piece(ellipse(x, -0.88 - size * 0.5, size * 0.95, size * 0.75), slot=3, part=True))
     return pieces
 
 
 def bust(rng: np.random.Generator) -> list[Piece]:
     """Head and shoulders of a person seen close."""
-    wide, long = _u(rng, 0.38, 0.5), _u(rng, 0.5, 0.62)
+    half_width, half_height = _u(rng, 0.38, 0.5), _u(rng, 0.5, 0.62)
     pieces = []
     if rng.random() < 0.7:
-        pieces.append(piece_of(ellipse(0, -0.4, wide * 1.25, long * _u(rng, 1.1, 1.7)), slot=2, part=True))
-    pieces.append(piece_of(ellipse(0, 1.15, _u(rng, 0.85, 1.15), 0.6, power=2.6), box(-0.8, 1.2, 0.8, 1.7), part=True))
+        pieces.append(
+            make_piece(ellipse(0, -0.4, half_width * 1.25, half_height * _u(rng, 1.1, 1.7)), slot=2, part=True)
+        )
     pieces.append(
-        piece_of(
-            *stroke([(0, 0.0), (0, 0.55)], wide * 0.55), ellipse(0, -0.3, wide, long, power=2.2), slot=1, part=True
+        make_piece(ellipse(0, 1.15, _u(rng, 0.85, 1.15), 0.6, power=2.6), box(-0.8, 1.2, 0.8, 1.7), part=True)
+    )
+    pieces.append(
+        make_piece(
+            *stroke([(0, 0.0), (0, 0.55)], half_width * 0.55),
+            ellipse(0, -0.3, half_width, half_height, power=2.2),
+            slot=1,
+            part=True,
         )
     )
     fringe = [
         (-1.0, -2.0),
         (1.0, -2.0),
-        (1.0, -0.3 - long * 0.6),
-        (0.0, -0.3 - long * _u(rng, 0.3, 0.7)),
-        (-1.0, -0.3 - long * 0.6),
+        (1.0, -0.3 - half_height * 0.6),
+        (0.0, -0.3 - half_height * _u(rng, 0.3, 0.7)),
+        (-1.0, -0.3 - half_height * 0.6),
     ]
-    pieces.append(piece_of(polygon(*fringe), slot=2, part=True, clip=True))
+    pieces.append(make_piece(polygon(*fringe), slot=2, part=True, clip=True))
     for side in (-1.0, 1.0):
-        pieces.append(piece_of(ellipse(side * wide * 0.42, -0.33, 0.09, 0.05), slot=3, clip=True))
-    pieces.append(piece_of(ellipse(0, -0.02, 0.16, 0.05), slot=4, clip=True))
+        pieces.append(make_piece(ellipse(side * half_width * 0.42, -0.33, 0.09, 0.05), slot=3, clip=True))
+    pieces.append(make_piece(ellipse(0, -0.02, 0.16, 0.05), slot=4, clip=True))
     return pieces
 
 
 def bird(rng: np.random.Generator) -> list[Piece]:
     """A slender body with wings, tail and beak: bird, fish or plane."""
-    deep = _u(rng, 0.16, 0.4)
+    half_height = _u(rng, 0.16, 0.4)
     lines = [
-        ellipse(0, 0, 0.8, deep),
+        ellipse(0, 0, 0.8, half_height),
         polygon((-0.6, 0), (-1.25, -_u(rng, 0.15, 0.5)), (-1.05, 0), (-1.25, _u(rng, 0.0, 0.5))),
     ]
     head = (0.72, -_u(rng, 0.0, 0.35))
@@ -109,8 +126,8 @@ def bird(rng: np.random.Generator) -> list[Piece]:
     ]
     if rng.random() < 0.5:
         lines += [smooth(polygon((0.3, 0), (_u(rng, -0.5, 0.2), -_u(rng, 0.6, 1.3)), (-0.4, 0)), 1)]
-    wing = ellipse(-0.15, 0.02, 0.45, deep * 0.55, turn=_u(rng, -0.2, 0.3))
-    return [piece_of(*lines), piece_of(wing, slot=1, part=True, clip=True)]
+    wing = ellipse(-0.15, 0.02, 0.45, half_height * 0.55, rotation=_u(rng, -0.2, 0.3))
+    return [make_piece(*lines), make_piece(wing, slot=1, part=True, clip=True)]
 
 
 def tree(rng: np.random.Generator) -> list[Piece]:
@@ -124,27 +141,32 @@ def tree(rng: np.random.Generator) -> list[Piece]:
             polygon((0, -1.2 + 0.4 * k), (0.35 + 0.15 * k, -0.3 + 0.45 * k), (-0.35 - 0.15 * k, -0.3 + 0.45 * k))
             for k in range(3)
         ]
-        return [piece_of(*lines, slot=1), piece_of(*tiers, part=True)]
-    return [piece_of(*lines, slot=1), piece_of(*foliage(rng, y=-0.5, rx=crown, ry=_u(rng, 0.5, 0.8)), part=True)]
+        return [make_piece(*lines, slot=1), make_piece(*tiers, part=True)]
+    return [make_piece(*lines, slot=1), make_piece(*foliage(rng, y=-0.5, rx=crown, ry=_u(rng, 0.5, 0.8)), part=True)]
 
 
 def flower(rng: np.random.Generator) -> list[Piece]:
     """Petals around a centre, sometimes on a stem with leaves."""
-    count, long = int(rng.integers(5, 13)), _u(rng, 0.5, 0.7)
+    count, petal_length = int(rng.integers(5, 13)), _u(rng, 0.5, 0.7)
     pieces = []
     if rng.random() < 0.6:
         stem = list(stroke([(0, 0), (_u(rng, -0.2, 0.2), 1.0), (0, 2.0)], 0.06))
-        stem.append(ellipse(0.3, 1.3, 0.35, 0.12, turn=_u(rng, -0.9, -0.2)))
-        pieces.append(piece_of(*stem, slot=1, part=True))
+        stem.append(ellipse(0.3, 1.3, 0.35, 0.12, rotation=_u(rng, -0.9, -0.2)))
+        pieces.append(make_piece(*stem, slot=1, part=True))
     petals = [
         ellipse(
-            long * np.cos(a), long * np.sin(a), long * 0.6, long * _u(rng, 1.2, 2.6) / count + 0.05, turn=float(a), n=24
+            petal_length * np.cos(a),
+            petal_length * np.sin(a),
+            petal_length * 0.6,
+            petal_length * _u(rng, 1.2, 2.6) / count + 0.05,
+            rotation=float(a),
+            n=24,
         )
         for a in np.arange(count) * 2 * np.pi / count
     ]
-    pieces.append(piece_of(*petals, ellipse(rx=0.35, ry=0.35), part=True))
+    pieces.append(make_piece(*petals, ellipse(rx=0.35, ry=0.35), part=True))
     size = _u(rng, 0.15, 0.4)
-    return [*pieces, piece_of(ellipse(rx=size, ry=size), slot=2, part=True)]
+    return [*pieces, make_piece(ellipse(rx=size, ry=size), slot=2, part=True)]
 
 
 def potted_plant(rng: np.random.Generator) -> list[Piece]:
@@ -156,13 +178,13 @@ def potted_plant(rng: np.random.Generator) -> list[Piece]:
         for x in rng.uniform(-0.9, 0.9, int(rng.integers(5, 12))):
             top += stroke([(x * 0.2, 0.2), (x * 0.6, -0.4), (float(x), _u(rng, -1.2, -0.4))], 0.08, 0.02)
     pot = polygon((-0.42, 0.1), (0.42, 0.1), (0.3, 0.85), (-0.3, 0.85))
-    return [piece_of(*top, part=True), piece_of(pot, box(-0.46, 0.05, 0.46, 0.2), slot=1, part=True)]
+    return [make_piece(*top, part=True), make_piece(pot, box(-0.46, 0.05, 0.46, 0.2), slot=1, part=True)]
 
 
 def fruit(rng: np.random.Generator) -> list[Piece]:
     """A round fruit with a stem, sometimes with a leaf."""
     body = (blob(rng, rough=0.12, waves=4) * 0.8).astype(np.float32)
-    pieces = [piece_of(*stroke([(0, -0.6), (_u(rng, -0.15, 0.15), -1.05)], 0.05), slot=1), piece_of(body)]
+    pieces = [make_piece(*stroke([(0, -0.6), (_u(rng, -0.15, 0.15), -1.05)], 0.05), slot=1), make_piece(body)]
     if rng.random() < 0.4:
-        pieces.append(piece_of(ellipse(0.3, -0.85, 0.3, 0.12, turn=-0.4), slot=2, part=True))
+        pieces.append(make_piece(ellipse(0.3, -0.85, 0.3, 0.12, rotation=-0.4), slot=2, part=True))
     return pieces

@@ -11,26 +11,26 @@ from typing import Any
 import pytest
 import torch
 
-from .rows import BY_KEY, Measured
+from .rows import BY_KEY, MeasuredRow
 
-Work = Callable[[], Any]
+Callback = Callable[[], Any]
 
 
-def need(package: str) -> None:
+def require_package(package: str) -> None:
     """Skip the benchmark with a message if a peer isn't installed."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: pip install '.[bench]'")
 
 
-def medians(ways: Mapping[str, Work], rounds: int) -> dict[str, float]:
+def interleaved_medians(alternatives: Mapping[str, Callback], rounds: int) -> dict[str, float]:
     """Return the median seconds of each alternative over `rounds` rounds. Each round runs all once; no warm-up."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(rounds):
-        for name, work in ways.items():
+        for name, function in alternatives.items():
             start = time.perf_counter()
-            work()
-            spent[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in spent.items()}
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def max_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -39,20 +39,20 @@ def max_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-class Rows:
+class RowCollector:
     """Collects the results of a run. quick: at most two rounds per row. full: time all of a peer's work."""
 
     def __init__(self, quick: bool, full: bool) -> None:
         self.quick = quick
         self.full = full
-        self.measured: list[Measured] = []
+        self.measured: list[MeasuredRow] = []
         self.stages: dict[str, dict[str, float]] = {}
         self.memory_mb: dict[str, float] = {}
         self.growth: dict[str, dict[str, float]] = {}
 
-    def rounds(self, wanted: int) -> int:
-        """Return how often each side runs: `wanted`, or at most 2 in a quick run."""
-        return min(wanted, 2) if self.quick else wanted
+    def rounds(self, requested: int) -> int:
+        """Return how often each side runs: `requested`, or at most 2 in a quick run."""
+        return min(requested, 2) if self.quick else requested
 
     def add(
         self,
@@ -70,7 +70,7 @@ class Rows:
         Raises AssertionError if `difference` exceeds `tolerance`: times are meaningless if the outputs disagree.
         """
         ours, theirs = seconds
-        row = Measured(key, ours, theirs, ours / theirs, rounds, difference, tolerance, difference_of, note)
+        row = MeasuredRow(key, ours, theirs, ours / theirs, rounds, difference, tolerance, difference_of, note)
         print(
             f"\n{BY_KEY[key].work} | {ours:.4g} s | {BY_KEY[key].peer} {theirs:.4g} s | {row.ratio:.3f} x | "
             f"{difference_of} {difference:.2g}"

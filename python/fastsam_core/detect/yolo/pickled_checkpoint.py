@@ -1,4 +1,4 @@
-"""Reading a pickled checkpoint's record: where its tensors are, and facts that the tensors don't tell."""
+"""Reading a pickled checkpoint: where its tensors are, and metadata that the tensors don't tell."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ...models.pickled import Record, TensorRef
-from .network import HEAD, Network
+from .network import HEAD_LAYER, Network
 
 # Module types of the sequence. Another type means another network family, even if all tensor shapes match.
-_LAYERS = (
+_LAYER_TYPES = (
     *("Conv", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "SPPF"),
     *("Upsample", "Concat", "C2f", "Upsample", "Concat", "C2f", "Conv", "Concat", "C2f", "Conv", "Concat", "C2f"),
 )
-_HEADS = ("Detect", "Segment")
-_EPSILON = 1e-3  # of the family's batch normalisations, if the file doesn't give it
+_HEAD_TYPES = ("Detect", "Segment")
+_DEFAULT_EPSILON = 1e-3  # of the family's batch normalisations, if the file doesn't give it
 _MAX_MODULES = 10_000
 _MAX_DEPTH = 16
-_MAX_NAMES = 100_000
+_MAX_CLASS_NAMES = 100_000
 # Properties of a convolution that the shape of its weight doesn't show.
-_CONVOLUTION = ("stride", "padding", "dilation", "groups")
+_CONVOLUTION_ATTRIBUTES = ("stride", "padding", "dilation", "groups")
 
-Tensors = TypeVar("Tensors")
+TensorT = TypeVar("TensorT")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Facts about a checkpoint.
+class WeightsMetadata:
+    """Metadata of a checkpoint.
 
     names: class names by id. imgsz: long side of the input in training, None if unknown. epsilon: of the batch
     normalisations. convolutions: stride, padding, dilation and groups by module name, if the file gives them.
@@ -38,115 +38,115 @@ class Facts:
 
     names: dict[int, str] = field(default_factory=dict)
     imgsz: int | None = None
-    epsilon: float = _EPSILON
+    epsilon: float = _DEFAULT_EPSILON
     convolutions: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, text: str | None) -> Facts:
-        """Read the facts from the metadata of a safetensors file; ValueError if they are malformed."""
+    def from_json(cls, text: str | None) -> WeightsMetadata:
+        """Read the metadata of a safetensors file; ValueError if they are malformed."""
         if text is None:
             return cls()
         try:
-            said = json.loads(text)
-            names = {int(index): str(name) for index, name in said["names"].items()}
-            imgsz = said["imgsz"]
-            return cls(names, None if imgsz is None else int(imgsz), float(said["epsilon"]))
+            metadata = json.loads(text)
+            names = {int(index): str(name) for index, name in metadata["names"].items()}
+            imgsz = metadata["imgsz"]
+            return cls(names, None if imgsz is None else int(imgsz), float(metadata["epsilon"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"its metadata are damaged: {error}") from None
 
-    def check(self, network: Network) -> None:
+    def check_convolutions(self, network: Network) -> None:
         """Raise ValueError if a convolution of the file has another stride, padding, ... than the network's."""
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d) and name in self.convolutions:
-                ours = tuple(getattr(module, key) for key in _CONVOLUTION)
-                if self.convolutions[name] != ours:
+                expected = tuple(getattr(module, attribute) for attribute in _CONVOLUTION_ATTRIBUTES)
+                if self.convolutions[name] != expected:
                     raise ValueError(
-                        f"{name} has {', '.join(_CONVOLUTION)} {self.convolutions[name]}, in YOLOv8 {ours}: a modified "
-                        "network, which is not supported"
+                        f"{name} has {', '.join(_CONVOLUTION_ATTRIBUTES)} {self.convolutions[name]}, in YOLOv8 "
+                        f"{expected}: a modified network, which is not supported"
                     )
 
 
-def read_record(content: Any) -> tuple[dict[str, TensorRef], Facts]:
-    """Return the positions of the tensors, and the facts, in the content that `open_pickled` returned.
+def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], WeightsMetadata]:
+    """Return the positions of the tensors, and the metadata, in the content that `open_pickled` returned.
 
     If the checkpoint has an exponential moving average of the weights, that is taken. ValueError for anything but a
     YOLOv8 network or its state dict.
     """
-    about: Mapping[Any, Any] = content if isinstance(content, dict) else {}
+    top_level: Mapping[Any, Any] = content if isinstance(content, dict) else {}
     root: Any = content
     for key in ("ema", "model", "state_dict"):
-        if isinstance(about.get(key), Record | dict):
-            root = about[key]
+        if isinstance(top_level.get(key), Record | dict):
+            root = top_level[key]
             break
     if isinstance(root, dict):
-        flat = {str(name): value for name, value in root.items() if isinstance(value, TensorRef)}
-        return flat_tensors(flat), Facts()
+        state_dict = {str(name): value for name, value in root.items() if isinstance(value, TensorRef)}
+        return to_published_names(state_dict), WeightsMetadata()
     if not isinstance(root, Record):
         raise ValueError(f"it holds a {type(root).__name__}, not a network")
     layers = root.state.get("_modules", {})
     sequence = layers.get("model") if isinstance(layers, dict) else None
     if not isinstance(sequence, Record):
         raise ValueError(f"it holds a {root.name}, which is not a network of the YOLOv8 family")
-    _check_layers(sequence)
-    modules = dict(_modules(sequence))
+    _check_layer_types(sequence)
+    modules = dict(_iterate_modules(sequence))
     tensors: dict[str, TensorRef] = {}
     convolutions = {}
     epsilons: set[Any] = set()
     for name, module in modules.items():
-        tensors.update(_own_tensors(name, module))
+        tensors.update(_tensors_of_module(name, module))
         if module.kind in ("BatchNorm2d", "SyncBatchNorm"):
             epsilons.add(module.state.get("eps"))
-        elif module.kind == "Conv2d" and all(key in module.state for key in _CONVOLUTION):
-            convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION)
+        elif module.kind == "Conv2d" and all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
+            convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION_ATTRIBUTES)
         elif name.endswith(".act") and module.kind not in ("SiLU", "Identity"):
             raise ValueError(f"{name} is a {module.kind}, in YOLOv8 a SiLU: a modified network, which is not supported")
     if len(epsilons) > 1 or not all(isinstance(value, float) and 0 < value < 1 for value in epsilons):
         raise ValueError("its batch normalisations have different or impossible epsilons")
-    facts = Facts(
-        names=_names(root.state.get("names")),
-        imgsz=_imgsz(about.get("train_args")) or _imgsz(root.state.get("args")),
-        epsilon=float(epsilons.pop()) if epsilons else _EPSILON,
+    metadata = WeightsMetadata(
+        names=_class_names(root.state.get("names")),
+        imgsz=_imgsz(top_level.get("train_args")) or _imgsz(root.state.get("args")),
+        epsilon=float(epsilons.pop()) if epsilons else _DEFAULT_EPSILON,
         convolutions=convolutions,
     )
-    return tensors, facts
+    return tensors, metadata
 
 
-def flat_tensors(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
+def to_published_names(tensors: Mapping[str, TensorT]) -> dict[str, TensorT]:
     """Rename a state dict to the published names: the prefix before "0.conv.weight" becomes "model."."""
-    prefix = next((name.removesuffix("0.conv.weight") for name in tensors if is_first(name)), None)
+    prefix = next((name.removesuffix("0.conv.weight") for name in tensors if is_first_weight(name)), None)
     if prefix is None:
-        first = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
-        raise ValueError(f"it holds no tensors of a YOLOv8 network, but {first}")
+        first_names = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
+        raise ValueError(f"it holds no tensors of a YOLOv8 network, but {first_names}")
     return {f"model.{name.removeprefix(prefix)}": value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def is_first(name: str) -> bool:
+def is_first_weight(name: str) -> bool:
     """Return whether `name` is the name of the first layer's weight, with or without a prefix."""
     return name == "0.conv.weight" or name.endswith("model.0.conv.weight")
 
 
-def _check_layers(sequence: Record) -> None:
+def _check_layer_types(sequence: Record) -> None:
     layers = sequence.state.get("_modules")
-    found = list(layers.values()) if isinstance(layers, dict) else []
-    kinds = [layer.kind if isinstance(layer, Record) else type(layer).__name__ for layer in found]
-    for place, (kind, expected) in enumerate(zip(kinds, _LAYERS, strict=False)):
-        if kind != expected:
+    modules = list(layers.values()) if isinstance(layers, dict) else []
+    types = [layer.kind if isinstance(layer, Record) else type(layer).__name__ for layer in modules]
+    for index, (type_name, expected) in enumerate(zip(types, _LAYER_TYPES, strict=False)):
+        if type_name != expected:
             raise ValueError(
-                f"layer {place} is a {kind}, in YOLOv8 a {expected}: another network, which is not supported"
+                f"layer {index} is a {type_name}, in YOLOv8 a {expected}: another network, which is not supported"
             )
-    if len(kinds) != HEAD + 1 or kinds[-1] not in _HEADS:
+    if len(types) != HEAD_LAYER + 1 or types[-1] not in _HEAD_TYPES:
         raise ValueError(
-            f"a network of {len(kinds)} layers that ends with {kinds[-1] if kinds else 'nothing'}; supported are those "
-            f"of {HEAD + 1} layers that end with {' or '.join(_HEADS)}"
+            f"a network of {len(types)} layers that ends with {types[-1] if types else 'nothing'}; supported are those "
+            f"of {HEAD_LAYER + 1} layers that end with {' or '.join(_HEAD_TYPES)}"
         )
 
 
-def _modules(sequence: Record) -> Iterator[tuple[str, Record]]:
+def _iterate_modules(sequence: Record) -> Iterator[tuple[str, Record]]:
     """Yield every module below the sequence with its dotted name. ValueError if they are too many or too deep."""
-    waiting: list[tuple[str, Record, int]] = [("model", sequence, 0)]
+    stack: list[tuple[str, Record, int]] = [("model", sequence, 0)]
     count = 0
-    while waiting:
-        name, module, depth = waiting.pop()
+    while stack:
+        name, module, depth = stack.pop()
         count += 1
         if count > _MAX_MODULES or depth > _MAX_DEPTH:
             raise ValueError(f"its modules are too many or nested too deeply: {name[:100]}")
@@ -154,10 +154,10 @@ def _modules(sequence: Record) -> Iterator[tuple[str, Record]]:
         children = module.state.get("_modules")
         for key, child in (children if isinstance(children, dict) else {}).items():
             if isinstance(child, Record):
-                waiting.append((f"{name}.{str(key)[:100]}", child, depth + 1))
+                stack.append((f"{name}.{str(key)[:100]}", child, depth + 1))
 
 
-def _own_tensors(name: str, module: Record) -> Iterator[tuple[str, TensorRef]]:
+def _tensors_of_module(name: str, module: Record) -> Iterator[tuple[str, TensorRef]]:
     transient = module.state.get("_non_persistent_buffers_set")
     for group in ("_parameters", "_buffers"):
         values = module.state.get(group)
@@ -166,12 +166,12 @@ def _own_tensors(name: str, module: Record) -> Iterator[tuple[str, TensorRef]]:
                 yield f"{name}.{str(key)[:100]}", value
 
 
-def _names(names: Any) -> dict[int, str]:
+def _class_names(names: Any) -> dict[int, str]:
     pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list | tuple) else ()
-    kept = {index: name for index, name in pairs if isinstance(index, int) and isinstance(name, str)}
-    if len(kept) > _MAX_NAMES:
-        raise ValueError(f"it names {len(kept):,} classes")
-    return {int(index): name for index, name in kept.items()}
+    class_names = {index: name for index, name in pairs if isinstance(index, int) and isinstance(name, str)}
+    if len(class_names) > _MAX_CLASS_NAMES:
+        raise ValueError(f"it names {len(class_names):,} classes")
+    return {int(index): name for index, name in class_names.items()}
 
 
 def _imgsz(args: Any) -> int | None:

@@ -17,7 +17,7 @@ from ..formats.coco_file import CocoFile
 from ..sources.decode import read_image
 from . import label_maps
 
-FORMS = (
+ACCEPTED_FORMATS = (
     "accepted: a COCO .json file with images=<folder of its images>; a folder with images/ and masks/ (for each image "
     "a PNG of the same name whose pixels are object numbers, or 0 and 255 for one object); a folder with images/ and "
     "labels/ (for each image an .npz of the same name with the arrays labels and segments); a folder of YOLO's "
@@ -36,7 +36,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class TrueObject:
+class GroundTruthObject:
     """A true object. name: its number or position in the label file. rle: its mask, of the image's size."""
 
     name: str
@@ -54,17 +54,17 @@ class Example:
     name: str
     path: Path
     pixels: NDArray[np.uint8] | None = None
-    objects: list[TrueObject] = field(default_factory=list)
+    objects: list[GroundTruthObject] = field(default_factory=list)
     crowds: int = 0
     failures: list[Failure] = field(default_factory=list)
 
 
-class DataSet:
+class MaskDataset:
     """Sequence of images with true masks. names: their paths relative to the folder of images."""
 
     def __init__(self, names: list[str], folder: Path) -> None:
         self.names = names
-        self._folder = folder
+        self._image_folder = folder
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,7 +72,7 @@ class DataSet:
     def __getitem__(self, index: int) -> Example:
         """Read an image and its objects. What can't be read is listed in the example's `failures`."""
         name = self.names[index]
-        example = Example(name, self._folder / name)
+        example = Example(name, self._image_folder / name)
         try:
             pixels = read_image(example.path)
             self._read(index, pixels.shape[:2], example)
@@ -86,161 +86,167 @@ class DataSet:
         """Add the objects of an image of `size` = (height, width) to `example`; ValueError for unusable labels."""
         raise NotImplementedError
 
-    def labelled(self) -> list[int]:
+    def labelled_indices(self) -> list[int]:
         """Return the indices of the images that may have objects, without opening images or their label files.
 
         All other images certainly have none.
         """
         raise NotImplementedError
 
-    def stray(self) -> Iterator[Failure]:
+    def unmatched_label_files(self) -> Iterator[Failure]:
         """Yield a failure for each label file that belongs to no image."""
         return iter(())
 
 
-class CocoData(DataSet):
+class CocoDataset(MaskDataset):
     """A COCO file and the folder of its images."""
 
     def __init__(self, file: Path, folder: Path) -> None:
-        self._file = CocoFile(file)
+        self._coco_file = CocoFile(file)
         # Tools on Windows write paths with backslashes.
-        names = [self._file.name(image_id).replace("\\", "/") for image_id in self._file.image_ids]
+        names = [self._coco_file.name(image_id).replace("\\", "/") for image_id in self._coco_file.image_ids]
         super().__init__(names, folder)
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
-        def fail(place: str, error: object) -> None:
-            example.failures.append(Failure(example.name, place, str(error)))
+        def report_failure(position: str, error: object) -> None:
+            example.failures.append(Failure(example.name, position, str(error)))
 
-        labels = self._file.labels(self._file.image_ids[index], fail)
+        labels = self._coco_file.labels(self._coco_file.image_ids[index], report_failure)
         _check_size(labels.size, size, "the COCO file")
-        for place, found in enumerate(labels.objects):
-            if found.iscrowd:
+        for position, label in enumerate(labels.objects):
+            if label.iscrowd:
                 example.crowds += 1
-            elif found.segmentation is None:
-                fail(f"object {place}", "it has a box but no mask")
+            elif label.segmentation is None:
+                report_failure(f"object {position}", "it has a box but no mask")
             else:
                 try:
-                    example.objects.append(TrueObject(f"object {place}", found.segmentation.rle))
+                    example.objects.append(GroundTruthObject(f"object {position}", label.segmentation.rle))
                 except ValueError as error:
-                    fail(f"object {place}", error)
+                    report_failure(f"object {position}", error)
 
-    def labelled(self) -> list[int]:
-        return [place for place, image_id in enumerate(self._file.image_ids) if self._file.has_masks(image_id)]
+    def labelled_indices(self) -> list[int]:
+        return [
+            index for index, image_id in enumerate(self._coco_file.image_ids) if self._coco_file.has_masks(image_id)
+        ]
 
 
-class YoloData(DataSet):
+class YoloDataset(MaskDataset):
     """A folder of YOLO text files and the folder of their images. An image without a text file has no objects."""
 
     def __init__(self, labels: Path, images: Path) -> None:
-        self._labels, self._stray = labels, list[Failure]()
+        self._label_folder, self._unmatched = labels, list[Failure]()
 
-        def strays(name: str, error: Exception) -> None:
-            self._stray.append(Failure(name, None, str(error)))
+        def report_unmatched(name: str, error: Exception) -> None:
+            self._unmatched.append(Failure(name, None, str(error)))
 
-        pairs = yolo_folder.pair_files(labels, images, strays)
-        self._files = [file for _, file in pairs]
+        pairs = yolo_folder.pair_files(labels, images, report_unmatched)
+        self._label_files = [file for _, file in pairs]
         super().__init__([name for name, _ in pairs], images)
-        if not any(self._files):
-            raise ValueError(f"no image in {images} has a .txt file of its name in {labels}; {FORMS}")
+        if not any(self._label_files):
+            raise ValueError(f"no image in {images} has a .txt file of its name in {labels}; {ACCEPTED_FORMATS}")
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
-        file = self._files[index]
-        for place, found in enumerate([] if file is None else yolo_folder.read_file(file, size)):
-            if found.segmentation is None:
-                example.failures.append(Failure(example.name, f"object {place}", "it has a box but no mask"))
+        file = self._label_files[index]
+        for position, label in enumerate([] if file is None else yolo_folder.read_file(file, size)):
+            if label.segmentation is None:
+                example.failures.append(Failure(example.name, f"object {position}", "it has a box but no mask"))
             else:
-                example.objects.append(TrueObject(f"object {place}", found.segmentation.rle))
+                example.objects.append(GroundTruthObject(f"object {position}", label.segmentation.rle))
 
-    def labelled(self) -> list[int]:
-        return [place for place, file in enumerate(self._files) if file is not None and file.stat().st_size > 0]
+    def labelled_indices(self) -> list[int]:
+        return [index for index, file in enumerate(self._label_files) if file is not None and file.stat().st_size > 0]
 
-    def stray(self) -> Iterator[Failure]:
-        return iter(self._stray)
+    def unmatched_label_files(self) -> Iterator[Failure]:
+        return iter(self._unmatched)
 
 
-class FolderData(DataSet):
+class LabelMapDataset(MaskDataset):
     """A folder of images, and a folder of label maps with the same names: .png in `masks` or .npz in `labels`."""
 
-    def __init__(self, images: Path, maps: Path, suffix: str) -> None:
-        self._maps, self._suffix = maps, suffix
+    def __init__(self, images: Path, map_folder: Path, suffix: str) -> None:
+        self._map_folder, self._suffix = map_folder, suffix
         by_stem = image_files.by_stem(images)
-        self._found = found = {os.path.splitext(name)[0] for name in image_files.walk(maps, {suffix})}
+        self._map_stems = map_stems = {os.path.splitext(name)[0] for name in image_files.walk(map_folder, {suffix})}
         self._ambiguous = {name: names for names in by_stem.values() if len(names) > 1 for name in names}
-        self._without_image = sorted(found - set(by_stem))
+        self._without_image = sorted(map_stems - set(by_stem))
         super().__init__(sorted(name for names in by_stem.values() for name in names), images)
-        if not found & set(by_stem):
-            raise ValueError(f"no image in {images} has a {suffix} file of its name in {maps}; {FORMS}")
+        if not map_stems & set(by_stem):
+            raise ValueError(
+                f"no image in {images} has a {suffix} file of its name in {map_folder}; {ACCEPTED_FORMATS}"
+            )
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         if example.name in self._ambiguous:
             raise ValueError(f"its labels may belong to any of {', '.join(self._ambiguous[example.name])}")
-        path = self._maps / (os.path.splitext(example.name)[0] + self._suffix)
+        path = self._map_folder / (os.path.splitext(example.name)[0] + self._suffix)
         if not path.is_file():
             raise ValueError(f"it has no {path.name} in {path.parent}")
         if self._suffix == ".png":
             labels = label_maps.read_png(path)
             _check_size(labels.shape, size, path.name)
-            numbers = label_maps.numbers_of(labels)
+            values = label_maps.object_values(labels)
         else:
             labels, segments = label_maps.read_npz(path, size)
             example.crowds = segments.crowds
-            numbers = segments.things
-        present = set(np.unique(labels).tolist())
-        for number in numbers:
-            if number in present:
-                mask = np.equal(labels, number)
-                example.objects.append(TrueObject(str(number), rle.from_masks(mask[None])[0]))
+            values = segments.thing_values
+        present_values = set(np.unique(labels).tolist())
+        for value in values:
+            if value in present_values:
+                mask = np.equal(labels, value)
+                example.objects.append(GroundTruthObject(str(value), rle.from_masks(mask[None])[0]))
             else:
-                example.failures.append(Failure(example.name, str(number), f"no pixel of {path.name} has its number"))
+                example.failures.append(Failure(example.name, str(value), f"no pixel of {path.name} has its number"))
 
-    def labelled(self) -> list[int]:
+    def labelled_indices(self) -> list[int]:
         stems = [os.path.splitext(name)[0] for name in self.names]
-        return [place for place, stem in enumerate(stems) if stem in self._found]
+        return [index for index, stem in enumerate(stems) if stem in self._map_stems]
 
-    def stray(self) -> Iterator[Failure]:
+    def unmatched_label_files(self) -> Iterator[Failure]:
         for stem in self._without_image:
-            yield Failure(stem + self._suffix, None, f"no image of its name in {self._folder}")
+            yield Failure(stem + self._suffix, None, f"no image of its name in {self._image_folder}")
 
 
-def _check_size(labels: Any, picture: tuple[int, int], where: str) -> None:
-    if tuple(labels) != tuple(picture):
+def _check_size(label_hw: Any, image_hw: tuple[int, int], source: str) -> None:
+    if tuple(label_hw) != tuple(image_hw):
         raise ValueError(
-            f"{where} says {labels[0]} x {labels[1]}, but the image is {picture[0]} x {picture[1]} (height x width)"
+            f"{source} says {label_hw[0]} x {label_hw[1]}, but the image is {image_hw[0]} x {image_hw[1]} (height x "
+            "width)"
         )
 
 
-def open_data(data: Any, images: Any = None) -> DataSet:
-    """Open the data set at `data`, in any of the forms `FORMS` lists.
+def open_dataset(data: Any, images: Any = None) -> MaskDataset:
+    """Open the data set at `data`, in any of the forms `ACCEPTED_FORMATS` lists.
 
     images: folder of the images of a COCO file or of YOLO's labels. Raises TypeError for anything but paths,
     FileNotFoundError for a path that doesn't exist, and ValueError with the accepted forms for any other data.
     """
     for name, value in (("data", data), ("images", images)):
         if not isinstance(value, (str, os.PathLike)) and not (name == "images" and value is None):
-            raise TypeError(f"{name} must be a path, not {type(value).__name__}; {FORMS}")
+            raise TypeError(f"{name} must be a path, not {type(value).__name__}; {ACCEPTED_FORMATS}")
     path = Path(os.path.expanduser(data))
     if not path.exists():
-        raise FileNotFoundError(f"no such file or folder: {path}; {FORMS}")
+        raise FileNotFoundError(f"no such file or folder: {path}; {ACCEPTED_FORMATS}")
     if path.is_file():
         return _open_coco(path, images)
-    kinds = [kind for kind in ("masks", "labels") if (path / kind).is_dir()]
-    texts = path / "labels" if kinds == ["labels"] else path
-    if "masks" not in kinds and _has_texts(texts):
-        return YoloData(*yolo_folder.find_folders(texts, None if images is None else _folder_of(images)))
+    map_folders = [folder for folder in ("masks", "labels") if (path / folder).is_dir()]
+    yolo_folder_path = path / "labels" if map_folders == ["labels"] else path
+    if "masks" not in map_folders and _has_yolo_files(yolo_folder_path):
+        image_folder = None if images is None else _existing_folder(images)
+        return YoloDataset(*yolo_folder.find_folders(yolo_folder_path, image_folder))
     if images is not None:
         raise ValueError(
             f"images={os.fspath(images)!r} goes with a COCO file or a folder of YOLO's labels, but {path} is neither; "
-            f"{FORMS}"
+            f"{ACCEPTED_FORMATS}"
         )
-    if not (path / "images").is_dir() or not kinds:
-        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
-        raise ValueError(f"{path} holds {found}; {FORMS}")
-    if len(kinds) > 1:
-        raise ValueError(f"{path} holds both masks/ and labels/, but only one of them is accepted; {FORMS}")
-    return FolderData(path / "images", path / kinds[0], ".png" if kinds == ["masks"] else ".npz")
+    if not (path / "images").is_dir() or not map_folders:
+        entries = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+        raise ValueError(f"{path} holds {entries}; {ACCEPTED_FORMATS}")
+    if len(map_folders) > 1:
+        raise ValueError(f"{path} holds both masks/ and labels/, but only one of them is accepted; {ACCEPTED_FORMATS}")
+    return LabelMapDataset(path / "images", path / map_folders[0], ".png" if map_folders == ["masks"] else ".npz")
 
 
-def _has_texts(folder: Path) -> bool:
+def _has_yolo_files(folder: Path) -> bool:
     """Return whether a folder holds YOLO label files: some .txt besides lists of class names, and no .npz."""
     names = [
         name for name in image_files.walk(folder, {".npz", ".txt"}) if Path(name).name not in class_names.FILE_NAMES
@@ -248,19 +254,19 @@ def _has_texts(folder: Path) -> bool:
     return bool(names) and all(name.endswith(".txt") for name in names)
 
 
-def _folder_of(images: Any) -> Path:
+def _existing_folder(images: Any) -> Path:
     folder = Path(os.path.expanduser(images))
     if not folder.is_dir():
         raise FileNotFoundError(f"images={os.fspath(images)!r}: no such folder")
     return folder
 
 
-def _open_coco(path: Path, images: Any) -> DataSet:
+def _open_coco(path: Path, images: Any) -> MaskDataset:
     if path.suffix.lower() != ".json":
-        raise ValueError(f"{path} is neither a .json file nor a folder; {FORMS}")
+        raise ValueError(f"{path} is neither a .json file nor a folder; {ACCEPTED_FORMATS}")
     if images is None:
-        raise ValueError(f"{path}: give images=<folder of its images>; {FORMS}")
-    found = CocoData(path, _folder_of(images))
-    if not len(found):
+        raise ValueError(f"{path}: give images=<folder of its images>; {ACCEPTED_FORMATS}")
+    dataset = CocoDataset(path, _existing_folder(images))
+    if not len(dataset):
         raise ValueError(f"{path} lists no images")
-    return found
+    return dataset

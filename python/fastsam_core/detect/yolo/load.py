@@ -17,19 +17,19 @@ from ...models.locate import locate
 from .network import Network
 from .weights import read_weights
 
-_ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
-_YOLO = tuple(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx")
-_FASTSAM = ("FastSAM-s.pt", "FastSAM-x.pt")
+_ASSETS_URL = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
+_YOLO_FILES = tuple(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx")
+_FASTSAM_FILES = ("FastSAM-s.pt", "FastSAM-x.pt")
 # Official files and their addresses. No hashes of them are published: `locate` records that of the first download.
-OFFICIAL: dict[str, tuple[str, ...]] = {name: (_ASSETS + name,) for name in (*_YOLO, *_FASTSAM)}
+OFFICIAL_URLS: dict[str, tuple[str, ...]] = {name: (_ASSETS_URL + name,) for name in (*_YOLO_FILES, *_FASTSAM_FILES)}
 # Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
-_IMGSZ = 640
+_DEFAULT_IMGSZ = 640
 _FASTSAM_IMGSZ = 1024  # FastSAM was trained at this size and is used at it
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedNetwork:
     """A loaded network on its device, its class names, the default long side of its input, and its checkpoint."""
 
     network: Network
@@ -43,23 +43,23 @@ class Loaded:
         return sha256_of(self.path)
 
 
-def load(model: str | os.PathLike[str], device: Any = "cpu") -> Loaded:
+def load_network(model: str | os.PathLike[str], device: Any = "cpu") -> LoadedNetwork:
     """Load a network by official name (with ".pt" or without), path, or name of a file within `FASTSAM_HOME`.
 
     FileNotFoundError if there is no such file or name, ValueError if the file is something else, ConnectionError if a
     download fails.
     """
-    chosen = select_device(device)
-    text = os.fspath(model)
-    text = next((name for name in (_ALIASES.get(text, text), f"{text}.pt") if name in OFFICIAL), text)
-    path = locate(text, OFFICIAL)
+    torch_device = select_device(device)
+    source = os.fspath(model)
+    source = next((name for name in (_ALIASES.get(source, source), f"{source}.pt") if name in OFFICIAL_URLS), source)
+    path = locate(source, OFFICIAL_URLS)
     weights = read_weights(path)
     try:
-        network = weights.network()
+        network = weights.build_network()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    default = _FASTSAM_IMGSZ if path.name.lower().startswith("fastsam") else _IMGSZ
+    default_imgsz = _FASTSAM_IMGSZ if path.name.lower().startswith("fastsam") else _DEFAULT_IMGSZ
     # Channels last takes 10 to 20 % less time on CPUs, and is what half precision on GPUs needs to be fast.
-    convert_conv2d_weight_memory_format(network.to(chosen), torch.channels_last)
-    network.names = weights.names(network.sizes.classes)
-    return Loaded(network, network.names, weights.facts.imgsz or default, path)
+    convert_conv2d_weight_memory_format(network.to(torch_device), torch.channels_last)
+    network.names = weights.class_names(network.architecture.num_classes)
+    return LoadedNetwork(network, network.names, weights.metadata.imgsz or default_imgsz, path)

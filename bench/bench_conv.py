@@ -28,7 +28,7 @@ def run(benchmark: Any, monkeypatch: pytest.MonkeyPatch, module: nn.Module, x: T
     elif peer == "native" and hasattr(module, "infer"):
         call, x = module.infer, x.permute(0, 2, 3, 1).contiguous()
     if peer != "native":
-        monkeypatch.setattr(tiny_vit, "serves", lambda *_: False)
+        monkeypatch.setattr(tiny_vit, "can_use_native", lambda *_: False)
     with torch.inference_mode():
         benchmark.pedantic(call, (x,), rounds=5, warmup_rounds=2)
 

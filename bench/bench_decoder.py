@@ -52,7 +52,7 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     def iou(native: bool) -> Callable[[], Any]:
         @torch.inference_mode()
         def run() -> Any:
-            return model.decode_points(prepared(native), points, labels, above=float("inf"))
+            return model.decode_points(prepared(native), points, labels, iou_threshold=float("inf"))
 
         return run
 

@@ -61,7 +61,7 @@ def test_decoder(rows: RowCollector) -> None:
     def decode_passing() -> None:
         image = model.prepare(embedding)
         for batch in batches:
-            iou, logits = model.decode_points(image, batch, labels, above=threshold)
+            iou, logits = model.decode_points(image, batch, labels, iou_threshold=threshold)
             point_index, mask_index = (iou > threshold).nonzero().T.tolist()
             logits(point_index, mask_index)
 
@@ -76,7 +76,7 @@ def test_decoder(rows: RowCollector) -> None:
         logits, iou = model.decode_prompts(image, batches[0], labels, multimask_output=True)
         their_logits, their_iou = theirs(embedding, batches[0], labels)
         difference = max(max_difference(logits, their_logits), max_difference(iou, their_iou))
-        iou, logits_of = model.decode_points(image, batches[0], labels, above=threshold)
+        iou, logits_of = model.decode_points(image, batches[0], labels, iou_threshold=threshold)
         passing_masks = (iou > threshold).nonzero()
         filtered = logits_of(passing_masks[:, 0].tolist(), passing_masks[:, 1].tolist())
         filtered_difference = max_difference(filtered, their_logits[passing_masks[:, 0], passing_masks[:, 1]])

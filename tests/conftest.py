@@ -47,10 +47,10 @@ def as_in_a_new_process() -> Iterator[None]:
     Tests also use kernels that have not been validated on a GPU yet.
     """
     warn_once.cache_clear()
-    threads, served = torch.get_num_threads(), _native_cuda.unvalidated_serve
-    _native_cuda.unvalidated_serve = True
+    threads, served = torch.get_num_threads(), _native_cuda.use_unvalidated
+    _native_cuda.use_unvalidated = True
     yield
-    _native_cuda.unvalidated_serve = served
+    _native_cuda.use_unvalidated = served
     torch.set_num_threads(threads)
 
 

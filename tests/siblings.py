@@ -105,15 +105,15 @@ class Calls:
 
 
 if cpu_module is not None:
-    _native_cuda.forms[EMULATED] = lambda function: _native_cuda.bound_to(emulated, function)
+    _native_cuda.sibling_wrappers[EMULATED] = lambda function: _native_cuda.bind_module(emulated, function)
 if not why_no_gpu():
-    _native_cuda.forms[ON_GPU] = _carried
+    _native_cuda.sibling_wrappers[ON_GPU] = _carried
 
 
 def names_of(op: str) -> list[str]:
     """Return the siblings to test for `op` and its family."""
     has_cuda = any(schema.FAMILY_OF[other] == schema.FAMILY_OF[op] for other in schema.CUDAS)
-    return [*NAMES, *(name for name in (EMULATED, ON_GPU) if has_cuda and name in _native_cuda.forms)]
+    return [*NAMES, *(name for name in (EMULATED, ON_GPU) if has_cuda and name in _native_cuda.sibling_wrappers)]
 
 
 def each_sibling_of(op: str) -> pytest.MarkDecorator:

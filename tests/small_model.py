@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsam_core import segment_anything
 from fastsam_core.models import registry
-from fastsam_core.models.judgement import OFFICIAL
+from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
 from golden_recipe import test_image as rgb_picture
@@ -53,7 +53,7 @@ def small_sam() -> segment_anything.Sam:
     """Return sam_nano as Meta's `Sam` with inputs of 128 pixels and the official models' thresholds."""
     model = segment_anything.build_sam_nano(None)
     model.load_state_dict(small_weights())
-    model.judgement = OFFICIAL
+    model.mask_scoring = OFFICIAL
     model.set_image_size(128)
     return model
 

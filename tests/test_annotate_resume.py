@@ -446,10 +446,10 @@ def checkpoint_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     encoder = partial(ImageEncoderViT, 16, 1, 2, (0,), image_size=128, out_channels=16)
     row = dataclasses.replace(TINY, encoder=encoder, image_size=128)
     monkeypatch.setitem(registry.MODELS, "sam_b", row)
-    checkpoint._expected.cache_clear()
+    checkpoint._expected_shapes.cache_clear()
     torch.save(fill_state_dict(row.build().state_dict()), tmp_path / "tiny.pt")
     yield tmp_path / "tiny.pt"
-    checkpoint._expected.cache_clear()
+    checkpoint._expected_shapes.cache_clear()
 
 
 def test_bad_images_do_not_change_the_exit_status(

@@ -190,7 +190,7 @@ def test_calls_without_kernel_use_pytorch_and_log_once(sibling, caplog):
         ("windowed_attention", windowed_example(4, 4, 2, dim=64), "windowed_attention has no kernel for heads of 64"),
     ]
     for op, arguments, message in calls:
-        _native_cuda.say_served_by_pytorch.cache_clear()
+        _native_cuda.log_pytorch_fallback.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.INFO, "fastsam_core"):
             for _ in range(2):
@@ -203,7 +203,7 @@ def test_calls_without_kernel_use_pytorch_and_log_once(sibling, caplog):
 def test_why_not_names_dtype_and_compute_capability(monkeypatch):
     assert cuda.why_not("attention", torch.empty(0, dtype=torch.bfloat16)) == ""
     assert "the tensor is torch.float64" in cuda.why_not("attention", torch.empty(0, dtype=torch.float64))
-    monkeypatch.setattr(_native_cuda, "capability", lambda device: (7, 5))
+    monkeypatch.setattr(_native_cuda, "compute_capability", lambda device: (7, 5))
     with torch._subclasses.fake_tensor.FakeTensorMode():
         tensor = torch.empty(1, device="cuda")
     assert cuda.why_not("attention", tensor) == "attention needs compute capability 8.0; the tensor's GPU has 7.5"

@@ -24,7 +24,7 @@ each_dim = pytest.mark.parametrize("dim", [64, 80])
 def called(arguments: tuple) -> set[str]:
     """Return which of the module's attention functions this call uses."""
     calls = Calls(emulated)
-    _native_cuda.bound_to(calls, cuda.attention)(*arguments)
+    _native_cuda.bind_module(calls, cuda.attention)(*arguments)
     return calls.names & {"attention", "attention_wgmma"}
 
 
@@ -147,7 +147,7 @@ def test_module_checks_sizes_again(call, message):
 
 
 @pytest.mark.parametrize(
-    ("capability", "architectures", "taken"),
+    ("compute_capability", "architectures", "taken"),
     [
         ((9, 0), "80, 90a-real", True),
         ((9, 0), "80, 90", False),
@@ -155,13 +155,13 @@ def test_module_checks_sizes_again(call, message):
         ((8, 0), "80, 90a-real", False),
     ],
 )
-def test_wgmma_is_used_only_on_hopper_and_if_compiled(monkeypatch, capability, architectures, taken):
+def test_wgmma_is_used_only_on_hopper_and_if_compiled(monkeypatch, compute_capability, architectures, taken):
     module = type(
         "Module",
         (),
         {"EMULATED": False, "ARCHITECTURES": architectures, "attention_wgmma_has_kernel": lambda self, *sizes: True},
     )()
-    monkeypatch.setattr(cuda, "capability", lambda device: capability)
+    monkeypatch.setattr(cuda, "compute_capability", lambda device: compute_capability)
     with torch._subclasses.fake_tensor.FakeTensorMode():
         qkv = torch.empty(1, 64, 64, 192, device="cuda", dtype=torch.float16)
-    assert cuda.takes_wgmma(module, qkv, 64, 0) is taken
+    assert cuda.should_use_wgmma(module, qkv, 64, 0) is taken

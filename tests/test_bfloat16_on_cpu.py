@@ -120,14 +120,14 @@ def test_encoder_is_more_accurate_than_all_bfloat16(monkeypatch: pytest.MonkeyPa
     model = small_vit()
     exact = model.encode_image(IMAGES)
     ours = error(model, exact)
-    monkeypatch.setattr(image_encoder.ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)
+    monkeypatch.setattr(image_encoder.ImageEncoderViT, "_can_use_bfloat16", lambda self, images: False)
     assert 0 < ours < error(model, exact)
 
 
 @torch.no_grad()
 def test_activations_between_blocks_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = small_vit(), list[tuple[torch.dtype, ...]]()
-    attend, add = image_encoder.Attention.attend, image_encoder._add_and_normalise
+    attend, add = image_encoder.Attention.attend, image_encoder._add_layer_norm
 
     def watched(self: Any, qkv: Tensor) -> Tensor:
         result = attend(self, qkv)
@@ -140,7 +140,7 @@ def test_activations_between_blocks_are_float32(monkeypatch: pytest.MonkeyPatch)
         return result
 
     monkeypatch.setattr(image_encoder.Attention, "attend", watched)
-    monkeypatch.setattr(image_encoder, "_add_and_normalise", added)
+    monkeypatch.setattr(image_encoder, "_add_layer_norm", added)
     assert model.encode_image(IMAGES, BF16).dtype == BF16
     assert seen == [(BF16, BF16, BF16), (F32,), (F32,)] * 2
 
@@ -162,7 +162,7 @@ def test_bfloat16_path_is_not_used_with_gradients_autocast_or_hooks(monkeypatch:
     def never(self: Any, images: Tensor) -> None:
         raise AssertionError("not in this case")
 
-    monkeypatch.setattr(image_encoder.ImageEncoderViT, "_features_bfloat16", never)
+    monkeypatch.setattr(image_encoder.ImageEncoderViT, "_bfloat16_features", never)
     model = small_vit().bfloat16()
     images = IMAGES.bfloat16()
     model.image_encoder(images).float().sum().backward()  # with gradients

@@ -8,7 +8,7 @@ import torch
 
 from fastsam_core.config import ALIASES, FIELDS, Config, DetectConfig, unknown_option
 from fastsam_core.models import registry
-from fastsam_core.models.judgement import Judgement
+from fastsam_core.models.mask_scoring import MaskScoring
 
 
 def test_default_options() -> None:
@@ -35,7 +35,7 @@ def test_default_options() -> None:
 
 def test_thresholds_default_to_those_of_the_model() -> None:
     nano = registry.build("sam_nano")
-    nano.judgement = Judgement(
+    nano.mask_scoring = MaskScoring(
         conf=0.05, conf_thres=0.1, stability_score_thresh=0.2, stability_share=0.25, least_region=0.01
     )
     own = Config().generate_options(nano, (20, 30))
@@ -51,10 +51,10 @@ def test_thresholds_default_to_those_of_the_model() -> None:
 
 def test_points_batch_size_defaults_to_that_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano")
-    own = model.points_at_once(torch.float16)
+    own = model.points_per_batch(torch.float16)
     assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == own
     asked: list[torch.dtype | None] = []
-    monkeypatch.setattr(model, "points_at_once", lambda dtype: asked.append(dtype) or 1024)
+    monkeypatch.setattr(model, "points_per_batch", lambda dtype: asked.append(dtype) or 1024)
     assert Config().updated({"half": True}).generate_options(model)["points_batch_size"] == 1024
     assert Config().updated({"points_batch_size": 64}).generate_options(model)["points_batch_size"] == 64
     assert asked == [torch.float16]

@@ -172,7 +172,7 @@ def test_depthwise3x3_on_gpu_at_sizes_of_the_models(side, channels, stride, dtyp
 def called(*given: Any) -> set[str]:
     """Return {"depthwise"} if this call of depthwise3x3 uses the kernel, else an empty set."""
     calls = Calls(emulated)
-    _native_cuda.bound_to(calls, cuda.depthwise3x3)(*given)
+    _native_cuda.bind_module(calls, cuda.depthwise3x3)(*given)
     return calls.names & {"depthwise"}
 
 

@@ -91,7 +91,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name, value in internal.items():
         monkeypatch.setattr(torch._C, name, value, raising=False)
     monkeypatch.setattr(torch, "zeros", lambda *size, device: calls.append("zeros"))
-    monkeypatch.setattr(cuda_graph, "_broken", [])
+    monkeypatch.setattr(cuda_graph, "_unfinished_graphs", [])
     monkeypatch.setattr(cuda_graph, "_pools", set())
     return calls
 
@@ -101,7 +101,7 @@ def fail(*steps: str) -> None:
 
 
 def broken() -> list[str]:
-    return [graph.name for graph in cuda_graph._broken]
+    return [graph.name for graph in cuda_graph._unfinished_graphs]
 
 
 def test_capture_calls_in_order(log: list[str]) -> None:
@@ -134,7 +134,7 @@ def test_error_of_the_captured_function_ends_the_capture(log: list[str], error: 
     with pytest.raises(error, match="of its own"):
         record(run)
     assert log == [*BEFORE, "begin graph", "end graph", "reset graph", *AFTER]
-    assert gc.isenabled() and not broken() and not cuda_graph._recording.locked()
+    assert gc.isenabled() and not broken() and not cuda_graph._capture_lock.locked()
 
 
 def test_error_that_invalidates_the_capture_releases_its_pool(log: list[str]) -> None:

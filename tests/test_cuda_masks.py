@@ -14,7 +14,7 @@ from torch import Tensor
 import cuda_emulation
 from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
-from fastsam_core.ops._masks.cuda import MeasuredMasks, PreparedAxes, split_numbers
+from fastsam_core.ops._masks.cuda import MeasuredMasks, ResamplingAxes, split_measurements
 from fastsam_core.ops._native import cpu_module
 from siblings import EMULATED, threads_backwards
 from test_mask_ops import KINDS, check, logits_of, random_axis
@@ -64,9 +64,9 @@ def test_mask_runs_at_borders_of_parts_and_tiles(
     axes = *even_axis(cells[0], size[0]), *even_axis(cells[1], size[1])
     check(EMULATED, logits_of(kind, random, 2, *cells), axes)
     # Less than the image's height, so that no run continues in the next column.
-    check(EMULATED, logits_of(kind, random, 1, *cells), axes, picture=(size[0] + 1, size[1] + 3), corner=(2, 1))
+    check(EMULATED, logits_of(kind, random, 1, *cells), axes, image_size=(size[0] + 1, size[1] + 3), corner=(2, 1))
     # The image's height, but less than its width.
-    check(EMULATED, logits_of(kind, random, 1, *cells), axes, picture=(size[0], size[1] + 3), corner=(1, 0))
+    check(EMULATED, logits_of(kind, random, 1, *cells), axes, image_size=(size[0], size[1] + 3), corner=(1, 0))
 
 
 def test_mask_runs_of_columns_taller_than_a_tile() -> None:
@@ -93,7 +93,7 @@ def test_mask_runs_of_uniform_bands_beside_mixed_ones(order: str) -> None:
     ]
     logits = torch.from_numpy(np.stack(masks).astype(np.float32))
     check(EMULATED, logits, axes)
-    check(EMULATED, logits, axes, picture=(401, 143), corner=(2, 1))
+    check(EMULATED, logits, axes, image_size=(401, 143), corner=(2, 1))
 
 
 def test_mask_runs_of_many_blocks_and_masks() -> None:
@@ -123,12 +123,12 @@ def test_bad_axes_measure_empty_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         module, numbers = cuda_emulation.load(), torch.empty(24, dtype=torch.int64)
         with _native_cuda.use_module(module):
-            axes = PreparedAxes(cells, weights, broken, weights, (40, 40))
+            axes = ResamplingAxes(cells, weights, broken, weights, (40, 40))
             MeasuredMasks(torch.ones(3, 40, 40), axes, 0.0, 1.0, (60, 60, 0, 0), numbers, module, 0)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert axes.error.item() == axes.fetch().known[0] == module.MASK_BAD_COLUMNS
-    lengths, boxes, sizes = split_numbers(numbers)
+    assert axes.error.item() == axes.fetch().host_error[0] == module.MASK_BAD_COLUMNS
+    lengths, boxes, sizes = split_measurements(numbers)
     assert lengths.tolist() == [1] * 3 and not boxes.any() and not sizes.any()
 
 

@@ -279,7 +279,7 @@ def test_decoder_with_hooks_falls_back_to_pytorch(caplog: pytest.LogCaptureFixtu
     (message,) = caplog.messages
     assert message.startswith("MaskDecoder has hooks")
     low_res, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
-    expected = model.judgement.predicted_iou(torch.cat(seen)[:, :1], low_res)
+    expected = model.mask_scoring.predicted_iou(torch.cat(seen)[:, :1], low_res)
     assert prepared.folded is None and torch.equal(expected, iou)
 
 

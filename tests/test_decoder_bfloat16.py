@@ -146,7 +146,7 @@ def test_logits_are_rounded_and_predicted_iou_is_not(sibling: str, monkeypatch: 
     logits, same_iou = model._decode(rounded, *PROMPTS, None, None, 5, True)
     assert torch.equal(iou, same_iou) and logits.dtype == F32
     assert 0 < (logits - exact).norm() < 0.01 * exact.norm()
-    points_iou, some = model.decode_points(rounded, *PROMPTS, above=float(iou.median()))
+    points_iou, some = model.decode_points(rounded, *PROMPTS, iou_threshold=float(iou.median()))
     assert torch.equal(points_iou, iou)
     chosen = [4, 0, 4], [2, 0, 1]
     given = some(*chosen)

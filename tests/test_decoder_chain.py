@@ -279,7 +279,7 @@ def test_sizes_without_kernels_fall_back_to_pytorch(
     )[: 4 if op == "decoder_prompts" else 3]
     with caplog.at_level("INFO", logger="fastsam_core"):
         for given in others:
-            _native_cuda.say_served_by_pytorch.cache_clear()
+            _native_cuda.log_pytorch_fallback.cache_clear()
             caplog.clear()
             results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -167,7 +167,7 @@ def test_gpu_image_is_used_only_where_kernels_serve(monkeypatch: pytest.MonkeyPa
     decoder, given, _ = decoder_and_inputs(torch.float16)
     assert not serves_decoder(decoder, *given)  # on the CPU
     monkeypatch.setattr(prepared_image, "serves_decoder", lambda *given: True)
-    monkeypatch.setattr(prepared_image, "serves", lambda *given: False)
+    monkeypatch.setattr(prepared_image, "can_use_native", lambda *given: False)
     image = model.prepare(embedding)
     assert isinstance(image.folded, GpuImage) and image.folded is image.folded is image.form_for(1)
     points, labels = torch.rand(5, 1, 2) * model.image_size, torch.ones(5, 1)

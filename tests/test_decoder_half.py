@@ -215,7 +215,7 @@ def test_arguments_without_kernels_fall_back_to_pytorch_and_log_it(
     )
     with caplog.at_level("INFO", logger="fastsam_core"):
         for given, reason in zip((exact, others), reasons, strict=True):
-            _native_cuda.say_served_by_pytorch.cache_clear()
+            _native_cuda.log_pytorch_fallback.cache_clear()
             caplog.clear()
             results = [run(ops.siblings(op)[name], op, given) for name in ("reference", EMULATED)]
             assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -225,14 +225,14 @@ def test_arguments_without_kernels_fall_back_to_pytorch_and_log_it(
 
 
 def test_unvalidated_float32_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
     with _native_cuda.use_module(None):
         for op in LOOKS:
             assert "not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1" in cuda.why_not(op, torch.empty(0))
             assert not cuda.why_not(op, torch.empty(0, dtype=torch.bfloat16))
-            monkeypatch.setattr(_native_cuda, "unvalidated_serve", True)
+            monkeypatch.setattr(_native_cuda, "use_unvalidated", True)
             assert not cuda.why_not(op, torch.empty(0))
-            monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+            monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
     assert "kernels for float16 and bfloat16; the tensor is torch.float32" in cuda.why_not(
         "decoder_prompts", torch.empty(0)
     )

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsam_core import ops
-from fastsam_core.ops import _direct, _native_cuda
+from fastsam_core.ops import _dispatch_bypass, _native_cuda
 from fastsam_core.ops._attention import api
-from fastsam_core.ops._direct import goes_directly, unseen
+from fastsam_core.ops._dispatch_bypass import can_bypass_dispatcher, is_unobserved
 from fastsam_core.ops._native_cuda import on_device_of
 from siblings import EMULATED, emulated, names_of
 from test_attention import example, windowed_example
@@ -60,10 +60,10 @@ def test_direct_call_equals_the_sibling_and_skips_the_dispatcher(
         return True
 
     with Seen() as seen, _native_cuda.use_module(emulated):
-        monkeypatch.setattr(api, "goes_directly", goes)
+        monkeypatch.setattr(api, "can_bypass_dispatcher", goes)
         assert torch.equal(getattr(ops, op)(*given), expected)
         assert seen.names == []
-        monkeypatch.setattr(api, "goes_directly", lambda *tensors: False)
+        monkeypatch.setattr(api, "can_bypass_dispatcher", lambda *tensors: False)
         getattr(ops, op)(*given)
         assert seen.names == [op]
     # All tensor arguments are checked, so that no unsuitable one reaches a kernel.
@@ -72,24 +72,24 @@ def test_direct_call_equals_the_sibling_and_skips_the_dispatcher(
 
 
 def test_modes_that_observe_operations_prevent_direct_calls() -> None:
-    assert torch.is_grad_enabled() and not unseen()
+    assert torch.is_grad_enabled() and not is_unobserved()
     with torch.inference_mode():
-        assert unseen()
+        assert is_unobserved()
     with torch.no_grad():
-        assert unseen()
+        assert is_unobserved()
         with torch.enable_grad():
-            assert not unseen()
+            assert not is_unobserved()
         with Seen():
-            assert not unseen()
+            assert not is_unobserved()
         with TorchFunctionMode():
-            assert not unseen()
+            assert not is_unobserved()
         with FakeTensorMode():
-            assert not unseen()
+            assert not is_unobserved()
         with torch.device("cpu"):
-            assert not unseen()
+            assert not is_unobserved()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-            assert not unseen()
-        assert unseen()
+            assert not is_unobserved()
+        assert is_unobserved()
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def test_transforms_tracers_and_compilers_prevent_direct_calls() -> None:
     answers: list[bool] = []
 
     def ask(x: Tensor) -> Tensor:
-        answers.append(unseen())
+        answers.append(is_unobserved())
         return x + 1
 
     torch.func.vmap(ask)(torch.zeros(2))
@@ -108,7 +108,7 @@ def test_transforms_tracers_and_compilers_prevent_direct_calls() -> None:
     assert answers and not any(answers)
 
     def branch(x: Tensor) -> Tensor:
-        return x + 1 if unseen() else x + 2
+        return x + 1 if is_unobserved() else x + 2
 
     torch._dynamo.reset()
     assert torch.compile(branch, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 2
@@ -122,7 +122,7 @@ class Marked(Tensor):
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make operations believe that the CUDA kernels are in use."""
-    monkeypatch.setattr(_direct, "cuda_module", ModuleType("_cuda"))
+    monkeypatch.setattr(_dispatch_bypass, "cuda_module", ModuleType("_cuda"))
 
 
 @pytest.mark.usefixtures("kernels")
@@ -130,26 +130,28 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_plain_gpu_tensors_without_gradients_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
         fake = torch.empty(2, device="cuda", dtype=torch.float16)
-    assert fake.is_cuda and not goes_directly(fake)
+    assert fake.is_cuda and not can_bypass_dispatcher(fake)
     # There are no plain tensors on a GPU here, so declare the type of fake ones to be plain.
-    monkeypatch.setattr(_direct, "_PLAIN", (type(fake),))
-    assert goes_directly(fake) and goes_directly(fake, None, fake)
-    assert not goes_directly(fake, torch.empty(2)) and not goes_directly(fake, nn.Parameter(torch.empty(2)))
-    assert not goes_directly(fake, torch.empty(2).as_subclass(Marked))
+    monkeypatch.setattr(_dispatch_bypass, "_PLAIN_TYPES", (type(fake),))
+    assert can_bypass_dispatcher(fake) and can_bypass_dispatcher(fake, None, fake)
+    assert not can_bypass_dispatcher(fake, torch.empty(2)) and not can_bypass_dispatcher(
+        fake, nn.Parameter(torch.empty(2))
+    )
+    assert not can_bypass_dispatcher(fake, torch.empty(2).as_subclass(Marked))
     with torch.enable_grad():
-        assert not goes_directly(fake)
-    monkeypatch.setattr(_direct, "cuda_module", None)
-    assert not goes_directly(fake)
+        assert not can_bypass_dispatcher(fake)
+    monkeypatch.setattr(_dispatch_bypass, "cuda_module", None)
+    assert not can_bypass_dispatcher(fake)
 
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
 def test_cpu_and_sparse_tensors_never_go_directly(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not goes_directly(torch.empty(2)) and not goes_directly(nn.Parameter(torch.empty(2)))
+    assert not can_bypass_dispatcher(torch.empty(2)) and not can_bypass_dispatcher(nn.Parameter(torch.empty(2)))
     monkeypatch.setattr(Tensor, "is_cuda", True)
-    assert goes_directly(torch.empty(2), nn.Parameter(torch.empty(2)))
-    assert not goes_directly(torch.empty(2), torch.eye(2).to_sparse())
-    assert not goes_directly(torch.empty(2).as_subclass(Marked))
+    assert can_bypass_dispatcher(torch.empty(2), nn.Parameter(torch.empty(2)))
+    assert not can_bypass_dispatcher(torch.empty(2), torch.eye(2).to_sparse())
+    assert not can_bypass_dispatcher(torch.empty(2).as_subclass(Marked))
 
 
 class Device:

@@ -64,7 +64,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
         return torch.tanh(qkv.view(*qkv.shape[:3], 3, -1).sum(3))
 
     monkeypatch.setattr(ops, "attention", attention)
-    monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+    monkeypatch.setattr(image_encoder, "can_use_cuda_kernels", lambda *tensors: True)
     assert isinstance(made, ImageEncoderViT)
     return made.eval().to(DTYPE)
 
@@ -96,9 +96,9 @@ def test_vit_block_makes_eight_launches(encoder: ImageEncoderViT, images: Tensor
 def test_tiny_vit_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: int, convolutions: int) -> None:
     model = registry.build(name).image_encoder.eval().to(DTYPE)
     images = torch.randn(1, 3, 64, 64).to(DTYPE)
-    monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
-    plan = model._plan()
-    monkeypatch.setattr(model, "_plan", lambda: plan)
+    monkeypatch.setattr(tiny_vit, "can_use_cuda_kernels", lambda *tensors: True)
+    plan = model._build_plan()
+    monkeypatch.setattr(model, "_build_plan", lambda: plan)
     with Watch() as watch:
         model(images)
     mixes = convolutions + 3  # 3 between stages
@@ -127,10 +127,10 @@ def test_tiny_vit_launches(monkeypatch: pytest.MonkeyPatch, name: str, blocks: i
 @torch.no_grad()
 def test_unvalidated_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     model = registry.build("sam_nano").image_encoder.eval().to(DTYPE)
-    monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
+    monkeypatch.setattr(tiny_vit, "can_use_cuda_kernels", lambda *tensors: True)
     assert model._runs_on_gpu(torch.randn(1, 3, 64, 64).to(DTYPE))
     assert not conv_on_gpu.why_not("depthwise3x3", torch.empty(1, dtype=DTYPE))
-    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
+    monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
     with Watch() as watch:
         model(torch.randn(1, 3, 64, 64).to(DTYPE))
     assert "depthwise3x3" not in watch.launches()
@@ -148,7 +148,7 @@ def test_sum_is_fused_with_layer_norm_only_on_a_gpu(why: str) -> None:
     expected = x + delta
     with Watch() as watch:
         of_norm = None if why == "the last" else image_encoder._Norm(norm.weight, norm.bias, norm.eps)
-        result = image_encoder._add_and_normalise(x, delta, of_norm, on_gpu=why != "CPU")
+        result = image_encoder._add_layer_norm(x, delta, of_norm, on_gpu=why != "CPU")
     assert torch.equal(x, expected) and torch.equal(result, x if why == "the last" else norm(x))
     assert watch.counts["add_norm_into"] == (why == "")
 
@@ -239,7 +239,7 @@ def test_patch_embedding_by_product_equals_the_convolution(size: tuple[int, int]
     torch.manual_seed(0)
     layer = PatchEmbed(24, 16).double()
     images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    wanted, given = layer(images), layer.by_product(images)
+    wanted, given = layer(images), layer.forward_as_matmul(images)
     assert given.shape == (2, size[0] // 16, size[1] // 16, 24) and given.is_contiguous() and wanted.is_contiguous()
     torch.testing.assert_close(given, wanted, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(given)
@@ -294,8 +294,10 @@ def test_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.Monke
     torch.manual_seed(0)
     model = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=96, window_size=4, out_channels=8)).eval().to(DTYPE)
     if gpu_way:
-        monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
-        monkeypatch.setattr(PatchEmbed, "forward", lambda self, x: self.tiles() and self.by_product(x))
+        monkeypatch.setattr(image_encoder, "can_use_cuda_kernels", lambda *tensors: True)
+        monkeypatch.setattr(
+            PatchEmbed, "forward", lambda self, x: self.has_disjoint_patches() and self.forward_as_matmul(x)
+        )
     graphs: list[str] = []
 
     def backend(graph: Any, given: Any) -> Any:

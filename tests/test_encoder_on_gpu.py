@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastsam_core import ops
 from fastsam_core.models import image_encoder, native, tiny_vit
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.native import serves_on_gpu
+from fastsam_core.models.native import can_use_cuda_kernels
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module
 from siblings import EMULATED
@@ -48,28 +48,28 @@ def on_gpu(dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_gpu_tensors_go_to_the_kernels(dtype):
     with torch.no_grad():
-        assert serves_on_gpu(on_gpu(dtype), on_gpu(torch.float32))
+        assert can_use_cuda_kernels(on_gpu(dtype), on_gpu(torch.float32))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert serves_on_gpu(on_gpu(dtype))
+        assert can_use_cuda_kernels(on_gpu(dtype))
 
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
 def test_kernels_are_not_used_for_gradients_export_or_other_dtypes(monkeypatch):
     tensor = on_gpu(torch.float16)
-    assert serves_on_gpu(tensor)
-    assert not serves_on_gpu(tensor, on_gpu(torch.float64))
-    assert not serves_on_gpu(tensor, torch.empty(2))
+    assert can_use_cuda_kernels(tensor)
+    assert not can_use_cuda_kernels(tensor, on_gpu(torch.float64))
+    assert not can_use_cuda_kernels(tensor, torch.empty(2))
     with torch.enable_grad():
-        assert not serves_on_gpu(tensor)
+        assert not can_use_cuda_kernels(tensor)
     for part, reason in ((native, "_is_exporting"), (torch.jit, "is_tracing")):
         with monkeypatch.context() as patch:
             patch.setattr(part, reason, lambda: True)
-            assert not serves_on_gpu(tensor)
+            assert not can_use_cuda_kernels(tensor)
     with monkeypatch.context() as patch:
         patch.setattr(native, "cuda_module", None)
-        assert not serves_on_gpu(tensor)
-    assert serves_on_gpu(tensor)
+        assert not can_use_cuda_kernels(tensor)
+    assert can_use_cuda_kernels(tensor)
 
 
 class AddOneUnlessExporting(nn.Module):
@@ -115,7 +115,7 @@ def test_encoder_on_kernels_is_as_accurate_as_pytorch(monkeypatch, encoder, dtyp
     for other in ("depthwise3x3", "add_norm_into"):
         monkeypatch.setattr(ops, other, ops.siblings(other)[EMULATED])
     for file in (image_encoder, tiny_vit):
-        monkeypatch.setattr(file, "serves_on_gpu", lambda *tensors: True)
+        monkeypatch.setattr(file, "can_use_cuda_kernels", lambda *tensors: True)
     result = model(images.to(dtype))
     assert called == [op] * (3 if encoder == "vit" else 4)
     errors = [float((each.double() - exact).abs().max()) for each in (result, usual)]
@@ -132,7 +132,7 @@ def test_add_norm_kernel_is_as_accurate_as_pytorch(monkeypatch, dtype):
     exact = model.double()(images.double())
     model.to(dtype)
     monkeypatch.setattr(native, "cpu_module", None)  # no dtype takes the native path for CPUs
-    monkeypatch.setattr(ImageEncoderViT, "_multiplies_bfloat16", lambda self, images: False)
+    monkeypatch.setattr(ImageEncoderViT, "_can_use_bfloat16", lambda self, images: False)
     usual = model(images.to(dtype))
     emulated, called = ops.siblings("add_norm_into")[EMULATED], []
 
@@ -142,7 +142,7 @@ def test_add_norm_kernel_is_as_accurate_as_pytorch(monkeypatch, dtype):
 
     monkeypatch.setattr(ops, "add_norm_into", add_norm_into)
     monkeypatch.setattr(ops, "attention", ops.siblings("attention")["reference"])
-    monkeypatch.setattr(image_encoder, "serves_on_gpu", lambda *tensors: True)
+    monkeypatch.setattr(image_encoder, "can_use_cuda_kernels", lambda *tensors: True)
     result = model(images.to(dtype))
     assert called == [(2 * 5 * 5, 256)] * 5
     errors = [float((each.double() - exact).abs().max()) for each in (result, usual)]

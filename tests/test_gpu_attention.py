@@ -68,7 +68,7 @@ def test_errors_with_relative_positions_by_wgmma(dtype, dim, height, width):
     need_wgmma()
     arguments = example(height, width, dim=dim, heads=4, batch=2)
     given = carry(cast(arguments, dtype), "cuda")
-    assert cuda.takes_wgmma(_native_cuda.cuda_module, given[0], dim, 0)
+    assert cuda.should_use_wgmma(_native_cuda.cuda_module, given[0], dim, 0)
     check_error("attention", arguments, dtype)
 
 

@@ -13,7 +13,7 @@ from fastsam_core import Predictor, ops
 from fastsam_core.config import Config
 from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.models import registry
-from fastsam_core.models.judgement import OFFICIAL
+from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.ops import _native_cuda
 from fastsam_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
 from fastsam_core.prompts import Prompts
@@ -22,7 +22,7 @@ from fastsam_core.stopwatch import Stopwatch
 from gpu_waits import waits
 from small_model import QUIET, bgr_picture, small_model
 from test_nms import random_boxes
-from test_preprocess_ops import picture, same_bits
+from test_preprocess_ops import random_image, same_bits
 
 pytestmark = pytest.mark.gpu
 
@@ -83,7 +83,7 @@ def test_nms_refuses_nan_and_infinity(bad: float) -> None:
 
 @pytest.mark.parametrize("shape", [(1200, 1800), (480, 640), (3000, 4000), (9, 12000), (1024, 1024), (1, 1)])
 def test_preprocessing_equals_the_cpu(shape: tuple[int, int]) -> None:
-    image = picture(shape[1] + 1, *shape)
+    image = random_image(shape[1] + 1, *shape)
     for view in (image, np.ascontiguousarray(image[..., ::-1])[..., ::-1], image.transpose(1, 0, 2)):
         wanted, content = preprocess(view, 1024)
         given, its_content = preprocess(view, 1024, "cuda")
@@ -95,7 +95,7 @@ def test_preprocessing_equals_the_cpu(shape: tuple[int, int]) -> None:
 
 
 def test_preprocessing_never_synchronises_and_can_be_captured() -> None:
-    frames = [torch.from_numpy(picture(seed, 1200, 1800)).cuda() for seed in (1, 2)]
+    frames = [torch.from_numpy(random_image(seed, 1200, 1800)).cuda() for seed in (1, 2)]
     wanted = [ops.preprocess_image(frame, *FORM) for frame in frames]
     with waits() as syncs:
         ops.preprocess_image(frames[0], *FORM)
@@ -110,7 +110,7 @@ def test_preprocessing_never_synchronises_and_can_be_captured() -> None:
 
 
 def test_pinned_frame_may_be_overwritten_after_preprocessing() -> None:
-    frame = torch.from_numpy(picture(1, 1200, 1800)).pin_memory()
+    frame = torch.from_numpy(random_image(1, 1200, 1800)).pin_memory()
     wanted, _ = preprocess(frame.numpy(), 1024, "cuda")
     torch.cuda.synchronize()
     torch.cuda._sleep(50_000_000)  # some tens of milliseconds
@@ -131,7 +131,7 @@ def test_points_with_expanded_labels_are_decoded() -> None:
 def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
     boxes = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
     model = small_model()
-    model.judgement = OFFICIAL  # without stability, which varies a lot for masks of few pixels
+    model.mask_scoring = OFFICIAL  # without stability, which varies a lot for masks of few pixels
     predictor = Predictor(overrides={"model": model, **QUIET})
     predictor.args.device = "cpu"
     predictor.set_image(bgr_picture(60, 90))
@@ -152,21 +152,21 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("count", [1, 5])
 def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | None) -> None:
-    model, picture = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
+    model, image = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
         prompts = Prompts.parse(**given)
         assert prompts is not None
         for _ in range(2):  # the first call encodes the image and fills caches
             with waits() as syncs:
-                found = [*decode_prompts(model, picture, prompts, True, dtype, Stopwatch())]
+                found = [*decode_prompts(model, image, prompts, True, dtype, Stopwatch())]
         assert found[0][1].is_cuda and not syncs, [str(one.message) for one in syncs]
 
 
 def test_batched_images_equal_single_ones() -> None:
     pictures = [np.roll(bgr_picture(40 + i, 60), 7 * i, axis=1) for i in range(5)]
     model = small_model().cuda()
-    model.judgement = OFFICIAL
+    model.mask_scoring = OFFICIAL
     predictor = Predictor(overrides={"model": model, **QUIET})
     single = predictor(pictures, bboxes=[4.0, 6.0, 25.0, 20.0])
     model.batches.clear()
@@ -183,8 +183,8 @@ def test_number_of_points_decoded_together_depends_on_kernels_and_memory(monkeyp
     ample = torch.cuda.get_device_properties(0).total_memory >= 8 << 30
     for dtype, together in ((torch.float16, 1024), (torch.bfloat16, 1024), (torch.float32, 512)):
         why_not = ops.why("decoder_first_pass", torch.empty(1, device="cuda", dtype=dtype))["cuda"]
-        assert model.points_at_once(dtype) == (together if ample and not why_not else 64)
+        assert model.points_per_batch(dtype) == (together if ample and not why_not else 64)
     assert Config().updated({"points_batch_size": 7, "half": True}).generate_options(model)["points_batch_size"] == 7
-    monkeypatch.setattr(_native_cuda, "unvalidated_serve", False)
-    assert model.points_at_once() == 64  # PyTorch decodes float32 now, also in the next line
-    assert registry.build("sam_nano").cuda().eval().points_at_once() == (512 if ample else 128)
+    monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
+    assert model.points_per_batch() == 64  # PyTorch decodes float32 now, also in the next line
+    assert registry.build("sam_nano").cuda().eval().points_per_batch() == (512 if ample else 128)

@@ -17,7 +17,7 @@ from fastsam_core.models import registry, replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.module_cache import cached
 from fastsam_core.models.precision import in_dtype
-from fastsam_core.models.replay import Graphs, Replay, encode
+from fastsam_core.models.replay import GraphCache, RecordedGraph, encode
 from fastsam_core.models.sam_model import SamModel
 
 pytestmark = pytest.mark.gpu
@@ -30,9 +30,9 @@ each_encoder = pytest.mark.parametrize("name", SIZES)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FASTSAM_CUDA_GRAPHS", "1")
-    if reason := replay._read_switch():
+    if reason := replay._read_disabled_reason():
         pytest.skip(reason)
-    monkeypatch.setattr(replay, "off", "")
+    monkeypatch.setattr(replay, "disabled_reason", "")
     free_memory()
     yield
     free_memory()
@@ -62,7 +62,7 @@ def encoder_of(name: str) -> nn.Module:
     return made.cuda().eval()
 
 
-def picture(name: str, seed: int, batch: int = 1) -> Tensor:
+def random_images(name: str, seed: int, batch: int = 1) -> Tensor:
     generator = torch.Generator("cuda").manual_seed(seed)
     return torch.randn(batch, 3, SIZES[name], SIZES[name], generator=generator, device="cuda")
 
@@ -73,15 +73,15 @@ def encode_directly(encoder: nn.Module, images: Tensor) -> Tensor:
     return result
 
 
-def graphs_of(encoder: nn.Module) -> list[Replay]:
-    graphs = cached(encoder, "graphs", Graphs)
-    assert not graphs._refused
-    return [one for one in graphs._known.values() if isinstance(one, Replay)]
+def graphs_of(encoder: nn.Module) -> list[RecordedGraph]:
+    graphs = cached(encoder, "graphs", GraphCache)
+    assert not graphs._disabled
+    return [one for one in graphs._entries.values() if isinstance(one, RecordedGraph)]
 
 
 def check(encoder: nn.Module, name: str, calls: int = 4, batch: int = 1, first: int = 0) -> None:
     """Assert that `calls` calls of `encode` equal the encoder's bits; results are compared after the last call."""
-    images = [picture(name, seed, batch) for seed in range(first, first + calls)]
+    images = [random_images(name, seed, batch) for seed in range(first, first + calls)]
     expected = [encode_directly(encoder, one) for one in images]
     with torch.no_grad():
         results = [encode(encoder, one) for one in images]
@@ -110,7 +110,7 @@ def test_model_replays_its_encoder(name: str) -> None:
     model.set_image_size(SIZES[name])
     half = in_dtype(model.image_encoder, HALF)
     for seed in range(6):
-        images = picture(name, seed)
+        images = random_images(name, seed)
         with torch.inference_mode() if seed % 2 else torch.no_grad():
             assert torch.equal(model.encode_image(images, HALF), encode_directly(half, images))
     assert len(graphs_of(half)) == 1
@@ -138,7 +138,7 @@ def test_no_grad_and_inference_mode_share_a_graph(name: str, made_in: type[Abstr
         encoder = encoder_of(name)
     for each in (encoder, in_dtype(encoder, HALF)):
         for seed in range(8):
-            images = picture(name, seed)
+            images = random_images(name, seed)
             expected = encode_directly(each, images)
             with torch.inference_mode() if seed % 2 == 0 else torch.no_grad():
                 result = encode(each, images)
@@ -157,7 +157,7 @@ def test_each_stream_has_its_own_graph(name: str) -> None:
     torch.cuda.synchronize()
     assert len(graphs_of(encoder)) == 2
     # Both at once, each in the order of its stream: images arrive late, and their memory is reused early.
-    late = [picture(name, seed) for seed in (11, 12)]
+    late = [random_images(name, seed) for seed in (11, 12)]
     expected = [encode_directly(encoder, one) for one in late]
     given = [torch.zeros_like(one) for one in late]
     torch.cuda.synchronize()
@@ -176,7 +176,7 @@ def test_each_stream_has_its_own_graph(name: str) -> None:
 def test_encoder_can_be_captured_by_the_caller(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
     check(encoder, name)
-    images, others = picture(name, 1), picture(name, 2)
+    images, others = random_images(name, 1), random_images(name, 2)
     expected = encode_directly(encoder, others)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.no_grad():
@@ -221,8 +221,8 @@ def test_capture_succeeds_while_another_thread_uses_the_gpu(name: str) -> None:
 @each_encoder
 def test_threads_on_their_own_streams_get_the_encoders_bits(name: str) -> None:
     encoder = in_dtype(encoder_of(name), HALF)
-    pictures = [picture(name, seed) for seed in range(3)]
-    expected = [encode_directly(encoder, one) for one in pictures]
+    images = [random_images(name, seed) for seed in range(3)]
+    expected = [encode_directly(encoder, one) for one in images]
     torch.cuda.synchronize()
     wrong, errors = list[int](), list[BaseException]()
 
@@ -230,7 +230,7 @@ def test_threads_on_their_own_streams_get_the_encoders_bits(name: str) -> None:
         try:
             with torch.cuda.stream(torch.cuda.Stream()), torch.no_grad():
                 for _ in range(30):
-                    if not torch.equal(encode(encoder, pictures[seed]), expected[seed]):
+                    if not torch.equal(encode(encoder, images[seed]), expected[seed]):
                         wrong.append(seed)
         except BaseException as error:
             errors.append(error)
@@ -246,7 +246,7 @@ def test_threads_on_their_own_streams_get_the_encoders_bits(name: str) -> None:
 
 @each_encoder
 def test_memory_is_constant_and_freed_with_the_encoder(name: str) -> None:
-    images = picture(name, 0)
+    images = random_images(name, 0)
     free_memory()
     before, pools_before = torch.cuda.memory_allocated(), pools()
     encoder = encoder_of(name)
@@ -273,7 +273,7 @@ def test_out_of_memory_during_capture_falls_back_to_the_encoder(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = in_dtype(encoder_of("vit"), HALF)
-    images = picture("vit", 2)
+    images = random_images("vit", 2)
     expected = encode_directly(encoder, images)
     record, tried = replay.record, []
 
@@ -300,7 +300,7 @@ def test_failed_capture_leaves_the_process_usable(
 ) -> None:
     encoder = in_dtype(encoder_of("vit"), HALF)
     forward, capture_end = ImageEncoderViT.forward, torch.cuda.CUDAGraph.capture_end
-    images = picture("vit", 0)
+    images = random_images("vit", 0)
     expected = encode_directly(encoder, images)
 
     def waiting(self: Any, x: Tensor) -> Tensor:

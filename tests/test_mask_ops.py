@@ -26,17 +26,17 @@ def dense(logits, y_cells, y_weights, x_cells, x_weights):
     return full
 
 
-def check(sibling, logits, axes, threshold=0.0, offset=1.0, picture=None, corner=(0, 0)):
+def check(sibling, logits, axes, threshold=0.0, offset=1.0, image_size=None, corner=(0, 0)):
     arrays = [array.numpy() for array in axes]
     full = dense(logits.numpy(), *arrays)
     height, width = full.shape[1:]
     left, top = corner
-    picture = picture or (height, width)
+    image_size = image_size or (height, width)
     counts, offsets, boxes, sizes = ops.siblings("mask_runs")[sibling](
-        logits, *axes, threshold, offset, *picture, left, top
+        logits, *axes, threshold, offset, *image_size, left, top
     )
     assert all(result.dtype == torch.int64 for result in (counts, offsets, boxes, sizes))
-    masks = np.zeros((len(logits), *picture), bool)
+    masks = np.zeros((len(logits), *image_size), bool)
     masks[:, top : top + height, left : left + width] = full > np.float32(threshold)
     expected = ops.siblings("rle_encode")["reference"](torch.from_numpy(masks))
     assert torch.equal(offsets, expected[1])
@@ -92,8 +92,8 @@ def test_random_axes_anywhere_in_an_image(sibling, kind, cells, size, margins, t
     random = np.random.RandomState(seed)
     axes = *random_axis(random, cells[0], size[0]), *random_axis(random, cells[1], size[1])
     top, bottom, left, right = margins
-    picture = top + size[0] + bottom, left + size[1] + right
-    check(sibling, logits_of(kind, random, 2, *cells), axes, threshold, offset, picture, (left, top))
+    image_size = top + size[0] + bottom, left + size[1] + right
+    check(sibling, logits_of(kind, random, 2, *cells), axes, threshold, offset, image_size, (left, top))
 
 
 @each_sibling

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoder_arguments import randomised
 from fastsam_core.models import registry
-from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, position_table
+from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, resample_rel_pos
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._attention.windows import partition, unpartition
 from tensor_sizes import LargestTensor
@@ -66,7 +66,7 @@ def attention_reference(attn: Attention, x: Tensor) -> Tensor:
     windows = partition(x, attn.window_size, torch.zeros(x.shape[-1])) if attn.window_size else x
     side_h, side_w = windows.shape[1:3]
     q, k, v = attn.qkv(windows).flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    table_h, table_w = position_table(attn.rel_pos_h, side_h), position_table(attn.rel_pos_w, side_w)
+    table_h, table_w = resample_rel_pos(attn.rel_pos_h, side_h), resample_rel_pos(attn.rel_pos_w, side_w)
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     for a, b in itertools.product(range(side_h * side_w), repeat=2):
         (ya, xa), (yb, xb) = divmod(a, side_w), divmod(b, side_w)
@@ -145,7 +145,7 @@ def test_decode_points_gives_the_chosen_masks(nano: SamModel, embedding: Tensor)
     with torch.no_grad():
         every, every_iou = nano.decode_prompts(embedding, points, labels, multimask_output=True)
     iou, logits = nano.decode_points(embedding, points, labels)
-    torch.testing.assert_close(nano.judgement.predicted_iou(iou, every), every_iou)
+    torch.testing.assert_close(nano.mask_scoring.predicted_iou(iou, every), every_iou)
     assert not torch.allclose(iou, every_iou)  # `every_iou` includes the masks' stability
     chosen = logits([7, 0, 7, 3], torch.tensor([2, 1, 0, 2]))
     torch.testing.assert_close(chosen, every[[7, 0, 7, 3], [2, 1, 0, 2]], rtol=1e-4, atol=1e-5)

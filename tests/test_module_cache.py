@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fake_cuda_graphs import random_images, vit
 from fastsam_core.models import decoder_features, module_cache, sam_model, tiny_vit
 from fastsam_core.models.decoder_features import prepared
 from fastsam_core.models.decoder_gpu import GpuImage
@@ -27,7 +28,6 @@ from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import Attention
 from fastsam_core.ops._native import cpu_module
-from graph_stand_in import picture, vit
 from small_model import small_model
 
 SIZE = 128
@@ -184,13 +184,13 @@ def test_cached_values_are_freed_with_their_module() -> None:
     module = nn.Linear(2, 2)
     gone = weakref.ref(cached(module, "a", lambda: nn.Linear(1, 1)))
     assert cached(module, "a", lambda: None) is gone() and cached(module, "b", lambda: None) is None
-    entries = len(module_cache._known)
+    entries = len(module_cache._cache)
     with torch.no_grad():
         module.weight.add_(1)
     assert cached(module, "a", lambda: None) is None
     del module
     gc.collect()
-    assert gone() is None and len(module_cache._known) == entries - 1
+    assert gone() is None and len(module_cache._cache) == entries - 1
 
 
 def test_copies_in_another_dtype_are_freed_when_the_model_is_cast() -> None:
@@ -221,35 +221,35 @@ def test_bias_made_first_by_another_thread_is_kept(monkeypatch: pytest.MonkeyPat
 
     def synchronize(table: Tensor) -> None:
         monkeypatch.setattr(tiny_vit, "synchronize", lambda table: None)
-        others.append(layer._bias())
+        others.append(layer._window_bias())
 
     monkeypatch.setattr(tiny_vit, "synchronize", synchronize)
-    first = layer._bias()
-    assert torch.equal(first, others[0]) and layer._bias() is others[0]
+    first = layer._window_bias()
+    assert torch.equal(first, others[0]) and layer._window_bias() is others[0]
 
 
 def test_gpu_work_is_finished_before_a_value_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     module, layer, steps = nn.Linear(2, 2), Attention(8, 2, 3), list[Any]()
 
     def synchronize() -> None:
-        steps.append((len(module_cache._known[module][1]), layer._kept))
+        steps.append((len(module_cache._cache[module][1]), layer._cached_bias))
 
     monkeypatch.setattr(Tensor, "is_cuda", True)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=synchronize))
     with torch.no_grad():
         for _ in range(2):
             cached(module, "key", lambda: steps.append("made"))
-            layer._bias()
+            layer._window_bias()
     assert steps == ["made", (0, None), (1, None)]
 
 
 def test_dead_parameter_invalidates_the_cache() -> None:
     module = nn.Linear(2, 2)
     first = cached(module, "a", object)
-    numbers = module_cache._fingerprint(module)[0]
-    known = module_cache._known[module][0]
-    assert cached(module, "a", object) is first and known.fingerprint == numbers
-    known.referents[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
+    fingerprint = module_cache._fingerprint(module)[0]
+    state = module_cache._cache[module][0]
+    assert cached(module, "a", object) is first and state.fingerprint == fingerprint
+    state.referents[0] = weakref.ref(nn.Linear(1, 1))  # a dead reference
     assert cached(module, "a", object) is not first
 
 
@@ -272,8 +272,8 @@ def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.Monkey
     assert isinstance(half, MaskDecoder)
     first = prepared(half, for_gpu=True)
     looked: list[nn.Module] = []
-    numbers = module_cache._fingerprint
-    monkeypatch.setattr(module_cache, "_fingerprint", lambda module: looked.append(module) or numbers(module))
+    fingerprint = module_cache._fingerprint
+    monkeypatch.setattr(module_cache, "_fingerprint", lambda module: looked.append(module) or fingerprint(module))
     assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
     scale_weight_in_place(model)
@@ -283,22 +283,22 @@ def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.Monkey
 
 @torch.no_grad()
 def test_layers_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, images = vit(), picture().bfloat16()
+    encoder, images = vit(), random_images().bfloat16()
     half = in_dtype(encoder, torch.bfloat16)
     assert isinstance(half, ImageEncoderViT)
-    monkeypatch.setattr(half, "_multiplies_bfloat16", lambda images: False)  # as on a GPU
-    first, tiles = half(images), half.patch_embed.tiles()
+    monkeypatch.setattr(half, "_can_use_bfloat16", lambda images: False)  # as on a GPU
+    first, tiles = half(images), half.patch_embed.has_disjoint_patches()
     looked: list[nn.Module] = []
-    for name in ("native.modules_of", "image_encoder._layers_of"):
+    for name in ("native.modules_of", "image_encoder._block_layers"):
         monkeypatch.setattr(f"fastsam_core.models.{name}", looked.append)
-    assert torch.equal(half(images), first) and half.patch_embed.tiles() is tiles and not looked
+    assert torch.equal(half(images), first) and half.patch_embed.has_disjoint_patches() is tiles and not looked
     hooks = nn.modules.module._global_forward_hooks
     monkeypatch.setitem(hooks, 0, lambda module, *_: looked.append(module))
     half(images)
     assert {id(part) for part in looked} >= {id(block) for block in half.blocks}
 
 
-def test_parts_of_equals_pytorchs_modules() -> None:
+def test_modules_of_equals_pytorchs_modules() -> None:
     model = model_of()
     model.mask_decoder.again = model.mask_decoder.transformer
     model.mask_decoder.none = None
@@ -392,11 +392,11 @@ def test_tokens_of_point_grids_are_cached(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sam_model, "stream_key", lambda device: (device, "another stream"))
     model._point_tokens(image, POINTS, LABELS)
     assert len(made) == 5
-    for step in range(2 * sam_model._GRIDS_KEPT):
+    for step in range(2 * sam_model._MAX_CACHED_GRIDS):
         model._point_tokens(image, POINTS + step, LABELS)
-    values = module_cache._known[model.prompt_encoder][1]
+    values = module_cache._cache[model.prompt_encoder][1]
     grids = [value for key, value in values.items() if isinstance(key, tuple) and key[0] == "points"]
-    assert [len(grid) for grid in grids] == [sam_model._GRIDS_KEPT]
+    assert [len(grid) for grid in grids] == [sam_model._MAX_CACHED_GRIDS]
 
 
 @torch.no_grad()

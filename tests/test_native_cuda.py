@@ -19,8 +19,8 @@ import cuda_emulation
 import fastsam_core
 from fastsam_core import doctor, ops, preprocess
 from fastsam_core.models import native
-from fastsam_core.ops import _direct, _native_cuda, schema
-from fastsam_core.ops._direct import goes_directly
+from fastsam_core.ops import _dispatch_bypass, _native_cuda, schema
+from fastsam_core.ops._dispatch_bypass import can_bypass_dispatcher
 from fastsam_core.ops._native import cpu_module
 from op_examples import EXAMPLES
 from siblings import EMULATED, emulated, run_python
@@ -142,9 +142,9 @@ def test_why_explains_the_choice_for_gpu_tensors(monkeypatch):
 
 
 def test_fallback_to_pytorch_on_gpu_tensors_is_logged_once(monkeypatch, caplog):
-    _native_cuda.say_served_by_pytorch.cache_clear()
+    _native_cuda.log_pytorch_fallback.cache_clear()
     monkeypatch.setattr(schema, "cuda_reason", _native_cuda.SWITCHED_OFF)
-    served = schema._said("rle_area", lambda counts, offsets: "the result")
+    served = schema._with_fallback_log("rle_area", lambda counts, offsets: "the result")
     tensor = gpu_tensor()
     with caplog.at_level(logging.INFO, "fastsam_core"):
         assert served(torch.ones(1), torch.ones(1)) == "the result" and not caplog.records
@@ -174,7 +174,7 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         "80, 90a",
         lambda: "" if current[0] else NO_CODE,
     )
-    for part in (_native_cuda, _direct, native, preprocess):
+    for part in (_native_cuda, _dispatch_bypass, native, preprocess):
         monkeypatch.setattr(part, "cuda_module", built)
     for part in (schema, doctor):
         monkeypatch.setattr(part, "cuda_reason", "")
@@ -192,11 +192,11 @@ def no_code(built: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 def test_gpu_without_compiled_code_falls_back_to_pytorch(no_code, monkeypatch):
     with FakeTensorMode():
         tensors = [torch.empty(3, device=f"cuda:{i}") for i in range(2)]
-    monkeypatch.setattr(_direct, "_PLAIN", (type(tensors[0]),))
+    monkeypatch.setattr(_dispatch_bypass, "_PLAIN_TYPES", (type(tensors[0]),))
     assert [ops.why("nms", tensor)["cuda"] for tensor in tensors] == [f"CUDA kernels: {no_code}", ""]
-    run = schema._where_it_runs(lambda *args: "kernels", lambda *args: "PyTorch")
+    run = schema._with_device_fallback(lambda *args: "kernels", lambda *args: "PyTorch")
     assert [run(1, tensor) for tensor in tensors] == ["PyTorch", "kernels"]
-    for takes in (_native_cuda.serves, goes_directly, native.serves_on_gpu):
+    for takes in (_native_cuda.has_kernels_for, can_bypass_dispatcher, native.can_use_cuda_kernels):
         assert [takes(tensor) for tensor in tensors] == [False, True], takes
     devices = [torch.device(name) for name in ("cuda", "cuda:0", "cuda:1", "cpu")]
     assert [preprocess._can_resize_on(device) for device in devices] == [False, False, True, True]
@@ -240,7 +240,7 @@ def test_tensors_on_an_unreachable_device_are_refused():
     real.EMULATED = False
     counts, offsets = EXAMPLES["rle_area"]()
     with pytest.raises(ValueError, match="all be on one 'cuda' device; got cpu"):
-        _native_cuda.bound_to(real, schema.CUDAS["rle_area"].rle_area)(counts, offsets)
+        _native_cuda.bind_module(real, schema.CUDAS["rle_area"].rle_area)(counts, offsets)
 
 
 @pytest.mark.skipif(bool(cuda_emulation.why_not()), reason=cuda_emulation.why_not())

@@ -19,12 +19,12 @@ from decoder_arguments import randomised
 from fastsam_core import ops
 from fastsam_core.models import prepared_image, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.native import serves, unaltered
+from fastsam_core.models.native import can_use_native, is_unmodified
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops import _threads
 from fastsam_core.ops._native import cpu_module
-from fastsam_core.ops._threads import native_threads, share_out, thread_count
+from fastsam_core.ops._threads import native_threads, parallel_for, thread_count
 from fastsam_core.postprocess import measure_batch_size
 from fastsam_core.preprocess import preprocess
 
@@ -64,13 +64,13 @@ def test_adapter_around_a_layer_is_called(model: SamModel, images: Tensor) -> No
         plain = model.encode_image(images)
         attention.qkv = Adapter(layer)
         try:
-            assert not unaltered(model.image_encoder)
+            assert not is_unmodified(model.image_encoder)
             adapted = model.encode_image(images)
             with torch.enable_grad():
                 expected = model.encode_image(images).detach()
         finally:
             attention.qkv = layer
-    assert unaltered(model.image_encoder)
+    assert is_unmodified(model.image_encoder)
     assert not torch.allclose(adapted, plain, atol=1e-3)
     torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)
 
@@ -104,7 +104,7 @@ def test_layers_replaced_by_other_pytorch_layers_are_called(kind: str, change: C
     else:
         encoder = TinyViT((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 3, 5), out_channels=8)
     encoder = randomised(encoder).eval()
-    assert unaltered(pickle.loads(pickle.dumps(encoder)))
+    assert is_unmodified(pickle.loads(pickle.dumps(encoder)))
     change(encoder)
     encoder.eval()
     images = torch.randn(1, 3, 128, 128)
@@ -150,7 +150,7 @@ def test_hooks_are_called(model: SamModel, images: Tensor) -> None:
 
 def test_native_operations_are_not_used_under_autocast(model: SamModel, images: Tensor) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert not serves(images)
+        assert not can_use_native(images)
         embedding = model.encode_image(images)
         logits, iou = model.decode_prompts(embedding.float(), torch.full((1, 1, 2), 99.0), torch.ones(1, 1))
     assert logits.isfinite().all() and iou.isfinite().all()
@@ -159,7 +159,7 @@ def test_native_operations_are_not_used_under_autocast(model: SamModel, images: 
 def test_use_under_autocast_does_not_change_a_prepared_image(
     model: SamModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared_image, "serves", lambda *tensors: False)  # as on a GPU in float32
+    monkeypatch.setattr(prepared_image, "can_use_native", lambda *tensors: False)  # as on a GPU in float32
     prompt = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
     with torch.no_grad():
         embedding = model.encode_image(images)
@@ -209,7 +209,7 @@ def test_traced_graph_contains_no_native_operations(model: SamModel, images: Ten
 def test_share_out_divides_threads_among_calls(threads: int, calls: int, each: int) -> None:
     torch.set_num_threads(threads)
     seen = list[tuple[int, int]]()
-    share_out(lambda i: seen.append((i, thread_count())), calls)
+    parallel_for(lambda i: seen.append((i, thread_count())), calls)
     assert sorted(seen) == [(i, each) for i in range(calls)]
 
 
@@ -218,11 +218,11 @@ def test_batch_sizes_grow_with_the_thread_count(model: SamModel) -> None:
     at_once = []
     for threads in (1, 2, 3, 8, 64):
         torch.set_num_threads(threads)
-        at_once.append((model.points_at_once(), model.points_at_once(torch.bfloat16), measure_batch_size()))
+        at_once.append((model.points_per_batch(), model.points_per_batch(torch.bfloat16), measure_batch_size()))
     assert at_once == [(64, 64, 16), (64, 64, 16), (96, 96, 24), (128, 128, 64), (128, 128, 64)]
     torch.set_num_threads(8)
     with torch.device("meta"):
-        assert registry.build("mobile_sam").points_at_once() == 64
+        assert registry.build("mobile_sam").points_per_batch() == 64
 
 
 @needs_native
@@ -275,6 +275,6 @@ def test_why_reports_layers_as_native_only_in_float32() -> None:
 
 
 def test_preprocess_copies_reversed_images_for_another_device() -> None:
-    picture = np.zeros((64, 40, 3), np.uint8)[..., ::-1]
-    pixels, size = preprocess(picture, 64, "meta")
+    image = np.zeros((64, 40, 3), np.uint8)[..., ::-1]
+    pixels, size = preprocess(image, 64, "meta")
     assert pixels.shape == (1, 3, 64, 64) and pixels.device.type == "meta" and size == (64, 40)

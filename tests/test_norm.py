@@ -42,7 +42,7 @@ def run(
 def called(*given: Any) -> set[str]:
     """Return {"add_norm"} if the CUDA front end calls the kernel for these arguments, else an empty set."""
     calls = Calls(emulated)
-    _native_cuda.bound_to(calls, cuda.add_norm_into)(*given)
+    _native_cuda.bind_module(calls, cuda.add_norm_into)(*given)
     return calls.names & {"add_norm"}
 
 
@@ -157,7 +157,7 @@ def test_kernel_is_called_only_for_supported_rows_and_alignment(dtype: torch.dty
 
 @needs_emulator
 def test_unvalidated_short_rows_fall_back_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "why_unvalidated", lambda: "nobody has seen it")
+    monkeypatch.setattr(cuda, "unvalidated_disabled_reason", lambda: "nobody has seen it")
     assert called(*example(3, 96), EPS) == set()
     assert called(*example(3, 256), EPS) == {"add_norm"}
 

@@ -133,7 +133,7 @@ def test_corrupted_arguments_of_cuda_kernels_return_or_raise(op: str) -> None:
     namespace = f"emulated_{op}"
     library = torch.library.Library(namespace, "DEF")
     library.define(op + schema.SCHEMAS[op])
-    library.impl(op, schema.on_one_device(op, ops.siblings(op)[EMULATED]), "CPU")
+    library.impl(op, schema.require_one_device(op, ops.siblings(op)[EMULATED]), "CPU")
     fakes = import_module(f"fastsam_core.ops.{schema.FAMILY_OF[op]}.schema")
     torch.library.register_fake(f"{namespace}::{op}", getattr(fakes, op), lib=library)
     check_spoilt(op, EMULATED, getattr(getattr(torch.ops, namespace), op).default)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsam_core.detect.yolo.weights import read_weights
-from fastsam_core.models.pickled import Name, Record, TensorRef, open_pickled
-from fastsam_core.models.pickled.machine import Machine
+from fastsam_core.models.pickled import GlobalRef, Record, TensorRef, open_pickled
+from fastsam_core.models.pickled.interpreter import PickleInterpreter
 from pickled_files import saved, untouched
 from yolo_files import IterableSimpleNamespace, make, published_paths, write
 
@@ -108,14 +108,18 @@ def test_plain_values_and_settings_are_read() -> None:
     read = open_pickled(path).content
     assert read["settings"].state["imgsz"] == 640 and isinstance(read["settings"].state["data"], Record)
     assert read["numbers"] == values["numbers"]
-    assert read["size"] == (1, 2) and read["dtype"] == Name("torch", "float16") and read["ordered"] == {"a": 1, "b": 2}
+    assert (
+        read["size"] == (1, 2)
+        and read["dtype"] == GlobalRef("torch", "float16")
+        and read["ordered"] == {"a": 1, "b": 2}
+    )
     assert all(isinstance(read[name], Record) for name in ("fitness", "array", "device"))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickle_protocols_2_to_5(protocol: int) -> None:
     value = {"a": [1, 2.5, "x", None, True], "b": {1, 2}, "c": (1, (2, (3,))), "d": b"x" * 300, "e": "y" * 300}
-    assert Machine(pickle.dumps(value, protocol)).run() == value
+    assert PickleInterpreter(pickle.dumps(value, protocol)).run() == value
 
 
 # --- damaged and arbitrary input
@@ -176,7 +180,7 @@ _WORDS += [b"K\x05", b"X\x02\x00\x00\x00ab", b"q\x00", b"h\x00", *(b"c%s\n" % na
 @given(st.lists(st.sampled_from(_WORDS), max_size=40))
 def test_any_opcode_sequence_returns_or_raises_value_error(words: list[bytes]) -> None:
     try:
-        Machine(b"\x80\x02" + b"".join(words) + b".").run()
+        PickleInterpreter(b"\x80\x02" + b"".join(words) + b".").run()
     except ValueError:
         return
 
@@ -191,7 +195,7 @@ def test_any_opcode_sequence_returns_or_raises_value_error(words: list[bytes]) -
     st.integers(2, 5),
 )
 def test_plain_data_is_read_as_by_pickle(value: Any, protocol: int) -> None:
-    assert Machine(pickle.dumps(value, protocol)).run() == value
+    assert PickleInterpreter(pickle.dumps(value, protocol)).run() == value
 
 
 def test_other_files_raise_value_error_with_their_name() -> None:

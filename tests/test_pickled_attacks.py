@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fastsam_core.detect.yolo.weights import read_weights
-from fastsam_core.models.pickled import machine, open_pickled
-from fastsam_core.models.pickled.machine import Machine
+from fastsam_core.models.pickled import interpreter, open_pickled
+from fastsam_core.models.pickled.interpreter import PickleInterpreter
 from pickled_files import saved, untouched, with_pickle
 from yolo_files import make, published_paths, write
 
@@ -204,7 +204,7 @@ def test_nested_list_bomb_stays_references() -> None:
     """Each list holds the previous one ten times ("billion laughs"): 10^60 leaves if they were ever copied."""
     levels = b"".join(b"](" + b"h%c" % level * 10 + b"eq%c0" % (level + 1) for level in range(60))
     data = b"\x80\x02]q\x000" + levels + b"h\x3c."
-    value = Machine(data).run()
+    value = PickleInterpreter(data).run()
     assert len(value) == 10 and value[0] is value[9]
     with pytest.raises(ValueError, match="holds a list"):
         read_weights(with_pickle(data))
@@ -223,13 +223,13 @@ def test_repeated_copies_are_refused(repeated: bytes) -> None:
     attributes = b"}(" + b"".join(b"X\x04\x00\x00\x00%04dK\x01" % index for index in range(5_000)) + b"uq\x03"
     names = b"c__builtin__\nlist\nq\x01" + b"cultralytics.a\nB\n)\x81q\x02" + attributes
     with pytest.raises(ValueError, match="takes more than"):
-        Machine(b"\x80\x02" + long + names + repeated * 2_000 + b".").run()
+        PickleInterpreter(b"\x80\x02" + long + names + repeated * 2_000 + b".").run()
 
 
 def test_too_many_steps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "MAX_STEPS", 1000)
+    monkeypatch.setattr(interpreter, "MAX_STEPS", 1000)
     with pytest.raises(ValueError, match="more than 1,000 steps"):
-        Machine(b"\x80\x02" + b"N0" * 1000 + b"N.").run()
+        PickleInterpreter(b"\x80\x02" + b"N0" * 1000 + b"N.").run()
 
 
 def test_too_large_pickle_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def test_child_forked_after_a_prediction_can_predict(runtime: str) -> None:
         "from fastsam_core import SAM\n"
         "from fastsam_core.ops import _threads\n"
         f"if {runtime != 'its own'}: _threads._pause_openmp = None\n"
-        "threads = 1 if _threads.says_of_forks() else 2\n"
+        "threads = 1 if _threads.fork_limitation() else 2\n"
         # Without compiled operations PyTorch multiplies matrices, and its rounding depends on the thread count.
         "native = fastsam_core.ops._native.cpu_module is not None\n"
         "same = torch.equal if native or threads == 2 else torch.allclose\n"

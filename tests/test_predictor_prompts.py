@@ -154,9 +154,9 @@ def test_everything_matches_generate_masks(predictor: Predictor, model: SamModel
     own = {
         "stability_share": 0.5,
         "highest_stability": 0.75,
-        "min_mask_region_area": model.judgement.least_region * HEIGHT * WIDTH,
+        "min_mask_region_area": model.mask_scoring.least_region * HEIGHT * WIDTH,
     }
-    assert own["stability_share"] == model.judgement.stability_share and own["min_mask_region_area"] > 1
+    assert own["stability_share"] == model.mask_scoring.stability_share and own["min_mask_region_area"] > 1
     records = generate_masks(decode, (HEIGHT, WIDTH), **options, **own, input_long_side=128)
     result = predictor(**options)[0]
     assert len(records) == len(result) > 0

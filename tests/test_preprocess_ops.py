@@ -14,7 +14,7 @@ from siblings import each_sibling_of, emulated
 each_sibling = each_sibling_of("preprocess_image")
 
 
-def picture(seed: int, height: int, width: int) -> np.ndarray:
+def random_image(seed: int, height: int, width: int) -> np.ndarray:
     """Return noise. Every third seed has only 0 and 255, whose sums come closest to the limits of the arithmetic."""
     rng = np.random.default_rng(seed)
     if seed % 3 == 0:
@@ -46,7 +46,7 @@ def test_random_sizes_match_pillow(sibling: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for i in range(12):
         old_height, old_width, height, width = (int(side) for side in rng.integers(1, 70, 4))
-        image = picture(12 * seed + i, old_height, old_width)
+        image = random_image(12 * seed + i, old_height, old_width)
         wanted = pillow(image, height, width)
         np.testing.assert_array_equal(run(torch.from_numpy(image), height, width).numpy(), wanted)
         size = max(height, width) + int(rng.integers(0, 5))
@@ -72,7 +72,7 @@ def test_random_sizes_match_pillow(sibling: str, seed: int) -> None:
     ],
 )
 def test_extreme_sizes_match_pillow(sibling: str, old: tuple[int, int], new: tuple[int, int]) -> None:
-    image = picture(old[1], *old)
+    image = random_image(old[1], *old)
     given = ops.siblings("resize_image")[sibling](torch.from_numpy(image), *new)
     np.testing.assert_array_equal(given.numpy(), pillow(image, *new))
 
@@ -80,7 +80,7 @@ def test_extreme_sizes_match_pillow(sibling: str, old: tuple[int, int], new: tup
 @each_sibling
 @pytest.mark.parametrize("old", [(120, 180), (180, 120), (108, 192), (192, 108), (48, 64), (302, 403), (200, 200)])
 def test_matches_a_single_pillow_call_at_equal_aspect_ratio(sibling: str, old: tuple[int, int]) -> None:
-    image, new = picture(old[0] + 1, *old), resized_shape(*old, 128)
+    image, new = random_image(old[0] + 1, *old), resized_shape(*old, 128)
     wanted = np.asarray(Image.fromarray(image).resize(new[::-1], Image.Resampling.BILINEAR))
     given = ops.siblings("resize_image")[sibling](torch.from_numpy(image), *new)
     np.testing.assert_array_equal(given.numpy(), wanted)
@@ -88,7 +88,7 @@ def test_matches_a_single_pillow_call_at_equal_aspect_ratio(sibling: str, old: t
 
 @each_sibling
 def test_any_strides_match_pillow(sibling: str) -> None:
-    storage = torch.from_numpy(picture(1, 90, 80))
+    storage = torch.from_numpy(random_image(1, 90, 80))
     planes = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (3, 41, 43), dtype=np.uint8))
     flat = torch.tensor([7, 90, 201], dtype=torch.uint8)
     views = {
@@ -118,7 +118,7 @@ def test_any_strides_match_pillow(sibling: str) -> None:
 def test_both_layouts_at_every_width(sibling: str, size: int) -> None:
     run = ops.siblings("preprocess_image")[sibling]
     for height, width in {(size, size), (size, max(1, size - 3)), (max(1, size // 2), size)}:
-        image = picture(size, 21, 34)
+        image = random_image(size, 21, 34)
         wanted = model_input(pillow(image, height, width), size)
         arguments = (torch.from_numpy(image), height, width, size, PIXEL_MEAN, PIXEL_STD, False)
         assert same_bits(run(*arguments, False), wanted)
@@ -127,7 +127,7 @@ def test_both_layouts_at_every_width(sibling: str, size: int) -> None:
 
 @pytest.mark.parametrize("shape", [(30, 50), (64, 40), (200, 3)])
 def test_numpy_views_are_preprocessed_as_their_copies(shape: tuple[int, int]) -> None:
-    image = picture(5, *shape)
+    image = random_image(5, *shape)
     wanted, content = preprocess(image, 64)
     assert content == resized_shape(*shape, 64)
     assert same_bits(wanted, model_input(pillow(image, *content), 64))
@@ -146,25 +146,25 @@ def test_cuda_binding_checks_sizes() -> None:
     for sides in ((0, 5), (5, 2**23 + 1)):
         with pytest.raises(ValueError, match="sides from 1"):
             emulated.preprocess_scratch_bytes(sides, (20, 30))
-    picture = (0, (40, 50), (150, 3, 1), False, (20, 30))
+    image_args = (0, (40, 50), (150, 3, 1), False, (20, 30))
     with pytest.raises(ValueError, match="too small"):
-        emulated.resize_image(*picture, 0, need - 1, 0, 0)
+        emulated.resize_image(*image_args, 0, need - 1, 0, 0)
     with pytest.raises(ValueError, match="multiple of 16"):
-        emulated.resize_image(*picture, 8, need, 0, 0)
+        emulated.resize_image(*image_args, 8, need, 0, 0)
     with pytest.raises(ValueError, match="must fit"):
-        emulated.preprocess_image(*picture, 25, PIXEL_MEAN, PIXEL_STD, False, 0, need, 0, 0)
+        emulated.preprocess_image(*image_args, 25, PIXEL_MEAN, PIXEL_STD, False, 0, need, 0, 0)
 
 
 def test_gpu_resizes_frames_only_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastsam_core import preprocess as module
 
     monkeypatch.setattr(module, "cuda_module", None)
-    assert [module._can_resize_on(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, False, False]
+    assert [module._takes_frames(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, False, False]
     monkeypatch.setattr(module, "cuda_module", object())
-    assert [module._can_resize_on(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]
-    image = picture(7, 90, 50)[..., ::-1]
+    assert [module._takes_frames(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]
+    image = random_image(7, 90, 50)[..., ::-1]
     wanted = preprocess(image, 64)
-    monkeypatch.setattr(module, "_can_resize_on", lambda device: False)
+    monkeypatch.setattr(module, "_takes_frames", lambda device: False)
     given = preprocess(image, 64)
     assert same_bits(given[0], wanted[0]) and given[1] == wanted[1]
 

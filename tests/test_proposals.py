@@ -27,7 +27,7 @@ def model() -> Any:
 
 
 def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
-    model.judgement = replace(model.judgement, consensus=0.0)
+    model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
     image = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
     found = predictor.proposals(image, points_stride=4, nms_thresh=1)
@@ -46,7 +46,7 @@ def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
 def _rectangles(model: Any, monkeypatch: pytest.MonkeyPatch, boxes: Any, iou: torch.Tensor) -> None:
     """Make the model return a rectangle for the i-th point: boxes (N, 4) x1, y1, x2, y2 in low-resolution cells."""
 
-    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float | None = None) -> Any:
+    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, iou_threshold: float | None = None) -> Any:
         def logits(point_index: Any, mask_index: Any) -> torch.Tensor:
             found = torch.full((len(point_index), 32, 32), -9.0)
             for place, point in enumerate(point_index):
@@ -73,7 +73,7 @@ def test_first_proposals_have_low_iou_with_each_other(model: Any, monkeypatch: p
     corners = rng.integers(0, 3, (64, 2)) * 8
     boxes = np.concatenate([corners, corners + rng.integers(4, 8, (64, 2))], 1)
     _rectangles(model, monkeypatch, boxes, torch.from_numpy(rng.random((64, 3))).float())
-    model.judgement = replace(model.judgement, consensus=0.0)
+    model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
     found = SAM(model).proposals(bgr_picture(128, 128), points_stride=8, imgsz=128, nms_thresh=1)
     scores = found.boxes.conf.numpy()
     assert len(found) == 3 * 64 and (np.diff(scores) > 0).any()
@@ -87,7 +87,7 @@ def test_near_duplicates_are_suppressed_by_rank(model: Any, monkeypatch: pytest.
     """
     boxes = [[0, 4, 24, 28], [4, 4, 28, 28], [5, 4, 28, 28], [0, 4, 24, 28]]
     _rectangles(model, monkeypatch, boxes, torch.tensor([0.9, 0.8, 0.7, 0.6])[:, None].expand(4, 3))
-    model.judgement = replace(model.judgement, consensus=0.0)
+    model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
     found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
     assert [round(x / 4) for x in found.boxes.xyxy[:, 0].tolist()] == [0, 5]
     assert np.triu(_ious(found.masks.boxes), 1).max() <= 0.7
@@ -99,7 +99,7 @@ def test_consensus_raises_the_rank_of_masks_that_points_agree_on(model: Any, mon
     _rectangles(model, monkeypatch, squares, torch.tensor([0.5, 0.7, 0.5, 0.6])[:, None].expand(4, 3))
     firsts = []
     for consensus in (0.0, 0.5):
-        model.judgement = replace(model.judgement, consensus=consensus)
+        model.mask_scoring = replace(model.mask_scoring, consensus=consensus)
         found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
         assert len(found) == 3  # one of the two equal squares is dropped
         firsts.append(found.boxes.xyxy[0].tolist())

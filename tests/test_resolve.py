@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastsam_core.models import checkpoint, published, registry
+from fastsam_core.models import checkpoint, checksums, registry
 from fastsam_core.models.checkpoint import load_model, resolve
 from local_server import FileServer, reply, serve
 from weights_examples import NANO, State, empty_folders, nano_state, touch
@@ -120,8 +120,8 @@ def test_none_means_sam_b(folders: tuple[Path, Path]) -> None:
 def mobile(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Return bytes that are published as mobile_sam.pt, with their size and hash, during a test."""
     data = bytes(range(256)) * 1200
-    facts = published.Published(hashlib.sha256(data).hexdigest(), len(data))
-    monkeypatch.setitem(published.BY_FILE_NAME, "mobile_sam.pt", facts)
+    checksum = checksums.Checksum(hashlib.sha256(data).hexdigest(), len(data))
+    monkeypatch.setitem(checksums.BY_FILE_NAME, "mobile_sam.pt", checksum)
     return data
 
 
@@ -202,11 +202,11 @@ def test_meta_file_name_is_downloaded_only_from_meta(monkeypatch: pytest.MonkeyP
 
 
 def test_published_hashes_and_sizes_are_plausible() -> None:
-    for facts in published.BY_FILE_NAME.values():
-        assert facts.sha256 is not None and len(bytes.fromhex(facts.sha256)) == 32
-        assert facts.size is not None and facts.size > 4e7
+    for checksum in checksums.BY_FILE_NAME.values():
+        assert checksum.sha256 is not None and len(bytes.fromhex(checksum.sha256)) == 32
+        assert checksum.size is not None and checksum.size > 4e7
     # Four bytes per parameter plus up to 300 kB for names. A missing digit in a size would fail.
     for name, file in (("sam_b", "sam_vit_b_01ec64.pth"), ("sam_l", "sam_vit_l_0b3195.pth")):
-        size = published.BY_FILE_NAME[file].size
-        values = sum(torch.Size(shape).numel() for shape in checkpoint._expected(name).values())
+        size = checksums.BY_FILE_NAME[file].size
+        values = sum(torch.Size(shape).numel() for shape in checkpoint._expected_shapes(name).values())
         assert size is not None and 0 <= size - 4 * values < 300_000

@@ -121,7 +121,7 @@ def workdir(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def write_checkpoint(name: str, target: Path) -> None:
     """Write the recipe's weights for a model of the registry, shifted to predict IoUs from about 0.3 to 1."""
-    state = fill_state_dict(checkpoint._build(registry.MODELS[name]).state_dict())
+    state = fill_state_dict(checkpoint._build_uninitialised(registry.MODELS[name]).state_dict())
     state["mask_decoder.iou_prediction_head.layers.2.bias"] += 0.7
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, target)
@@ -150,10 +150,10 @@ def small_sam_b(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     row = dataclasses.replace(registry.MODELS["sam_b"], encoder=encoder, embed_dim=16, decoder_mlp_dim=32)
     monkeypatch.setitem(registry.MODELS, "sam_b", row)
-    checkpoint._expected.cache_clear()
+    checkpoint._expected_shapes.cache_clear()
     write_checkpoint("sam_b", workdir / "sam_b.pt")
     yield
-    checkpoint._expected.cache_clear()
+    checkpoint._expected_shapes.cache_clear()
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
 
     def decode_points(
-        self: SamModel, embedding: Any, points: Tensor, labels: Tensor, above: float | None = None
+        self: SamModel, embedding: Any, points: Tensor, labels: Tensor, iou_threshold: float | None = None
     ) -> tuple[Tensor, Callable[[Any, Any], Tensor]]:
         assert points.shape[1:] == (1, 2) and labels.shape == points.shape[:2]
         first = sum(seen)

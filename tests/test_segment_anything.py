@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 import golden_recipe
 from fastsam_core import SAM, Predictor, segment_anything
 from fastsam_core.models import registry
-from fastsam_core.models.judgement import OFFICIAL
+from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 from fastsam_core.segment_anything.utils.transforms import ResizeLongestSide
 from small_model import FEW, QUIET, small_model, small_weights
@@ -130,10 +130,10 @@ def test_generated_records_match_reference(name: str, mode: str, monkeypatch: py
     golden = json.loads((DATA / f"everything_{name}.json").read_text())
     model = segment_anything.build_sam_nano(None)
     model.set_image_size(1024)
-    model.judgement = OFFICIAL
+    model.mask_scoring = OFFICIAL
     batches = iter(range(10**6))
 
-    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, above: float) -> Any:
+    def decode(image: Any, points: torch.Tensor, labels: torch.Tensor, iou_threshold: float) -> Any:
         batch = points[:, 0].double().numpy() / 4
         logits, scores = map(torch.from_numpy, golden_recipe.blob_logits(batch, golden["seed"] + next(batches)))
         return scores, lambda point_index, mask_index: logits[point_index, mask_index]
@@ -258,9 +258,9 @@ def test_module_calls_match_decode_prompts(
     assert low_res.shape == (count, 3 if multimask_output else 1, 32, 32) and low_res.requires_grad
     if prompt != "nothing":
         expected, scores = sam.decode_prompts(embedding, points, labels, boxes, masks, multimask_output)
-        bounded = sam.judgement.bounded(low_res, boxes, points, labels)
+        bounded = sam.mask_scoring.clip_to_boxes(low_res, boxes, points, labels)
         torch.testing.assert_close(bounded, expected, rtol=1e-4, atol=1e-4)
-        judged = sam.judgement.predicted_iou(predicted_iou, low_res)
+        judged = sam.mask_scoring.predicted_iou(predicted_iou, low_res)
         torch.testing.assert_close(judged, scores, rtol=1e-4, atol=1e-4)
 
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fake_cuda_graphs import random_images, vit
 from fastsam_core.models import module_cache, registry, speculative
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.module_cache import is_immutable
 from fastsam_core.models.precision import cast_copy
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.speculative import run_in_dtype
-from graph_stand_in import picture, vit
 from test_replay import data, in_place, loaded, replaced
 
 HALF = torch.bfloat16
@@ -35,12 +35,12 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[str] = []
         self.ran: list[weakref.ref[nn.Module]] = []
-        numbers = module_cache._fingerprint
+        fingerprint = module_cache._fingerprint
 
         def look(module: nn.Module) -> Any:
             if not is_immutable(module):
                 self.steps.append("look")
-            return numbers(module)
+            return fingerprint(module)
 
         monkeypatch.setattr(module_cache, "_fingerprint", look)
         monkeypatch.setattr(speculative, "_on_gpu", lambda given: True)
@@ -53,7 +53,7 @@ class Watch:
 
     def encode(self, encoder: nn.Module, dtype: torch.dtype = HALF, images: Tensor | None = None) -> Tensor:
         """Run the encoder in `dtype`, and check the result against that of a fresh copy."""
-        images = picture() if images is None else images
+        images = random_images() if images is None else images
         del self.steps[:], self.ran[:]
         with torch.no_grad():
             result = run_in_dtype(encoder, dtype, images, partial(self.run, images))
@@ -129,7 +129,7 @@ def test_changed_encoder_is_copied_and_run_again(watch: Watch, change: Callable[
 
 
 def test_change_during_run_is_detected(watch: Watch) -> None:
-    encoder, images = vit(), picture()
+    encoder, images = vit(), random_images()
     watch.encode(encoder)
     before = watch.encode(encoder)
 
@@ -199,7 +199,7 @@ def test_check_comes_first_if_running_has_side_effects(watch: Watch, why: str) -
     "when", ["gradients", "CPU", "mode", "subclass", "profiler", "tracing", "global hook", "capturing"]
 )
 def test_check_comes_first_if_extra_run_is_observable(watch: Watch, when: str) -> None:
-    encoder, images, context = vit(), picture(), nullcontext
+    encoder, images, context = vit(), random_images(), nullcontext
     for _ in range(2):
         watch.encode(encoder)
     watch.steps.clear()
@@ -224,7 +224,7 @@ def test_check_comes_first_if_extra_run_is_observable(watch: Watch, when: str) -
 
 
 def test_only_errors_of_current_weights_are_raised(watch: Watch) -> None:
-    encoder, images = vit(), torch.randn(1, 4, *picture().shape[2:])
+    encoder, images = vit(), torch.randn(1, 4, *random_images().shape[2:])
     for _ in range(2):
         watch.encode(encoder)
     with torch.no_grad(), pytest.raises((RuntimeError, ValueError)):
@@ -249,7 +249,7 @@ def model_of(encoder: nn.Module, device: str) -> SamModel:
     model = registry.build("sam_nano").eval().to(device)
     assert isinstance(model, SamModel)
     model.image_encoder = encoder.to(device)
-    model.set_image_size(picture().shape[-1])
+    model.set_image_size(random_images().shape[-1])
     return model
 
 
@@ -260,9 +260,9 @@ def test_sam_model_encodes_as_a_fresh_copy(watch: Watch) -> None:
             if call == 2:
                 in_place(model.image_encoder)
             watch.steps.clear()
-            result = model.encode_image(picture(call), HALF)
+            result = model.encode_image(random_images(call), HALF)
             assert watch.steps[0] == "look" or call > 0
-            assert torch.equal(result, cast_copy(model.image_encoder, HALF)(picture(call).to(HALF)))
+            assert torch.equal(result, cast_copy(model.image_encoder, HALF)(random_images(call).to(HALF)))
 
 
 @pytest.mark.gpu
@@ -273,7 +273,7 @@ def test_results_on_gpu_match_fresh_copy(change: Callable[[Any], None]) -> None:
         if call % 3 == 2:
             change(model.image_encoder)
             model.to("cuda")
-        images = picture(call).cuda()
+        images = random_images(call).cuda()
         with torch.inference_mode() if call % 2 else torch.no_grad():
             result = model.encode_image(images, HALF)
             assert torch.equal(result, cast_copy(model.image_encoder, HALF)(images.to(HALF))), call

@@ -79,7 +79,7 @@ def test_other_dtypes_run_in_pytorch():
 @pytest.mark.parametrize("size", [(64, 64), (97, 50), (16, 160), (5, 3)])
 @torch.no_grad()
 def test_gpu_form_matches_pytorch(monkeypatch, size, dtype):
-    monkeypatch.setattr(tiny_vit, "serves", lambda *tensors: False)
+    monkeypatch.setattr(tiny_vit, "can_use_native", lambda *tensors: False)
     model, images = network().to(dtype), torch.randn(2, 3, *size, dtype=dtype)
     before = images.clone()
     close = 1e-4 if dtype == torch.float32 else 1e-10
@@ -91,8 +91,8 @@ def test_gpu_form_matches_pytorch(monkeypatch, size, dtype):
 def test_gpu_form_recomputes_its_cache_when_weights_change(monkeypatch):
     monkeypatch.setattr(module_cache, "CACHED_DEVICES", ["cpu"])
     model, images, made = network().double(), torch.randn(1, 3, 48, 48, dtype=torch.float64), []
-    usual = model._plan
-    model._plan = lambda: made.append(0) or usual()
+    usual = model._build_plan
+    model._build_plan = lambda: made.append(0) or usual()
     first = model._infer_on_gpu(images)
     assert torch.equal(model._infer_on_gpu(images), first) and len(made) == 1
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
@@ -108,8 +108,8 @@ OBSTACLES = ["gradients", "training", "hook", "another layer", "autocast", "floa
 
 @pytest.mark.parametrize("why", OBSTACLES)
 def test_gpu_form_is_used_only_where_supported(monkeypatch, why):
-    monkeypatch.setattr(tiny_vit, "serves_on_gpu", lambda *tensors: True)
-    monkeypatch.setattr(tiny_vit, "serves", lambda *tensors: False)
+    monkeypatch.setattr(tiny_vit, "can_use_cuda_kernels", lambda *tensors: True)
+    monkeypatch.setattr(tiny_vit, "can_use_native", lambda *tensors: False)
     with torch.inference_mode(why == "uncounted"):
         model, images = network().bfloat16(), torch.randn(2, 3, 48, 48).bfloat16()
     if why == "hook":
@@ -138,20 +138,20 @@ def test_bias_made_during_graph_capture_is_not_cached(monkeypatch):
     layer = network().layers[1].blocks[0].attn
     with monkeypatch.context() as patch:
         patch.setattr(tiny_vit, "is_capturing", lambda: True)
-        captured = layer._bias()
-        assert layer._bias() is not captured  # a captured tensor has no values until the graph is replayed
-    cached = layer._bias()
-    assert torch.equal(cached, captured) and layer._bias() is cached
+        captured = layer._window_bias()
+        assert layer._window_bias() is not captured  # a captured tensor has no values until the graph is replayed
+    cached = layer._window_bias()
+    assert torch.equal(cached, captured) and layer._window_bias() is cached
 
 
 def test_bias_of_inference_mode_weights_is_cached_until_they_change():
     with torch.inference_mode():
         layer = network().layers[1].blocks[0].attn
-        cached = layer._bias()
-        assert layer.attention_biases.is_inference() and layer._bias() is cached
+        cached = layer._window_bias()
+        assert layer.attention_biases.is_inference() and layer._window_bias() is cached
         before = cached.clone()
         layer.attention_biases.add_(1)
-        torch.testing.assert_close(layer._bias(), before + 1)
+        torch.testing.assert_close(layer._window_bias(), before + 1)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*is deprecated:DeprecationWarning")

@@ -47,9 +47,9 @@ def test_decoded_tokens_reproduce_the_predicted_iou(native: bool, monkeypatch: p
     with torch.no_grad():
         expected_logits, expected_iou = model.decode_prompts(embedding, points, labels, multimask_output=True)
         if not native:
-            monkeypatch.setattr(sam_model, "serves", lambda *tensors: False)
+            monkeypatch.setattr(sam_model, "can_use_native", lambda *tensors: False)
         tokens, logits = calibrate._decode(model.prepare(embedding), model.prompt_encoder.sparse(points, labels, None))
-        iou = model.judgement.predicted_iou(model.mask_decoder.iou_prediction_head(tokens), logits)[:, 1:]
+        iou = model.mask_scoring.predicted_iou(model.mask_decoder.iou_prediction_head(tokens), logits)[:, 1:]
     torch.testing.assert_close(iou, expected_iou, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(logits[:, 1:], expected_logits, rtol=1e-3, atol=1e-4)
 

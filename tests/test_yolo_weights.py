@@ -332,7 +332,7 @@ def test_checkpoints_are_found_locally_or_downloaded_by_name(
         asked.append((name, *urls))
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("fastsam_core.models.locate.fetch", fetch)
+    monkeypatch.setattr("fastsam_core.models.checkpoint_paths.download_official", fetch)
     for name in ("yolov8n.pt", "yolov8x-seg", "FastSAM.pt", "FastSAM-s.pt"):
         with pytest.raises(ConnectionError):
             load_network(name)

@@ -315,14 +315,14 @@ class Config:
 
     def conf_for(self, model: SamModel) -> float:
         """Return the predicted IoU above which masks are kept: `conf`, by default that of the model."""
-        return model.judgement.conf if self.conf is None else self.conf
+        return model.mask_scoring.conf if self.conf is None else self.conf
 
     def points_per_batch(self, model: SamModel) -> int:
         """Return how many grid points are decoded together: `points_batch_size`, by default chosen for the device.
 
         It affects time and memory; masks change by rounding at most.
         """
-        return model.points_at_once(self.dtype) if self.points_batch_size is None else self.points_batch_size
+        return model.points_per_batch(self.dtype) if self.points_batch_size is None else self.points_batch_size
 
     def generate_options(self, model: SamModel, image_hw: tuple[int, int] | None = None) -> dict[str, Any]:
         """Return the arguments of `everything.generate_masks`. Thresholds that are not given are those of the model.
@@ -333,11 +333,11 @@ class Config:
         options["points_batch_size"] = self.points_per_batch(model)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
-                options[key] = getattr(model.judgement, key)
+                options[key] = getattr(model.mask_scoring, key)
         for key in ("stability_share", "highest_stability"):
-            options[key] = getattr(model.judgement, key)
+            options[key] = getattr(model.mask_scoring, key)
         if options["min_mask_region_area"] is None and image_hw is not None:
-            options["min_mask_region_area"] = model.judgement.least_region * image_hw[0] * image_hw[1]
+            options["min_mask_region_area"] = model.mask_scoring.least_region * image_hw[0] * image_hw[1]
         return options
 
 

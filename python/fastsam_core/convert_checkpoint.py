@@ -12,7 +12,7 @@ from ._files import save_tensors
 from .detect.yolo.load import OFFICIAL_URLS
 from .detect.yolo.weights import is_yolo_state_dict, read_weights, save_weights
 from .models.checkpoint import identify, read_state_dict, resolve
-from .models.locate import locate
+from .models.checkpoint_paths import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
     if target.suffix != ".safetensors":
         raise ValueError(f"checkpoints are converted to .safetensors, not to {target.name!r}")
     text = os.fspath(source)
-    path = locate(text, OFFICIAL_URLS) if text in OFFICIAL_URLS else resolve(text)
+    path = find_checkpoint(text, OFFICIAL_URLS) if text in OFFICIAL_URLS else resolve(text)
     if target.exists() and target.samefile(path):
         raise ValueError(f"{target} is the source itself; give another name")
     try:

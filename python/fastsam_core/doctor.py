@@ -19,8 +19,8 @@ from .models import replay
 from .models.precision import why_not_bfloat16
 from .ops import schema
 from .ops._native import cpu_module, cpu_reason
-from .ops._native_cuda import UNVALIDATED, cuda_module, cuda_reason, why_not_on, why_unvalidated
-from .ops._threads import says_of_forks
+from .ops._native_cuda import UNVALIDATED_KERNELS, cuda_module, cuda_reason, unvalidated_disabled_reason, why_not_on
+from .ops._threads import fork_limitation
 
 
 def collect() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def report() -> str:
     bfloat16 = f"not faster than float32: {findings['bfloat16']}" if findings["bfloat16"] else bfloat16_note
     threads = _threads(findings["threads"], findings["processor_limit"])
     machine_rows = {"platform": findings["platform"], "threads": threads, "bfloat16": bfloat16}
-    lines += _section("Machine", machine_rows | ({"forks": fork_note} if (fork_note := says_of_forks()) else {}))
+    lines += _section("Machine", machine_rows | ({"forks": fork_note} if (fork_note := fork_limitation()) else {}))
     isa = findings["isa"]
     lines += _section(
         "Native CPU operations",
@@ -144,8 +144,8 @@ def _cuda() -> dict[str, Any]:
         "reason": "" if available else no_gpu_reason,
         "devices": [torch.cuda.get_device_name(gpu) for gpu in gpus],
         "kernels": cuda_reason or (gpu_reasons or "in use" if available else f"switched on, but {no_gpu_reason}"),
-        "unvalidated": why_unvalidated() or f"{UNVALIDATED}: in use, by FASTSAM_CUDA_KERNELS=1",
-        "graphs": replay.off or ("in use" if available else f"switched on, but {no_gpu_reason}"),
+        "unvalidated": unvalidated_disabled_reason() or f"{UNVALIDATED_KERNELS}: in use, by FASTSAM_CUDA_KERNELS=1",
+        "graphs": replay.disabled_reason or ("in use" if available else f"switched on, but {no_gpu_reason}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ops._masks.cuda import MeasuredMasks, PreparedAxes, split_numbers
+from .ops._masks.cuda import MeasuredMasks, ResamplingAxes, split_measurements
 from .ops._native_cuda import on_device_of
 
 # Run lengths to fetch from a GPU at once; noisy masks have up to one per pixel. Chosen so that one mask more still fits
@@ -93,7 +93,12 @@ class GpuMaskResults:
     is_cuda = True
 
     def __init__(
-        self, logits: Tensor, axes: PreparedAxes, threshold: float, offset: float, placement: tuple[int, int, int, int]
+        self,
+        logits: Tensor,
+        axes: ResamplingAxes,
+        threshold: float,
+        offset: float,
+        placement: tuple[int, int, int, int],
     ) -> None:
         """Queue the measuring; see `ops._masks.cuda.MeasuredMasks`. `axes.fetch()` must have been called.
 
@@ -103,8 +108,8 @@ class GpuMaskResults:
         self._axes = axes
         self._use_int32 = placement[0] * placement[1] < 2**31  # int32 run lengths suffice, half the size to transfer
         flat = _allocate_host(8 * logits.shape[0], self.device)
-        self._raw_measurements = split_numbers(flat.numpy())
-        with on_device_of(logits, axes.memory) as (cuda, stream):
+        self._raw_measurements = split_measurements(flat.numpy())
+        with on_device_of(logits, axes.buffer) as (cuda, stream):
             self._event = cuda.Event()
             # Kernels write these few numbers directly to pinned host memory, which is faster than a copy.
             self._masks: MeasuredMasks | None = MeasuredMasks(
@@ -120,7 +125,7 @@ class GpuMaskResults:
 
     def measurements(self) -> MaskMeasurements:
         self._event.synchronize()
-        self._axes.check(int(self._axes.known[0]))
+        self._axes.check(int(self._axes.host_error[0]))
         _, boxes, sizes = self._raw_measurements
         return MaskMeasurements.from_boxes_and_sizes(boxes, sizes)
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from . import ops
 from .measuring import CpuMaskResults, GpuMaskResults
 from .models.common import to_device
-from .ops._masks.cuda import PreparedAxes
+from .ops._masks.cuda import ResamplingAxes
 from .ops._native import cpu_module
-from .ops._native_cuda import serves, stream_of
+from .ops._native_cuda import has_kernels_for, stream_of
 from .ops._threads import thread_count
 
 # Masks measured together hold their run lengths and several times as much working memory for encoding. So take few at a
@@ -165,7 +165,7 @@ class MaskResizer:
     ) -> Iterator[EncodedMasks]:
         """Yield `measure` of a few masks of (N, l, l) at a time, in order, so that memory is bounded."""
         low_res = self._checked(low_res)
-        size = _GPU_BATCH_SIZE if serves(low_res) else measure_batch_size()
+        size = _GPU_BATCH_SIZE if has_kernels_for(low_res) else measure_batch_size()
         for part in low_res.split(size) if len(low_res) else ():
             yield self.measure(part, threshold, offset)
 
@@ -207,7 +207,7 @@ class MaskResizer:
             raise ValueError(f"the stability offset must be 0 or more, got {offset}")
         low_res = self._checked(low_res)
         height, width = image_hw or self.original_hw
-        if serves(low_res):
+        if has_kernels_for(low_res):
             return GpuMaskResults(
                 low_res, self._prepared_axes_on(low_res.device), threshold, offset, (height, width, *corner)
             )
@@ -219,7 +219,7 @@ class MaskResizer:
 
     def cache_axes_for(self, tensor: Tensor) -> None:
         """Compute and cache what `measure_async` needs besides the masks, if `tensor` is on a GPU that runs kernels."""
-        if tensor.is_cuda and serves(tensor):
+        if tensor.is_cuda and has_kernels_for(tensor):
             self._prepared_axes_on(tensor.device)
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -227,7 +227,7 @@ class MaskResizer:
         stream = _stream_cache_key(device)
         return _make_axes(device, *self._key) if stream is None else _cached_axes(device, stream, *self._key)
 
-    def _prepared_axes_on(self, device: torch.device) -> PreparedAxes:
+    def _prepared_axes_on(self, device: torch.device) -> ResamplingAxes:
         """Return the same axes in the form that CUDA kernels take."""
         stream = _stream_cache_key(device)
         return (
@@ -262,13 +262,13 @@ def _cached_axes(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor,
     return _make_axes(device, *axes)
 
 
-def _make_prepared_axes(device: torch.device, cells: int, *axes: Any) -> PreparedAxes:
-    return PreparedAxes(*_make_axes(device, cells, *axes), (cells, cells)).fetch()
+def _make_prepared_axes(device: torch.device, cells: int, *axes: Any) -> ResamplingAxes:
+    return ResamplingAxes(*_make_axes(device, cells, *axes), (cells, cells)).fetch()
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _cached_prepared_axes(device: torch.device, stream: int, *axes: Any) -> PreparedAxes:
+def _cached_prepared_axes(device: torch.device, stream: int, *axes: Any) -> ResamplingAxes:
     return _make_prepared_axes(device, *axes)
 
 

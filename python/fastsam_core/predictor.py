@@ -211,7 +211,7 @@ class Predictor(PredictorState):
         return f"{len(result)} mask{'s' * (len(result) != 1)}"
 
     def _input_shape(self, config: Config) -> str:
-        size = config.imgsz or (self.model and self.model.own_image_size)
+        size = config.imgsz or (self.model and self.model.default_image_size)
         return f"(1, 3, {size}, {size})" if size else ""
 
     # --- the steps one by one ---

@@ -86,8 +86,8 @@ class PredictorState(PredictionLoop):
             # modules are checked: checking all of them takes half as long as a GPU needs for a click.
             if any(part.training for part in (self.model, *self.model.children())):
                 self.model.eval()
-            size = config.imgsz or self.model.own_image_size
-            self.model._take(size)  # for callers that use the model's modules directly
+            size = config.imgsz or self.model.default_image_size
+            self.model._apply_image_size(size)  # for callers that use the model's modules directly
             return self.model.at_image_size(size)
 
     # --- the image ---

@@ -18,7 +18,7 @@ from .stopwatch import Stopwatch
 
 # A threshold below every score: proposals are ranked, not filtered.
 _NO_THRESHOLD = -1e30
-# Masks whose boxes have a higher IoU count as agreeing, for `Judgement.consensus`.
+# Masks whose boxes have a higher IoU count as agreeing, for `MaskScoring.consensus`.
 _AGREEMENT_IOU = 0.8
 # Masks whose boxes have a higher IoU with a better-ranked one come after all others.
 _DISTINCT_IOU = 0.7
@@ -31,7 +31,7 @@ def propose(
 ) -> Results:
     """Return at most `n` object proposals, best first.
 
-    Their `conf` is the mean of predicted IoU and stability score. The rank is that mean plus `Judgement.consensus`
+    Their `conf` is the mean of predicted IoU and stability score. The rank is that mean plus `MaskScoring.consensus`
     times the natural logarithm of the number of candidates whose boxes agree with the mask's, itself included; the
     weight is 0 for all models but `sam_nano`.
 
@@ -50,7 +50,7 @@ def propose(
     boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
     corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)).float()
     scores = np.array([(record["predicted_iou"] + record["stability_score"]) / 2 for record in records], np.float32)
-    rank = scores + np.float32(model.judgement.consensus) * np.log(_count_agreeing(boxes))
+    rank = scores + np.float32(model.mask_scoring.consensus) * np.log(_count_agreeing(boxes))
     order = _diverse_order(corners, torch.from_numpy(rank), thresh)[:count]
     results = Results.from_dicts(image.pixels, image.path, [records[k] for k in order], device=model.device)
     if results.boxes is not None and order:

@@ -188,7 +188,9 @@ def generate_records(
             current_crop = crop_box, image.prepared_crop(model, (x1, y1, x2, y2), config.dtype, watch)
         with watch.phase("inference", device):
             labels = torch.ones(len(points), 1, dtype=torch.int64, device="cpu")
-            predicted_iou, compute_logits = model.decode_points(current_crop[1], points[:, None], labels, above=min_iou)
+            predicted_iou, compute_logits = model.decode_points(
+                current_crop[1], points[:, None], labels, iou_threshold=min_iou
+            )
 
         def timed_compute_logits(point_index: list[int], mask_index: list[int]) -> Tensor:
             with watch.phase("inference", device):

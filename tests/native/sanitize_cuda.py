@@ -94,7 +94,7 @@ def _attention(height: int, width: int, window: int, dim: int, dtype: torch.dtyp
 
 def make_calls(device: str, sibling: str, quick: bool = False) -> int:
     """Call every operation of `iter_calls` and the decoder's fused calls on `device`; return the number of calls."""
-    _native_cuda.unvalidated_serve = True
+    _native_cuda.use_unvalidated = True
     count = 0
     for op, arguments in iter_calls(sibling, quick):
         ops.siblings(op)[sibling](*(carry(argument, device) for argument in arguments))
@@ -104,7 +104,7 @@ def make_calls(device: str, sibling: str, quick: bool = False) -> int:
             [carry(argument, device) for argument in arguments_in(dtype, op, **FEW)]
             for op in ("decoder_prompts", "decoder_mask_factors")
         )
-        _native_cuda.forms[sibling](_decode)(prompts, factors)
+        _native_cuda.sibling_wrappers[sibling](_decode)(prompts, factors)
         count += 2
     return count
 

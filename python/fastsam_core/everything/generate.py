@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import ops
 from ..measuring import AsyncHostCopy
 from ..models.common import to_device
-from ..ops._native_cuda import has_ample_memory, serves
+from ..ops._native_cuda import has_ample_memory, has_kernels_for
 from ..postprocess import MaskResizer, measure_batch_size
 from ..preprocess import resized_shape
 from ..runs import encode_counts
@@ -205,7 +205,7 @@ def _suppress_duplicates(candidates: Candidates, box_thresh: float, device: torc
 
 def _logits_batch_size(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
     """Return for how many masks to request logits at once."""
-    if serves(predicted_iou):
+    if has_kernels_for(predicted_iou):
         return _GPU_BATCH_SIZE if has_ample_memory(predicted_iou.device) else -(-_GPU_BATCH_SIZE // 2)
     max_masks = measure_batch_size()
     pixels = _MAX_PIXELS_PER_BATCH * min(2, max_masks // 16)

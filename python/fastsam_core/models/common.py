@@ -58,27 +58,27 @@ def neck(in_channels: int, out_channels: int) -> nn.Sequential:
 
 def neck_channels_last(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Apply the layers from `neck` with native operations: (B, H, W, in_channels) to (B, out_channels, H, W)."""
-    widen, mix = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
+    conv1, conv2 = cast(nn.Conv2d, layers[0]), cast(nn.Conv2d, layers[2])
     first_norm, last_norm = cast(LayerNorm2d, layers[1]), cast(LayerNorm2d, layers[3])
-    x = first_norm.channels_last(ops.linear(x, widen.weight.flatten(1)))
-    x = ops.conv3x3(x, mix.weight, mix.weight.new_zeros(mix.out_channels))
+    x = first_norm.channels_last(ops.linear(x, conv1.weight.flatten(1)))
+    x = ops.conv3x3(x, conv2.weight, conv2.weight.new_zeros(conv2.out_channels))
     return last_norm.channels_last(x).permute(0, 3, 1, 2).contiguous()
 
 
-def own(module: nn.Module, *names: str) -> list[Any]:
+def get_members(module: nn.Module, *names: str) -> list[Any]:
     """Return parameters and submodules of a module by name.
 
     Reading them from the module's dictionaries avoids `nn.Module.__getattr__`, which takes some microseconds per name,
     more than many a kernel launch.
     """
-    parameters, parts = module._parameters, module._modules
-    found: list[Any] = []
+    parameters, submodules = module._parameters, module._modules
+    members: list[Any] = []
     for name in names:
         value: Any = parameters.get(name)
         if value is None:
-            value = parts.get(name)
-        found.append(getattr(module, name) if value is None else value)
-    return found
+            value = submodules.get(name)
+        members.append(getattr(module, name) if value is None else value)
+    return members
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:

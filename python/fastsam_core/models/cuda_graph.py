@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 # PyTorch prepares its random generators for only one capture at a time.
-_recording = threading.Lock()
+_capture_lock = threading.Lock()
 # Memory pools of all graphs that were recorded here.
 _pools: set[Any] = set()
 # Graphs whose capture didn't end, kept alive: PyTorch's pinned-memory allocator keeps asking them whether they are
 # capturing.
-_broken: list[Any] = []
+_unfinished_graphs: list[Any] = []
 
 
 def record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
@@ -32,35 +32,35 @@ def record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
     program has other CUDA graphs or memory pools.
     """
     device = torch.cuda.current_device()
-    if _others_have_pools():
+    if _has_foreign_pools():
         raise RuntimeError("this program has CUDA graphs or memory pools of its own")
     graph, pool = torch.cuda.CUDAGraph(), _new_pool()
     current = torch.cuda.current_stream()
     # The default stream can't be captured. A graph keeps the priority of the stream it was recorded on.
-    side = torch.cuda.Stream(priority=current.priority)
-    with _recording, _no_garbage_collection():
+    capture_stream = torch.cuda.Stream(priority=current.priority)
+    with _capture_lock, _no_garbage_collection():
         # cuBLAS has one workspace per stream, and the graph needs one of its own: PyTorch hands out the same few
         # streams to everybody, so work of others on this stream may run while the graph does. Clearing the workspaces
         # before and after makes the capture allocate one in the graph's pool that nobody else gets. This can't hurt
         # existing graphs: those recorded here use only the workspaces in their own pools.
         torch._C._cuda_clearCublasWorkspaces()
-        side.wait_stream(current)
+        capture_stream.wait_stream(current)
         try:
-            with torch.cuda.stream(side):
-                result = _captured(run, graph, pool, device)
+            with torch.cuda.stream(capture_stream):
+                result = _capture(run, graph, pool, device)
         finally:
-            current.wait_stream(side)
+            current.wait_stream(capture_stream)
             torch._C._cuda_clearCublasWorkspaces()
     return graph, result
 
 
-def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> Tensor:
+def _capture(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> Tensor:
     """Return `run()`, captured on the current stream. The capture is ended even if `run` raises."""
     try:
         # The stricter modes would fail if another thread allocates during the capture.
         graph.capture_begin(pool, capture_error_mode="thread_local")
     except BaseException:
-        _mend(graph, pool, device)
+        _recover_from_failed_capture(graph, pool, device)
         raise
     try:
         result = run()
@@ -69,17 +69,17 @@ def _captured(run: Callable[[], Tensor], graph: Any, pool: Any, device: int) -> 
             graph.capture_end()
             graph.reset()
         except Exception:  # a consequence of the first error
-            _mend(graph, pool, device)
+            _recover_from_failed_capture(graph, pool, device)
         raise
     try:
         graph.capture_end()
     except BaseException:
-        _mend(graph, pool, device)
+        _recover_from_failed_capture(graph, pool, device)
         raise
     return result
 
 
-def _mend(graph: Any, pool: Any, device: int) -> None:
+def _recover_from_failed_capture(graph: Any, pool: Any, device: int) -> None:
     """Restore the state that PyTorch leaves inconsistent after a capture that failed to begin or to end."""
     try:
         torch._C._cuda_endAllocateToPool(device, pool)
@@ -87,7 +87,7 @@ def _mend(graph: Any, pool: Any, device: int) -> None:
         graph.reset()
     else:
         torch._C._cuda_releasePool(device, pool)
-        _broken.append(graph)
+        _unfinished_graphs.append(graph)
     # The random generators are still in capture mode and raise for everybody until some capture ends properly.
     with suppress(RuntimeError):
         other = torch.cuda.CUDAGraph()
@@ -104,10 +104,10 @@ def _new_pool() -> Any:
     return pool
 
 
-def _others_have_pools() -> bool:
+def _has_foreign_pools() -> bool:
     """Return whether any GPU has private memory pools of graphs that weren't recorded here."""
-    found = {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
-    return not found <= _pools | {(0, 0)}
+    pool_ids = {tuple(segment["segment_pool_id"]) for segment in torch.cuda.memory_snapshot()}
+    return not pool_ids <= _pools | {(0, 0)}
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from .common import MLP, LayerNorm2d
 from .decoder_widened import copies_of, repeated, widened
 from .mask_decoder import MaskDecoder, TwoWayBlock
 from .module_cache import cached, is_capturing, stream_key, version_of
-from .native import serves
+from .native import can_use_native
 from .precision import cast_copy, dtype_of
 
 
@@ -314,7 +314,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On a CPU the native operation is used if possible, whose threads don't spin while they wait (see `ops._threads`).
     """
-    return ops.linear(x, weight, bias) if serves(x) else F.linear(x, weight, bias)
+    return ops.linear(x, weight, bias) if can_use_native(x) else F.linear(x, weight, bias)
 
 
 def rounded(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:

@@ -18,14 +18,14 @@ from torch import Tensor
 from ..ops._decoder.chain import Chain, takes
 from ..ops._decoder.layouts import TOKENS
 from ..ops._decoder.upscaler import Upscaler, can_upscale
-from ..ops._native_cuda import say_served_by_pytorch
+from ..ops._native_cuda import log_pytorch_fallback
 from ..ops.schema import why_not_cuda
 from .decoder_chunk import Chunk
 from .decoder_features import Features, Prepared, features, prepared
 from .decoder_folded import DecodedPrompts, FoldedImage
 from .decoder_widened import copies_of, repeated
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
-from .native import serves_on_gpu
+from .native import can_use_cuda_kernels
 
 # Prompts decoded together in half precision; their coefficients take 0.9 MiB each at 64 x 64. Half as many in float32.
 PROMPTS_PER_CHUNK = 1024
@@ -39,19 +39,19 @@ def serves_decoder(decoder: MaskDecoder, embedding: Tensor, *others: Tensor) -> 
     """
     if not embedding.is_cuda or torch.is_grad_enabled():
         return False
-    if not serves_on_gpu(embedding, *others):
-        say_served_by_pytorch(
+    if not can_use_cuda_kernels(embedding, *others):
+        log_pytorch_fallback(
             why_not_cuda("decoder_first_pass", embedding) or "the decoder's tensors differ in dtype or device"
         )
         return False
     if torch.is_autocast_enabled("cuda"):
-        say_served_by_pytorch("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
+        log_pytorch_fallback("the decoder's kernels take tensors of one dtype, and autocast may ask for another")
         return False
     reason = next((reason for op in _OPS if (reason := why_not_cuda(op, embedding))), "")
     if not reason and not copies_of(decoder):
         reason = "no kernel supports a decoder of these sizes"
     if reason:
-        say_served_by_pytorch(reason)
+        log_pytorch_fallback(reason)
     return not reason
 
 
@@ -96,9 +96,7 @@ class GpuImage:
         ignored here. Prompts with more tokens than the kernels support are decoded by PyTorch.
         """
         if sparse.shape[1] + 1 + NUM_MASK_TOKENS > TOKENS:
-            say_served_by_pytorch(
-                f"the decoder's kernels take prompts of at most {TOKENS - 1 - NUM_MASK_TOKENS} tokens"
-            )
+            log_pytorch_fallback(f"the decoder's kernels take prompts of at most {TOKENS - 1 - NUM_MASK_TOKENS} tokens")
             if self._folded is None:
                 self._folded = FoldedImage(self.decoder, *self._given)
             return self._folded.decode(sparse, masks, above)

@@ -17,7 +17,7 @@ from threading import Condition
 import torch
 from torch import Tensor
 
-from ..ops._threads import native_threads, share_out, thread_count
+from ..ops._threads import native_threads, parallel_for, thread_count
 from .decoder_chunk import Chunk
 from .decoder_features import features, prepared
 from .decoder_masked import MaskedFeatures
@@ -64,8 +64,8 @@ class TiledImage:
     def with_masks(self, mix: Tensor) -> Callable[[Tensor], AbstractContextManager[TiledImage]]:
         """Return a function from a mask prompt's channels (K, h, w) to a context with the image for that prompt.
 
-        mix: (K, C), what each channel adds to an image token, see `PromptEncoder.mask_mix`. The yielded `TiledImage` is
-        valid inside the context only.
+        mix: (K, C), what each channel adds to an image token, see `PromptEncoder.mask_projection`. The yielded
+        `TiledImage` is valid inside the context only.
         """
         if self._masked is None or not torch.equal(self._masked.mix, mix):
             self._masked = MaskedFeatures(self.features, self._source(), mix)
@@ -89,7 +89,7 @@ class TiledImage:
         """
         decoded = TiledPrompts(self, sparse, masks, above)
         self._spares = thread_count()
-        share_out(decoded.add, -(-len(sparse) // PROMPTS_PER_CHUNK))
+        parallel_for(decoded.add, -(-len(sparse) // PROMPTS_PER_CHUNK))
         return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:

@@ -21,8 +21,8 @@ from .._log import logger
 
 TIMEOUT = 30.0  # seconds for the connection and between two packets
 RETRIES = 4  # further attempts after the first one, counted since the last progress
-_CHUNK = 1 << 20
-_PROGRESS = 1 << 20  # an attempt that receives this many bytes resets the count of failures
+_CHUNK_BYTES = 1 << 20
+_PROGRESS_BYTES = 1 << 20  # an attempt that receives this many bytes resets the count of failures
 
 
 def download(
@@ -62,30 +62,30 @@ def download(
     with _lock(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process was faster
             return target
-        part = _Part(target)
+        part = _PartialDownload(target)
         logger.info("downloading %s to %s", url, target)
         resumed = part.offset > 0
-        _fetch(url, part, sha256, size, timeout, retries, backoff, progress)
-        wrong = _mismatch(part.path, sha256, size)
-        if wrong and resumed:
+        _download_with_retries(url, part, sha256, size, timeout, retries, backoff, progress)
+        mismatch = _mismatch(part.path, sha256, size)
+        if mismatch and resumed:
             # The resumed part may have come from another file; only a fresh download can tell whether the server's file
             # is right.
             part.discard()
-            _fetch(url, part, sha256, size, timeout, retries, backoff, progress)
-            wrong = _mismatch(part.path, sha256, size)
-        if wrong:
+            _download_with_retries(url, part, sha256, size, timeout, retries, backoff, progress)
+            mismatch = _mismatch(part.path, sha256, size)
+        if mismatch:
             part.discard()
-            raise ValueError(f"{url} is not the expected file and was removed: {wrong}")
+            raise ValueError(f"{url} is not the expected file and was removed: {mismatch}")
         part.finish(target)
     return target
 
 
-class _Part:
-    """The unfinished file, and a note beside it that identifies the version on the server it was downloaded from."""
+class _PartialDownload:
+    """The unfinished file, and one beside it that identifies the version on the server it was downloaded from."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
-        self.note = target.with_name(target.name + ".part.etag")
+        self.validator_file = target.with_name(target.name + ".part.etag")
 
     @property
     def offset(self) -> int:
@@ -97,22 +97,22 @@ class _Part:
 
     @property
     def validator(self) -> str:
-        """The noted ETag or modification date; empty if there is none."""
+        """The stored ETag or modification date; empty if there is none."""
         try:
-            return self.note.read_text(encoding="ascii").strip()
+            return self.validator_file.read_text(encoding="ascii").strip()
         except (FileNotFoundError, UnicodeDecodeError):
             return ""
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        self.validator_file.unlink(missing_ok=True)
 
     def finish(self, target: Path) -> None:
         """Flush the file to disk and rename it to `target`."""
         with open(self.path, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(self.path, target)
-        self.note.unlink(missing_ok=True)
+        self.validator_file.unlink(missing_ok=True)
         if os.name == "posix":  # so that the rename survives a power failure too
             folder = os.open(target.parent, os.O_RDONLY)
             try:
@@ -121,9 +121,9 @@ class _Part:
                 os.close(folder)
 
 
-def _fetch(
+def _download_with_retries(
     url: str,
-    part: _Part,
+    part: _PartialDownload,
     sha256: str | None,
     size: int | None,
     timeout: float,
@@ -140,12 +140,12 @@ def _fetch(
             return
         except urllib.error.HTTPError as error:
             reason = f"the server answers {error.code} {error.reason}"
-            lasting = error.code < 500 and error.code not in (408, 429)
+            is_permanent = error.code < 500 and error.code not in (408, 429)
             error.close()
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
-            reason, lasting = str(getattr(error, "reason", "") or error) or type(error).__name__, False
-        failures = 1 if part.offset - before >= _PROGRESS else failures + 1
-        if lasting or failures > retries:
+            reason, is_permanent = str(getattr(error, "reason", "") or error) or type(error).__name__, False
+        failures = 1 if part.offset - before >= _PROGRESS_BYTES else failures + 1
+        if is_permanent or failures > retries:
             raise ConnectionError(
                 f"could not download {url}: {reason}. If you can get the file another way, save it as "
                 f"{part.path.with_suffix('')}, or pass its path; FASTSAM_HOME names the folder for downloads"
@@ -154,12 +154,14 @@ def _fetch(
         time.sleep(backoff * 2.0 ** (failures - 1))
 
 
-def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: float, progress: bool) -> None:
+def _attempt(
+    url: str, part: _PartialDownload, has_hash: bool, size: int | None, timeout: float, progress: bool
+) -> None:
     """Make one request, resuming the part if possible. Raises unless the part is complete afterwards."""
     headers = {"User-Agent": "fastsam_core", "Accept-Encoding": "identity"}
     offset, validator = part.offset, part.validator
     # Without a validator, only a hash can show that both pieces belong to the same file.
-    if offset and (validator or verified):
+    if offset and (validator or has_hash):
         headers["Range"] = f"bytes={offset}-"
         if validator:
             headers["If-Range"] = validator
@@ -172,7 +174,7 @@ def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: f
         if error.code != 416 or not offset:
             raise
         error.close()
-        if _total(error.headers.get("Content-Range")) == offset:
+        if _total_size(error.headers.get("Content-Range")) == offset:
             return  # the part was already complete
         part.discard()
         raise ConnectionResetError("the file on the server has changed") from error
@@ -180,7 +182,7 @@ def _attempt(url: str, part: _Part, verified: bool, size: int | None, timeout: f
         _receive(response, url, part, offset, size, progress)
 
 
-def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None, progress: bool) -> None:
+def _receive(response: Any, url: str, part: _PartialDownload, offset: int, size: int | None, progress: bool) -> None:
     """Check the response's headers, then append its body to the part."""
     from tqdm import tqdm
 
@@ -190,7 +192,7 @@ def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None
         if begin != str(offset):
             part.discard()
             raise ConnectionResetError(f"asked for the rest from byte {offset}, the server sent it from {begin!r}")
-        total = _total(header.get("Content-Range"))
+        total = _total_size(header.get("Content-Range"))
     else:
         offset = 0
         length = header.get("Content-Length", "")
@@ -204,7 +206,7 @@ def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None
     if total is not None and total - offset > free:
         raise OSError(errno.ENOSPC, f"{total - offset:,} bytes are needed, {free:,} are free", str(part.path.parent))
     if not offset:
-        part.note.write_text(_validator(header), encoding="ascii")
+        part.validator_file.write_text(_validator(header), encoding="ascii")
     with (
         open(part.path, "ab" if offset else "wb") as file,
         # None hides the bar if stderr is not a terminal.
@@ -217,7 +219,7 @@ def _receive(response: Any, url: str, part: _Part, offset: int, size: int | None
             disable=None if progress else True,
         ) as bar,
     ):
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read(_CHUNK_BYTES):
             try:
                 file.write(chunk)
                 file.flush()
@@ -238,7 +240,7 @@ def _validator(header: Any) -> str:
     return value if value.isascii() and "\n" not in value else ""
 
 
-def _total(content_range: str | None) -> int | None:
+def _total_size(content_range: str | None) -> int | None:
     """Return the total size from a Content-Range header, or None if it doesn't say."""
     text = (content_range or "").rpartition("/")[2]
     return int(text) if text.isdigit() else None
@@ -248,26 +250,26 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
 
 def _mismatch(path: Path, sha256: str | None, size: int | None) -> str:
     """Return why the file is not the expected one, or an empty string."""
-    found_size = path.stat().st_size
-    if size is not None and found_size != size:
-        return f"it has {found_size:,} bytes, expected {size:,}"
+    actual_size = path.stat().st_size
+    if size is not None and actual_size != size:
+        return f"it has {actual_size:,} bytes, expected {size:,}"
     if not sha256:
         return ""
-    found = sha256_of(path)
-    return "" if found.startswith(sha256.lower()) else f"its sha256 is {found}, expected {sha256.lower()}"
+    actual = sha256_of(path)
+    return "" if actual.startswith(sha256.lower()) else f"its sha256 is {actual}, expected {sha256.lower()}"
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold a lock file. The operating system releases the lock when the process ends, however it ends."""
-    waiting = False
+    is_waiting = False
     while True:
         file = _locks.open_file(path, os.O_CREAT)
         try:
@@ -278,9 +280,9 @@ def _lock(path: Path) -> Iterator[None]:
             os.close(file)
             raise
         os.close(file)
-        if not waiting:
+        if not is_waiting:
             logger.info("another process holds %s; waiting for it", path)
-            waiting = True
+            is_waiting = True
         time.sleep(0.1)
     try:
         yield

@@ -16,9 +16,17 @@ from torch.nn import functional as F
 from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
-from .common import neck, neck_channels_last, own
+from .common import get_members, neck, neck_channels_last
 from .module_cache import cached, is_immutable
-from .native import infers, is_exporting, is_plain, remember_layers, serves, serves_on_gpu, unaltered
+from .native import (
+    can_use_cuda_kernels,
+    can_use_native,
+    is_eager_inference,
+    is_exporting,
+    is_plain,
+    is_unmodified,
+    record_layer_types,
+)
 
 # GELU in place keeps its operand in the GPU's cache.
 gelu_ = torch.ops.aten.gelu_.default
@@ -51,24 +59,24 @@ class ImageEncoderViT(nn.Module):
             for i in range(depth)
         )
         self.neck = neck(embed_dim, out_channels)
-        remember_layers(self)
+        record_layer_types(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        if serves(images, self.pos_embed) and unaltered(self):
+        if can_use_native(images, self.pos_embed) and is_unmodified(self):
             with native_threads():
-                return neck_channels_last(self.neck, self._features(images))
-        if self._multiplies_bfloat16(images):
-            return self.neck(self._features_bfloat16(images).permute(0, 3, 1, 2))
+                return neck_channels_last(self.neck, self._native_features(images))
+        if self._can_use_bfloat16(images):
+            return self.neck(self._bfloat16_features(images).permute(0, 3, 1, 2))
         x = self.patch_embed(images)  # (B, H, W, C)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
-        if infers() and is_plain(self.blocks, _LAYERS):
-            _infer(self.blocks, x)
+        if is_eager_inference() and is_plain(self.blocks, _LAYER_TYPES):
+            _apply_blocks(self.blocks, x)
         else:
             for block in self.blocks:
                 x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
 
-    def _features(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
+    def _native_features(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
         """Compute the neck's input with native operations.
 
         Every block updates the same tensor in place and shares one buffer for qkv.
@@ -80,30 +88,30 @@ class ImageEncoderViT(nn.Module):
         del patches
         qkv = x.new_empty(*x.shape[:3], 3 * x.shape[3])
         for block in self.blocks:
-            cast(Block, block).update(x, qkv)
+            cast(Block, block).forward_inplace(x, qkv)
         return x
 
-    def _multiplies_bfloat16(self, images: Tensor) -> bool:
-        """Return whether to use `_features_bfloat16`: inference on a CPU, without foreign layers or hooks."""
+    def _can_use_bfloat16(self, images: Tensor) -> bool:
+        """Return whether to use `_bfloat16_features`: inference on a CPU, without foreign layers or hooks."""
         return (
             images.is_cpu
             and images.dtype == self.pos_embed.dtype == torch.bfloat16
-            and infers()
+            and is_eager_inference()
             and not torch.is_autocast_enabled("cpu")
-            and unaltered(self)
-            and self.patch_embed.tiles()
-            and is_plain(self.blocks, _LAYERS)
+            and is_unmodified(self)
+            and self.patch_embed.has_disjoint_patches()
+            and is_plain(self.blocks, _LAYER_TYPES)
         )
 
-    def _features_bfloat16(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
+    def _bfloat16_features(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C)
         """Compute the neck's input in bfloat16.
 
         Matrix products take and return bfloat16, for which PyTorch and the native attention use the processor's own
         instructions. The residual stream between blocks and the normalisations are float32.
         """
-        x = self.patch_embed.by_product(images).float()  # (B, H, W, C)
+        x = self.patch_embed.forward_as_matmul(images).float()  # (B, H, W, C)
         x += self._position_embedding(*x.shape[1:3])
-        _infer(self.blocks, x)
+        _apply_blocks(self.blocks, x)
         return x.bfloat16()
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
@@ -125,29 +133,29 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C), contiguous
-        if images.is_cuda and not is_exporting() and self.tiles():
-            return self.by_product(images)
+        if images.is_cuda and not is_exporting() and self.has_disjoint_patches():
+            return self.forward_as_matmul(images)
         # Made contiguous once: later operations preserve the memory order, so otherwise every LayerNorm would copy.
         return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
-    def by_product(self, images: Tensor) -> Tensor:
-        """Compute `forward` as a matrix product, which requires `tiles()`.
+    def forward_as_matmul(self, images: Tensor) -> Tensor:
+        """Compute `forward` as a matrix product, which requires `has_disjoint_patches()`.
 
         In half precision on a GPU it takes a twentieth of the time of cuDNN's convolution.
         """
         return F.linear(self.patches(images), self.proj.weight.flatten(1), self.proj.bias)
 
-    def tiles(self) -> bool:
+    def has_disjoint_patches(self) -> bool:
         """Return whether the convolution is still the original one, which reads each pixel for exactly one token."""
         proj = self.proj
-        plain = is_plain(proj, _CONVOLUTION) and proj.stride == proj.kernel_size
-        return plain and proj.padding == (0, 0) and proj.dilation == (1, 1) and proj.groups == 1
+        is_tiling = is_plain(proj, _CONV_TYPES) and proj.stride == proj.kernel_size
+        return is_tiling and proj.padding == (0, 0) and proj.dilation == (1, 1) and proj.groups == 1
 
     def patches(self, images: Tensor) -> Tensor:
         """Cut images into patches: (B, 3, S, S) -> (B, S / patch, S / patch, 3 * patch * patch)."""
         height, width = self.proj.kernel_size
-        steps = images.unfold(2, height, height).unfold(3, width, width)  # (B, 3, rows, columns, patch, patch)
-        return steps.permute(0, 2, 3, 1, 4, 5).flatten(3)
+        windows = images.unfold(2, height, height).unfold(3, width, width)  # (B, 3, rows, columns, patch, patch)
+        return windows.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
 
 class Block(nn.Module):
@@ -165,7 +173,7 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-    def update(self, x: Tensor, qkv: Tensor) -> None:
+    def forward_inplace(self, x: Tensor, qkv: Tensor) -> None:
         """Overwrite `x` (B, H, W, C) with the result of `forward`, using native operations.
 
         qkv: (B, H, W, 3 * C), a buffer that is overwritten.
@@ -200,8 +208,8 @@ class _Norm(NamedTuple):
     eps: float
 
 
-class _Layers(NamedTuple):
-    """Layers of a block. Those that `_infer` doesn't call as modules are given by their tensors: weight and bias."""
+class _BlockLayers(NamedTuple):
+    """Layers of a block. Those that `_apply_blocks` doesn't call as modules are given by their weight and bias."""
 
     norm1: _Norm
     attn: Attention
@@ -212,48 +220,50 @@ class _Layers(NamedTuple):
     lin2: list[Any]
 
 
-def _layers_of(blocks: nn.ModuleList) -> Iterator[_Layers]:
+def _block_layers(blocks: nn.ModuleList) -> Iterator[_BlockLayers]:
     for block in blocks:
-        norm1, attn, norm2, mlp = own(block, "norm1", "attn", "norm2", "mlp")
-        qkv, proj = own(attn, "qkv", "proj")
-        lin1, lin2 = own(mlp, "lin1", "lin2")
-        yield _Layers(
-            *(_norm_of(norm1), attn, own(qkv, "weight", "bias"), own(proj, "weight", "bias")),
-            *(_norm_of(norm2), own(lin1, "weight", "bias"), own(lin2, "weight", "bias")),
+        norm1, attn, norm2, mlp = get_members(block, "norm1", "attn", "norm2", "mlp")
+        qkv, proj = get_members(attn, "qkv", "proj")
+        lin1, lin2 = get_members(mlp, "lin1", "lin2")
+        yield _BlockLayers(
+            *(_norm_params(norm1), attn, get_members(qkv, "weight", "bias"), get_members(proj, "weight", "bias")),
+            *(_norm_params(norm2), get_members(lin1, "weight", "bias"), get_members(lin2, "weight", "bias")),
         )
 
 
-def _norm_of(norm: nn.LayerNorm) -> _Norm:
-    weight, bias = own(norm, "weight", "bias")
+def _norm_params(norm: nn.LayerNorm) -> _Norm:
+    weight, bias = get_members(norm, "weight", "bias")
     return _Norm(weight, bias, norm.eps)
 
 
-def _infer(blocks: nn.ModuleList, x: Tensor) -> None:
+def _apply_blocks(blocks: nn.ModuleList, x: Tensor) -> None:
     """Apply the blocks to `x` (B, H, W, C), contiguous, in place and by PyTorch's functions.
 
     Calling modules, or merely looking them up, would take much of the little time that the host has per kernel on a
     GPU. `x` may be float32 with narrower weights.
     """
-    known = cached(blocks, "layers", lambda: list(_layers_of(blocks))) if is_immutable(blocks) else _layers_of(blocks)
-    layers, on_gpu = iter(known), serves_on_gpu(x)
+    block_layers = (
+        cached(blocks, "layers", lambda: list(_block_layers(blocks))) if is_immutable(blocks) else _block_layers(blocks)
+    )
+    layers, on_gpu = iter(block_layers), can_use_cuda_kernels(x)
     first = next(layers)
     # Work on rows, since a linear layer makes two views per call for inputs with more axes. `y` holds every
     # intermediate result in turn, so that none lives longer than needed.
     grid, x = x.shape[:3], x.view(-1, x.shape[3])
-    y = _normalised(x, first.norm1)
-    here: _Layers | None = first
-    while here is not None:
-        y = F.linear(y, *here.qkv)
-        y = here.attn.attend(y.view(*grid, y.shape[1]))
-        y = F.linear(y.view(x.shape), *here.proj)
-        y = _add_and_normalise(x, y, here.norm2, on_gpu)
-        y = F.linear(y, *here.lin1)
-        y = F.linear(gelu_(y), *here.lin2)
-        here = next(layers, None)
-        y = _add_and_normalise(x, y, here and here.norm1, on_gpu)
+    y = _layer_norm(x, first.norm1)
+    block: _BlockLayers | None = first
+    while block is not None:
+        y = F.linear(y, *block.qkv)
+        y = block.attn.attend(y.view(*grid, y.shape[1]))
+        y = F.linear(y.view(x.shape), *block.proj)
+        y = _add_layer_norm(x, y, block.norm2, on_gpu)
+        y = F.linear(y, *block.lin1)
+        y = F.linear(gelu_(y), *block.lin2)
+        block = next(layers, None)
+        y = _add_layer_norm(x, y, block and block.norm1, on_gpu)
 
 
-def _add_and_normalise(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: bool) -> Tensor:
+def _add_layer_norm(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: bool) -> Tensor:
     """Add `delta` to `x` in place and return the normalised sum; without a norm, `x` itself.
 
     On a GPU this is one kernel, which overwrites `delta` with the result.
@@ -262,10 +272,10 @@ def _add_and_normalise(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: boo
         ops.add_norm_into(x, delta, norm.weight, norm.bias, norm.eps)
         return delta
     x += delta
-    return x if norm is None else _normalised(x, norm)
+    return x if norm is None else _layer_norm(x, norm)
 
 
-def _normalised(x: Tensor, norm: _Norm) -> Tensor:
+def _layer_norm(x: Tensor, norm: _Norm) -> Tensor:
     """Return LayerNorm of `x` in the dtype of the norm's weights, computed in that of `x`."""
     weight, bias, eps = norm
     if weight.dtype == x.dtype:
@@ -302,20 +312,22 @@ class Attention(nn.Module):
     def attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
         """Compute the attention itself, between the qkv projection and the output projection."""
         height, width = (self.window_size or side for side in qkv.shape[1:3])
-        rel_pos_h, rel_pos_w, layer = own(self, "rel_pos_h", "rel_pos_w", "qkv")
-        rel_pos_h, rel_pos_w = position_table(rel_pos_h, height), position_table(rel_pos_w, width)
+        rel_pos_h, rel_pos_w, layer = get_members(self, "rel_pos_h", "rel_pos_w", "qkv")
+        rel_pos_h, rel_pos_w = resample_rel_pos(rel_pos_h, height), resample_rel_pos(rel_pos_w, width)
         # The reference pads with zeros after the norm, so q, k and v of a padding token are the biases.
         if type(layer) is nn.Linear:
-            (padding,) = own(layer, "bias")
+            (padding,) = get_members(layer, "bias")
         else:  # e.g. an adapter, which may have no bias of its own
             padding = layer(qkv.new_zeros(1, 1, 1, qkv.shape[3] // 3)).flatten()
         tensors = qkv, rel_pos_h, rel_pos_w, padding
-        fused = serves_on_gpu(*tensors) or serves(*tensors) or serves(*tensors, dtype=torch.bfloat16)
+        fused = (
+            can_use_cuda_kernels(*tensors) or can_use_native(*tensors) or can_use_native(*tensors, dtype=torch.bfloat16)
+        )
         attend = ops.attention if fused else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)
 
 
-def position_table(table: Tensor, size: int) -> Tensor:
+def resample_rel_pos(table: Tensor, size: int) -> Tensor:
     """Return a table of relative positions for an axis of `size` tokens, (2 * size - 1, d).
 
     A table (2 * n - 1, d) that was learnt for another size is resampled linearly, as in the reference.
@@ -326,6 +338,6 @@ def position_table(table: Tensor, size: int) -> Tensor:
     return F.interpolate(table.T[None], size=length, mode="linear")[0].T
 
 
-_CONVOLUTION = frozenset({nn.Conv2d})
+_CONV_TYPES = frozenset({nn.Conv2d})
 # Layer types that the blocks consist of, unless the user has put in others.
-_LAYERS = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})
+_LAYER_TYPES = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .common import MLP, LayerNorm2d
-from .native import remember_layers
+from .native import record_layer_types
 
 NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
 
@@ -50,7 +50,7 @@ class MaskDecoder(nn.Module):
         )
         self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(self.num_mask_tokens))
         self.iou_prediction_head = MLP(dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth)
-        remember_layers(self)
+        record_layer_types(self)
 
     def forward(
         self,

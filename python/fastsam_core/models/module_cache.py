@@ -19,7 +19,7 @@ Module = TypeVar("Module", bound=nn.Module)
 class _ModuleState(NamedTuple):
     """State of a module that cached values depend on.
 
-    numbers: compared for equality; they include ids of objects. objects: weak references to these objects, since
+    fingerprint: compared for equality; it includes ids of objects. referents: weak references to these objects, since
     another object may get the id of one that is gone. storages: references that keep the storages' ids from being
     reused.
     """
@@ -33,7 +33,7 @@ class _ModuleState(NamedTuple):
 # weights that were changed through `.data`, which is common when models are averaged.
 CACHED_DEVICES = ["cuda"]
 
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[_ModuleState, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[nn.Module, tuple[_ModuleState, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
 _immutable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -69,8 +69,8 @@ def cached(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_ve
 
 def last_cached(module: nn.Module, key: Hashable) -> Any:
     """Return what `cached` has stored under `key`, even if the module has changed since; None if there is nothing."""
-    known = _known.get(module)
-    return None if known is None else known[1].get(key)
+    entry = _cache.get(module)
+    return None if entry is None else entry[1].get(key)
 
 
 def is_current(module: nn.Module, key: Hashable, value: object) -> bool:
@@ -83,9 +83,9 @@ def is_current(module: nn.Module, key: Hashable, value: object) -> bool:
 
 def evict_stale(module: nn.Module) -> None:
     """Drop at once, not at the next use, what was cached for previous states of the module and its parts."""
-    for part in modules_of(module):
-        if part in _known:
-            _values(part)
+    for submodule in modules_of(module):
+        if submodule in _cache:
+            _values(submodule)
 
 
 def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
@@ -93,14 +93,14 @@ def _values(module: nn.Module) -> tuple[dict[Hashable, Any], bool]:
 
     Values for another state are dropped.
     """
-    known = _known.get(module)
-    if known is not None and module in _immutable:
-        return known[1], True
+    entry = _cache.get(module)
+    if entry is not None and module in _immutable:
+        return entry[1], True
     fingerprint, referents, versioned = _fingerprint(module)
-    if known is None or known[0].fingerprint != fingerprint or [0 for one in known[0].referents if one() is None]:
-        storages = [StorageWeakRef(one.untyped_storage()) for one in referents if isinstance(one, Tensor)]
-        known = _known[module] = _ModuleState(fingerprint, [weakref.ref(one) for one in referents], storages), {}
-    return known[1], versioned
+    if entry is None or entry[0].fingerprint != fingerprint or [0 for ref in entry[0].referents if ref() is None]:
+        storages = [StorageWeakRef(obj.untyped_storage()) for obj in referents if isinstance(obj, Tensor)]
+        entry = _cache[module] = _ModuleState(fingerprint, [weakref.ref(obj) for obj in referents], storages), {}
+    return entry[1], versioned
 
 
 def synchronize(tensor: Tensor) -> None:
@@ -144,15 +144,15 @@ def is_immutable(module: nn.Module) -> bool:
 
 def modules_of(module: nn.Module) -> list[nn.Module]:
     """Return the module and all submodules, each once. Faster than `modules()`, which also builds their names."""
-    found: dict[int, nn.Module] = {}
-    waiting: list[nn.Module | None] = [module]
-    while waiting:
-        part = waiting.pop()
-        if part is not None and id(part) not in found:
-            found[id(part)] = part
+    seen: dict[int, nn.Module] = {}
+    stack: list[nn.Module | None] = [module]
+    while stack:
+        part = stack.pop()
+        if part is not None and id(part) not in seen:
+            seen[id(part)] = part
             if part._modules:
-                waiting += part._modules.values()
-    return list(found.values())
+                stack += part._modules.values()
+    return list(seen.values())
 
 
 def version_of(tensor: Tensor) -> int:
@@ -164,16 +164,16 @@ class WeightSnapshot:
     """The tensors of some modules, and whether they have been changed in place since, as far as PyTorch counts that."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        found = (tensor for module in modules for tensor in tensors_of(modules_of(module)))
-        self._tensors = [tensor for tensor in found if not tensor.is_inference()]
-        self._edits = self._count()
+        tensors = (tensor for module in modules for tensor in tensors_of(modules_of(module)))
+        self._tensors = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._total_version = self._sum_versions()
 
-    def _count(self) -> int:
+    def _sum_versions(self) -> int:
         return sum([tensor._version for tensor in self._tensors])  # hundreds of tensors, for each click
 
     def has_changed(self) -> bool:
         """Return whether any of the tensors was changed in place since this object was made."""
-        return self._count() != self._edits
+        return self._sum_versions() != self._total_version
 
 
 def tensors_of(parts: list[nn.Module]) -> list[Tensor]:
@@ -183,11 +183,11 @@ def tensors_of(parts: list[nn.Module]) -> list[Tensor]:
 
 
 def _fingerprint(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
-    """Return the numbers to compare, the objects whose ids are among them, and whether PyTorch counts all changes."""
+    """Return the fingerprint, the objects whose ids are in it, and whether PyTorch counts all changes."""
     parts = modules_of(module)
     tensors = tensors_of(parts)
     # Flat lists of numbers are fast to build and compare: this runs for every image, over hundreds of tensors.
-    fingerprint: list[Any] = [id(one) for one in tensors]
+    fingerprint: list[Any] = [id(tensor) for tensor in tensors]
     fingerprint += [id(part) for part in parts]
     fingerprint += [tensor.data_ptr() for tensor in tensors]
     # Casts replace a tensor's storage without counting it, and the new storage may have the old address.

@@ -12,10 +12,10 @@ from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
 from .module_cache import cached, is_immutable, modules_of
 
 # Attribute in which a network stores the types of its layers.
-_KINDS = "_kinds"
+_LAYER_TYPES = "_layer_types"
 
 
-def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+def can_use_native(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """Return whether the native CPU operations can take these tensors.
 
     They must be on the CPU in `dtype`, no gradients may be wanted, and the compiled module must be in use. False under
@@ -24,7 +24,7 @@ def serves(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """
     return (
         cpu_module is not None
-        and infers()
+        and is_eager_inference()
         and all(tensor.is_cpu and tensor.dtype == dtype for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
     )
@@ -41,7 +41,7 @@ def _is_exporting() -> bool:
     return torch.compiler.is_compiling() if exporting is None else bool(exporting)
 
 
-def infers() -> bool:
+def is_eager_inference() -> bool:
     """Return whether no gradients are wanted and no graph is traced or compiled.
 
     Results may then overwrite their inputs.
@@ -54,7 +54,7 @@ def is_exporting() -> bool:
     return torch.jit.is_tracing() or _is_exporting()
 
 
-def serves_on_gpu(*tensors: Tensor) -> bool:
+def can_use_cuda_kernels(*tensors: Tensor) -> bool:
     """Return whether the CUDA kernels can take these tensors.
 
     They must be in half or single precision on a GPU that the kernels run on, and no gradients may be wanted. True also
@@ -71,44 +71,44 @@ def serves_on_gpu(*tensors: Tensor) -> bool:
     )
 
 
-def unaltered(module: nn.Module) -> bool:
+def is_unmodified(module: nn.Module) -> bool:
     """Return whether a module has its original layers and no hooks, so that its weights fully describe it.
 
     Native operations read the weights and so would bypass replaced layers (adapters such as LoRA, quantised or
     parametrized layers, another activation), hooks, and a `forward` set on a layer. If there are any, it is logged once
     that PyTorch runs the module.
     """
-    plain = is_plain(module)
-    if not plain:
+    unmodified = is_plain(module)
+    if not unmodified:
         warn_once(f"{type(module).__name__} has hooks or replaced layers: PyTorch runs it, not the native operations")
-    return plain
+    return unmodified
 
 
-def is_plain(module: nn.Module, kinds: frozenset[type] | None = None) -> bool:
-    """Return the same as `unaltered` without logging.
+def is_plain(module: nn.Module, layer_types: frozenset[type] | None = None) -> bool:
+    """Return the same as `is_unmodified` without logging.
 
-    kinds: if given, the module may consist of any layers of these types instead of its original ones.
+    layer_types: if given, the module may consist of any layers of these types instead of its original ones.
     """
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
         return False
     if torch.compiler.is_compiling() or not is_immutable(module):
-        return _consists(module, kinds)
-    return cached(module, ("plain", kinds), lambda: _consists(module, kinds))
+        return _has_expected_layers(module, layer_types)
+    return cached(module, ("plain", layer_types), lambda: _has_expected_layers(module, layer_types))
 
 
-def _consists(module: nn.Module, kinds: frozenset[type] | None) -> bool:
+def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None) -> bool:
     """Return whether the module has its original layers, or only layers of these types, and no hooks."""
     parts = modules_of(module)
-    if kinds is None and list(map(type, parts)) != vars(module).get(_KINDS):
+    if layer_types is None and list(map(type, parts)) != vars(module).get(_LAYER_TYPES):
         return False
     for part in parts:
-        if kinds is not None and type(part) not in kinds:
+        if layer_types is not None and type(part) not in layer_types:
             return False
         if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
             return False
     return True
 
 
-def remember_layers(module: nn.Module) -> None:
-    """Record the types of a network's layers for `unaltered`. Call at the end of its `__init__`."""
-    vars(module)[_KINDS] = list(map(type, modules_of(module)))
+def record_layer_types(module: nn.Module) -> None:
+    """Record the types of a network's layers for `is_unmodified`. Call at the end of its `__init__`."""
+    vars(module)[_LAYER_TYPES] = list(map(type, modules_of(module)))

@@ -47,9 +47,11 @@ def usable_dtypes(dtype: torch.dtype | None, device: torch.device, encoder: nn.M
         return Dtypes(usable, usable, None)
     reason = why_not_bfloat16()
     if dtype == torch.bfloat16 and not reason:
-        whole = getattr(encoder, "bfloat16_on_cpu", False)
-        native = cpu_module is not None and cpu_module.has_native_bfloat16()
-        return Dtypes(dtype if whole else torch.float32, torch.float32, dtype if native else None)
+        encoder_in_bfloat16 = getattr(encoder, "bfloat16_on_cpu", False)
+        decoder_in_bfloat16 = cpu_module is not None and cpu_module.has_native_bfloat16()
+        return Dtypes(
+            dtype if encoder_in_bfloat16 else torch.float32, torch.float32, dtype if decoder_in_bfloat16 else None
+        )
     hint = f"bfloat16 is not faster here ({reason})" if reason else "dtype=bfloat16 is faster than float32 here"
     warn_once(f"dtype={str(dtype).removeprefix('torch.')} runs in float32 on this CPU; {hint}")
     return Dtypes(torch.float32, torch.float32, None)
@@ -103,11 +105,14 @@ def _is_independent(copy: nn.Module, original: nn.Module) -> bool:
 
     That means that it has no foreign layers, no hooks and no part in training mode.
     """
-    parts = modules_of(copy)
-    ours, theirs = (
-        {tensor.untyped_storage()._cdata for tensor in tensors_of(each)} for each in (parts, modules_of(original))
+    copy_modules = modules_of(copy)
+    copy_storages, original_storages = (
+        {tensor.untyped_storage()._cdata for tensor in tensors_of(modules)}
+        for modules in (copy_modules, modules_of(original))
     )
-    return is_plain(copy) and not any(part.training for part in parts) and not ours & theirs
+    return (
+        is_plain(copy) and not any(module.training for module in copy_modules) and not copy_storages & original_storages
+    )
 
 
 # Not in inference mode: PyTorch doesn't count changes of tensors made there.
@@ -118,9 +123,11 @@ def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     # `deepcopy` takes tensors in its memo as they are instead of copying them.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     for part in module.modules():
-        own = torch.promote_types(dtype, torch.float32) if isinstance(part, nn.modules.batchnorm._BatchNorm) else dtype
+        target_dtype = (
+            torch.promote_types(dtype, torch.float32) if isinstance(part, nn.modules.batchnorm._BatchNorm) else dtype
+        )
         for value in (*part._parameters.values(), *part._buffers.values()):
-            if value is not None and value.is_floating_point() and value.dtype != own:
-                cast = value.detach().to(own)
+            if value is not None and value.is_floating_point() and value.dtype != target_dtype:
+                cast = value.detach().to(target_dtype)
                 memo[id(value)] = nn.Parameter(cast, requires_grad=False) if isinstance(value, nn.Parameter) else cast
     return copy.deepcopy(module, memo)

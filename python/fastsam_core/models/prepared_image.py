@@ -14,7 +14,7 @@ from .decoder_gpu import GpuImage, serves_decoder
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .module_cache import cached, is_capturing
-from .native import serves, unaltered
+from .native import can_use_native, is_unmodified
 from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
 
@@ -51,7 +51,7 @@ class PreparedImage:
         self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
         self.embedding = to_tensor(embedding).to(self.dtype)
         self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
-        self._usual = unaltered(self.decoder) and self.decoder.is_usual()
+        self._usual = is_unmodified(self.decoder) and self.decoder.is_usual()
         self._folded: Form | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class PreparedImage:
         if not self._usual:
             return None
         tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
-        if serves(*tensors):
+        if can_use_native(*tensors):
             return TiledImage
         return GpuImage if serves_decoder(self.decoder, *tensors) else FoldedImage
 

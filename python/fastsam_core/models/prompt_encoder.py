@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .common import LayerNorm2d
-from .native import remember_layers, serves, unaltered
+from .native import can_use_native, is_unmodified, record_layer_types
 
 # Below this many angles, waking PyTorch's threads costs more than computing the embedding of points.
-_FEW_ANGLES = 1 << 15
+_MIN_THREADED_ANGLES = 1 << 15
 
 
 class PromptEncoder(nn.Module):
@@ -50,7 +50,7 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_in_chans, embed_dim, 1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
-        remember_layers(self)
+        record_layer_types(self)
 
     @property
     def image_embedding_size(self) -> tuple[int, int]:
@@ -58,7 +58,7 @@ class PromptEncoder(nn.Module):
 
     @image_embedding_size.setter
     def image_embedding_size(self, size: tuple[int, int]) -> None:
-        self.grid_size = _side("image_embedding_size", size)
+        self.grid_size = _square_side("image_embedding_size", size)
 
     @property
     def input_image_size(self) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class PromptEncoder(nn.Module):
 
     @input_image_size.setter
     def input_image_size(self, size: tuple[int, int]) -> None:
-        self.image_size = _side("input_image_size", size)
+        self.image_size = _square_side("input_image_size", size)
 
     @property
     def mask_input_size(self) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class PromptEncoder(nn.Module):
             masks: logits (N, 1, S / 4, S / 4).
         """
         coords, labels = (None, None) if points is None else points
-        count = next((given.shape[0] for given in (coords, boxes, masks) if given is not None), 1)
+        count = next((prompt.shape[0] for prompt in (coords, boxes, masks) if prompt is not None), 1)
         dense = self.dense(masks).expand(count, -1, *self.image_embedding_size)
         return self.sparse(coords, labels, boxes).expand(count, -1, -1), dense
 
@@ -101,21 +101,21 @@ class PromptEncoder(nn.Module):
         label is embedded by its position alone.
         boxes: (N, 4) x1, y1, x2, y2.
         """
-        parts = []
+        tokens = []
         if points is not None:
             if labels is None:
                 raise ValueError("points need labels of shape (N, P)")
-            parts.append(self.embed_points(points, labels))
+            tokens.append(self.embed_points(points, labels))
             if boxes is None:
                 # As in the reference, a prompt of points alone ends with one padding point.
-                parts.append(self.not_a_point_embed.weight[None].expand(points.shape[0], 1, -1))
+                tokens.append(self.not_a_point_embed.weight[None].expand(points.shape[0], 1, -1))
         if boxes is not None:
             corners = boxes.reshape(-1, 2, 2)
             corner_labels = torch.arange(2, 4, device=boxes.device).expand(len(corners), 2)
-            parts.append(self.embed_points(corners, corner_labels))
-        if not parts:
+            tokens.append(self.embed_points(corners, corner_labels))
+        if not tokens:
             return self.no_mask_embed.weight.new_zeros(1, 0, self.embed_dim)
-        return torch.cat(parts, dim=1)
+        return torch.cat(tokens, dim=1)
 
     def dense(self, masks: Tensor | None) -> Tensor:
         """Return what is added to the image embedding: (N, C, grid, grid) for mask logits (N, 1, S / 4, S / 4).
@@ -126,21 +126,21 @@ class PromptEncoder(nn.Module):
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
 
-    def masks_are_usual(self) -> bool:
-        """Return whether `dense` equals a mix of `mask_channels` by `mask_mix`.
+    def has_standard_mask_layers(self) -> bool:
+        """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`.
 
         That is the case if its layers are the original ones and its last convolution is a plain 1 x 1.
         """
-        last = self.mask_downscaling[-1]
+        last_conv = self.mask_downscaling[-1]
         return (
-            unaltered(self)
-            and type(last) is nn.Conv2d
-            and (*last.kernel_size, *last.stride, *last.dilation, last.groups) == (1,) * 7
-            and last.padding in ((0, 0), "valid")
+            is_unmodified(self)
+            and type(last_conv) is nn.Conv2d
+            and (*last_conv.kernel_size, *last_conv.stride, *last_conv.dilation, last_conv.groups) == (1,) * 7
+            and last_conv.padding in ((0, 0), "valid")
             and "dense" not in self.__dict__
         )
 
-    def mask_channels(self, masks: Tensor) -> Tensor:
+    def mask_hidden_channels(self, masks: Tensor) -> Tensor:
         """Return the channels that a mask's embedding is a linear mix of: (N, K, grid, grid).
 
         masks: logits (N, 1, S / 4, S / 4). The last channel is constant 1.
@@ -148,27 +148,29 @@ class PromptEncoder(nn.Module):
         channels = self.mask_downscaling[:-1](masks.to(self.no_mask_embed.weight.dtype))
         return torch.cat([channels, torch.ones_like(channels[:, :1])], 1)
 
-    def mask_mix(self) -> Tensor:
+    def mask_projection(self) -> Tensor:
         """Return what each of these channels adds to an image token, (K, C).
 
         The image token already includes the embedding of "no mask", so the constant channel subtracts that.
         """
-        last = cast(nn.Conv2d, self.mask_downscaling[-1])
-        constant = -self.no_mask_embed.weight
-        return torch.cat([last.weight[:, :, 0, 0].T, constant if last.bias is None else constant + last.bias])
+        last_conv = cast(nn.Conv2d, self.mask_downscaling[-1])
+        constant_row = -self.no_mask_embed.weight
+        return torch.cat(
+            [last_conv.weight[:, :, 0, 0].T, constant_row if last_conv.bias is None else constant_row + last_conv.bias]
+        )
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Embed points (N, P, 2) with labels (N, P), as for `sparse`, as tokens (N, P, C), without a padding point."""
         embeddings = [cast(nn.Embedding, embedding).weight for embedding in self.point_embeddings]
-        nothing = torch.zeros_like(embeddings[0])
-        table = torch.cat([self.not_a_point_embed.weight, *embeddings, nothing])
+        zero_row = torch.zeros_like(embeddings[0])
+        table = torch.cat([self.not_a_point_embed.weight, *embeddings, zero_row])
         # A click names a pixel, whose centre is embedded.
-        positions = self.pe_layer.of_points((points + 0.5) / self.image_size)
+        positions = self.pe_layer.embed_positions((points + 0.5) / self.image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
         # Labels other than -1 to 3 select the zero row, which leaves the position alone, as in Meta's implementation.
-        rows = (labels.long().flatten().clamp(-2, 4) + 1) % 6
+        row_indices = (labels.long().flatten().clamp(-2, 4) + 1) % 6
         # `index_select` rather than `table[...]`, whose backward pass sorts the labels first.
-        return positions + table.index_select(0, rows).view(*labels.shape, self.embed_dim)
+        return positions + table.index_select(0, row_indices).view(*labels.shape, self.embed_dim)
 
 
 class PositionEmbeddingRandom(nn.Module):
@@ -185,11 +187,11 @@ class PositionEmbeddingRandom(nn.Module):
 
         All coordinates are multiplied with the matrix, so they stay in float32 as well.
         """
-        before = self.positional_encoding_gaussian_matrix
+        old_matrix = self.positional_encoding_gaussian_matrix
         super()._apply(fn, recurse)
-        after = self.positional_encoding_gaussian_matrix
-        if after.dtype in (torch.float16, torch.bfloat16):
-            self.positional_encoding_gaussian_matrix = before.to(after.device, torch.float32)
+        new_matrix = self.positional_encoding_gaussian_matrix
+        if new_matrix.dtype in (torch.float16, torch.bfloat16):
+            self.positional_encoding_gaussian_matrix = old_matrix.to(new_matrix.device, torch.float32)
         return self
 
     def forward(self, size: tuple[int, int]) -> Tensor:
@@ -207,17 +209,17 @@ class PositionEmbeddingRandom(nn.Module):
         """Embed points (..., 2) x, y in pixels of a (height, width) image: (..., 2 * num_features)."""
         return self._pe_encoding(coords_input / coords_input.new_tensor([image_size[1], image_size[0]]))
 
-    def of_points(self, positions: Tensor) -> Tensor:
+    def embed_positions(self, positions: Tensor) -> Tensor:
         """Embed positions (..., 2) in [0, 1]: (..., 2 * num_features).
 
         Small inputs avoid PyTorch's threads when native operations are in use: these threads would spin for
         milliseconds on cores that the native operations need.
         """
         angles = self._angles(positions)
-        if angles.numel() >= _FEW_ANGLES or not serves(angles):
+        if angles.numel() >= _MIN_THREADED_ANGLES or not can_use_native(angles):
             return torch.cat([angles.sin(), angles.cos()], dim=-1)
-        exact = angles.numpy().astype(np.float64)
-        return torch.from_numpy(np.concatenate([np.sin(exact), np.cos(exact)], -1, dtype=np.float32))
+        angles_float64 = angles.numpy().astype(np.float64)
+        return torch.from_numpy(np.concatenate([np.sin(angles_float64), np.cos(angles_float64)], -1, dtype=np.float32))
 
     def _angles(self, positions: Tensor) -> Tensor:
         """Return the angles of the features: (..., 2) -> (..., num_features)."""
@@ -229,7 +231,7 @@ class PositionEmbeddingRandom(nn.Module):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
 
-def _side(name: str, size: tuple[int, int]) -> int:
+def _square_side(name: str, size: tuple[int, int]) -> int:
     """Return the side of a square size; ValueError for another shape."""
     height, width = size
     if height != width:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from .image_encoder import ImageEncoderViT
-from .judgement import OFFICIAL, Judgement
 from .mask_decoder import MaskDecoder, TwoWayTransformer
+from .mask_scoring import OFFICIAL, MaskScoring
 from .prompt_encoder import PromptEncoder
 from .sam_model import SamModel
 from .tiny_vit import TinyViT
@@ -28,11 +28,11 @@ class ModelSpec:
         image_size: long side of the model input in pixels.
         encoder: builds the image encoder.
         file_names: names under which the weights are known; the first is this package's own.
-        urls: addresses of the weights, in the order in which to try them (`published.py` has their hashes).
+        urls: addresses of the weights, in the order in which to try them (`checksums.py` has their hashes).
         embed_dim: channels of the embedding.
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
         ignored_keys: prefixes of tensor names in checkpoints that are not part of the model.
-        judgement: how to score and filter the model's masks.
+        mask_scoring: how to score and filter the model's masks.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ModelSpec:
     embed_dim: int = 256
     decoder_mlp_dim: int = 2048
     ignored_keys: tuple[str, ...] = ()
-    judgement: Judgement = OFFICIAL
+    mask_scoring: MaskScoring = OFFICIAL
 
     def build(self) -> SamModel:
         """Build the untrained model."""
@@ -56,7 +56,7 @@ class ModelSpec:
                 transformer=TwoWayTransformer(2, self.embed_dim, 8, self.decoder_mlp_dim),
             ),
         )
-        model.judgement = self.judgement
+        model.mask_scoring = self.mask_scoring
         return model
 
 
@@ -100,7 +100,7 @@ _ROWS = (
         decoder_mlp_dim=512,
         # Its scores are honest but low: at the usual thresholds few masks would be left, and many clicks would give
         # none.
-        judgement=Judgement(
+        mask_scoring=MaskScoring(
             conf=-1.0,
             conf_thres=0.45,
             stability_score_thresh=0.5,

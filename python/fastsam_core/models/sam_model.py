@@ -11,55 +11,55 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._native_cuda import has_ample_memory
-from ..ops._threads import native_threads, share_out, thread_count
+from ..ops._threads import native_threads, parallel_for, thread_count
 from . import decoder_gpu, decoder_tiled
 from .common import to_device
 from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
 from .decoder_gpu import serves_decoder
 from .decoder_tiled import TiledImage
-from .judgement import OFFICIAL
 from .mask_decoder import MaskDecoder
+from .mask_scoring import OFFICIAL
 from .module_cache import cached, evict_stale, is_capturing, stream_key
-from .native import serves, unaltered
+from .native import can_use_native, is_unmodified
 from .prepared_image import Form, PreparedImage
 from .prompt_encoder import PromptEncoder
 from .replay import encode
 from .speculative import run_in_dtype
 
 # Prompts per call of the plain decoder, on a CPU and on a GPU. Each takes 4 MiB per copy of its image tokens.
-_PLAIN_CHUNK, _PLAIN_CHUNK_ON_GPU = 8, 32
+_PLAIN_CHUNK_SIZE, _PLAIN_CHUNK_SIZE_ON_GPU = 8, 32
 
 # Default number of grid points decoded together, as in the reference. With GPU kernels more are decoded, because a
 # launch costs the same for any number. They take some 1.3 GiB more, so not on a GPU with little memory. On a CPU each
 # of a few threads gets a chunk, which takes about 57 MiB with SAM's decoder and up to 24 MiB for its logits.
-_POINTS_AT_ONCE = 64
-_MOST_POINTS_ON_CPU = 128
+_POINTS_PER_BATCH = 64
+_MAX_POINTS_PER_BATCH_ON_CPU = 128
 
 # PyTorch uses threads from 2^15 values on; a prompt has some 2,000.
-_FEW_PROMPTS = 8
+_MAX_SINGLE_THREADED_PROMPTS = 8
 
 # Grids of points whose tokens are cached; one of 32 x 32 takes 1 MiB in half precision.
-_GRIDS_KEPT = 8
+_MAX_CACHED_GRIDS = 8
 
 IndexList = Sequence[int] | Tensor
 
 
-def _plain_chunk(tensor: Tensor) -> int:
+def _plain_chunk_size(tensor: Tensor) -> int:
     """Return how many prompts the plain decoder takes at a time on the tensor's device."""
-    return _PLAIN_CHUNK if tensor.is_cpu else _PLAIN_CHUNK_ON_GPU
+    return _PLAIN_CHUNK_SIZE if tensor.is_cpu else _PLAIN_CHUNK_SIZE_ON_GPU
 
 
-def _numbers_of(index: IndexList) -> Tensor:
+def _to_index_tensor(index: IndexList) -> Tensor:
     """Return indices as int64. For a list of 1,024 numbers NumPy is three to seven times as fast as PyTorch."""
     return index.long() if isinstance(index, Tensor) else torch.from_numpy(np.array(index, np.int64))
 
 
-def _threads(tensor: Tensor, prompts: int) -> AbstractContextManager[None]:
+def _native_threads_context(tensor: Tensor, num_prompts: int) -> AbstractContextManager[None]:
     """Return a context that keeps PyTorch's threads out of the way if native operations do the work on `tensor`.
 
     With few prompts it does nothing, since no step of PyTorch's is then large enough for a second thread.
     """
-    return native_threads() if prompts > _FEW_PROMPTS and serves(tensor) else nullcontext()
+    return native_threads() if num_prompts > _MAX_SINGLE_THREADED_PROMPTS and can_use_native(tensor) else nullcontext()
 
 
 class SamModel(nn.Module):
@@ -70,10 +70,10 @@ class SamModel(nn.Module):
     low-resolution logits and predicted IoU.
 
     name: a row of `models.registry`. image_size: the long side S of the model input, a multiple of 16.
-    judgement: how to score and filter its masks; that of the official models unless set.
+    mask_scoring: how to score and filter its masks; that of the official models unless set.
     """
 
-    judgement = OFFICIAL
+    mask_scoring = OFFICIAL
     mask_threshold: float = 0.0  # threshold on logits, for code that calls the modules one by one
     _size: int | None = None  # input size of a model returned by `at_image_size`
 
@@ -85,8 +85,8 @@ class SamModel(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self.own_image_size = prompt_encoder.image_size  # default input size, for calls without another one
-        self._sized: dict[int, PromptEncoder] = {}
+        self.default_image_size = prompt_encoder.image_size  # default input size, for calls without another one
+        self._sized_prompt_encoders: dict[int, PromptEncoder] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SamModel:
         """Convert or move as for any module, with two additions.
@@ -96,8 +96,8 @@ class SamModel(nn.Module):
         dtype are dropped at once, so that they don't stay on a GPU that the model has left.
         """
         first = next(self.parameters(), None)  # the decoder may have been deleted
-        counted = first is None or not first.is_inference()
-        with torch.inference_mode(False) if counted else nullcontext():
+        is_versioned = first is None or not first.is_inference()
+        with torch.inference_mode(False) if is_versioned else nullcontext():
             super()._apply(fn, recurse)
         evict_stale(self)
         return self
@@ -114,11 +114,11 @@ class SamModel(nn.Module):
         """
         if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, not {size!r}")
-        self.own_image_size = size
-        self._take(size)
+        self.default_image_size = size
+        self._apply_image_size(size)
 
-    def _take(self, size: int) -> None:
-        """Set the size of the inputs without changing `own_image_size`."""
+    def _apply_image_size(self, size: int) -> None:
+        """Set the size of the inputs without changing `default_image_size`."""
         self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
 
     def at_image_size(self, size: int) -> SamModel:
@@ -126,10 +126,10 @@ class SamModel(nn.Module):
 
         Other threads may then use other sizes at the same time.
         """
-        encoder, sized = self.prompt_encoder, self._sized.get(size)
-        if type(sized) is not type(encoder):
-            sized = self._sized[size] = object.__new__(type(encoder))
-        state = {**vars(encoder), "image_size": size, "grid_size": size // 16}
+        original, sized = self.prompt_encoder, self._sized_prompt_encoders.get(size)
+        if type(sized) is not type(original):
+            sized = self._sized_prompt_encoders[size] = object.__new__(type(original))
+        state = {**vars(original), "image_size": size, "grid_size": size // 16}
         for name in vars(sized).keys() - state:
             vars(sized).pop(name, None)
         vars(sized).update(state)
@@ -155,7 +155,7 @@ class SamModel(nn.Module):
         return self.mask_decoder.iou_token.weight.dtype
 
     @torch.no_grad()
-    def points_at_once(self, dtype: torch.dtype | None = None) -> int:
+    def points_per_batch(self, dtype: torch.dtype | None = None) -> int:
         """Return how many points of a grid to decode together in `dtype` (by default that of the weights).
 
         * 64 in general.
@@ -166,17 +166,17 @@ class SamModel(nn.Module):
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
-        if not (unaltered(decoder) and decoder.is_usual()):
-            return _POINTS_AT_ONCE
-        if serves(decoder.iou_token.weight):  # native: its state is float32, whatever `dtype` says
+        if not (is_unmodified(decoder) and decoder.is_usual()):
+            return _POINTS_PER_BATCH
+        if can_use_native(decoder.iou_token.weight):  # native: its state is float32, whatever `dtype` says
             chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
-            return min(_MOST_POINTS_ON_CPU, max(_POINTS_AT_ONCE, chunks))
+            return min(_MAX_POINTS_PER_BATCH_ON_CPU, max(_POINTS_PER_BATCH, chunks))
         if not probe.is_cuda:
-            return _POINTS_AT_ONCE
+            return _POINTS_PER_BATCH
         if not serves_decoder(decoder, probe):
             nbytes = self.prompt_encoder.grid_size**2 * probe.shape[1] * probe.element_size()
-            return max(_POINTS_AT_ONCE, prompts_on_gpu(nbytes, probe.device))
-        return decoder_gpu.prompts_per_chunk(probe.dtype) if has_ample_memory(probe.device) else _POINTS_AT_ONCE
+            return max(_POINTS_PER_BATCH, prompts_on_gpu(nbytes, probe.device))
+        return decoder_gpu.prompts_per_chunk(probe.dtype) if has_ample_memory(probe.device) else _POINTS_PER_BATCH
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Encode normalised, padded images (B, 3, S, S) to embeddings (B, C, S / 16, S / 16).
@@ -226,21 +226,21 @@ class SamModel(nn.Module):
 
         Returns:
             Low-resolution logits (N, M, S / 4, S / 4) float32 and predicted IoU (N, M), where M is 3 or 1. The
-            predicted IoU is that of `judgement.predicted_iou`.
+            predicted IoU is that of `mask_scoring.predicted_iou`.
 
         Raises:
             ValueError: no prompt, shapes other than these, or prompts for different numbers of objects.
         """
-        given = [x for x in (points, boxes, masks) if x is not None]
-        if not given:
+        prompts = [prompt for prompt in (points, boxes, masks) if prompt is not None]
+        if not prompts:
             raise ValueError("no prompt: give points, boxes or masks")
         self._check_shapes(points, labels, boxes, masks)
-        if len({len(x) for x in given}) > 1:
-            raise ValueError(f"prompts are for different numbers of objects: {[len(x) for x in given]}")
+        if len({len(prompt) for prompt in prompts}) > 1:
+            raise ValueError(f"prompts are for different numbers of objects: {[len(prompt) for prompt in prompts]}")
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        low_res, decoded = self._decode(image, points, labels, boxes, masks, len(given[0]), multimask_output)
-        bounded = self.judgement.bounded(low_res, boxes, points, labels)
-        return bounded, self.judgement.predicted_iou(decoded, low_res)
+        logits, decoder_iou = self._decode(image, points, labels, boxes, masks, len(prompts[0]), multimask_output)
+        clipped = self.mask_scoring.clip_to_boxes(logits, boxes, points, labels)
+        return clipped, self.mask_scoring.predicted_iou(decoder_iou, logits)
 
     def _check_shapes(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
@@ -273,14 +273,14 @@ class SamModel(nn.Module):
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
         # Only the native CPU form takes mask prompts, so no other form is made for them.
-        faster = not torch.is_grad_enabled() and (masks is None or serves(image.embedding))
-        folded = image.form_for(count) if faster else None
-        with _threads(image.embedding, count):
+        allow_folded = not torch.is_grad_enabled() and (masks is None or can_use_native(image.embedding))
+        folded = image.form_for(count) if allow_folded else None
+        with _native_threads_context(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
                 if masks is None:
                     return self._decode_folded(folded, sparse, multimask_output)
-                if isinstance(folded, TiledImage) and self.prompt_encoder.masks_are_usual():
+                if isinstance(folded, TiledImage) and self.prompt_encoder.has_standard_mask_layers():
                     return self._decode_masked(folded, sparse, masks, multimask_output)
         return self._decode_plain(image, sparse, masks, multimask_output)
 
@@ -288,7 +288,7 @@ class SamModel(nn.Module):
         self, image: PreparedImage, sparse: Tensor, masks: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """Decode by calls of the decoder module, a chunk of prompts at a time."""
-        outputs, size = [], _plain_chunk(sparse)
+        outputs, size = [], _plain_chunk_size(sparse)
         for start in range(0, len(sparse), size):
             part = slice(start, start + size)
             logits, iou = image.decoder(
@@ -304,7 +304,7 @@ class SamModel(nn.Module):
         return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
 
     def decode_points(
-        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, above: float | None = None
+        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, iou_threshold: float | None = None
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
         """Decode three masks per prompt of points, but compute only the masks that are chosen afterwards.
 
@@ -312,8 +312,8 @@ class SamModel(nn.Module):
             embedding: the image's embedding, wrapped by `prepare` or not.
             points: (N, P, 2) as in `decode_prompts`, but on any device.
             labels: (N, P) as in `decode_prompts`, but on any device.
-            above: if given, a hint that the masks with a greater predicted IoU will be chosen; those then take less
-                time, and others more.
+            iou_threshold: if given, a hint that the masks with a greater predicted IoU will be chosen; those then take
+                less time, and others more.
 
         Returns:
             The IoU that the decoder predicts, (N, 3) float32, and a callable logits(point_index, mask_index) that
@@ -323,20 +323,24 @@ class SamModel(nn.Module):
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         if not len(points):
             masks, iou = self._decode(image, points, labels, None, None, 0, multimask_output=True)
-            return iou, lambda point_index, mask_index: masks[_numbers_of(point_index), _numbers_of(mask_index)]
+            return iou, lambda point_index, mask_index: masks[
+                _to_index_tensor(point_index), _to_index_tensor(mask_index)
+            ]
         with torch.no_grad():
             folded = image.folded
-        with torch.no_grad(), _threads(image.embedding, len(points)):
+        with torch.no_grad(), _native_threads_context(image.embedding, len(points)):
             sparse = self._point_tokens(image, points, labels)
             if folded is None:
                 masks, iou = self._decode_plain(image, sparse, None, multimask_output=True)
-                return iou, lambda point_index, mask_index: masks[_numbers_of(point_index), _numbers_of(mask_index)]
-            decoded = folded.decode(sparse, () if above is None else (1, 2, 3), above)
+                return iou, lambda point_index, mask_index: masks[
+                    _to_index_tensor(point_index), _to_index_tensor(mask_index)
+                ]
+            decoded = folded.decode(sparse, () if iou_threshold is None else (1, 2, 3), iou_threshold)
             iou = decoded.predicted_iou()[:, 1:].float()
 
         def logits(point_index: IndexList, mask_index: IndexList) -> Tensor:
-            with torch.no_grad(), _threads(image.embedding, len(points)):
-                return decoded.logits(_numbers_of(point_index), _numbers_of(mask_index) + 1).float()
+            with torch.no_grad(), _native_threads_context(image.embedding, len(points)):
+                return decoded.logits(_to_index_tensor(point_index), _to_index_tensor(mask_index) + 1).float()
 
         return iou, logits
 
@@ -349,22 +353,28 @@ class SamModel(nn.Module):
         encoder, device = self.prompt_encoder, image.embedding.device
 
         def make() -> Tensor:
-            there, of_which = (to_device(x, device) if x.is_cpu else x.to(device) for x in (points, labels))
-            return encoder.sparse(there, of_which, None).to(image.dtype)
+            device_points, device_labels = (
+                to_device(x, device) if x.is_cpu else x.to(device) for x in (points, labels)
+            )
+            return encoder.sparse(device_points, device_labels, None).to(image.dtype)
 
-        usual = points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not serves(image.embedding)
-        if not usual or encoder.training or torch.is_autocast_enabled(device.type):
+        is_cacheable = (
+            points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not can_use_native(image.embedding)
+        )
+        if not is_cacheable or encoder.training or torch.is_autocast_enabled(device.type):
             return make()
-        known: dict[Any, Tensor] = cached(encoder, ("points", encoder.image_size, image.dtype), dict, if_versioned=True)
-        grid = stream_key(device), points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
-        tokens = known.get(grid)
+        cached_tokens: dict[Any, Tensor] = cached(
+            encoder, ("points", encoder.image_size, image.dtype), dict, if_versioned=True
+        )
+        key = stream_key(device), points.shape, points.numpy().tobytes(), labels.dtype, labels.numpy().tobytes()
+        tokens = cached_tokens.get(key)
         if tokens is None:
             with torch.inference_mode(False), torch.no_grad():
                 tokens = make()
-            while len(known) >= _GRIDS_KEPT:
-                known.pop(next(iter(known)), None)
+            while len(cached_tokens) >= _MAX_CACHED_GRIDS:
+                cached_tokens.pop(next(iter(cached_tokens)), None)
             if not is_capturing():
-                known[grid] = tokens
+                cached_tokens[key] = tokens
         return tokens
 
     def _decode_masked(
@@ -373,14 +383,14 @@ class SamModel(nn.Module):
         """Decode as `_decode_folded` does, for prompts with a mask each, whose image features therefore differ."""
         decoded: dict[int, tuple[Tensor, Tensor]] = {}
         with native_threads():
-            with_mask = image.with_masks(self.prompt_encoder.mask_mix())
+            with_mask = image.with_masks(self.prompt_encoder.mask_projection())
 
             def decode(i: int) -> None:
-                channels = self.prompt_encoder.mask_channels(masks[i : i + 1])
+                channels = self.prompt_encoder.mask_hidden_channels(masks[i : i + 1])
                 with with_mask(channels[0]) as masked:
                     decoded[i] = self._decode_folded(masked, sparse[i : i + 1], multimask_output)
 
-            share_out(decode, len(sparse))
+            parallel_for(decode, len(sparse))
         logits, iou = zip(*(decoded[i] for i in range(len(sparse))), strict=True)
         return torch.cat(logits), torch.cat(iou)
 
@@ -390,7 +400,7 @@ class SamModel(nn.Module):
         tokens = [1, 2, 3] if multimask_output else [0]
         logits, ious = [], []
         # The native forms chunk prompts themselves and return all masks in one piece of memory.
-        size = _plain_chunk(sparse) if isinstance(folded, FoldedImage) else len(sparse)
+        size = _plain_chunk_size(sparse) if isinstance(folded, FoldedImage) else len(sparse)
         for part in sparse.split(size):
             decoded = folded.decode(part, tokens)
             pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.tensor(tokens, device="cpu"))

@@ -12,28 +12,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
-from ..ops._direct import unseen
+from ..ops._dispatch_bypass import is_unobserved
 from .module_cache import is_capturing, is_current, last_cached, synchronize
 from .precision import INDEPENDENT, dtype_of, in_dtype
 
 
 def run_in_dtype(
-    module: nn.Module, dtype: torch.dtype | None, given: Tensor, run: Callable[[nn.Module], Tensor]
+    module: nn.Module, dtype: torch.dtype | None, inputs: Tensor, run: Callable[[nn.Module], Tensor]
 ) -> Tensor:
-    """Return `run(in_dtype(module, dtype))`, where `run` only computes something from `given` and the module.
+    """Return `run(in_dtype(module, dtype))`, where `run` only computes something from `inputs` and the module.
 
     On a GPU the cached copy may run at once, and `module` is checked for changes afterwards. If it has changed, the
     result is discarded and `run` is called again on a new copy. This is done only for copies that are independent of
     the original and only compute, and where the discarded run has no visible effect.
     """
-    copy = _last_copy(module, dtype) if _unobserved(given) else None
+    copy = _last_copy(module, dtype) if _can_discard_run(inputs) else None
     if copy is not None:
         with suppress(Exception):  # raised again below, unless a stale copy caused it
             result = run(copy)
             if is_current(module, dtype, copy):
                 return result
             del result
-        synchronize(given)  # the copy's memory may be reused once it is dropped
+        synchronize(inputs)  # the copy's memory may be reused once it is dropped
         del copy
     return run(in_dtype(module, dtype))
 
@@ -46,17 +46,17 @@ def _last_copy(module: nn.Module, dtype: torch.dtype | None) -> nn.Module | None
     return copy if copy is not None and last_cached(copy, INDEPENDENT) else None
 
 
-def _unobserved(given: Tensor) -> bool:
+def _can_discard_run(tensor: Tensor) -> bool:
     """Return whether launching work in vain would go unnoticed by hooks, modes, profilers and captures."""
     return (
-        type(given) is Tensor
-        and _on_gpu(given)
-        and unseen()
+        type(tensor) is Tensor
+        and _on_gpu(tensor)
+        and is_unobserved()
         and not (nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
         and not is_capturing()
     )
 
 
-def _on_gpu(given: Tensor) -> bool:
+def _on_gpu(tensor: Tensor) -> bool:
     """Return whether a tensor is on a GPU. A function of its own, so that tests can replace it."""
-    return given.is_cuda
+    return tensor.is_cuda

@@ -15,12 +15,28 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..ops._attention.reference import windowed_attention as windowed_attention_in_torch
-from ..ops._native_cuda import left_to_pytorch, why_unvalidated
+from ..ops._native_cuda import falls_back_to_pytorch, unvalidated_disabled_reason
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
 from .module_cache import cached, is_capturing, is_immutable, synchronize, version_of
-from .native import infers, is_plain, remember_layers, serves, serves_on_gpu, unaltered
-from .tiny_vit_gpu import Convolutions, Layer, Plan, Transformer, Transformers, after, by_tap, norm_of
+from .native import (
+    can_use_cuda_kernels,
+    can_use_native,
+    is_eager_inference,
+    is_plain,
+    is_unmodified,
+    record_layer_types,
+)
+from .tiny_vit_gpu import (
+    ConvStep,
+    InferencePlan,
+    TransformerBlock,
+    TransformerStage,
+    WeightAndBias,
+    fold_input_bias,
+    layer_norm_args,
+    to_tap_major,
+)
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -48,11 +64,11 @@ class TinyViT(nn.Module):
             downsample = PatchMerging(dim, embed_dims[i + 1], stride=1 if i == 2 else 2) if i < 3 else None
             self.layers.append(Stage(blocks, downsample))
         self.neck = neck(embed_dims[-1], out_channels)
-        remember_layers(self)
+        record_layer_types(self)
 
     def forward(self, images: Tensor) -> Tensor:
         # In training mode batch normalisation depends on the batch, so it can't be folded into the convolutions.
-        if not self.training and serves(images, *self.patch_embed.parameters()) and unaltered(self):
+        if not self.training and can_use_native(images, *self.patch_embed.parameters()) and is_unmodified(self):
             with native_threads():
                 return self._infer(images)
         if not self.training and images.dtype in HALF and self._runs_on_gpu(images):
@@ -71,9 +87,14 @@ class TinyViT(nn.Module):
 
     def _runs_on_gpu(self, images: Tensor) -> bool:
         """Return whether to use `_infer_on_gpu`: inference with the CUDA kernels, without foreign layers or hooks."""
-        if not infers() or torch.is_autocast_enabled("cuda") or not serves_on_gpu(images) or not is_plain(self):
+        if (
+            not is_eager_inference()
+            or torch.is_autocast_enabled("cuda")
+            or not can_use_cuda_kernels(images)
+            or not is_plain(self)
+        ):
             return False
-        if left_to_pytorch(why_unvalidated()):
+        if falls_back_to_pytorch(unvalidated_disabled_reason()):
             return False
         weight = cast(ConvNorm, self.patch_embed.seq[0]).c.weight
         # Nothing can be cached for inference tensors, whose changes PyTorch doesn't count.
@@ -81,27 +102,32 @@ class TinyViT(nn.Module):
 
     def _infer_on_gpu(self, images: Tensor) -> Tensor:
         """Compute `forward` with few launches and without calling modules."""
-        return cached(self, "plan", self._plan, if_versioned=True).of(images)
+        return cached(self, "plan", self._build_plan, if_versioned=True).run(images)
 
-    def _plan(self) -> Plan:
+    def _build_plan(self) -> InferencePlan:
         """Build the plan for `_infer_on_gpu`. Biases that a step leaves out are folded into the step after it."""
-        (first, first_bias), (second, bias) = self.patch_embed.folded()
-        missing: Tensor | None = bias  # bias that the next step's input lacks
-        steps: list[Convolutions | Transformers] = []
+        (stem_conv1, stem_bias1), (stem_conv2, stem_bias2) = self.patch_embed.folded()
+        pending_bias: Tensor | None = stem_bias2  # bias that the next step's input lacks
+        steps: list[ConvStep | TransformerStage] = []
         for layer in self.layers:
             stage = cast(Stage, layer)
             if blocks := [block.plan() for block in stage.blocks if isinstance(block, TinyViTBlock)]:
-                steps.append(Transformers(blocks))
-                missing = blocks[-1].fc2[1]
-            others = [block for block in (*stage.blocks, stage.downsample) if isinstance(block, MBConv | PatchMerging)]
-            for block in others:
-                steps.append(block.plan().after(missing))
-                missing = None
-        widen, mix = (cast(nn.Conv2d, self.neck[i]).weight for i in (0, 2))
-        return Plan(
-            *((_channels_last(first), first_bias), _channels_last(second), steps),
-            *(after(missing, (widen.flatten(1), torch.zeros_like(widen[:, 0, 0, 0]))), norm_of(self.neck[1])),
-            *(_channels_last(mix), norm_of(self.neck[3])),
+                steps.append(TransformerStage(blocks))
+                pending_bias = blocks[-1].fc2[1]
+            conv_blocks = [
+                block for block in (*stage.blocks, stage.downsample) if isinstance(block, MBConv | PatchMerging)
+            ]
+            for block in conv_blocks:
+                steps.append(block.plan().fold_input_bias(pending_bias))
+                pending_bias = None
+        neck_conv1, neck_conv2 = (cast(nn.Conv2d, self.neck[i]).weight for i in (0, 2))
+        return InferencePlan(
+            *((_channels_last(stem_conv1), stem_bias1), _channels_last(stem_conv2), steps),
+            *(
+                fold_input_bias(pending_bias, (neck_conv1.flatten(1), torch.zeros_like(neck_conv1[:, 0, 0, 0]))),
+                layer_norm_args(self.neck[1]),
+            ),
+            *(_channels_last(neck_conv2), layer_norm_args(self.neck[3])),
         )
 
 
@@ -127,10 +153,13 @@ class ConvNorm(nn.Module):
         precision can't represent all intermediate values.
         """
         dtype = self.c.weight.dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        mean, variance = cast(Tensor, self.bn.running_mean).to(wide), cast(Tensor, self.bn.running_var).to(wide)
-        scale = self.bn.weight.to(wide) * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
-        weight, bias = self.c.weight * scale[:, None, None, None], self.bn.bias.to(wide) - mean * scale
+        compute_dtype = torch.promote_types(dtype, torch.float32)
+        mean, variance = (
+            cast(Tensor, self.bn.running_mean).to(compute_dtype),
+            cast(Tensor, self.bn.running_var).to(compute_dtype),
+        )
+        scale = self.bn.weight.to(compute_dtype) * torch.rsqrt(variance + self.bn.eps)  # (out_dim,)
+        weight, bias = self.c.weight * scale[:, None, None, None], self.bn.bias.to(compute_dtype) - mean * scale
         return weight.to(dtype), bias.to(dtype)
 
 
@@ -148,7 +177,7 @@ class PatchEmbed(nn.Module):
         first, second = self.folded()
         return ops.conv_stem(images, *first, *second)
 
-    def folded(self) -> tuple[Layer, Layer]:
+    def folded(self) -> tuple[WeightAndBias, WeightAndBias]:
         """Return weight and bias of both convolutions, with BatchNorm folded in."""
         first, second = cast(ConvNorm, self.seq[0]), cast(ConvNorm, self.seq[2])
         return first.folded(), second.folded()
@@ -188,10 +217,10 @@ class MBConv(nn.Module):
         return F.gelu(x + self.conv3(hidden))
 
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
-        return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), residual=True)
+        return ops.mbconv(x, *_mbconv_weights(self.conv1, self.conv2, self.conv3), residual=True)
 
-    def plan(self) -> Convolutions:
-        return _plan_of(self.conv1, self.conv2, self.conv3, residual=True)
+    def plan(self) -> ConvStep:
+        return _conv_step(self.conv1, self.conv2, self.conv3, residual=True)
 
 
 class PatchMerging(nn.Module):
@@ -207,25 +236,25 @@ class PatchMerging(nn.Module):
         return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
 
     def infer(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H / stride, W / stride, out_dim)
-        return ops.mbconv(x, *_folded(self.conv1, self.conv2, self.conv3), stride=self.conv2.c.stride[0])
+        return ops.mbconv(x, *_mbconv_weights(self.conv1, self.conv2, self.conv3), stride=self.conv2.c.stride[0])
 
-    def plan(self) -> Convolutions:
-        return _plan_of(self.conv1, self.conv2, self.conv3, residual=False)
+    def plan(self) -> ConvStep:
+        return _conv_step(self.conv1, self.conv2, self.conv3, residual=False)
 
 
-def _folded(
+def _mbconv_weights(
     expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the weights of `ops.mbconv`: the folded convolutions without their kernel or channel axes of size 1."""
-    (wide, wide_bias), (mix, mix_bias), (narrow, narrow_bias) = expand.folded(), depthwise.folded(), project.folded()
-    return wide.flatten(1), wide_bias, mix[:, 0], mix_bias, narrow.flatten(1), narrow_bias
+    (w1, b1), (w2, b2), (w3, b3) = expand.folded(), depthwise.folded(), project.folded()
+    return w1.flatten(1), b1, w2[:, 0], b2, w3.flatten(1), b3
 
 
-def _plan_of(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> Convolutions:
+def _conv_step(expand: ConvNorm, depthwise: ConvNorm, project: ConvNorm, *, residual: bool) -> ConvStep:
     """Return the folded weights of an inverted residual or a merging as `_infer_on_gpu` takes them."""
-    wide, wide_bias, mix, mix_bias, narrow, narrow_bias = _folded(expand, depthwise, project)
+    w1, b1, w2, b2, w3, b3 = _mbconv_weights(expand, depthwise, project)
     stride = depthwise.c.stride[0]
-    return Convolutions((wide, wide_bias), (by_tap(mix), mix_bias), (narrow, narrow_bias), stride, residual)
+    return ConvStep((w1, b1), (to_tap_major(w2), b2), (w3, b3), stride, residual)
 
 
 class TinyViTBlock(nn.Module):
@@ -249,13 +278,19 @@ class TinyViTBlock(nn.Module):
         self.mlp.add_to(x)
         return x
 
-    def plan(self) -> Transformer:
+    def plan(self) -> TransformerBlock:
         """Return the block's weights as `_infer_on_gpu` takes them."""
         attn, mlp = self.attn, self.mlp
         (weight, bias), padding = self.local_conv.folded(), F.linear(attn.norm.bias, attn.qkv.weight, attn.qkv.bias)
-        return Transformer(
-            *(norm_of(attn.norm), (attn.qkv.weight, attn.qkv.bias), attn._bias(), attn.window_size, padding),
-            *((attn.proj.weight, attn.proj.bias), (by_tap(weight[:, 0]), bias), norm_of(mlp.norm)),
+        return TransformerBlock(
+            *(
+                layer_norm_args(attn.norm),
+                (attn.qkv.weight, attn.qkv.bias),
+                attn._window_bias(),
+                attn.window_size,
+                padding,
+            ),
+            *((attn.proj.weight, attn.proj.bias), (to_tap_major(weight[:, 0]), bias), layer_norm_args(mlp.norm)),
             *((mlp.fc1.weight, mlp.fc1.bias), (mlp.fc2.weight, mlp.fc2.bias)),
         )
 
@@ -293,7 +328,7 @@ class Attention(nn.Module):
         y, x = y.flatten(), x.flatten()
         distance = (y[:, None] - y).abs() * window_size + (x[:, None] - x).abs()
         self.register_buffer("bias_index", distance, persistent=False)  # (window**2, window**2)
-        self._kept: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
+        self._cached_bias: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
         return self.proj(self._attend(self.qkv(self.norm(x))))
@@ -304,34 +339,34 @@ class Attention(nn.Module):
         qkv = ops.linear(x, self.qkv.weight, self.qkv.bias, "none", norm.weight, norm.bias, norm.eps)
         ops.linear_into(x, self._attend(qkv), self.proj.weight, self.proj.bias, residual=x)
 
-    def _bias(self) -> Tensor:
+    def _window_bias(self) -> Tensor:
         """Return the bias of each pair of positions in a window, (heads, window**2, window**2).
 
         Without gradients it is cached for the next call: for a window of 32 with eight heads it has eight million
         numbers, which take longer to gather than the attention itself.
         """
         table, index = self.attention_biases, self.bias_index
-        counted = table.is_cpu or not table.is_inference()
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or not counted:
+        is_versioned = table.is_cpu or not table.is_inference()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_versioned:
             # `gather` rather than `table[:, index]`, whose backward pass sorts the index first.
             return table.gather(1, index.flatten().expand(len(table), -1)).view(len(table), *index.shape)
-        made_from = (table.data_ptr(), version_of(table), table.dtype, table.device, index.data_ptr(), index.shape)
+        key = (table.data_ptr(), version_of(table), table.dtype, table.device, index.data_ptr(), index.shape)
         # PyTorch doesn't count changes through `.data`, which are common when models are averaged, so on the CPU the
         # values are compared as well. On a GPU that would have to wait for it.
-        known = self._kept
-        if known is None or known[0] != made_from or (table.is_cpu and not torch.equal(table, known[2])):
-            made = made_from, table.detach()[:, index], table.detach().clone()
+        entry = self._cached_bias
+        if entry is None or entry[0] != key or (table.is_cpu and not torch.equal(table, entry[2])):
+            new_entry = key, table.detach()[:, index], table.detach().clone()
             if is_capturing():
-                return made[1]
+                return new_entry[1]
             synchronize(table)
-            if self._kept is not known:  # another thread's: kernels on its stream, or a CUDA graph, may read it
-                return made[1]
-            self._kept = known = made
-        return known[1]
+            if self._cached_bias is not entry:  # another thread's: kernels on its stream, or a CUDA graph, may read it
+                return new_entry[1]
+            self._cached_bias = entry = new_entry
+        return entry[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies and pickles what can be recomputed."""
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_cached_bias": None}
 
     def _attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, heads * 3 * d) -> (B, H, W, heads * d)
         # The reference pads with zeros before the norm, so a padding token enters the projection as the norm's bias.
@@ -339,8 +374,12 @@ class Attention(nn.Module):
             padding = F.linear(self.norm.bias, self.qkv.weight, self.qkv.bias)
         else:  # e.g. an adapter, which may lack weights of these names
             padding = self.qkv(self.norm.bias.view(1, 1, 1, -1)).flatten()
-        bias = self._bias()
+        bias = self._window_bias()
         # Unlike in SAM's ViT, q, k and v of one head are adjacent.
         tensors = qkv, bias, padding
-        attend = ops.windowed_attention if serves(*tensors) or serves_on_gpu(*tensors) else windowed_attention_in_torch
+        attend = (
+            ops.windowed_attention
+            if can_use_native(*tensors) or can_use_cuda_kernels(*tensors)
+            else windowed_attention_in_torch
+        )
         return attend(qkv, bias, self.window_size, padding)

@@ -21,7 +21,7 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict")
 # Prefixes that wrappers such as DataParallel, torch.compile and Lightning add to every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # The first release without the known memory corruption in the weights-only unpickler (CVE-2026-24747).
-_SAFE_TORCH = (2, 10)
+_MIN_SAFE_TORCH = (2, 10)
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -39,38 +39,38 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no such checkpoint: {path}")
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
-    kind = file_kind(path)
+    kind = file_format(path)
     content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mmap=kind == "zip")
     return _unwrap(content, path)
 
 
-def file_kind(path: Path) -> str:
+def file_format(path: Path) -> str:
     """Return the format of a file: safetensors, zip (PyTorch since 1.6) or pickle (before).
 
     Raises ValueError for anything else, saying what it is.
     """
     with open(path, "rb") as file:
-        head = file.read(64)
+        header = file.read(64)
     size = path.stat().st_size
-    if not head:
+    if not header:
         raise ValueError(f"{path} is empty")
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
+    if header[8:9] == b"{" and 2 <= int.from_bytes(header[:8], "little") <= size - 8:
         return "safetensors"
-    if head.startswith(b"PK\x03\x04"):
+    if header.startswith(b"PK\x03\x04"):
         return "zip"
     # torch.load first tries its tar reader on tar files; older releases don't apply the weights-only mode there.
-    if head.startswith(b"\x80") and not tarfile.is_tarfile(path):
+    if header.startswith(b"\x80") and not tarfile.is_tarfile(path):
         return "pickle"
-    start = head.lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        found = "a web page, as failed downloads leave behind"
-    elif start.startswith(b"version https://git-lfs"):
-        found = "a Git LFS pointer; fetch the real file with `git lfs pull`"
-    elif head[4:8] == b"TFL3" or b"onnx" in head or b"pytorch" in head[:32]:
-        found = "an exported model (ONNX or TFLite), not a checkpoint"
+    text = header.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html")):
+        actual = "a web page, as failed downloads leave behind"
+    elif text.startswith(b"version https://git-lfs"):
+        actual = "a Git LFS pointer; fetch the real file with `git lfs pull`"
+    elif header[4:8] == b"TFL3" or b"onnx" in header or b"pytorch" in header[:32]:
+        actual = "an exported model (ONNX or TFLite), not a checkpoint"
     else:
-        found = f"of an unknown format (it begins with {head[:8]!r})"
-    raise ValueError(f"{path} is not a .pt, .pth or .safetensors checkpoint: it is {found}, {size:,} bytes")
+        actual = f"of an unknown format (it begins with {header[:8]!r})"
+    raise ValueError(f"{path} is not a .pt, .pth or .safetensors checkpoint: it is {actual}, {size:,} bytes")
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -85,34 +85,34 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path, *, mmap: bool) -> Any:
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < _SAFE_TORCH:
+    if version < _MIN_SAFE_TORCH:
         warn_once(
             f"torch {torch.__version__} has a known flaw in reading .pt files (CVE-2026-24747, fixed in 2.10): "
             "read only checkpoints from people you trust, or .safetensors files"
         )
     if mmap:
-        check_archive(path)
+        check_zip_archive(path)
     try:
         if path.suffix == ".safetensors":  # torch.load chooses another reader by this suffix, whatever is inside
             with open(path, "rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
         with open(path, "rb") as file:
             if b"ultralytics." in file.read(1 << 20):  # the pickle comes first and is not compressed
                 hint = "YOLO and FastSAM read such files (on the command line: fastsam detect predict)"
                 raise ValueError(f"{path} is not a Segment Anything model; {hint}") from error
-        what = f"holds pickled Python objects ({named.group(1)})" if named else "is damaged or holds pickled objects"
+        problem = f"holds pickled Python objects ({match.group(1)})" if match else "is damaged or holds pickled objects"
         raise ValueError(
-            f"{path} {what}, not only tensors, and code from a checkpoint is never executed. Save the tensors alone, "
-            "in the program that made it: torch.save(model.state_dict(), 'weights.pt')"
+            f"{path} {problem}, not only tensors, and code from a checkpoint is never executed. Save the tensors "
+            "alone, in the program that made it: torch.save(model.state_dict(), 'weights.pt')"
         ) from error
     except Exception as error:  # damaged files make the reader raise all kinds of errors
         raise ValueError(f"{path} is damaged or incomplete: {_first_line(error)}") from error
 
 
-def check_archive(path: Path) -> None:
+def check_zip_archive(path: Path) -> None:
     """Raise ValueError unless a zip archive is as `torch.save` writes it: uncompressed, and no TorchScript program."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -132,10 +132,10 @@ def check_archive(path: Path) -> None:
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the tensors of the innermost dictionary, without a prefix that all names share."""
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+        nested = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if nested is None:
             break
-        content = inner
+        content = nested
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors (a state dict)")
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

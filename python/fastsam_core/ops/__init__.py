@@ -96,12 +96,14 @@ def siblings(op: str) -> dict[str, Callable[..., Any]]:
     Each takes the arguments of the registered operation, positionally. ValueError for an unknown operation.
     """
     _check_op(op)
-    found: dict[str, Callable[..., Any]] = {"reference": getattr(schema.REFERENCES[op], op)}
+    implementations: dict[str, Callable[..., Any]] = {"reference": getattr(schema.REFERENCES[op], op)}
     for name in available_isas():
-        found[f"cpu[{name}]"] = _bound(getattr(schema.NATIVES[op], op), name)
+        implementations[f"cpu[{name}]"] = _with_isa(getattr(schema.NATIVES[op], op), name)
     if op in schema.CUDAS:
-        found.update({name: form(getattr(schema.CUDAS[op], op)) for name, form in _native_cuda.forms.items()})
-    return found
+        implementations.update(
+            {name: wrap(getattr(schema.CUDAS[op], op)) for name, wrap in _native_cuda.sibling_wrappers.items()}
+        )
+    return implementations
 
 
 def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
@@ -121,29 +123,29 @@ def why(op: str, tensor: Tensor | None = None) -> dict[str, str]:
     _check_op(op)
     device = "cpu" if tensor is None else tensor.device.type
     reasons = {
-        "cpu": cpu_reason or ("" if device == "cpu" else f"the tensor is on '{device}'") or _other_dtype(op, tensor),
+        "cpu": cpu_reason or ("" if device == "cpu" else f"the tensor is on '{device}'") or _dtype_reason(op, tensor),
         "cuda": (
             schema.why_not_cuda(op, tensor)
             if tensor is not None and device == "cuda"
             else _native_cuda.cuda_reason or f"the tensor is on '{device}'"
         ),
     }
-    serving = next((name for name, reason in reasons.items() if not reason), "")
-    reasons["reference"] = f"the {serving} sibling runs this call" if serving else ""
+    active = next((name for name, reason in reasons.items() if not reason), "")
+    reasons["reference"] = f"the {active} sibling runs this call" if active else ""
     return reasons
 
 
-def _other_dtype(op: str, tensor: Tensor | None) -> str:
+def _dtype_reason(op: str, tensor: Tensor | None) -> str:
     """Return why the C++ sibling can't run `op` on this tensor's dtype; "" if it can.
 
     Only the families in `schema.NATIVE_DTYPES`, the layers, have such limits.
     """
-    served = schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op])
-    if served == ():
+    supported = schema.NATIVE_DTYPES.get(schema.FAMILY_OF[op])
+    if supported == ():
         return "it has no C++ implementation"
-    if tensor is None or served is None or tensor.dtype in served:
+    if tensor is None or supported is None or tensor.dtype in supported:
         return ""
-    names = " and ".join(str(dtype).removeprefix("torch.") for dtype in served)
+    names = " and ".join(str(dtype).removeprefix("torch.") for dtype in supported)
     return f"it computes in {names}, and the tensor is {tensor.dtype}"
 
 
@@ -176,7 +178,7 @@ def use_isa(name: str) -> Iterator[None]:
         cpu_module.force_isa(before)
 
 
-def _bound(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _with_isa(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Wrap `function` to run with instruction set `name`."""
 
     def call(*args: Any, **kwargs: Any) -> Any:

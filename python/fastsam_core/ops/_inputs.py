@@ -42,17 +42,17 @@ def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshol
         raise ValueError(f"iou_threshold must be a number from 0 to 1; got {iou_threshold}")
 
 
-def compute_boxes(boxes: Tensor) -> Tensor:
+def to_compute_dtype(boxes: Tensor) -> Tensor:
     """Convert boxes to the dtype that NMS computes in: float32 for float32 and narrower floats, else float64.
 
     float64 and integers need float64: float32 would merge large coordinates that differ little (satellite rasters).
     """
     boxes = boxes.detach()
-    narrow = boxes.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return boxes.to(torch.float32 if narrow else torch.float64)
+    fits_float32 = boxes.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return boxes.to(torch.float32 if fits_float32 else torch.float64)
 
 
-def order_scores(scores: Tensor) -> Tensor:
+def to_sortable_scores(scores: Tensor) -> Tensor:
     """Convert scores to a floating dtype that keeps their order, with -0.0 turned into 0.0 so that the two tie.
 
     Integers become float64, so different ones beyond 2^53 may tie.
@@ -114,7 +114,7 @@ def _check_offsets(name: str, offsets: Tensor) -> None:
         raise ValueError(f"the offsets of {name} must have at least one value, the leading 0")
 
 
-def check_truth(truth: int) -> None:
+def check_truth_table(truth: int) -> None:
     """Raise ValueError unless `truth` is a truth table that maps pixels outside both masks to background."""
     if not (0 <= truth <= 15 and truth % 2 == 0):
         raise ValueError(f"truth must be an even number from 0 to 14, one bit for each case; got {truth}")

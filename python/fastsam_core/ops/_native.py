@@ -25,16 +25,16 @@ def _load() -> tuple[ModuleType | None, str]:
     except ImportError as error:
         reason = f"the module fastsam_core._cpu can't be loaded: {error}"
         windows = sys.platform == "win32"
-        asked = "with SKBUILD_WHEEL_CMAKE=true " if windows else ""
-        remedy = f"Reinstalling fastsam_core {asked}builds the module."
+        build_hint = "with SKBUILD_WHEEL_CMAKE=true " if windows else ""
+        remedy = f"Reinstalling fastsam_core {build_hint}builds the module."
         warn_once(f"{reason}; PyTorch runs every operation, more slowly. {remedy}")
         return None, reason
-    wanted = os.environ.get("FASTSAM_ISA", "")
-    if wanted:
+    isa_name = os.environ.get("FASTSAM_ISA", "")
+    if isa_name:
         try:
-            module.force_isa(wanted)
+            module.force_isa(isa_name)
         except ValueError as error:
-            raise ValueError(f"FASTSAM_ISA={wanted}: {error}") from None
+            raise ValueError(f"FASTSAM_ISA={isa_name}: {error}") from None
     return module, ""
 
 

@@ -19,11 +19,11 @@ from .._log import logger, warn_once
 
 NOT_BUILT = "not built"
 # Kernels that have only run in the emulator so far.
-UNVALIDATED = (
+UNVALIDATED_KERNELS = (
     "the decoder's kernels for float32, and those of TinyViT's encoders (depthwise3x3, and add_norm_into of short rows)"
 )
 # Whether those kernels are used.
-unvalidated_serve = os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
+use_unvalidated = os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # Codes of dtypes, as in csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -31,19 +31,19 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 def _load() -> tuple[ModuleType | None, str]:
     """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad variable."""
-    wanted = os.environ.get("FASTSAM_CUDA_KERNELS", "")
-    if wanted not in ("", "0", "1"):
-        raise ValueError(f"FASTSAM_CUDA_KERNELS={wanted}: it must be 1 or 0")
+    switch = os.environ.get("FASTSAM_CUDA_KERNELS", "")
+    if switch not in ("", "0", "1"):
+        raise ValueError(f"FASTSAM_CUDA_KERNELS={switch}: it must be 1 or 0")
     if os.environ.get("FASTSAM_NATIVE", "") == "0":
         return None, "switched off by FASTSAM_NATIVE=0"
     if find_spec("fastsam_core._cuda") is None:
-        if wanted == "1":
+        if switch == "1":
             warn_once(
                 "FASTSAM_CUDA_KERNELS=1, but this installation has no CUDA kernels; PyTorch runs every operation on "
                 "a GPU. FASTSAM_CUDA=ON at installation builds them."
             )
         return None, NOT_BUILT
-    if wanted == "0":
+    if switch == "0":
         return None, SWITCHED_OFF
     try:
         return importlib.import_module("fastsam_core._cuda"), ""
@@ -55,25 +55,25 @@ def _load() -> tuple[ModuleType | None, str]:
 
 # The compiled module, or None and the reason why it isn't in use.
 cuda_module, cuda_reason = _load()
-_chosen: ContextVar[Any] = ContextVar("_chosen", default=cuda_module)
+_active_module: ContextVar[Any] = ContextVar("_active_module", default=cuda_module)
 
 
 @contextmanager
 def use_module(module: Any) -> Iterator[None]:
     """Make the CUDA siblings call `module` within this context."""
-    reset = _chosen.set(module)
+    reset = _active_module.set(module)
     try:
         yield
     finally:
-        _chosen.reset(reset)
+        _active_module.reset(reset)
 
 
-def why_unvalidated() -> str:
-    """Return why the `UNVALIDATED` kernels aren't used; "" if they are, or if the module in use is the emulator."""
-    module = _chosen.get()
-    if unvalidated_serve or (module is not None and module.EMULATED):
+def unvalidated_disabled_reason() -> str:
+    """Return why the `UNVALIDATED_KERNELS` aren't used; "" if they are, or if the module in use is the emulator."""
+    module = _active_module.get()
+    if use_unvalidated or (module is not None and module.EMULATED):
         return ""
-    return f"{UNVALIDATED} are built, but not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 uses them"
+    return f"{UNVALIDATED_KERNELS} are built, but not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1 uses them"
 
 
 def why_not_on(device: torch.device) -> str:
@@ -95,15 +95,15 @@ def _why_not_on(index: int) -> str:
     return error and f"built for {cuda_module.ARCHITECTURES}, they don't run on the {name}: {error}"
 
 
-def serves(tensor: Tensor) -> bool:
+def has_kernels_for(tensor: Tensor) -> bool:
     """Return whether the module in use can reach this tensor's memory and its kernels run on that device."""
-    module = _chosen.get()
+    module = _active_module.get()
     if module is None or tensor.device.type != ("cpu" if module.EMULATED else "cuda"):
         return False
     return not why_not_on(tensor.device)
 
 
-def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+def bind_module(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `function`, which comes from a family's cuda.py, so that it calls `module`."""
 
     @wraps(function)
@@ -115,9 +115,9 @@ def bound_to(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # Wrappers that turn a function of a family's cuda.py into a sibling, by the sibling's name. Tests add the emulator.
-forms: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
+sibling_wrappers: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
 if cuda_module is not None:
-    forms["cuda"] = partial(bound_to, cuda_module)
+    sibling_wrappers["cuda"] = partial(bind_module, cuda_module)
 
 
 class on_device_of:
@@ -129,7 +129,7 @@ class on_device_of:
     """
 
     def __init__(self, first: Tensor, *others: Tensor) -> None:
-        self._module = module = _chosen.get()
+        self._module = module = _active_module.get()
         self._device = device = first.device
         self._switch: torch.cuda.device | None = None
         wanted = "cpu" if module.EMULATED else "cuda"
@@ -161,7 +161,7 @@ def stream_of(index: int) -> int:
 
 
 @cache
-def capability(device: torch.device) -> tuple[int, int]:
+def compute_capability(device: torch.device) -> tuple[int, int]:
     """Return the compute capability of a GPU."""
     return torch.cuda.get_device_capability(device)
 
@@ -180,7 +180,7 @@ def shared_memory(module: Any, device: torch.device) -> int:
 
 def why_too_old(op: str, tensor: Tensor) -> str:
     """Return why kernels that need tensor cores can't run on the tensor's GPU; "" if they can, or if it is on none."""
-    if not tensor.is_cuda or (found := capability(tensor.device)) >= (8, 0):
+    if not tensor.is_cuda or (found := compute_capability(tensor.device)) >= (8, 0):
         return ""
     return f"{op} needs compute capability 8.0; the tensor's GPU has {found[0]}.{found[1]}"
 
@@ -197,14 +197,14 @@ def aligned(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
-def left_to_pytorch(reason: str) -> bool:
+def falls_back_to_pytorch(reason: str) -> bool:
     """Return whether `reason` is non-empty, i.e. PyTorch must run the call; log each reason once."""
     if reason:
-        say_served_by_pytorch(reason)
+        log_pytorch_fallback(reason)
     return bool(reason)
 
 
 @cache
-def say_served_by_pytorch(reason: str) -> None:
+def log_pytorch_fallback(reason: str) -> None:
     """Log that PyTorch runs an operation on GPU tensors, once for each reason."""
     logger.info("PyTorch runs operations on GPU tensors: %s", reason)

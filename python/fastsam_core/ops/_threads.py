@@ -17,7 +17,7 @@ from threading import Lock, Thread
 
 import torch
 
-_native: ContextVar[int] = ContextVar("_native", default=0)
+_native_thread_count: ContextVar[int] = ContextVar("_native_thread_count", default=0)
 _lock = Lock()
 
 
@@ -30,13 +30,13 @@ def _end_openmp_threads() -> None:
         _pause_openmp(_HARD_PAUSE)
 
 
-def _leave_openmp_alone() -> None:
+def _limit_child_to_one_thread() -> None:
     """In a forked child, run PyTorch on one thread if its OpenMP threads couldn't be ended before the fork.
 
     Native operations keep the number of threads that they had.
     """
-    if says_of_forks() and torch.get_num_threads() > 1:
-        _native.set(thread_count())
+    if fork_limitation() and torch.get_num_threads() > 1:
+        _native_thread_count.set(thread_count())
         torch.set_num_threads(1)
 
 
@@ -47,15 +47,15 @@ if hasattr(os, "register_at_fork"):
     # Fork only while no thread holds the lock: a child would inherit it locked, without the thread that unlocks it.
     # It is only ever held briefly.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-    os.register_at_fork(before=_end_openmp_threads, after_in_child=_leave_openmp_alone)
+    os.register_at_fork(before=_end_openmp_threads, after_in_child=_limit_child_to_one_thread)
 
 
-def says_of_forks() -> str:
+def fork_limitation() -> str:
     """Describe how PyTorch is limited in a forked child; "" if it works as in the parent."""
-    stays = sys.platform == "linux" and _pause_openmp is None
+    cannot_stop = sys.platform == "linux" and _pause_openmp is None
     return (
         "PyTorch's OpenMP runtime can't stop its threads before a fork: PyTorch uses one thread in child processes"
-        if stays
+        if cannot_stop
         else ""
     )
 
@@ -65,7 +65,7 @@ def thread_count() -> int:
 
     That is PyTorch's setting or, inside `native_threads`, the setting from before it was entered.
     """
-    return _native.get() or torch.get_num_threads()
+    return _native_thread_count.get() or torch.get_num_threads()
 
 
 @contextmanager
@@ -74,12 +74,12 @@ def native_threads() -> Iterator[None]:
 
     Nested contexts have no further effect.
     """
-    if _native.get():
+    if _native_thread_count.get():
         yield
         return
     with _lock:
         count = torch.get_num_threads()
-    reset = _native.set(count)
+    reset = _native_thread_count.set(count)
     try:  # entered first, because a signal handler may raise at any point below (Ctrl-C does)
         if count > 1:
             # PyTorch keeps a count per thread, and one for the process, from which a thread initialises its own when
@@ -87,17 +87,17 @@ def native_threads() -> Iterator[None]:
             # the latter.
             with _lock:
                 torch.set_num_threads(1)
-                restore = Thread(target=torch.set_num_threads, args=(count,))
-                restore.start()
-                restore.join()
+                restorer = Thread(target=torch.set_num_threads, args=(count,))
+                restorer.start()
+                restorer.join()
         yield
     finally:
-        _native.reset(reset)
+        _native_thread_count.reset(reset)
         if count > 1:
             torch.set_num_threads(count)
 
 
-def share_out(work: Callable[[int], None], count: int) -> None:
+def parallel_for(function: Callable[[int], None], count: int) -> None:
     """Call work(i) for each i in [0, count), in parallel on up to `thread_count()` threads.
 
     With fewer calls than threads, each call's native operations may use an equal part of the threads, rounded up. Calls
@@ -108,32 +108,32 @@ def share_out(work: Callable[[int], None], count: int) -> None:
     threads = min(available, count)
     if threads <= 1:
         for i in range(count):
-            work(i)
+            function(i)
         return
-    each = -(-available // threads)
-    numbers, lock, errors = iter(range(count)), Lock(), list[BaseException]()
-    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    threads_per_call = -(-available // threads)
+    indices, lock, errors = iter(range(count)), Lock(), list[BaseException]()
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    def run() -> None:
-        with native_threads(), torch.inference_mode(inference), torch.set_grad_enabled(gradients):
-            reset = _native.set(each)
+    def worker() -> None:
+        with native_threads(), torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            reset = _native_thread_count.set(threads_per_call)
             try:
                 while not errors:
                     with lock:
-                        i = next(numbers, None)
+                        i = next(indices, None)
                     if i is None:
                         return
-                    work(i)
+                    function(i)
             except BaseException as error:  # re-raised in the calling thread below
                 errors.append(error)
             finally:
-                _native.reset(reset)
+                _native_thread_count.reset(reset)
 
-    helpers = [Thread(target=run, name=f"fastsam-decode-{i}") for i in range(1, threads)]
-    for helper in helpers:
-        helper.start()
-    run()
-    for helper in helpers:
-        helper.join()
+    workers = [Thread(target=worker, name=f"fastsam-decode-{i}") for i in range(1, threads)]
+    for thread in workers:
+        thread.start()
+    worker()
+    for thread in workers:
+        thread.join()
     if errors:
         raise errors[0]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ._native import cpu_module
-from ._native_cuda import cuda_module, cuda_reason, say_served_by_pytorch, why_not_on
+from ._native_cuda import cuda_module, cuda_reason, log_pytorch_fallback, why_not_on
 
 NAMESPACE = "fastsam_core"
 FAMILIES = ("_attention", "_conv", "_decoder", "_linear", "_masks", "_nms", "_norm", "_preprocess", "_rle")
@@ -44,21 +44,21 @@ CUDAS: dict[str, ModuleType] = {}  # only operations that have a CUDA sibling
 library = torch.library.Library(NAMESPACE, "DEF")
 
 
-def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
+def require_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `sibling` to raise ValueError for sparse tensors and for tensors on several devices.
 
     The dispatcher lets both through.
     """
 
-    def refuse(args: tuple[Any, ...]) -> None:
+    def raise_mismatch(args: tuple[Any, ...]) -> None:
         parameters = (argument.name for argument in getattr(torch.ops.fastsam_core, name).default._schema.arguments)
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for parameter, value in zip(parameters, args, strict=False):
             if isinstance(value, list):
-                given.update({f"{parameter}[{i}]": part for i, part in enumerate(value)})
+                values.update({f"{parameter}[{i}]": part for i, part in enumerate(value)})
             else:
-                given[parameter] = value
-        tensors = {parameter: value for parameter, value in given.items() if isinstance(value, Tensor)}
+                values[parameter] = value
+        tensors = {parameter: value for parameter, value in values.items() if isinstance(value, Tensor)}
         device = next(iter(tensors.values())).device
         for parameter, value in tensors.items():
             if value.layout is not torch.strided:
@@ -77,7 +77,7 @@ def on_one_device(name: str, sibling: Callable[..., Any]) -> Callable[..., Any]:
                     continue
                 device = device or tensor.device
                 if tensor.layout is not torch.strided or tensor.device != device:
-                    refuse(args)
+                    raise_mismatch(args)
         return sibling(*args)
 
     return call
@@ -99,51 +99,55 @@ def why_not_cuda(op: str, tensor: Tensor) -> str:
     return family_reason(op, tensor) if family_reason else ""
 
 
-def _said(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+def _with_fallback_log(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `reference` to log, once per reason, why it runs on GPU tensors."""
 
     @wraps(reference)
     def call(*args: Any) -> Any:
         on_gpu = next((value for value in args if isinstance(value, Tensor) and value.is_cuda), None)
         if on_gpu is not None:
-            say_served_by_pytorch(why_not_cuda(name, on_gpu))
+            log_pytorch_fallback(why_not_cuda(name, on_gpu))
         return reference(*args)
 
     return call
 
 
-def _where_it_runs(cuda: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `cuda`, or `plain` for tensors on a GPU that can't run the kernels."""
+def _with_device_fallback(cuda: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `cuda`, or `reference` for tensors on a GPU that can't run the kernels."""
 
     @wraps(cuda)
     def call(*args: Any) -> Any:
         first = next(value for value in args if isinstance(value, Tensor))
-        return plain(*args) if why_not_on(first.device) else cuda(*args)
+        return reference(*args) if why_not_on(first.device) else cuda(*args)
 
     return call
 
 
 def _register(family: str) -> None:
     """Define the operations of a family with the dispatcher, and register their siblings and fakes."""
-    signatures, reference, native = (
+    schema_module, reference_impls, native_impls = (
         import_module(f".{family}.{file}", __package__) for file in ("schema", "reference", "cpu")
     )
-    of_cuda = f".{family}.cuda"
-    cuda = import_module(of_cuda, __package__) if find_spec(of_cuda, __package__) else None
-    for name, schema in signatures.SCHEMAS.items():
+    cuda_path = f".{family}.cuda"
+    cuda_impls = import_module(cuda_path, __package__) if find_spec(cuda_path, __package__) else None
+    for name, schema in schema_module.SCHEMAS.items():
         library.define(name + schema)
-        plain = on_one_device(name, _said(name, getattr(reference, name)))
-        library.impl(name, plain, "CompositeExplicitAutograd")
-        fake = on_one_device(name, getattr(signatures, name))
-        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
+        reference_impl = require_one_device(name, _with_fallback_log(name, getattr(reference_impls, name)))
+        library.impl(name, reference_impl, "CompositeExplicitAutograd")
+        fake_impl = require_one_device(name, getattr(schema_module, name))
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake_impl, lib=library)
         if cpu_module is not None:
-            library.impl(name, on_one_device(name, getattr(native, name)), "CPU")
-        if cuda is not None and hasattr(cuda, name):
-            CUDAS[name] = cuda
+            library.impl(name, require_one_device(name, getattr(native_impls, name)), "CPU")
+        if cuda_impls is not None and hasattr(cuda_impls, name):
+            CUDAS[name] = cuda_impls
             if cuda_module is not None:
-                library.impl(name, _where_it_runs(on_one_device(name, getattr(cuda, name)), plain), "CUDA")
+                library.impl(
+                    name,
+                    _with_device_fallback(require_one_device(name, getattr(cuda_impls, name)), reference_impl),
+                    "CUDA",
+                )
         SCHEMAS[name], FAMILY_OF[name] = schema, family
-        REFERENCES[name], NATIVES[name] = reference, native
+        REFERENCES[name], NATIVES[name] = reference_impls, native_impls
 
 
 for _family in FAMILIES:

@@ -13,7 +13,7 @@ from ..config import Config
 from ..encoded_image import EncodedImage
 from ..everything.arguments import check_count, check_number
 from ..everything.grid import checked_grids
-from ..models.judgement import OFFICIAL
+from ..models.mask_scoring import OFFICIAL
 from ..models.sam.amg import build_all_layer_point_grids
 from ..segment import generate_records
 from ..stopwatch import Stopwatch
@@ -95,12 +95,12 @@ class SamAutomaticMaskGenerator:
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self._config()  # raises for invalid values now rather than in `generate`
-        judgement = self.predictor.model.judgement
-        if judgement != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
+        scoring = self.predictor.model.mask_scoring
+        if scoring != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
             warn_once(
                 f"{self.predictor.model.name} scores its masks lower than Meta's models do, so few pass the default "
-                f"thresholds; pred_iou_thresh={judgement.conf_thres}, "
-                f"stability_score_thresh={judgement.stability_score_thresh} suit it"
+                f"thresholds; pred_iou_thresh={scoring.conf_thres}, "
+                f"stability_score_thresh={scoring.stability_score_thresh} suit it"
             )
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from .. import rle
 from ..annotate.segmenter import Segmenter
 from ..config import EVERYTHING_OPTIONS
 from ..detect.protocol import qualified_name
-from ..models.native import serves, unaltered
+from ..models.native import can_use_native, is_unmodified
 from ..models.sam_model import SamModel
 from ..predictor import Predictor
 from ..sam import SAM
@@ -87,7 +87,9 @@ class ModelSegmenter:
         model, config = self._segmenter.model, self._segmenter.config
         encoder = model.image_encoder
         with torch.no_grad():
-            is_batch_invariant = config.dtype is None and unaltered(encoder) and serves(next(encoder.parameters()))
+            is_batch_invariant = (
+                config.dtype is None and is_unmodified(encoder) and can_use_native(next(encoder.parameters()))
+            )
         for batch in [tiles] if is_batch_invariant else [[tile] for tile in tiles]:
             for image in self._segmenter.encode(batch, [""] * len(batch)):
                 records = generate_records(model, image, config, Stopwatch())

@@ -12,15 +12,16 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ...device import select_device
+from ...models.checkpoint_paths import find_checkpoint
 from ...models.download import sha256_of
-from ...models.locate import locate
 from .network import Network
 from .weights import read_weights
 
 _ASSETS_URL = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
 _YOLO_FILES = tuple(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx")
 _FASTSAM_FILES = ("FastSAM-s.pt", "FastSAM-x.pt")
-# Official files and their addresses. No hashes of them are published: `locate` records that of the first download.
+# Official files and their addresses. No hashes of them are published: `find_checkpoint` records that of the first
+# download.
 OFFICIAL_URLS: dict[str, tuple[str, ...]] = {name: (_ASSETS_URL + name,) for name in (*_YOLO_FILES, *_FASTSAM_FILES)}
 # Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
@@ -52,7 +53,7 @@ def load_network(model: str | os.PathLike[str], device: Any = "cpu") -> LoadedNe
     torch_device = select_device(device)
     source = os.fspath(model)
     source = next((name for name in (_ALIASES.get(source, source), f"{source}.pt") if name in OFFICIAL_URLS), source)
-    path = locate(source, OFFICIAL_URLS)
+    path = find_checkpoint(source, OFFICIAL_URLS)
     weights = read_weights(path)
     try:
         network = weights.build_network()

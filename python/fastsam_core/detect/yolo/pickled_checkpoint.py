@@ -94,12 +94,14 @@ def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], Weights
     epsilons: set[Any] = set()
     for name, module in modules.items():
         tensors.update(_tensors_of_module(name, module))
-        if module.kind in ("BatchNorm2d", "SyncBatchNorm"):
+        if module.class_name in ("BatchNorm2d", "SyncBatchNorm"):
             epsilons.add(module.state.get("eps"))
-        elif module.kind == "Conv2d" and all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
+        elif module.class_name == "Conv2d" and all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
             convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION_ATTRIBUTES)
-        elif name.endswith(".act") and module.kind not in ("SiLU", "Identity"):
-            raise ValueError(f"{name} is a {module.kind}, in YOLOv8 a SiLU: a modified network, which is not supported")
+        elif name.endswith(".act") and module.class_name not in ("SiLU", "Identity"):
+            raise ValueError(
+                f"{name} is a {module.class_name}, in YOLOv8 a SiLU: a modified network, which is not supported"
+            )
     if len(epsilons) > 1 or not all(isinstance(value, float) and 0 < value < 1 for value in epsilons):
         raise ValueError("its batch normalisations have different or impossible epsilons")
     metadata = WeightsMetadata(
@@ -128,7 +130,7 @@ def is_first_weight(name: str) -> bool:
 def _check_layer_types(sequence: Record) -> None:
     layers = sequence.state.get("_modules")
     modules = list(layers.values()) if isinstance(layers, dict) else []
-    types = [layer.kind if isinstance(layer, Record) else type(layer).__name__ for layer in modules]
+    types = [layer.class_name if isinstance(layer, Record) else type(layer).__name__ for layer in modules]
     for index, (type_name, expected) in enumerate(zip(types, _LAYER_TYPES, strict=False)):
         if type_name != expected:
             raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...models.weights_file import file_kind
+from ...models.weights_file import file_format
 from .coco_names import COCO_NAMES
 from .network import Architecture, Network
 from .pickled_checkpoint import WeightsMetadata, is_first_weight, read_pickled_checkpoint, to_published_names
@@ -65,7 +65,7 @@ def read_weights(path: Path) -> Weights:
     Nothing that the file names is imported or called. ValueError, naming the file, if it is something else or damaged.
     """
     try:
-        if file_kind(path) == "safetensors":
+        if file_format(path) == "safetensors":
             return _read_safetensors(path)
         from ...models.pickled import open_pickled
 

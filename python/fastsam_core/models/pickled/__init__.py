@@ -1,10 +1,10 @@
 """Reader for checkpoints that pickle whole modules, which imports and calls nothing that they name.
 
-`machine` interprets the pickle's opcodes as instructions for building plain data. `names` defines which names may occur
-and what each stands for. `archive` locates the tensors' bytes. `records` defines the resulting data types.
+`interpreter` interprets the pickle's opcodes as instructions for building plain data. `allowlist` defines which names
+may occur and what each stands for. `archive` locates the tensors' bytes. `records` defines the resulting data types.
 """
 
 from .archive import PickledFile, open_pickled
-from .records import Name, Record, TensorRef
+from .records import GlobalRef, Record, TensorRef
 
-__all__ = ["Name", "PickledFile", "Record", "TensorRef", "open_pickled"]
+__all__ = ["GlobalRef", "PickledFile", "Record", "TensorRef", "open_pickled"]

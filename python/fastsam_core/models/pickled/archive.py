@@ -11,8 +11,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from ..weights_file import check_archive, file_kind
-from .machine import MAX_BYTES, Machine
+from ..weights_file import check_zip_archive, file_format
+from .interpreter import MAX_BYTES, PickleInterpreter
 from .records import StorageRef, TensorRef
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -33,32 +33,32 @@ class PickledFile:
         self.content = content
         self._read = read
 
-    def tensors(self, places: Mapping[str, TensorRef]) -> dict[str, Tensor]:
+    def tensors(self, refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
         """Return the tensors by name, on the CPU. Tensors that share a storage in the file share memory.
 
         Raises ValueError for tensors whose data the file doesn't contain.
         """
-        size, claimed = self.path.stat().st_size, sum(place.size for place in places.values())
+        size, claimed = self.path.stat().st_size, sum(ref.size for ref in refs.values())
         try:
             if claimed > size:
                 raise ValueError(f"its tensors claim {claimed:,} bytes, and it has {size:,}")
-            wanted = {place.storage.key: place.storage for place in places.values() if place.count}
-            held = {
-                key: torch.frombuffer(data, dtype=wanted[key].dtype, count=wanted[key].count)
-                for key, data in self._read(wanted).items()
+            storage_refs = {ref.storage.key: ref.storage for ref in refs.values() if ref.count}
+            storages = {
+                key: torch.frombuffer(data, dtype=storage_refs[key].dtype, count=storage_refs[key].count)
+                for key, data in self._read(storage_refs).items()
             }
-        except _BROKEN as error:
-            raise _unreadable(self.path, error) from error
+        except _READ_ERRORS as error:
+            raise _unreadable_error(self.path, error) from error
         return {
-            name: held[place.storage.key].as_strided(place.shape, place.strides, place.offset)
-            if place.count
-            else torch.empty(place.shape, dtype=place.storage.dtype, device="cpu")
-            for name, place in places.items()
+            name: storages[ref.storage.key].as_strided(ref.shape, ref.strides, ref.offset)
+            if ref.count
+            else torch.empty(ref.shape, dtype=ref.storage.dtype, device="cpu")
+            for name, ref in refs.items()
         }
 
 
 # Exceptions that the zip reader raises for damaged files, besides the ValueErrors raised here.
-_BROKEN = (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError)
+_READ_ERRORS = (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError)
 
 
 def open_pickled(path: Path) -> PickledFile:
@@ -66,24 +66,24 @@ def open_pickled(path: Path) -> PickledFile:
 
     Raises ValueError, naming the file, unless it is such a file and describes plain data and modules.
     """
-    kind = file_kind(path)
+    kind = file_format(path)
     if kind == "safetensors":
         raise ValueError(f"{path} is a safetensors file, which holds no pickle")
     if kind == "zip":
-        check_archive(path)
+        check_zip_archive(path)
     try:
-        return _zipped(path) if kind == "zip" else _legacy(path)
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+        return _open_zip(path) if kind == "zip" else _open_legacy(path)
+    except _READ_ERRORS as error:
+        raise _unreadable_error(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def _unreadable_error(path: Path, error: Exception) -> ValueError:
     """Return the error for a file that can't be read, with the first line of its cause."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return ValueError(f"{path} can't be read as a checkpoint: {reason}")
 
 
-def _zipped(path: Path) -> PickledFile:
+def _open_zip(path: Path) -> PickledFile:
     """Read the format since PyTorch 1.6."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member.file_size for member in archive.infolist()}
@@ -93,70 +93,68 @@ def _zipped(path: Path) -> PickledFile:
         root = roots[0]
         if members[f"{root}data.pkl"] > MAX_BYTES:
             raise ValueError(f"its description of the model is larger than {MAX_BYTES:,} bytes")
-        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
-        content = Machine(archive.read(f"{root}data.pkl")).run()
-    _check_order(order.strip() == b"little")
+        byte_order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        content = PickleInterpreter(archive.read(f"{root}data.pkl")).run()
+    _check_byte_order(byte_order.strip() == b"little")
 
-    def read(wanted: Mapping[str, StorageRef]) -> dict[str, bytearray]:
+    def read(refs: Mapping[str, StorageRef]) -> dict[str, bytearray]:
         with zipfile.ZipFile(path) as archive:
-            found = {}
-            for key, storage in wanted.items():
+            storages = {}
+            for key, ref in refs.items():
                 name = f"{root}data/{key}"
-                if members.get(name, -1) != storage.size:
-                    raise ValueError(
-                        f"storage {key!r} should have {storage.size:,} bytes, not {members.get(name, 0):,}"
-                    )
+                if members.get(name, -1) != ref.size:
+                    raise ValueError(f"storage {key!r} should have {ref.size:,} bytes, not {members.get(name, 0):,}")
                 with archive.open(name) as file:
-                    found[key] = _bytes(file, storage.size)
-            return found
+                    storages[key] = _read_exactly(file, ref.size)
+            return storages
 
     return PickledFile(path, content, read)
 
 
-def _legacy(path: Path) -> PickledFile:
+def _open_legacy(path: Path) -> PickledFile:
     """Read the format before PyTorch 1.6.
 
     It has three short pickles, the content, a list of storage keys, and then each storage as its number of elements
     followed by these elements.
     """
     with open(path, "rb") as file:
-        machine = Machine(file.read(MAX_BYTES))
-    if machine.run() != _LEGACY_MAGIC or machine.run() != _LEGACY_PROTOCOL:
+        interpreter = PickleInterpreter(file.read(MAX_BYTES))
+    if interpreter.run() != _LEGACY_MAGIC or interpreter.run() != _LEGACY_PROTOCOL:
         raise ValueError("it is a pickle, but not one of torch.save")
-    about = machine.run()
-    _check_order(isinstance(about, dict) and about.get("little_endian") is True)
-    content, keys = machine.run(), machine.run()
-    if not isinstance(keys, list) or not all(isinstance(key, str) and key in machine.storages for key in keys):
+    sys_info = interpreter.run()
+    _check_byte_order(isinstance(sys_info, dict) and sys_info.get("little_endian") is True)
+    content, keys = interpreter.run(), interpreter.run()
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in interpreter.storages for key in keys):
         raise ValueError("its list of storages is missing or invalid")
-    start, storages = machine.position, machine.storages
+    start, refs_by_key = interpreter.position, interpreter.storages
 
-    def read(wanted: Mapping[str, StorageRef]) -> dict[str, bytearray]:
+    def read(refs: Mapping[str, StorageRef]) -> dict[str, bytearray]:
         with open(path, "rb") as file:
             file.seek(start)
-            found = {}
+            storages = {}
             for key in keys:
-                storage = storages[key]
-                count = int.from_bytes(_bytes(file, 8), "little")
-                if count != storage.count:
-                    raise ValueError(f"storage {key!r} should have {storage.count:,} numbers, not {count:,}")
-                if key in wanted:
-                    found[key] = _bytes(file, storage.size)
+                ref = refs_by_key[key]
+                count = int.from_bytes(_read_exactly(file, 8), "little")
+                if count != ref.count:
+                    raise ValueError(f"storage {key!r} should have {ref.count:,} numbers, not {count:,}")
+                if key in refs:
+                    storages[key] = _read_exactly(file, ref.size)
                 else:
-                    file.seek(storage.size, 1)
-            if len(found) < len(wanted):
+                    file.seek(ref.size, 1)
+            if len(storages) < len(refs):
                 raise ValueError("it lacks some of its storages")
-            return found
+            return storages
 
     return PickledFile(path, content, read)
 
 
-def _check_order(little: bool) -> None:
+def _check_byte_order(is_little: bool) -> None:
     """Raise ValueError unless both the file and this machine are little-endian."""
-    if not little or sys.byteorder != "little":
+    if not is_little or sys.byteorder != "little":
         raise ValueError(f"its numbers are in another byte order than this machine's ({sys.byteorder})")
 
 
-def _bytes(file: IO[bytes], size: int) -> bytearray:
+def _read_exactly(file: IO[bytes], size: int) -> bytearray:
     """Read exactly `size` bytes. ValueError if the file ends before."""
     data = bytearray(size)
     view = memoryview(data)

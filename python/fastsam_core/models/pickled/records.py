@@ -16,7 +16,7 @@ _MAX_KEY = 1 << 63
 
 
 @dataclass(frozen=True)
-class Name:
+class GlobalRef:
     """A class or function that the file names. It is never imported."""
 
     module: str
@@ -37,13 +37,13 @@ class Record:
         items: items that were appended or set, and states in the class's own format.
     """
 
-    name: Name
+    name: GlobalRef
     args: tuple[Any, ...] = ()
     state: dict[Any, Any] = field(default_factory=dict)
     items: list[Any] = field(default_factory=list)
 
     @property
-    def kind(self) -> str:
+    def class_name(self) -> str:
         """The class's name without the module."""
         return self.name.name
 
@@ -78,17 +78,19 @@ class TensorRef:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        numbers = (self.offset, *self.shape, *self.strides)
-        plausible = len(self.shape) == len(self.strides) <= _MAX_DIMENSIONS
-        if not plausible or min(numbers) < 0 or max(numbers) > _MAX_SIDE:
+        values = (self.offset, *self.shape, *self.strides)
+        is_plausible = len(self.shape) == len(self.strides) <= _MAX_DIMENSIONS
+        if not is_plausible or min(values) < 0 or max(values) > _MAX_SIDE:
             raise ValueError(
                 f"invalid tensor: shape {self.shape[:9]}, strides {self.strides[:9]}, offset {self.offset}"
             )
         if 0 in self.shape:
             return
-        last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+        last_offset = self.offset + sum(
+            (side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True)
+        )
         # More elements than numbers would mean that elements share memory: a small file could then claim any size.
-        if last >= self.storage.count or self.count > self.storage.count:
+        if last_offset >= self.storage.count or self.count > self.storage.count:
             raise ValueError(
                 f"a tensor of shape {self.shape} and strides {self.strides} from {self.offset} on doesn't fit its "
                 f"storage of {self.storage.count} numbers"
@@ -105,10 +107,10 @@ class TensorRef:
         return self.count * self.storage.dtype.itemsize
 
 
-_SCALARS = (str, int, float, bytes, bool, type(None), Name)
+_SCALARS = (str, int, float, bytes, bool, type(None), GlobalRef)
 
 
-def key(value: Any) -> Any:
+def check_key(value: Any) -> Any:
     """Return `value` if it may be a key or a set's member; else raise ValueError.
 
     Allowed are scalars, whose hash is fast and can't be chosen by the file.

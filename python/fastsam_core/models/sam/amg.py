@@ -79,9 +79,9 @@ def batched_mask_to_box(masks: Tensor) -> Tensor:
     if masks.numel() == 0:
         return torch.zeros(*masks.shape[:-2], 4, dtype=torch.int64, device=masks.device)
     sides = []
-    for of_axis in (masks.any(-2), masks.any(-1)):  # columns, rows
-        there = of_axis.to(torch.uint8)
-        sides.append((there.argmax(-1), of_axis.shape[-1] - 1 - there.flip(-1).argmax(-1)))
+    for occupied in (masks.any(-2), masks.any(-1)):  # columns, rows
+        occupied_uint8 = occupied.to(torch.uint8)
+        sides.append((occupied_uint8.argmax(-1), occupied.shape[-1] - 1 - occupied_uint8.flip(-1).argmax(-1)))
     (left, right), (top, bottom) = sides
     return torch.stack([left, top, right, bottom], -1) * masks.any(-1).any(-1)[..., None]
 
@@ -93,8 +93,8 @@ def is_box_near_crop_edge(
 
     boxes: (N, 4), relative to the crop. atol: distance in pixels within which a side counts as lying on an edge.
     """
-    placed = uncrop_boxes_xyxy(boxes, crop_box).float()
-    at_crop, at_image = ((placed - placed.new_tensor(box)).abs() <= atol for box in (crop_box, orig_box))
+    image_boxes = uncrop_boxes_xyxy(boxes, crop_box).float()
+    at_crop, at_image = ((image_boxes - image_boxes.new_tensor(box)).abs() <= atol for box in (crop_box, orig_box))
     return (at_crop & ~at_image).any(dim=1)
 
 
@@ -125,8 +125,8 @@ def remove_small_regions(mask: NDArray[Any], area_thresh: float, mode: str) -> t
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', not {mode!r}")
     mask = np.asarray(mask, bool)
-    searched = ~mask if mode == "holes" else mask
-    _, regions, stats, _ = cv2.connectedComponentsWithStats(searched.astype(np.uint8), connectivity=8)
+    search_mask = ~mask if mode == "holes" else mask
+    _, regions, stats, _ = cv2.connectedComponentsWithStats(search_mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     small = areas < area_thresh
     if not small.any():
@@ -209,15 +209,15 @@ class MaskData:
     def cat(self, new_stats: MaskData) -> None:
         """Append the masks of another `MaskData`. Columns that don't exist here yet are copied."""
         for name, column in new_stats.items():
-            own = self._stats.get(name)
-            if own is None:
+            existing = self._stats.get(name)
+            if existing is None:
                 self._stats[name] = deepcopy(column)
             elif isinstance(column, Tensor):
-                self._stats[name] = torch.cat([own, column])
+                self._stats[name] = torch.cat([existing, column])
             elif isinstance(column, np.ndarray):
-                self._stats[name] = np.concatenate([own, column])
+                self._stats[name] = np.concatenate([existing, column])
             else:
-                self._stats[name] = own + deepcopy(column)
+                self._stats[name] = existing + deepcopy(column)
 
     def to_numpy(self) -> None:
         """Convert tensors to arrays."""

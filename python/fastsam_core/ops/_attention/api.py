@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._direct import goes_directly
+from .._dispatch_bypass import can_bypass_dispatcher
 from . import cuda
 
 _ops: Any = torch.ops.fastsam_core
@@ -49,7 +49,7 @@ def attention(
     Raises:
         ValueError: shapes, dtypes or devices that don't fit, or `padding` missing where it is needed.
     """
-    if goes_directly(qkv, rel_pos_h, rel_pos_w, padding):
+    if can_bypass_dispatcher(qkv, rel_pos_h, rel_pos_w, padding):
         return cuda.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     result: Tensor = _ops.attention.default(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     return result
@@ -75,7 +75,7 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
     Raises:
         ValueError: shapes, dtypes or devices that don't fit, or `padding` missing where it is needed.
     """
-    if goes_directly(qkv, bias, padding):
+    if can_bypass_dispatcher(qkv, bias, padding):
         return cuda.windowed_attention(qkv, bias, window, padding)
     result: Tensor = _ops.windowed_attention.default(qkv, bias, window, padding)
     return result

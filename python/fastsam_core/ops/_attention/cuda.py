@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, capability, left_to_pytorch, on_device_of, shared_memory, why_too_old
+from .._native_cuda import (
+    DTYPES,
+    aligned,
+    compute_capability,
+    falls_back_to_pytorch,
+    on_device_of,
+    shared_memory,
+    why_too_old,
+)
 from . import reference
 from .inputs import check_attention, check_windowed_attention
 
@@ -36,19 +44,21 @@ def attention(
     dim = check_attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
     batch, height, width, _ = qkv.shape
     with on_device_of(qkv) as (cuda, stream):
-        if _left_to_pytorch("attention", qkv, cuda.attention_has_kernel(dim), dim):
+        if _falls_back_to_pytorch("attention", qkv, cuda.attention_has_kernel(dim), dim):
             return reference.attention(qkv, rel_pos_h, rel_pos_w, num_heads, window, padding)
         out = qkv.new_empty(batch, height, width, num_heads * dim)
         if not out.numel():
             return out
-        given = [x if x is None else aligned(x, qkv.dtype) for x in (qkv, rel_pos_h, rel_pos_w, padding)]
-        packed, table_h, table_w, beyond = map(_address, given)
+        tensors = [x if x is None else aligned(x, qkv.dtype) for x in (qkv, rel_pos_h, rel_pos_w, padding)]
+        qkv_ptr, rel_pos_h_ptr, rel_pos_w_ptr, padding_ptr = map(_data_ptr, tensors)
         sizes = batch, height, width, num_heads, dim
-        if takes_wgmma(cuda, qkv, dim, window):
-            cuda.attention_wgmma(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, out.data_ptr(), stream)
+        if should_use_wgmma(cuda, qkv, dim, window):
+            cuda.attention_wgmma(
+                DTYPES[qkv.dtype], qkv_ptr, *sizes, rel_pos_h_ptr, rel_pos_w_ptr, out.data_ptr(), stream
+            )
             return out
         cuda.attention(
-            *(DTYPES[qkv.dtype], packed, *sizes, table_h, table_w, window, beyond),
+            *(DTYPES[qkv.dtype], qkv_ptr, *sizes, rel_pos_h_ptr, rel_pos_w_ptr, window, padding_ptr),
             *(out.data_ptr(), shared_memory(cuda, qkv.device), stream),
         )
     return out
@@ -59,21 +69,21 @@ def windowed_attention(qkv: Tensor, bias: Tensor, window: int, padding: Tensor |
     dim = check_windowed_attention(qkv, bias, window, padding)
     (batch, height, width, _), heads = qkv.shape, bias.shape[0]
     with on_device_of(qkv) as (cuda, stream):
-        if _left_to_pytorch("windowed_attention", qkv, cuda.windowed_attention_has_kernel(dim), dim):
+        if _falls_back_to_pytorch("windowed_attention", qkv, cuda.windowed_attention_has_kernel(dim), dim):
             return reference.windowed_attention(qkv, bias, window, padding)
         out = qkv.new_empty(batch, height, width, heads * dim)
         if not out.numel():
             return out
-        given = [x if x is None else aligned(x, qkv.dtype) for x in (qkv, bias, padding)]
-        packed, added, beyond = map(_address, given)
+        tensors = [x if x is None else aligned(x, qkv.dtype) for x in (qkv, bias, padding)]
+        qkv_ptr, bias_ptr, padding_ptr = map(_data_ptr, tensors)
         sizes = batch, height, width, heads, dim
         cuda.windowed_attention(
-            *(DTYPES[qkv.dtype], packed, *sizes, added, window, beyond, out.data_ptr(), stream),
+            *(DTYPES[qkv.dtype], qkv_ptr, *sizes, bias_ptr, window, padding_ptr, out.data_ptr(), stream),
         )
     return out
 
 
-def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
+def should_use_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
     """Return whether a call of `attention` uses the Hopper kernels. dim: channels per head."""
     if not has_wgmma(cuda, qkv.device):
         return False
@@ -82,14 +92,14 @@ def takes_wgmma(cuda: Any, qkv: Tensor, dim: int, window: int) -> bool:
 
 def has_wgmma(cuda: Any, device: torch.device) -> bool:
     """Return whether the device has wgmma instructions and `cuda`, the module, holds code for them."""
-    return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and capability(device) == (9, 0))
+    return bool(cuda.EMULATED) or ("90a" in cuda.ARCHITECTURES and compute_capability(device) == (9, 0))
 
 
-def _left_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:
+def _falls_back_to_pytorch(op: str, qkv: Tensor, has_kernel: bool, dim: int) -> bool:
     """Return whether PyTorch must run this call, and log why. dim: channels per head."""
     missing = "" if has_kernel else f"{op} has no kernel for heads of {dim} channels"
-    return left_to_pytorch(why_not(op, qkv) or missing)
+    return falls_back_to_pytorch(why_not(op, qkv) or missing)
 
 
-def _address(tensor: Tensor | None) -> int:
+def _data_ptr(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()

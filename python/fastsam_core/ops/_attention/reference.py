@@ -50,8 +50,8 @@ def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -
     q, k, v = qkv.reshape(batch, height * width, 3, num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
     q_grid = q.view(batch, num_heads, height, width, -1)
     # Position terms use the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
-    rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, _by_position(rel_pos_h, height))
-    rel_w = torch.einsum("bnhwc,wkc->bnhwk", q_grid, _by_position(rel_pos_w, width))
+    rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, _lookup_rel_pos(rel_pos_h, height))
+    rel_w = torch.einsum("bnhwc,wkc->bnhwk", q_grid, _lookup_rel_pos(rel_pos_w, width))
     out = qkv.new_empty(batch, height, width, q.shape[1] * q.shape[3])
     rows = max(1, _BIAS_BLOCK_ELEMENTS // (batch * num_heads * width * height * width))
     blocks = []
@@ -69,7 +69,7 @@ def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -
     return torch.cat(blocks, dim=1) if blocks else out
 
 
-def _by_position(table: Tensor, size: int) -> Tensor:
+def _lookup_rel_pos(table: Tensor, size: int) -> Tensor:
     """Look up the vector of `table` (2 * size - 1, d) for each query and key position on an axis: (size, size, d)."""
     positions = torch.arange(size, device=table.device)
     return table[positions[:, None] - positions[None, :] + size - 1]

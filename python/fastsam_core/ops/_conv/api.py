@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._direct import goes_directly
+from .._dispatch_bypass import can_bypass_dispatcher
 from . import cuda
 
 _ops: Any = torch.ops.fastsam_core
@@ -77,7 +77,7 @@ def depthwise3x3(
     Raises:
         ValueError: shapes, dtypes or devices that don't fit, or another stride.
     """
-    if goes_directly(x, weight, bias, shift):
+    if can_bypass_dispatcher(x, weight, bias, shift):
         return cuda.depthwise3x3(x, weight, bias, int(stride), bool(gelu), shift)
     result: Tensor = _ops.depthwise3x3.default(x, weight, bias, int(stride), bool(gelu), shift)
     return result

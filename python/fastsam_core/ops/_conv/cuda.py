@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, why_unvalidated
+from .._native_cuda import DTYPES, aligned, falls_back_to_pytorch, on_device_of, unvalidated_disabled_reason
 from . import checks, reference
 
 
@@ -16,7 +16,7 @@ def why_not(op: str, tensor: Tensor) -> str:
     """
     if tensor.dtype not in (torch.float16, torch.bfloat16):
         return f"{op} has kernels for float16 and bfloat16; the tensor is {tensor.dtype}"
-    return why_unvalidated()
+    return unvalidated_disabled_reason()
 
 
 def depthwise3x3(
@@ -25,14 +25,20 @@ def depthwise3x3(
     """See `fastsam_core.ops.depthwise3x3`."""
     shape = checks.depthwise3x3(x, weight, bias, stride, shift)
     batch, height, width, channels = x.shape
-    missing = "depthwise3x3 has kernels for multiples of 8 channels" if channels % 8 else ""
-    if left_to_pytorch(why_not("depthwise3x3", x) or missing):
+    size_reason = "depthwise3x3 has kernels for multiples of 8 channels" if channels % 8 else ""
+    if falls_back_to_pytorch(why_not("depthwise3x3", x) or size_reason):
         return reference.depthwise3x3(x, weight, bias, stride, gelu, shift)
     out = x.new_empty(shape)
     with on_device_of(x, weight, bias) as (cuda, stream):
         # Copies the weight unless it is already a view of contiguous (3, 3, C).
         x, weight, bias = aligned(x), aligned(weight.permute(1, 2, 0)), aligned(bias)
         shift = None if shift is None else aligned(shift)
-        at = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), 0 if shift is None else shift.data_ptr(), out.data_ptr()
-        cuda.depthwise(DTYPES[x.dtype], *at, batch, height, width, channels, stride, gelu, stream)
+        pointers = (
+            x.data_ptr(),
+            weight.data_ptr(),
+            bias.data_ptr(),
+            0 if shift is None else shift.data_ptr(),
+            out.data_ptr(),
+        )
+        cuda.depthwise(DTYPES[x.dtype], *pointers, batch, height, width, channels, stride, gelu, stream)
     return out

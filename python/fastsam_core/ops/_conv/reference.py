@@ -20,8 +20,8 @@ def conv_stem(
 ) -> Tensor:
     """See `fastsam_core.ops.conv_stem`."""
     checks.conv_stem(images, first_weight, first_bias, second_weight, second_bias)
-    half = F.gelu(F.conv2d(images, first_weight, first_bias, 2, 1))
-    return _channels_last(F.conv2d(half, second_weight, second_bias, 2, 1))
+    hidden = F.gelu(F.conv2d(images, first_weight, first_bias, 2, 1))
+    return _channels_last(F.conv2d(hidden, second_weight, second_bias, 2, 1))
 
 
 def depthwise3x3(
@@ -48,8 +48,8 @@ def mbconv(
     """See `fastsam_core.ops.mbconv`."""
     weights = (expand_weight, expand_bias, depthwise_weight, depthwise_bias, project_weight, project_bias)
     checks.mbconv(x, *weights, stride, residual)
-    wide = F.gelu(F.linear(x, expand_weight, expand_bias))
-    out = F.linear(depthwise3x3(wide, depthwise_weight, depthwise_bias, stride, True), project_weight, project_bias)
+    hidden = F.gelu(F.linear(x, expand_weight, expand_bias))
+    out = F.linear(depthwise3x3(hidden, depthwise_weight, depthwise_bias, stride, True), project_weight, project_bias)
     return F.gelu(x + out) if residual else out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, on_device_of, serves, shared_memory
+from .._native_cuda import DTYPES, aligned, has_kernels_for, on_device_of, shared_memory
 from .kernels import has_layers, why_not
 from .schema import decoded
 from .weights import ImageParts, TokenSizes
@@ -65,4 +65,4 @@ def takes(sparse: Tensor, outputs: int, sizes: TokenSizes, heads: int, dtype: to
     """Return whether a `Chain` of `dtype` with `outputs` output tokens has kernels for prompts with these tokens."""
     fits = sparse.dtype == dtype and sparse.shape[2] == sizes.width
     fits = fits and has_layers(sizes, heads, outputs + sparse.shape[1])
-    return fits and serves(sparse) and not why_not("decoder_prompts", sparse)
+    return fits and has_kernels_for(sparse) and not why_not("decoder_prompts", sparse)

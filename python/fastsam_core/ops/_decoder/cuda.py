@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._native_cuda import DTYPES, aligned, left_to_pytorch, on_device_of, shared_memory
+from .._native_cuda import DTYPES, aligned, falls_back_to_pytorch, on_device_of, shared_memory
 from . import reference
 from .inputs import (
     check_first_look,
@@ -326,7 +326,9 @@ def decoder_upscale(
 
 def _left_to_pytorch(op: str, tensor: Tensor, fits: bool) -> bool:
     """Return whether PyTorch must run this call, and log why. fits: whether there are kernels for its sizes."""
-    return left_to_pytorch(why_not(op, tensor) or ("" if fits else f"{op} has no kernel for these sizes of a decoder"))
+    return falls_back_to_pytorch(
+        why_not(op, tensor) or ("" if fits else f"{op} has no kernel for these sizes of a decoder")
+    )
 
 
 def _sums(cuda: Any, like: Tensor, length: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

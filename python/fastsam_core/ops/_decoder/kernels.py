@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._native_cuda import on_device_of, serves, shared_memory, why_too_old, why_unvalidated
+from .._native_cuda import has_kernels_for, on_device_of, shared_memory, unvalidated_disabled_reason, why_too_old
 from .layouts import HEAD_DIM, HEADS, TOKENS
 from .weights import TokenSizes
 
@@ -22,11 +22,11 @@ def why_not(op: str, tensor: Tensor) -> str:
     if not floats and tensor.dtype not in HALVES:
         also = "float32, " if op in _OF_FLOATS else ""
         return f"{op} has kernels for {also}float16 and bfloat16; the tensor is {tensor.dtype}"
-    if floats and (reason := why_unvalidated()):
+    if floats and (reason := unvalidated_disabled_reason()):
         return reason
     if reason := why_too_old(op, tensor):
         return reason
-    if tensor.is_cuda and serves(tensor):
+    if tensor.is_cuda and has_kernels_for(tensor):
         with on_device_of(tensor) as (cuda, _):
             needed = cuda.DECODER_SHARED_BYTES_OF_FLOATS if floats else cuda.DECODER_SHARED_BYTES
             if shared_memory(cuda, tensor.device) <= needed:

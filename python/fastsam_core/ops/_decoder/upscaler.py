@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._native_cuda import DTYPES, aligned, on_device_of, serves
+from .._native_cuda import DTYPES, aligned, has_kernels_for, on_device_of
 from .kernels import WIDTH, bring_back, has_mask_layers, has_upscaling, why_not, written_to
 from .layouts import fragments, matrices
 
@@ -63,4 +63,8 @@ def can_upscale(state: Tensor, width: int, middle: int, sizes: list[int]) -> boo
     layers that make a mask's weights.
     """
     fits = width == WIDTH and has_mask_layers(sizes) and has_upscaling(state, middle, sizes[-1])
-    return serves(state) and fits and not any(why_not(op, state) for op in ("decoder_upscale", "decoder_mask_factors"))
+    return (
+        has_kernels_for(state)
+        and fits
+        and not any(why_not(op, state) for op in ("decoder_upscale", "decoder_mask_factors"))
+    )

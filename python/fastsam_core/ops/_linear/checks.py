@@ -101,11 +101,11 @@ def _same_view(a: Tensor, b: Tensor) -> bool:
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    (a_begin, a_end), (b_begin, b_end) = _span(a), _span(b)
+    (a_begin, a_end), (b_begin, b_end) = _byte_range(a), _byte_range(b)
     return a_begin < b_end and b_begin < a_end
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
+def _byte_range(tensor: Tensor) -> tuple[int, int]:
     """Return the addresses of the tensor's first byte and of the byte after its last."""
     if tensor.numel() == 0:
         return 0, 0

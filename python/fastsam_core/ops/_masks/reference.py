@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...runs import MaskRuns, find_changes
-from .._rle.reference_masks import check_totals, joined, run_ends
+from .._rle.reference_masks import check_totals, concatenate_runs, run_ends
 from .inputs import check_enlargement, check_placement, check_regions
 from .reference_regions import remove_small_regions
 
@@ -18,28 +18,28 @@ from .reference_regions import remove_small_regions
 _STRIP_PIXELS = {"cpu": 1 << 16}
 _MANY_STRIP_PIXELS = 1 << 24
 # Replaces infinite logits, which half precision produces: 0 * infinity would be NaN, and spread.
-_HUGE = 1e30
+_MAX_LOGIT = 1e30
 # Rounding of weights and terms can make a weighted sum exceed its cells by this fraction of their magnitude.
-_ROUNDING = 4e-6
+_ROUNDING_ERROR = 4e-6
 
 
 class _Axis:
     """Three taps, i.e. cells with weights, for each position of one axis of the enlarged masks.
 
-    first: (size,) in NumPy, the first cell of each position, ascending. The constructor raises ValueError for invalid
-    cells or weights; its own `cells` is the number of cells.
+    first: (size,) in NumPy, the first cell of each position, ascending. The constructor raises ValueError for
+    invalid cells or weights.
     """
 
-    def __init__(self, name: str, first: Tensor, weights: Tensor, cells: int) -> None:
-        if not bool((first >= 0).all() and (first.diff() >= 0).all() and first[-1] < cells):
-            raise ValueError(f"{name}_cells must ascend, within 0..{cells - 1}")
+    def __init__(self, name: str, first_cells: Tensor, weights: Tensor, num_cells: int) -> None:
+        if not bool((first_cells >= 0).all() and (first_cells.diff() >= 0).all() and first_cells[-1] < num_cells):
+            raise ValueError(f"{name}_cells must ascend, within 0..{num_cells - 1}")
         if not bool((weights >= 0).all() and ((weights.sum(1) - 1).abs() <= 1e-6).all()):
             raise ValueError(f"{name}_weights must not be negative, and sum to 1 in each row")
-        self.first = first.cpu().numpy()
-        self._taps = (first[:, None] + torch.arange(3, device=first.device)).clamp(max=cells - 1)
+        self.first = first_cells.cpu().numpy()
+        self._taps = (first_cells[:, None] + torch.arange(3, device=first_cells.device)).clamp(max=num_cells - 1)
         self._weights = weights.detach()[:, :, None]
 
-    def reach(self, low: int, high: int) -> tuple[int, int]:
+    def output_range(self, low: int, high: int) -> tuple[int, int]:
         """Return the range [start, stop) of positions that read any of the cells low..high, inclusive."""
         return int(np.searchsorted(self.first, low - 2)), int(np.searchsorted(self.first, high, side="right"))
 
@@ -70,15 +70,15 @@ def mask_runs(
     check_placement((y_cells.shape[0], x_cells.shape[0]), height, width, left, top)
     y = _Axis("y", y_cells, y_weights, logits.shape[1])
     x = _Axis("x", x_cells, x_weights, logits.shape[2])
-    logits = logits.detach().nan_to_num(nan=-_HUGE).clamp(-_HUGE, _HUGE)
+    logits = logits.detach().nan_to_num(nan=-_MAX_LOGIT).clamp(-_MAX_LOGIT, _MAX_LOGIT)
     counts, boxes, sizes = [], [], []
-    for one in logits:
-        runs, inner, outer = _measure(one, y, x, threshold, offset)
+    for mask_logits in logits:
+        runs, inner, outer = _measure(mask_logits, y, x, threshold, offset)
         counts.append(torch.from_numpy(runs.counts(height, width, left, top).astype(np.int64)))
         boxes.append(runs.box())
         sizes.append((runs.area(), inner, outer))
     results = (
-        *joined(counts, y_cells.cpu()),
+        *concatenate_runs(counts, y_cells.cpu()),
         torch.tensor(boxes, dtype=torch.int64, device="cpu").reshape(-1, 4),
         torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 3),
     )
@@ -102,9 +102,9 @@ def mask_remove_small_regions(
             mask = result.counts(height, width).astype(np.int64) if changed else mask
         cleaned.append(torch.from_numpy(mask.copy()))
         changes.append(changed)
-    joint, bounds = joined(cleaned, offsets.cpu())
-    changed_ones = torch.tensor(changes, dtype=torch.bool, device=counts.device)
-    return joint.to(counts.device), bounds.to(counts.device), changed_ones
+    new_counts, new_offsets = concatenate_runs(cleaned, offsets.cpu())
+    changed_masks = torch.tensor(changes, dtype=torch.bool, device=counts.device)
+    return new_counts.to(counts.device), new_offsets.to(counts.device), changed_masks
 
 
 def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float) -> tuple[MaskRuns, int, int]:
@@ -113,27 +113,27 @@ def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float
     A pixel's logit is a weighted mean of at most 3 x 3 cells. So only the rectangle of pixels that read the rows and
     columns with a cell above the lowest level is evaluated.
     """
-    low = threshold - offset
-    most, size = logits.amax(1), logits.abs().amax(1)
-    rows = (most + _ROUNDING * size > low).nonzero().reshape(-1).tolist()
-    most, size = logits.amax(0), logits.abs().amax(0)
-    columns = (most + _ROUNDING * size > low).nonzero().reshape(-1).tolist()
+    low_level = threshold - offset
+    peak, magnitude = logits.amax(1), logits.abs().amax(1)
+    rows = (peak + _ROUNDING_ERROR * magnitude > low_level).nonzero().reshape(-1).tolist()
+    peak, magnitude = logits.amax(0), logits.abs().amax(0)
+    columns = (peak + _ROUNDING_ERROR * magnitude > low_level).nonzero().reshape(-1).tolist()
     if not rows or not columns:
         return MaskRuns.join([]), 0, 0
-    (top, bottom), (left, right) = y.reach(rows[0], rows[-1]), x.reach(columns[0], columns[-1])
+    (top, bottom), (left, right) = y.output_range(rows[0], rows[-1]), x.output_range(columns[0], columns[-1])
     if top >= bottom or left >= right:
         return MaskRuns.join([]), 0, 0
     # Transposed, because runs go down the columns.
-    tall = y.apply(logits, top, bottom).T.contiguous()
+    resampled = y.apply(logits, top, bottom).T.contiguous()
     period = bottom - top + 1
     step = max(1, _STRIP_PIXELS.get(logits.device.type, _MANY_STRIP_PIXELS) // period)
     inner = outer = 0
     parts = []
     for start in range(left, right, step):
-        pixels = x.apply(tall, start, min(start + step, right))
+        pixels = x.apply(resampled, start, min(start + step, right))
         inner += _count_above(pixels, threshold + offset)
-        outer += _count_above(pixels, low)
-        changes = _changes_at(pixels, threshold)
+        outer += _count_above(pixels, low_level)
+        changes = _find_changes(pixels, threshold)
         if len(changes):
             parts.append(MaskRuns.from_changes(changes, period, start, top))
     return MaskRuns.join(parts), inner, outer
@@ -146,7 +146,7 @@ def _count_above(pixels: Tensor, level: float) -> int:
     return int(torch.count_nonzero(pixels > level))
 
 
-def _changes_at(pixels: Tensor, level: float) -> np.ndarray:
+def _find_changes(pixels: Tensor, level: float) -> np.ndarray:
     """Return the flat positions at which `pixels > level` changes, with an unset pixel after each row (see runs.py)."""
     if pixels.device.type == "cpu":
         padded = np.zeros((pixels.shape[0], pixels.shape[1] + 1), bool)

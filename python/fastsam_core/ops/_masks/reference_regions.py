@@ -15,24 +15,24 @@ def remove_small_regions(runs: MaskRuns, image_size: tuple[int, int], min_area: 
     image_size: (height, width). See `fastsam_core.ops.mask_remove_small_regions`.
     """
     height, width = image_size
-    whole = (0, 0, width, height)
+    whole_image = (0, 0, width, height)
     x1, y1, x2, y2 = runs.box()
     # A margin of one or two background pixels around the mask represents everything outside the window. The window
     # begins at an even row and column, because OpenCV numbers regions by 2 x 2 blocks, and its order settles ties.
     window = max(x1 - 1, 0) & ~1, max(y1 - 1, 0) & ~1, min(x2 + 2, width), min(y2 + 2, height)
     if not len(runs.columns):
-        window = whole
+        window = whole_image
     mask = runs.paint(*window)
     filled = _fill_holes(mask, window, image_size, min_area)
     if filled is None:
-        window = whole
+        window = whole_image
         mask = runs.paint(*window)
         filled = _fill_holes(mask, window, image_size, min_area)
         assert filled is not None
-    kept = _drop_islands(filled, min_area)
-    if kept is mask:
+    cleaned = _drop_islands(filled, min_area)
+    if cleaned is mask:
         return runs, False
-    return MaskRuns.from_mask(kept, window[0], window[1]), True
+    return MaskRuns.from_mask(cleaned, window[0], window[1]), True
 
 
 def _label(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ def _fill_holes(mask: np.ndarray, window: Window, image_size: tuple[int, int], m
     labels, sizes = _label(~mask)
     height, width = image_size
     left, top, right, bottom = window
-    outside = [
+    margins = [
         (labels[0, 0], top * width),
         (labels[-1, 0], (height - bottom) * width),
         (labels[0, 0], (bottom - top) * left),
@@ -62,11 +62,11 @@ def _fill_holes(mask: np.ndarray, window: Window, image_size: tuple[int, int], m
     ]
     # Each pair: the label of one side's margin, and the number of image pixels beyond that side. They form one region.
     # Where the window ends at the image's edge, there are no pixels beyond, and the label may be another region's.
-    for label, beyond in outside:
-        if beyond:
-            sizes[label - 1] += beyond
+    for label, num_beyond in margins:
+        if num_beyond:
+            sizes[label - 1] += num_beyond
     small = sizes < min_area
-    if any(beyond and small[label - 1] for label, beyond in outside):
+    if any(num_beyond and small[label - 1] for label, num_beyond in margins):
         return None
     if not small.any():
         return mask

@@ -13,7 +13,7 @@ from .._native import cpu_module
 from .._threads import thread_count
 
 _cpu: Any = cpu_module
-_NARROW = (np.dtype(np.float32), np.dtype(np.float16))
+_FLOAT32_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -34,11 +34,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 
 def _nms(boxes: Tensor, scores: Tensor, classes: Any, iou_threshold: float) -> Tensor:
-    corners, ranks = _array(boxes), _array(scores)
-    # The dtypes of compute_boxes.
-    corners = np.ascontiguousarray(corners, dtype=np.float32 if corners.dtype in _NARROW else np.float64)
-    ranks = np.ascontiguousarray(ranks, dtype=np.float64)
-    return torch.from_numpy(_cpu.nms(corners, ranks, classes, iou_threshold, thread_count()))
+    corners, score_values = _array(boxes), _array(scores)
+    # The dtypes of to_compute_dtype.
+    corners = np.ascontiguousarray(corners, dtype=np.float32 if corners.dtype in _FLOAT32_DTYPES else np.float64)
+    score_values = np.ascontiguousarray(score_values, dtype=np.float64)
+    return torch.from_numpy(_cpu.nms(corners, score_values, classes, iou_threshold, thread_count()))
 
 
 def _array(tensor: Tensor) -> Any:

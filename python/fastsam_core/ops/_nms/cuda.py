@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._inputs import check_boxes, compute_boxes, order_scores
+from .._inputs import check_boxes, to_compute_dtype, to_sortable_scores
 from .._native_cuda import aligned, on_device_of
 
 # Meaning of the bits in status[1]; 1 and 2 are Fault in csrc/nms/nms_cuda.h. Checked in this order.
@@ -36,29 +36,29 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
     n = boxes.shape[0]
     if n == 0:
         return boxes.new_empty(0, dtype=torch.int64)
-    boxes = aligned(compute_boxes(boxes))
+    boxes = aligned(to_compute_dtype(boxes))
     values, order = torch.sort(_sort_keys(scores), descending=True, stable=True)  # NaN first
-    classes = rank = None
+    classes = class_order = None
     if idxs is not None:
         # Grouped by class, so that kernels compare few boxes of different classes.
-        classes, rank = torch.sort(_class_keys(idxs)[order], stable=True)
-    place = order if rank is None else order[rank]
-    wide_boxes, wide_scores = boxes.dtype == torch.float64, values.dtype == torch.float64
-    kept, status = torch.empty_like(order), order.new_zeros(2)
-    with on_device_of(boxes, values, place) as (cuda, stream):
-        scratch = boxes.new_empty(cuda.nms_scratch_bytes(n, wide_boxes), dtype=torch.uint8)
+        classes, class_order = torch.sort(_class_keys(idxs)[order], stable=True)
+    box_order = order if class_order is None else order[class_order]
+    boxes_float64, scores_float64 = boxes.dtype == torch.float64, values.dtype == torch.float64
+    keep, status = torch.empty_like(order), order.new_zeros(2)
+    with on_device_of(boxes, values, box_order) as (cuda, stream):
+        scratch = boxes.new_empty(cuda.nms_scratch_bytes(n, boxes_float64), dtype=torch.uint8)
         cuda.nms(
             boxes.data_ptr(),
-            wide_boxes,
-            place.data_ptr(),
+            boxes_float64,
+            box_order.data_ptr(),
             0 if classes is None else classes.data_ptr(),
             n,
             values.data_ptr(),
-            wide_scores,
+            scores_float64,
             iou_threshold,
             scratch.data_ptr(),
             scratch.numel(),
-            kept.data_ptr(),
+            keep.data_ptr(),
             status.data_ptr(),
             stream,
         )
@@ -68,14 +68,14 @@ def _nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: floa
     for bit, message in _FAULTS.items():
         if faults & bit:
             raise ValueError(message)
-    kept = kept[:count]
-    return order[kept] if rank is None else order[rank[kept].sort().values]
+    keep = keep[:count]
+    return order[keep] if class_order is None else order[class_order[keep].sort().values]
 
 
 def _sort_keys(scores: Tensor) -> Tensor:
     """Convert scores to float32 if it can hold their dtype, else to float64; -0.0 becomes 0.0."""
-    narrow = scores.is_floating_point() and scores.dtype != torch.float64
-    return order_scores(scores.to(torch.float32 if narrow else torch.float64))
+    fits_float32 = scores.is_floating_point() and scores.dtype != torch.float64
+    return to_sortable_scores(scores.to(torch.float32 if fits_float32 else torch.float64))
 
 
 def _class_keys(idxs: Tensor) -> Tensor:

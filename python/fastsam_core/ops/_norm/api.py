@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._direct import goes_directly
+from .._dispatch_bypass import can_bypass_dispatcher
 from . import cuda
 
 _ops: Any = torch.ops.fastsam_core
@@ -30,7 +30,7 @@ def add_norm_into(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: f
     Raises:
         ValueError: shapes, dtypes or devices that don't fit together; `x` or `delta` not contiguous, or overlapping.
     """
-    if goes_directly(x, delta, weight, bias):
+    if can_bypass_dispatcher(x, delta, weight, bias):
         cuda.add_norm_into(x, delta, weight, bias, eps)
     else:
         _ops.add_norm_into.default(x, delta, weight, bias, eps)

@@ -23,7 +23,7 @@ def check_add_norm(x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor) -> No
         raise ValueError("x and delta must be contiguous, as both are written")
 
 
-def check_apart(x: Tensor, delta: Tensor) -> None:
+def check_no_overlap(x: Tensor, delta: Tensor) -> None:
     """Raise ValueError if two contiguous tensors of equal size share memory."""
     if abs(x.data_ptr() - delta.data_ptr()) < x.numel() * x.element_size():
         raise ValueError("the memory of delta overlaps that of x; use a tensor of its own")

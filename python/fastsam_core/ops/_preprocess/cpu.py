@@ -12,14 +12,14 @@ from torch import Tensor
 from .._inputs import check_memory
 from .._native import cpu_module
 from .._threads import thread_count
-from .inputs import check_form, check_picture, check_sides
+from .inputs import check_image, check_letterbox, check_sides
 
 _cpu: Any = cpu_module
 
 
 def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
     """See `fastsam_core.ops.resize_image`."""
-    check_picture(image)
+    check_image(image)
     check_sides(height, width)
     check_memory(3 * height * width)
     out = torch.empty((height, width, 3), dtype=torch.uint8, device="cpu")
@@ -38,8 +38,8 @@ def preprocess_image(
     channels_last: bool = False,
 ) -> Tensor:
     """See `fastsam_core.ops.preprocess_image`."""
-    check_picture(image)
-    check_form(height, width, size, mean, std)
+    check_image(image)
+    check_letterbox(height, width, size, mean, std)
     check_memory(12 * size * size)
     out = torch.empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32, device="cpu")
     channel_mean, channel_std = np.array(mean, np.float32), np.array(std, np.float32)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from .._native_cuda import on_device_of
-from .inputs import check_form, check_picture, check_sides
+from .inputs import check_image, check_letterbox, check_sides
 
 
 def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
     """See `fastsam_core.ops.resize_image`."""
-    check_picture(image)
+    check_image(image)
     check_sides(height, width)
     out = image.new_empty((height, width, 3))
     sides, to = tuple(image.shape[:2]), (height, width)
@@ -36,8 +36,8 @@ def preprocess_image(
     channels_last: bool = False,
 ) -> Tensor:
     """See `fastsam_core.ops.preprocess_image`."""
-    check_picture(image)
-    check_form(height, width, size, mean, std)
+    check_image(image)
+    check_letterbox(height, width, size, mean, std)
     out = image.new_empty((1, size, size, 3) if channels_last else (1, 3, size, size), dtype=torch.float32)
     sides, to = tuple(image.shape[:2]), (height, width)
     with on_device_of(image) as (cuda, stream):

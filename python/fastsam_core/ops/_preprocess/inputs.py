@@ -11,7 +11,7 @@ from torch import Tensor
 MAX_SIDE = 1 << 23
 
 
-def check_picture(image: Tensor) -> None:
+def check_image(image: Tensor) -> None:
     """Raise ValueError unless `image` is uint8 (H, W, 3) with sides from 1 to MAX_SIDE."""
     if image.dim() != 3 or image.shape[2] != 3:
         raise ValueError(f"image must have shape (H, W, 3); got {tuple(image.shape)}")
@@ -26,7 +26,7 @@ def check_sides(height: int, width: int) -> None:
         raise ValueError(f"images must have sides from 1 to {MAX_SIDE} pixels; got {height} x {width}")
 
 
-def check_form(height: int, width: int, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+def check_letterbox(height: int, width: int, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise ValueError unless height x width fits into the square, and mean and std have 3 values each."""
     check_sides(height, width)
     if size < height or size < width:

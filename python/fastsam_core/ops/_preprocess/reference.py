@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .._inputs import check_memory
-from .inputs import check_form, check_picture, check_sides
+from .inputs import check_image, check_letterbox, check_sides
 
 
 def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
     """See `fastsam_core.ops.resize_image`."""
-    check_picture(image)
+    check_image(image)
     check_sides(height, width)
     check_memory(3 * height * width)
     from PIL import Image
@@ -39,8 +39,8 @@ def preprocess_image(
     channels_last: bool = False,
 ) -> Tensor:
     """See `fastsam_core.ops.preprocess_image`."""
-    check_picture(image)
-    check_form(height, width, size, mean, std)
+    check_image(image)
+    check_letterbox(height, width, size, mean, std)
     check_memory(12 * size * size)
     pixels = resize_image(image, height, width, bgr).permute(2, 0, 1)
     channel_mean = torch.tensor(mean, dtype=torch.float32, device=image.device).view(3, 1, 1)

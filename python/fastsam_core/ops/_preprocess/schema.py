@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .inputs import check_form, check_picture, check_sides
+from .inputs import check_image, check_letterbox, check_sides
 
 SCHEMAS = {
     "resize_image": "(Tensor image, SymInt height, SymInt width, bool bgr=False) -> Tensor",
@@ -17,7 +17,7 @@ SCHEMAS = {
 
 
 def resize_image(image: Tensor, height: int, width: int, bgr: bool = False) -> Tensor:
-    check_picture(image)
+    check_image(image)
     check_sides(height, width)
     return image.new_empty((height, width, 3))
 
@@ -32,7 +32,7 @@ def preprocess_image(
     bgr: bool = False,
     channels_last: bool = False,
 ) -> Tensor:
-    check_picture(image)
-    check_form(height, width, size, mean, std)
+    check_image(image)
+    check_letterbox(height, width, size, mean, std)
     shape = (1, size, size, 3) if channels_last else (1, 3, size, size)
     return image.new_empty(shape, dtype=torch.float32)

@@ -14,7 +14,7 @@ from .._inputs import (
     check_polygons,
     check_ragged,
     check_size,
-    check_truth,
+    check_truth_table,
     check_vector,
     check_windows,
 )
@@ -83,7 +83,7 @@ def rle_combine(
     a_counts: Tensor, a_offsets: Tensor, b_counts: Tensor, b_offsets: Tensor, truth: int
 ) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_combine`."""
-    check_truth(truth)
+    check_truth_table(truth)
     a, b = _runs(a_counts, a_offsets, "a_counts"), _runs(b_counts, b_offsets, "b_counts")
     return _tensors(_cpu.rle_combine(*a, *b, truth, thread_count()))
 

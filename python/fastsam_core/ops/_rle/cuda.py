@@ -22,13 +22,15 @@ def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
     if height * width == 0:
         return masks.new_zeros(n, dtype=torch.int64), torch.arange(n + 1, device=masks.device)
     with on_device_of(masks) as (cuda, stream):
-        parts = masks.new_empty(n * cuda.rle_encode_num_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8)
+        workspace = masks.new_empty(
+            n * cuda.rle_encode_num_parts(height, width) * cuda.RLE_PART_BYTES, dtype=torch.uint8
+        )
         lengths = masks.new_empty(n, dtype=torch.int64)
-        view = masks.data_ptr(), n, height, width, *masks.stride()
-        cuda.rle_encode_count(*view, parts.data_ptr(), lengths.data_ptr(), stream)
+        mask_args = masks.data_ptr(), n, height, width, *masks.stride()
+        cuda.rle_encode_count(*mask_args, workspace.data_ptr(), lengths.data_ptr(), stream)
         offsets = offsets_of(lengths, cuda, stream)
         counts = masks.new_empty(int(offsets[-1]), dtype=torch.int64)
-        cuda.rle_encode_write(*view, parts.data_ptr(), offsets.data_ptr(), counts.data_ptr(), stream)
+        cuda.rle_encode_write(*mask_args, workspace.data_ptr(), offsets.data_ptr(), counts.data_ptr(), stream)
     return counts, offsets
 
 
@@ -37,13 +39,13 @@ def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_
     check_size(height, width)
     runs = _Runs("counts", counts, offsets)
     with on_device_of(counts, offsets) as (cuda, stream):
-        for number, total in enumerate(_read([runs], cuda, stream, ends=True)):
+        for i, total in enumerate(_measure([runs], cuda, stream, ends=True)):
             if total != height * width:
-                raise ValueError(f"the runs of mask {number} sum to {total}, but its size has {height * width} pixels")
+                raise ValueError(f"the runs of mask {i} sum to {total}, but its size has {height * width} pixels")
         check_memory(runs.n * height * width)
         masks = counts.new_empty((runs.n, *((width, height) if column_major else (height, width))), dtype=torch.bool)
         if masks.numel():
-            cuda.rle_decode(*runs.view, runs.ends.data_ptr(), height, width, column_major, masks.data_ptr(), stream)
+            cuda.rle_decode(*runs.args, runs.ends.data_ptr(), height, width, column_major, masks.data_ptr(), stream)
     return masks.transpose(1, 2) if column_major else masks
 
 
@@ -51,7 +53,7 @@ def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_area`."""
     runs = _Runs("counts", counts, offsets)
     with on_device_of(counts, offsets) as (cuda, stream):
-        _read([runs], cuda, stream)
+        _measure([runs], cuda, stream)
     return runs.areas
 
 
@@ -60,7 +62,7 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     runs = _Runs("counts", counts, offsets)
     check_vector("heights", heights, length=runs.n)
     with on_device_of(counts, offsets, heights) as (cuda, stream):
-        _read([runs], cuda, stream, heights=heights.contiguous())
+        _measure([runs], cuda, stream, heights=heights.contiguous())
     return runs.boxes
 
 
@@ -70,11 +72,11 @@ def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets
     check_vector("iscrowd", iscrowd, torch.bool, gt.n)
     iscrowd = iscrowd.contiguous()
     with on_device_of(dt_counts, dt_offsets, gt_counts, gt_offsets, iscrowd) as (cuda, stream):
-        sizes = set(_read([dt, gt], cuda, stream, ends=True))
+        sizes = set(_measure([dt, gt], cuda, stream, ends=True))
         if len(sizes) > 1:
             raise ValueError(f"the masks must all have the same size; got pixel counts {sorted(sizes)}")
         out = dt_counts.new_empty((dt.n, gt.n), dtype=torch.float64)
-        cuda.rle_iou(dt.measured, gt.measured, iscrowd.data_ptr(), out.data_ptr(), stream)
+        cuda.rle_iou(dt.measured_args, gt.measured_args, iscrowd.data_ptr(), out.data_ptr(), stream)
     return out
 
 
@@ -86,12 +88,12 @@ def offsets_of(lengths: Tensor, cuda: Any, stream: int) -> Tensor:
 
 
 class _Runs:
-    """Run lengths of n masks, and what `_read` measures of them."""
+    """Run lengths of n masks, and what `_measure` measures of them."""
 
     areas: Tensor  # (n,) int64, like the others
     boxes: Tensor  # (n, 4)
     ends: Tensor  # (size,): where each run ends in its mask
-    set_before: Tensor  # (size,): foreground pixels of the mask before each run's end
+    foreground_before: Tensor  # (size,): foreground pixels of the mask before each run's end
 
     def __init__(self, name: str, counts: Tensor, offsets: Tensor) -> None:
         check_ragged(name, counts, offsets)
@@ -99,47 +101,49 @@ class _Runs:
         self.size, self.n = counts.shape[0], offsets.shape[0] - 1
 
     @property
-    def view(self) -> tuple[int, int, int, int]:
+    def args(self) -> tuple[int, int, int, int]:
         return self.counts.data_ptr(), self.size, self.offsets.data_ptr(), self.n
 
     @property
-    def measured(self) -> tuple[int, ...]:
-        return *self.view, self.ends.data_ptr(), self.set_before.data_ptr(), self.areas.data_ptr()
+    def measured_args(self) -> tuple[int, ...]:
+        return *self.args, self.ends.data_ptr(), self.foreground_before.data_ptr(), self.areas.data_ptr()
 
 
-def _read(lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = None, ends: bool = False) -> list[int]:
+def _measure(
+    lists: list[_Runs], cuda: Any, stream: int, heights: Tensor | None = None, ends: bool = False
+) -> list[int]:
     """Measure the masks of all `lists` and return each mask's number of pixels.
 
-    Sets `areas`; also `boxes` if `heights` is given, and `ends` and `set_before` if `ends` is True. Waits for the GPU.
-    ValueError for invalid run lengths.
+    Sets `areas`; also `boxes` if `heights` is given, and `ends` and `foreground_before` if `ends` is True. Waits for
+    the GPU. ValueError for invalid run lengths.
     """
-    numbers = lists[0].counts.new_zeros(1 + sum(runs.n for runs in lists))  # error bits, then pixels of each mask
-    at = numbers[1:]
+    status = lists[0].counts.new_zeros(1 + sum(runs.n for runs in lists))  # error bits, then pixels of each mask
+    num_pixels = status[1:]
     for runs in lists:
-        runs.areas = numbers.new_empty(runs.n)
-        boxes_at = ends_at = set_at = 0
+        runs.areas = status.new_empty(runs.n)
+        boxes_ptr = ends_ptr = before_ptr = 0
         if heights is not None:
-            runs.boxes = numbers.new_empty(runs.n, 4)
-            boxes_at = runs.boxes.data_ptr()
+            runs.boxes = status.new_empty(runs.n, 4)
+            boxes_ptr = runs.boxes.data_ptr()
         if ends:
-            runs.ends, runs.set_before = torch.empty_like(runs.counts), torch.empty_like(runs.counts)
-            ends_at, set_at = runs.ends.data_ptr(), runs.set_before.data_ptr()
-        heights_at = 0 if heights is None else heights.data_ptr()
-        results = at.data_ptr(), runs.areas.data_ptr(), heights_at, boxes_at, ends_at, set_at
-        cuda.rle_measure(*runs.view, numbers.data_ptr(), *results, stream)
-        at = at[runs.n :]
-    wrong, *totals = numbers.tolist()
-    if wrong & cuda.RLE_BAD_OFFSETS:
-        size = next(runs.size for runs in lists if not _rise(runs.offsets.tolist(), runs.size))
+            runs.ends, runs.foreground_before = torch.empty_like(runs.counts), torch.empty_like(runs.counts)
+            ends_ptr, before_ptr = runs.ends.data_ptr(), runs.foreground_before.data_ptr()
+        heights_ptr = 0 if heights is None else heights.data_ptr()
+        output_ptrs = num_pixels.data_ptr(), runs.areas.data_ptr(), heights_ptr, boxes_ptr, ends_ptr, before_ptr
+        cuda.rle_measure(*runs.args, status.data_ptr(), *output_ptrs, stream)
+        num_pixels = num_pixels[runs.n :]
+    faults, *totals = status.tolist()
+    if faults & cuda.RLE_BAD_OFFSETS:
+        size = next(runs.size for runs in lists if not _are_valid_offsets(runs.offsets.tolist(), runs.size))
         raise ValueError(f"offsets must rise from 0 to {size}, the number of values")
-    if wrong & cuda.RLE_BAD_RUN:
+    if faults & cuda.RLE_BAD_RUN:
         raise ValueError(f"run lengths must be from 0 to {MAX_PIXELS}")
-    if wrong & cuda.RLE_BAD_SUM:
+    if faults & cuda.RLE_BAD_SUM:
         raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
-    if wrong & cuda.RLE_BAD_HEIGHT:
+    if faults & cuda.RLE_BAD_HEIGHT:
         raise ValueError("a mask of height 0 has foreground runs; its height must be positive")
     return totals
 
 
-def _rise(offsets: list[int], size: int) -> bool:
+def _are_valid_offsets(offsets: list[int], size: int) -> bool:
     return offsets[0] == 0 and offsets[-1] == size and sorted(offsets) == offsets

@@ -25,15 +25,15 @@ def rle_encode(masks: Tensor) -> tuple[Tensor, Tensor]:
     # Number the positions of all masks consecutively, with one extra position per mask for the end of its last run.
     span = height * width + 1
     ends = torch.arange(1, n + 1, device=device) * span - 1
-    edges = torch.cat([*_changes(masks, span), ends]).sort()[0]
-    owner = edges // span
+    edges = torch.cat([*_change_positions(masks, span), ends]).sort()[0]
+    mask_index = edges // span
     counts = torch.diff(edges, prepend=edges.new_full((1,), -1))
-    offsets = offsets_of(torch.bincount(owner, minlength=n))
+    offsets = offsets_of(torch.bincount(mask_index, minlength=n))
     counts[offsets[:-1]] -= 1  # the extra position between the previous mask's end and this mask's start
     return counts, offsets
 
 
-def _changes(masks: Tensor, span: int) -> list[Tensor]:
+def _change_positions(masks: Tensor, span: int) -> list[Tensor]:
     """Return where a pixel differs from its predecessor in column-major order: mask index * span + position, unsorted.
 
     The predecessor of a mask's first pixel counts as background. The results are to be concatenated.
@@ -42,16 +42,16 @@ def _changes(masks: Tensor, span: int) -> list[Tensor]:
     if masks.stride(1) <= masks.stride(2):  # the columns are contiguous: compare along them
         columns = masks.transpose(1, 2).reshape(n, height * width)
         changed = (columns ^ torch.cat([columns.new_zeros(n, 1), columns[:, :-1]], 1)).contiguous()
-        place = _true_positions(changed)
-        return [place + place // (span - 1)]
+        positions = _true_positions(changed)
+        return [positions + positions // (span - 1)]
     # The predecessor is the pixel above or, in the top row, the bottom pixel of the column to the left. Comparing row
     # by row like this needs no transposed copy of the mask.
-    left_bottom = torch.cat([masks.new_zeros(n, 1), masks[:, -1, :-1]], 1)  # (N, W)
-    image, x = torch.nonzero(masks[:, 0] ^ left_bottom, as_tuple=True)
+    left_column_bottom = torch.cat([masks.new_zeros(n, 1), masks[:, -1, :-1]], 1)  # (N, W)
+    mask_index, x = torch.nonzero(masks[:, 0] ^ left_column_bottom, as_tuple=True)
     inner = _true_positions((masks[:, 1:] ^ masks[:, :-1]).contiguous())
     row, inner_x = inner // width, inner % width
-    inner_image, y = row // max(1, height - 1), row % max(1, height - 1) + 1
-    return [image * span + x * height, inner_image * span + inner_x * height + y]
+    inner_mask_index, y = row // max(1, height - 1), row % max(1, height - 1) + 1
+    return [mask_index * span + x * height, inner_mask_index * span + inner_x * height + y]
 
 
 def _true_positions(flags: Tensor) -> Tensor:
@@ -80,18 +80,18 @@ def rle_decode(counts: Tensor, offsets: Tensor, height: int, width: int, column_
 
 def rle_area(counts: Tensor, offsets: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_area`."""
-    owner, index, _ = run_ends(counts, offsets)
+    mask_index, index, _ = run_ends(counts, offsets)
     foreground = torch.where(index % 2 == 1, counts, 0)
-    return torch.zeros_like(offsets[1:]).index_add_(0, owner, foreground)
+    return torch.zeros_like(offsets[1:]).index_add_(0, mask_index, foreground)
 
 
 def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_to_bbox`."""
-    owner, index, ends = run_ends(counts, offsets)
+    mask_index, index, ends = run_ends(counts, offsets)
     check_vector("heights", heights, length=offsets.shape[0] - 1)
-    chosen = (index % 2 == 1) & (counts > 0)
-    owner, last, first = owner[chosen], ends[chosen] - 1, (ends - counts)[chosen]
-    height = heights[owner]
+    is_foreground = (index % 2 == 1) & (counts > 0)
+    mask_index, last, first = mask_index[is_foreground], ends[is_foreground] - 1, (ends - counts)[is_foreground]
+    height = heights[mask_index]
     if bool((height <= 0).any()):
         raise ValueError("a mask of height 0 has foreground runs; its height must be positive")
     left, right = first // height, last // height
@@ -99,42 +99,47 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
     top = torch.where(left == right, first % height, 0)
     bottom = torch.where(left == right, last % height, height - 1)
 
-    def extreme(values: Tensor, how: str) -> Tensor:
-        return torch.zeros_like(offsets[1:]).scatter_reduce_(0, owner, values, how, include_self=False)
+    def per_mask(values: Tensor, reduction: str) -> Tensor:
+        return torch.zeros_like(offsets[1:]).scatter_reduce_(0, mask_index, values, reduction, include_self=False)
 
-    x, y = extreme(left, "amin"), extreme(top, "amin")
-    present = torch.zeros_like(offsets[1:]).index_fill_(0, owner, 1)
-    return torch.stack([x, y, extreme(right, "amax") - x + present, extreme(bottom, "amax") - y + present], 1)
+    x, y = per_mask(left, "amin"), per_mask(top, "amin")
+    is_set = torch.zeros_like(offsets[1:]).index_fill_(0, mask_index, 1)
+    return torch.stack([x, y, per_mask(right, "amax") - x + is_set, per_mask(bottom, "amax") - y + is_set], 1)
 
 
 def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_iou`."""
-    dt_owner, dt_index, dt_ends = run_ends(dt_counts, dt_offsets)
-    gt_owner, gt_index, gt_ends = run_ends(gt_counts, gt_offsets)
+    dt_mask_index, dt_index, dt_ends = run_ends(dt_counts, dt_offsets)
+    gt_mask_index, gt_index, gt_ends = run_ends(gt_counts, gt_offsets)
     n_dt, n_gt = dt_offsets.shape[0] - 1, gt_offsets.shape[0] - 1
     check_vector("iscrowd", iscrowd, torch.bool, n_gt)
     check_one_size(dt_offsets, dt_ends, gt_offsets, gt_ends)
     dt_area = rle_area(dt_counts, dt_offsets)
     gt_area = rle_area(gt_counts, gt_offsets)
     foreground = gt_index % 2 == 1
-    last, first, owner = gt_ends[foreground], (gt_ends - gt_counts)[foreground], gt_owner[foreground]
-    shared = dt_counts.new_zeros(n_dt, n_gt)
+    last, first, mask_index = gt_ends[foreground], (gt_ends - gt_counts)[foreground], gt_mask_index[foreground]
+    intersection = dt_counts.new_zeros(n_dt, n_gt)
     for d in range(n_dt):
-        mine = dt_owner == d
+        of_mask = dt_mask_index == d
         # Foreground pixels before a position are those of all runs before, and part of the run that it lies in.
-        ends, inside = dt_ends[mine], (dt_index[mine] % 2 == 1).to(torch.int64)
-        before = (dt_counts[mine] * inside).cumsum(0)  # after each run
+        ends, is_set = dt_ends[of_mask], (dt_index[of_mask] % 2 == 1).to(torch.int64)
+        cumulative = (dt_counts[of_mask] * is_set).cumsum(0)  # after each run
         if ends.numel() == 0:
             continue
 
-        def below(position: Tensor, ends: Tensor = ends, inside: Tensor = inside, before: Tensor = before) -> Tensor:
+        def foreground_before(
+            position: Tensor,
+            ends: Tensor = ends,
+            is_set: Tensor = is_set,
+            cumulative: Tensor = cumulative,
+        ) -> Tensor:
             run = torch.searchsorted(ends, position).clamp_(max=ends.numel() - 1)
-            return before[run] - (ends[run] - position) * inside[run]
+            return cumulative[run] - (ends[run] - position) * is_set[run]
 
-        shared[d].index_add_(0, owner, below(last) - below(first))
-    union = dt_area[:, None] + gt_area[None, :] - shared
+        intersection[d].index_add_(0, mask_index, foreground_before(last) - foreground_before(first))
+    union = dt_area[:, None] + gt_area[None, :] - intersection
     union = torch.where(iscrowd[None, :], dt_area[:, None], union)
-    return torch.where(shared > 0, shared.to(torch.float64) / union.to(torch.float64), 0.0)
+    return torch.where(intersection > 0, intersection.to(torch.float64) / union.to(torch.float64), 0.0)
 
 
 def rle_merge(counts: Tensor, offsets: Tensor, intersect: bool = False) -> Tensor:
@@ -187,15 +192,15 @@ def run_ends(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if bool(((counts < 0) | (counts > MAX_PIXELS)).any()):
         raise ValueError(f"run lengths must be from 0 to {MAX_PIXELS}")
     lengths = torch.diff(offsets)
-    owner = torch.repeat_interleave(torch.arange(lengths.shape[0], device=counts.device), lengths)
-    index = torch.arange(counts.shape[0], device=counts.device) - offsets[owner]
+    mask_index = torch.repeat_interleave(torch.arange(lengths.shape[0], device=counts.device), lengths)
+    index = torch.arange(counts.shape[0], device=counts.device) - offsets[mask_index]
     ends = counts.cumsum(0)
     # The sum over all masks may wrap around, which the subtraction undoes. Within one mask, the first end that is too
     # large still fits int64, so it is detected before later ones can wrap.
-    ends = ends - torch.cat([ends.new_zeros(1), ends])[offsets[owner]]
+    ends = ends - torch.cat([ends.new_zeros(1), ends])[offsets[mask_index]]
     if bool(((ends < 0) | (ends > MAX_PIXELS)).any()):
         raise ValueError(f"the runs of a mask sum to more than {MAX_PIXELS}")
-    return owner, index, ends
+    return mask_index, index, ends
 
 
 def check_offsets(offsets: Tensor, total: int) -> None:
@@ -218,10 +223,10 @@ def _totals(offsets: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([ends.new_zeros(1), ends])[offsets[1:]].masked_fill(torch.diff(offsets) == 0, 0)
 
 
-def joined(found: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+def concatenate_runs(run_lists: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
     """Concatenate the runs of several masks; return counts and offsets, int64 on the device of `like`."""
-    lengths = torch.tensor([len(runs) for runs in found], dtype=torch.int64, device=like.device)
-    return torch.cat([like.new_empty(0), *found]), offsets_of(lengths)
+    lengths = torch.tensor([len(runs) for runs in run_lists], dtype=torch.int64, device=like.device)
+    return torch.cat([like.new_empty(0), *run_lists]), offsets_of(lengths)
 
 
 def offsets_of(lengths: Tensor) -> Tensor:

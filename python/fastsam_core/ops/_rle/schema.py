@@ -10,7 +10,7 @@ from .._inputs import (
     check_polygons,
     check_ragged,
     check_size,
-    check_truth,
+    check_truth_table,
     check_vector,
     check_windows,
     unknown_size,
@@ -76,7 +76,7 @@ def rle_combine(
 ) -> tuple[Tensor, Tensor]:
     check_ragged("a_counts", a_counts, a_offsets)
     check_ragged("b_counts", b_counts, b_offsets)
-    check_truth(truth)
+    check_truth_table(truth)
     return a_offsets.new_empty(unknown_size()), torch.empty_like(a_offsets)
 
 

@@ -30,8 +30,8 @@ class Sam(SamModel):
     def __init__(self, model: SamModel) -> None:
         encoder = copy.copy(model.prompt_encoder)  # a copy, since calls of `model` may set its input size
         super().__init__(model.name, model.image_encoder, encoder, model.mask_decoder)
-        self.judgement = model.judgement
-        self.set_image_size(model.own_image_size)
+        self.mask_scoring = model.mask_scoring
+        self.set_image_size(model.default_image_size)
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             tensor = torch.tensor(values, dtype=torch.float32, device=model.device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
@@ -48,15 +48,15 @@ class Sam(SamModel):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def _take(self, size: int) -> None:
-        super()._take(size)
+    def _apply_image_size(self, size: int) -> None:
+        super()._apply_image_size(size)
         self.image_encoder.img_size = size  # type: ignore[assignment]
 
     def decode_points(
-        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, above: float | None = None
+        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, iou_threshold: float | None = None
     ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
         """Like the base method, but subtract `mask_threshold` from logits, as segment everything thresholds at 0."""
-        iou, logits = super().decode_points(embedding, points, labels, above)
+        iou, logits = super().decode_points(embedding, points, labels, iou_threshold)
         if self.mask_threshold == 0:
             return iou, logits
         return iou, lambda point_index, mask_index: logits(point_index, mask_index) - self.mask_threshold

@@ -23,7 +23,7 @@ class SamOnnxModel(nn.Module):
     counts) that is the best of the three for ambiguous prompts, else the one for unambiguous prompts.
     use_stability_score: score masks by stability instead of predicted IoU. return_extra_metrics: see `forward`. Unlike
     elsewhere, masks of a box aren't confined to the box for models that ask for it, such as `sam_nano`
-    (`Judgement.within_box`).
+    (`MaskScoring.within_box`).
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SamOnnxModel(nn.Module):
             sparse_prompt_embeddings=encoder.embed_points(point_coords, point_labels),
             dense_prompt_embeddings=torch.lerp(encoder.dense(None), encoder.dense(mask_input), has_mask_input),
         )
-        scores = self.model.judgement.predicted_iou(scores, masks)
+        scores = self.model.mask_scoring.predicted_iou(scores, masks)
         if self.use_stability_score:
             scores = calculate_stability_score(masks, threshold, 1.0)
         if self.return_single_mask:

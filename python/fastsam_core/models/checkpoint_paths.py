@@ -9,27 +9,27 @@ from pathlib import Path
 
 from .._files import cache_folder, write_text
 from .._log import logger
+from .checksums import published_checksum
 from .download import download, sha256_of
-from .published import published
 
 
-def locate(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]]) -> Path:
+def find_checkpoint(model: str | os.PathLike[str], official: Mapping[str, Sequence[str]]) -> Path:
     """Return the path of the file that `model` stands for.
 
     model: a path; else a name within `FASTSAM_HOME`; else a key of `official`.
     official: the addresses of each official file, in the order in which to try them. Raises FileNotFoundError for
     anything else, suggesting the closest name; ValueError for a folder or a special file; ConnectionError and
-    ValueError as `fetch` does.
+    ValueError as `download_official` does.
     """
     text = as_text(model)
-    for place in (as_path(text), cache_folder() / text):
-        if os.path.isfile(place):
-            return place
+    for candidate in (as_path(text), cache_folder() / text):
+        if os.path.isfile(candidate):
+            return candidate
     if text in official:
-        return fetch(text, official[text])
+        return download_official(text, official[text])
     if os.path.exists(as_path(text)):
-        raise no_file(text)
-    raise not_found(text, official)
+        raise not_a_file_error(text)
+    raise not_found_error(text, official)
 
 
 def as_text(model: str | os.PathLike[str]) -> str:
@@ -47,54 +47,54 @@ def as_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def fetch(name: str, urls: Sequence[str]) -> Path:
+def download_official(name: str, urls: Sequence[str]) -> Path:
     """Download an official file into `FASTSAM_HOME` as `name`, from the first address that can be reached.
 
     Size and sha256 must be the published ones. If none are published, the sha256 of the first download is stored beside
-    the file as `<name>.sha256`, and later downloads must match it; delete that note to accept another file.
+    the file as `<name>.sha256`, and later downloads must match it; delete that file to accept another one.
 
     Raises ConnectionError if no address can be reached, ValueError if the content is wrong.
     """
     target, failures = cache_folder() / name, []
-    note = target.with_name(f"{name}.sha256")
+    checksum_file = target.with_name(f"{name}.sha256")
     for url in urls:
-        facts = published(url)
-        expected = facts.sha256 or _noted(note)
+        checksum = published_checksum(url)
+        expected = checksum.sha256 or _read_checksum_file(checksum_file)
         try:
-            path = download(url, target, sha256=expected, size=facts.size)
+            path = download(url, target, sha256=expected, size=checksum.size)
         except ConnectionError as error:
             logger.warning("%s", error)
             failures.append(str(error))
             continue
         except ValueError as error:
-            if facts.sha256 or not expected:
+            if checksum.sha256 or not expected:
                 raise
             raise ValueError(
-                f"{error} ({note} has it from an earlier download; delete it to accept the new file)"
+                f"{error} ({checksum_file} has it from an earlier download; delete it to accept the new file)"
             ) from None
         if not expected:
-            write_text(note, f"{sha256_of(path)}  {name}\n")
+            write_text(checksum_file, f"{sha256_of(path)}  {name}\n")
         return path
     raise ConnectionError(f"{name} is neither in the current folder nor in {cache_folder()}: " + " | ".join(failures))
 
 
-def _noted(note: Path) -> str | None:
-    """Return the sha256 stored in a note, or None if there is no valid one."""
+def _read_checksum_file(checksum_file: Path) -> str | None:
+    """Return the sha256 stored in such a file, or None if there is no valid one."""
     try:
-        words = note.read_text(encoding="ascii").split()
+        words = checksum_file.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
         return None
     return words[0] if words and len(words[0]) == 64 else None
 
 
-def no_file(text: str) -> ValueError:
+def not_a_file_error(text: str) -> ValueError:
     """Return the error for a path that is a folder, a pipe or a device."""
     if os.path.isdir(as_path(text)):
         return ValueError(f"model {text!r} is not a file but a folder; give the checkpoint within it")
     return ValueError(f"model {text!r} is not a regular file; save the checkpoint as one first")
 
 
-def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
+def not_found_error(text: str, official: Iterable[str]) -> FileNotFoundError:
     """Return the error for a path or name that doesn't exist, suggesting what may have been meant."""
     names = list(official)
     path = as_path(text)
@@ -102,8 +102,8 @@ def not_found(text: str, official: Iterable[str]) -> FileNotFoundError:
         hint = f"; {path.name!r} without the folder stands for the official file" if path.name in names else ""
         if not os.path.isdir(path.parent):
             return FileNotFoundError(f"no checkpoint {text}: the folder {path.parent} does not exist{hint}")
-        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else hint
+        matches = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+        hint = f"; did you mean {path.parent / matches[0]}?" if matches else hint
         return FileNotFoundError(f"no checkpoint {path.name} in {path.parent}{hint}")
     close = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

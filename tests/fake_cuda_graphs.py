@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from decoder_arguments import randomised
 from fastsam_core.models import replay
 from fastsam_core.models.image_encoder import ImageEncoderViT
-from fastsam_core.models.replay import USES, encode
+from fastsam_core.models.replay import WARMUP_CALLS, encode
 
 SIZE = 64
 
 
-class Again:
+class FakeGraph:
     """A "graph" whose replay runs the recorded function again, on what its tensors hold at that time."""
 
     def __init__(self, run: Callable[[], Tensor]) -> None:
@@ -35,63 +35,63 @@ class Again:
         self.result.copy_(self.run())
 
 
-class Stand:
-    """Simulated GPU state: graphs `made` so far, the current stream as `place`, free bytes as `spare`.
+class FakeGpu:
+    """Simulated GPU state: the recorded `graphs`, the current `stream` and the `free_bytes` of memory.
 
-    If `fails` is set, recording a graph raises it.
+    If `record_error` is set, recording a graph raises it.
     """
 
     def __init__(self) -> None:
-        self.made: list[Again] = []
-        self.place, self.spare = "stream 0", 1 << 40
-        self.fails: Exception | None = None
+        self.graphs: list[FakeGraph] = []
+        self.stream, self.free_bytes = "stream 0", 1 << 40
+        self.record_error: Exception | None = None
 
-    def record(self, run: Callable[[], Tensor]) -> tuple[Again, Tensor]:
+    def record(self, run: Callable[[], Tensor]) -> tuple[FakeGraph, Tensor]:
         assert not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        if self.fails is not None:
-            raise self.fails
-        graph = Again(run)
-        self.made.append(graph)
+        if self.record_error is not None:
+            raise self.record_error
+        graph = FakeGraph(run)
+        self.graphs.append(graph)
         return graph, graph.result
 
     @property
     def replays(self) -> list[int]:
-        return [graph.replays for graph in self.made]
+        return [graph.replays for graph in self.graphs]
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Stand:
+def install_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Switch graphs on, and treat all tensors as if they were on a GPU."""
-    made = Stand()
-    monkeypatch.setattr(replay, "off", "")
-    monkeypatch.setattr(replay, "record", made.record)
+    fake_gpu = FakeGpu()
+    monkeypatch.setattr(replay, "disabled_reason", "")
+    monkeypatch.setattr(replay, "record", fake_gpu.record)
     monkeypatch.setattr(replay, "_on_gpu", lambda images: True)
-    monkeypatch.setattr(replay, "_elsewhere", lambda images: False)
-    monkeypatch.setattr(replay, "_place", lambda images: made.place)
-    monkeypatch.setattr(replay, "_spare_bytes", lambda: made.spare)
-    return made
+    monkeypatch.setattr(replay, "_is_on_other_device", lambda images: False)
+    monkeypatch.setattr(replay, "_device_and_stream", lambda images: fake_gpu.stream)
+    monkeypatch.setattr(replay, "_free_bytes", lambda: fake_gpu.free_bytes)
+    return fake_gpu
 
 
 def vit() -> ImageEncoderViT:
     torch.manual_seed(0)
-    made = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=SIZE, window_size=3, out_channels=8)).eval()
-    assert isinstance(made, ImageEncoderViT)
-    return made
+    encoder = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=SIZE, window_size=3, out_channels=8)).eval()
+    assert isinstance(encoder, ImageEncoderViT)
+    return encoder
 
 
-def picture(seed: int = 0, batch: int = 1, size: int = SIZE) -> Tensor:
+def random_images(seed: int = 0, batch: int = 1, size: int = SIZE) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def usual(encoder: nn.Module, images: Tensor) -> Tensor:
+def encode_eagerly(encoder: nn.Module, images: Tensor) -> Tensor:
     """Return what a fresh copy of `encoder` computes when it is simply called."""
     with torch.no_grad():
         twin = copy.deepcopy(encoder)
         return twin(images.to(next(twin.parameters()).dtype))
 
 
-def encode_all(encoder: nn.Module, seeds: range = range(USES), **given: Any) -> None:
+def encode_all(encoder: nn.Module, seeds: range = range(WARMUP_CALLS), **given: Any) -> None:
     """Call `encode` once per seed, and check each result against the plain encoder's."""
     with torch.no_grad():
         for seed in seeds:
-            images = picture(seed, **given)
-            assert torch.equal(encode(encoder, images), usual(encoder, images)), seed
+            images = random_images(seed, **given)
+            assert torch.equal(encode(encoder, images), encode_eagerly(encoder, images)), seed

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 # Offset of the stability score's thresholds on the logits, as in Meta's generator.
-_OFFSET = 1.0
+_STABILITY_OFFSET = 1.0
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MaskScoring:
     """How to score and filter a model's masks. The defaults are those of the official models.
 
     Attributes:
@@ -41,15 +41,17 @@ class Judgement:
     least_region: float = 0.0
     within_box: bool = False
 
-    def predicted_iou(self, decoded: Tensor, logits: Tensor) -> Tensor:
+    def predicted_iou(self, decoder_iou: Tensor, logits: Tensor) -> Tensor:
         """Return the predicted IoU (...) of masks with these logits (..., h, w).
 
-        decoded: (...), the IoU that the decoder predicts.
+        decoder_iou: (...), the IoU that the decoder predicts.
         """
-        share = self.stability_share
-        return torch.lerp(decoded, stability(logits), share) if share else decoded
+        weight = self.stability_share
+        return torch.lerp(decoder_iou, stability_score(logits), weight) if weight else decoder_iou
 
-    def bounded(self, logits: Tensor, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None) -> Tensor:
+    def clip_to_boxes(
+        self, logits: Tensor, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None
+    ) -> Tensor:
         """Limit logits (N, M, h, w) to the prompts' boxes if `within_box` is set.
 
         The prompts are those of `SamModel.decode_prompts`.
@@ -57,33 +59,35 @@ class Judgement:
         if boxes is None or not self.within_box:
             return logits
         boxes = boxes.to(logits.device, torch.float32)
-        down, across = (_depth(boxes[:, axis::2], logits.shape[-1 - axis]) for axis in (1, 0))
-        limit = torch.minimum(down[:, :, None], across[:, None])  # (N, h, w)
+        depth_y, depth_x = (_depth_inside(boxes[:, axis::2], logits.shape[-1 - axis]) for axis in (1, 0))
+        limit = torch.minimum(depth_y[:, :, None], depth_x[:, None])  # (N, h, w)
         if points is not None and labels is not None:
             points = points.to(limit)
             outside = ((points < boxes[:, None, :2]) | (points > boxes[:, None, 2:])).any(-1)
-            beside = (outside & (labels.to(limit.device) == 1)).any(1)
-            limit = torch.where(beside[:, None, None], torch.inf, limit)
+            has_click_outside = (outside & (labels.to(limit.device) == 1)).any(1)
+            limit = torch.where(has_click_outside[:, None, None], torch.inf, limit)
         return torch.minimum(logits, limit[:, None])
 
 
-OFFICIAL = Judgement()
+OFFICIAL = MaskScoring()
 
 
-def _depth(sides: Tensor, count: int) -> Tensor:
-    """Return how many pixels each of `count` cells lies inside an interval, negative outside: (N, count).
+def _depth_inside(intervals: Tensor, num_cells: int) -> Tensor:
+    """Return how many pixels each of `num_cells` cells lies inside an interval, negative outside: (N, num_cells).
 
-    A cell is 4 pixels wide. sides: (N, 2), first and last coordinate of each interval. Used as an upper limit of
+    A cell is 4 pixels wide. intervals: (N, 2), first and last coordinate of each interval. Used as an upper limit of
     logits, this crosses 0 at the box's border, and does so within a fraction of a cell after interpolation. Intervals
     shorter than two cells count as two cells long, since otherwise they might contain no cell.
     """
-    first, last = sides.unbind(1)
-    half = ((last - first) / 2).clamp(min=4)
-    centre = 4 * torch.arange(count, dtype=torch.float32, device=sides.device) + 1.5
-    return half[:, None] + 0.5 - (centre - ((first + last) / 2)[:, None]).abs()
+    start, stop = intervals.unbind(1)
+    half_length = ((stop - start) / 2).clamp(min=4)
+    cell_centres = 4 * torch.arange(num_cells, dtype=torch.float32, device=intervals.device) + 1.5
+    return half_length[:, None] + 0.5 - (cell_centres - ((start + stop) / 2)[:, None]).abs()
 
 
-def stability(logits: Tensor) -> Tensor:
+def stability_score(logits: Tensor) -> Tensor:
     """Return the stability score of masks, (..., h, w) -> (...) float32; 0 if no logit is above -1."""
-    firm, any_at_all = ((logits > bound).sum((-2, -1)).float() for bound in (_OFFSET, -_OFFSET))
-    return firm / any_at_all.clamp(min=1)
+    inner_area, outer_area = (
+        (logits > level).sum((-2, -1)).float() for level in (_STABILITY_OFFSET, -_STABILITY_OFFSET)
+    )
+    return inner_area / outer_area.clamp(min=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .records import Name, Record, StorageRef, TensorRef, key
+from .records import GlobalRef, Record, StorageRef, TensorRef, check_key
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,9}")
@@ -60,109 +60,110 @@ STORAGES: dict[str, torch.dtype] = {
 }
 
 
-def resolve(module: Any, name: Any) -> Name:
-    """Return the `Name` of a class or function. ValueError unless the name is known to be harmless and needed."""
+def resolve_global(module: Any, name: Any) -> GlobalRef:
+    """Return the `GlobalRef` of a class or function. ValueError unless the name is known to be harmless and needed."""
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("it has a name that isn't text")
-    found = Name({"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module), name)
-    full = str(found)
-    if full in _CALLS or full in _CLASSES or full in STORAGES:
-        return found
-    own = _MODULE.fullmatch(module) and all(_IDENTIFIER.fullmatch(part) for part in name.split(".", 1))
-    if own and full.startswith(_PACKAGES):
-        return found
-    shown = full if len(full) <= 100 else full[:100] + "..."
+    ref = GlobalRef({"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module), name)
+    full_name = str(ref)
+    if full_name in _CALLS or full_name in _CLASSES or full_name in STORAGES:
+        return ref
+    is_valid = _MODULE.fullmatch(module) and all(_IDENTIFIER.fullmatch(part) for part in name.split(".", 1))
+    if is_valid and full_name.startswith(_PACKAGES):
+        return ref
+    shown_name = full_name if len(full_name) <= 100 else full_name[:100] + "..."
     raise ValueError(
-        f"it names {shown!r}, which no checkpoint of a YOLOv8 or FastSAM model needs. Nothing of it was imported or run"
+        f"it names {shown_name!r}, which no checkpoint of a YOLOv8 or FastSAM model needs. Nothing of it was imported "
+        "or run"
     )
 
 
-def call(function: Any, args: Any) -> Any:
+def evaluate_call(function: Any, args: Any) -> Any:
     """Return what `function(*args)` stands for: a container, a tensor reference, or a record.
 
     Raises ValueError if the call isn't allowed.
     """
-    if not isinstance(function, Name) or not isinstance(args, tuple):
-        raise ValueError(f"it calls {_shown(function)}, which is not a name")
-    known = _CALLS.get(str(function))
-    if known is not None:
-        return known(*_plain(args, str(function)))
+    if not isinstance(function, GlobalRef) or not isinstance(args, tuple):
+        raise ValueError(f"it calls {_describe(function)}, which is not a name")
+    handler = _CALLS.get(str(function))
+    if handler is not None:
+        return handler(*_check_arg_count(args, str(function)))
     return Record(function, args)
 
 
-def persistent(identity: Any) -> StorageRef | Name:
+def resolve_persistent_id(persistent_id: Any) -> StorageRef | GlobalRef:
     """Return what a persistent id stands for.
 
     That is a storage or, in old files, a class with its source, which is ignored. ValueError for anything else.
     """
-    match identity:
-        case ("module", Name() as cls, _, _):
+    match persistent_id:
+        case ("module", GlobalRef() as cls, _, _):
             return cls
-        case ("storage", Name() as kind, str(key), str(), int(count), *view):
-            dtype = STORAGES.get(str(kind))
-            if dtype is not None and count >= 0 and _key(key) and (not view or view == [None]):
+        case ("storage", GlobalRef() as storage_type, str(key), str(), int(count), *view):
+            dtype = STORAGES.get(str(storage_type))
+            if dtype is not None and count >= 0 and _is_storage_key(key) and (not view or view == [None]):
                 return StorageRef(key, dtype, count)
-    raise ValueError(f"it refers to {_shown(identity)}, which is not a tensor's storage")
+    raise ValueError(f"it refers to {_describe(persistent_id)}, which is not a tensor's storage")
 
 
-def _key(key: str) -> bool:
+def _is_storage_key(key: str) -> bool:
     """Return whether a storage key is short and alphanumeric, so that it is safe in a path within the archive."""
     return key.isascii() and key.isalnum() and len(key) <= 40
 
 
-def _plain(args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+def _check_arg_count(args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
     """Return the arguments of a known call. ValueError if there are too many."""
     if len(args) > 8:
         raise ValueError(f"it calls {name} with {len(args)} arguments")
     return args
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     """Return a value's text for a message: only its type, as it may be large or contain itself."""
-    return f"{value}" if isinstance(value, Name) else f"a {type(value).__name__}"
+    return f"{value}" if isinstance(value, GlobalRef) else f"a {type(value).__name__}"
 
 
 # --- what the known calls stand for ---
 
 
-def _tensor(*args: Any) -> TensorRef:
+def _rebuild_tensor(*args: Any) -> TensorRef:
     match args:
-        case (StorageRef() as held, int(offset), tuple(shape), tuple(strides), *_) if all(
+        case (StorageRef() as storage, int(offset), tuple(shape), tuple(strides), *_) if all(
             type(side) is int for side in (offset, *shape, *strides)
         ):
-            return TensorRef(held, offset, shape, strides)
+            return TensorRef(storage, offset, shape, strides)
     raise ValueError("it describes a tensor in another way than by a storage, offset, shape and strides")
 
 
-def _parameter(*args: Any) -> TensorRef:
+def _rebuild_parameter(*args: Any) -> TensorRef:
     if not args or not isinstance(args[0], TensorRef):
         raise ValueError("it describes a parameter that isn't a tensor")
     return args[0]
 
 
-def _dictionary(*args: Any) -> dict[Any, Any]:
+def _make_dict(*args: Any) -> dict[Any, Any]:
     # The pickle sets the entries afterwards.
     if args:
         raise ValueError("it makes a dictionary in another way than pickle does")
     return {}
 
 
-def _default_dict(*args: Any) -> dict[Any, Any]:
-    return _dictionary(*args[1:])
+def _make_default_dict(*args: Any) -> dict[Any, Any]:
+    return _make_dict(*args[1:])
 
 
-def _sequence(*args: Any) -> list[Any]:
+def _make_list(*args: Any) -> list[Any]:
     """Return the elements of at most one container as a list."""
     if len(args) > 1 or not all(isinstance(arg, list | tuple | set) for arg in args):
         raise ValueError("it makes a list of something that isn't one")
     return [value for arg in args for value in arg]
 
 
-def _set(*args: Any) -> set[Any]:
-    return {key(value) for value in _sequence(*args)}
+def _make_set(*args: Any) -> set[Any]:
+    return {check_key(value) for value in _make_list(*args)}
 
 
-def _encoded(*args: Any) -> bytes:
+def _make_bytes(*args: Any) -> bytes:
     """Return bytes as protocol 2 writes them: as text, one letter per byte."""
     match args:
         case (str(text), "latin1"):
@@ -172,44 +173,44 @@ def _encoded(*args: Any) -> bytes:
     raise ValueError("it makes bytes in another way than pickle does")
 
 
-def _size(*args: Any) -> tuple[Any, ...]:
-    return tuple(_sequence(*args))
+def _make_tuple(*args: Any) -> tuple[Any, ...]:
+    return tuple(_make_list(*args))
 
 
-def _member(*args: Any) -> Name:
+def _make_member_ref(*args: Any) -> GlobalRef:
     """Return the name of a class's member, from `getattr(class, "forward")`.
 
     Pickles name methods in this way, e.g. in the segmentation heads of YOLOv8.
     """
     match args:
-        case (Name() as owner, str(name)) if str(owner).startswith(_PACKAGES) and _IDENTIFIER.fullmatch(name):
-            if "." not in owner.name and not name.startswith("_"):
-                return Name(owner.module, f"{owner.name}.{name}")
+        case (GlobalRef() as cls, str(name)) if str(cls).startswith(_PACKAGES) and _IDENTIFIER.fullmatch(name):
+            if "." not in cls.name and not name.startswith("_"):
+                return GlobalRef(cls.module, f"{cls.name}.{name}")
     raise ValueError("it looks up an attribute with 'builtins.getattr'. Nothing of it was imported or run")
 
 
-def _object(*args: Any) -> Record:
+def _make_object(*args: Any) -> Record:
     """Return the record that `copyreg` would make of a class, its first argument."""
-    if not args or not isinstance(args[0], Name):
+    if not args or not isinstance(args[0], GlobalRef):
         raise ValueError("it makes an object of something that isn't a class")
     return Record(args[0])
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch.Size": _size,
-    "collections.OrderedDict": _dictionary,
-    "collections.defaultdict": _default_dict,
-    "builtins.dict": _dictionary,
-    "builtins.list": _sequence,
-    "builtins.tuple": _size,
-    "builtins.set": _set,
-    "builtins.frozenset": _set,
-    "builtins.bytes": _encoded,
-    "builtins.getattr": _member,
-    "_codecs.encode": _encoded,
-    "copyreg._reconstructor": _object,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch.Size": _make_tuple,
+    "collections.OrderedDict": _make_dict,
+    "collections.defaultdict": _make_default_dict,
+    "builtins.dict": _make_dict,
+    "builtins.list": _make_list,
+    "builtins.tuple": _make_tuple,
+    "builtins.set": _make_set,
+    "builtins.frozenset": _make_set,
+    "builtins.bytes": _make_bytes,
+    "builtins.getattr": _make_member_ref,
+    "_codecs.encode": _make_bytes,
+    "copyreg._reconstructor": _make_object,
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fastsam_core.models.locate import fetch, locate
-from fastsam_core.models.published import BY_FILE_NAME, Published
+from fastsam_core.models.checkpoint_paths import download_official, find_checkpoint
+from fastsam_core.models.checksums import BY_FILE_NAME, Checksum
 from local_server import FileServer, serve
 
 FIRST, SECOND = b"first" * 1000, b"other" * 1000
@@ -26,25 +26,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_later_downloads_must_match_the_recorded_hash(home: Path) -> None:
     note = home / "yolo.pt.sha256"
     with serve(FileServer(FIRST)) as address:
-        assert fetch("yolo.pt", [f"{address}/yolo.pt"]) == home / "yolo.pt"
+        assert download_official("yolo.pt", [f"{address}/yolo.pt"]) == home / "yolo.pt"
     assert note.read_text() == f"{hashlib.sha256(FIRST).hexdigest()}  yolo.pt\n"
     (home / "yolo.pt").unlink()
     with serve(FileServer(FIRST)) as address:
-        assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == FIRST
+        assert download_official("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == FIRST
     (home / "yolo.pt").unlink()
     with serve(FileServer(SECOND)) as address:
         with pytest.raises(ValueError, match=r"its sha256 is .*yolo\.pt\.sha256 has it from an earlier download"):
-            fetch("yolo.pt", [f"{address}/yolo.pt"])
+            download_official("yolo.pt", [f"{address}/yolo.pt"])
         assert os.listdir(home) == ["yolo.pt.sha256"]
         note.unlink()
-        assert fetch("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == SECOND
+        assert download_official("yolo.pt", [f"{address}/yolo.pt"]).read_bytes() == SECOND
 
 
 def test_published_hash_or_size_mismatch_does_not_suggest_deleting(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for facts in (Published(hashlib.sha256(FIRST).hexdigest()), Published(size=len(SECOND) + 1)):
+    for facts in (Checksum(hashlib.sha256(FIRST).hexdigest()), Checksum(size=len(SECOND) + 1)):
         monkeypatch.setitem(BY_FILE_NAME, "known.pt", facts)
         with serve(FileServer(SECOND)) as address, pytest.raises(ValueError) as caught:
-            fetch("known.pt", [f"{address}/known.pt"])
+            download_official("known.pt", [f"{address}/known.pt"])
         assert "delete" not in str(caught.value) and os.listdir(home) == []
 
 
@@ -54,7 +54,7 @@ def test_damaged_hash_file_is_ignored_and_rewritten(home: Path) -> None:
     for text in (b"", b"abc", b"\xff\xfe" * 40):
         note.write_bytes(text)
         with serve(FileServer(FIRST)) as address:
-            fetch("yolo.pt", [f"{address}/yolo.pt"])
+            download_official("yolo.pt", [f"{address}/yolo.pt"])
         assert note.read_text().split() == [hashlib.sha256(FIRST).hexdigest(), "yolo.pt"]
         (home / "yolo.pt").unlink()
 
@@ -63,14 +63,14 @@ def test_files_are_found_in_the_working_directory_then_home(home: Path) -> None:
     official = {"yolo.pt": ("http://127.0.0.1:9/yolo.pt",)}
     home.mkdir()
     (home / "yolo.pt").write_bytes(b"home")
-    assert locate("yolo.pt", official) == home / "yolo.pt"
+    assert find_checkpoint("yolo.pt", official) == home / "yolo.pt"
     Path("yolo.pt").write_bytes(b"here")
-    assert locate("yolo.pt", official) == Path("yolo.pt")
+    assert find_checkpoint("yolo.pt", official) == Path("yolo.pt")
     with pytest.raises(FileNotFoundError, match=r"no official model .*\(yolo\.pt\); did you mean 'yolo\.pt'"):
-        locate("yoloo.pt", official)
+        find_checkpoint("yoloo.pt", official)
     with pytest.raises(FileNotFoundError, match=r"the folder ~no_such_user does not exist"):
-        locate("~no_such_user/yolo.pt", official)
+        find_checkpoint("~no_such_user/yolo.pt", official)
     with pytest.raises(TypeError, match="not a int"):
-        locate(3, official)  # type: ignore[arg-type]
+        find_checkpoint(3, official)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty string"):
-        locate(" ", official)
+        find_checkpoint(" ", official)

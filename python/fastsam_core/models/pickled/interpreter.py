@@ -1,7 +1,7 @@
 """An interpreter of pickle opcodes that builds plain data and calls nothing.
 
-Everything is treated as data: a name becomes a `Name`, and a call becomes what `names.call` defines for it. The time
-and memory that a file can make this consume are bounded by the file's size and by the limits below.
+Everything is treated as data: a name becomes a `GlobalRef`, and a call becomes what `allowlist.evaluate_call` defines
+for it. The time and memory that a file can make this consume are bounded by the file's size and by the limits below.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .names import call, persistent, resolve
-from .records import Record, StorageRef, key
+from .allowlist import evaluate_call, resolve_global, resolve_persistent_id
+from .records import Record, StorageRef, check_key
 
 # For comparison: the pickle of the largest YOLOv8 checkpoint has 66,000 opcodes in 160 kB; with an optimizer's state it
 # has 1.5 times as many.
 MAX_BYTES = 32 << 20
 MAX_STEPS = 2_000_000
-_MAX_WORD = 1 << 20  # bytes of a single string or bytes object
-_MAX_LINE = 256  # bytes of a line that holds a name
+_MAX_STRING_BYTES = 1 << 20  # of a single string or bytes object
+_MAX_LINE_BYTES = 256  # of a line that holds a name
 
 
 class _Mark:
@@ -29,7 +29,7 @@ _MARK = _Mark()
 _STOP = object()
 
 
-class Machine:
+class PickleInterpreter:
     """Runs the consecutive pickles in `data`. Raises ValueError for anything but pickles of plain data.
 
     storages: those that the pickles have referred to, by key.
@@ -52,8 +52,8 @@ class Machine:
         """Interpret the pickle at the current position and return its value."""
         self._stack, self._memo = [], {}
         while True:
-            code = self._take(1)[0]
-            self._spend(1)
+            code = self._read_bytes(1)[0]
+            self._count_steps(1)
             action = _ACTIONS.get(code)
             if action is None:
                 raise ValueError(f"it has the opcode {bytes([code])!r}, which PyTorch doesn't write")
@@ -63,7 +63,7 @@ class Machine:
                     raise ValueError("values are left on its stack")
                 return result
 
-    def _spend(self, steps: int) -> None:
+    def _count_steps(self, steps: int) -> None:
         """Count steps. ValueError above the limit."""
         self._steps += steps
         if self._steps > MAX_STEPS:
@@ -71,7 +71,7 @@ class Machine:
 
     # --- reading ---
 
-    def _take(self, count: int) -> bytes:
+    def _read_bytes(self, count: int) -> bytes:
         """Read `count` bytes."""
         end = self._position + count
         if end > len(self._data):
@@ -80,24 +80,24 @@ class Machine:
         self._position = end
         return part
 
-    def _number(self, layout: str) -> Any:
+    def _read_number(self, layout: str) -> Any:
         """Read a number in a `struct` layout."""
-        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
+        return struct.unpack(layout, self._read_bytes(struct.calcsize(layout)))[0]
 
-    def _line(self) -> str:
+    def _read_line(self) -> str:
         """Read a line of text, without its end."""
-        end = self._data.find(b"\n", self._position, self._position + _MAX_LINE)
+        end = self._data.find(b"\n", self._position, self._position + _MAX_LINE_BYTES)
         if end < 0:
             raise ValueError("it has an unterminated name")
-        line = self._take(end + 1 - self._position)[:-1]
+        line = self._read_bytes(end + 1 - self._position)[:-1]
         return line.decode("utf-8")
 
-    def _word(self, layout: str) -> bytes:
+    def _read_string(self, layout: str) -> bytes:
         """Read a string of bytes that is preceded by its length."""
-        size = self._number(layout)
-        if not 0 <= size <= _MAX_WORD:
-            raise ValueError(f"it has a string of {size:,} bytes; accepted: 0 to {_MAX_WORD:,}")
-        return self._take(size)
+        size = self._read_number(layout)
+        if not 0 <= size <= _MAX_STRING_BYTES:
+            raise ValueError(f"it has a string of {size:,} bytes; accepted: 0 to {_MAX_STRING_BYTES:,}")
+        return self._read_bytes(size)
 
     # --- the stack ---
 
@@ -111,12 +111,12 @@ class Machine:
             raise ValueError("it takes a value from an empty stack")
         return self._stack[-1]
 
-    def _to_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
         """Pop the values above the topmost mark, and the mark itself."""
-        for place in range(len(self._stack) - 1, -1, -1):
-            if self._stack[place] is _MARK:
-                values = self._stack[place + 1 :]
-                del self._stack[place:]
+        for i in range(len(self._stack) - 1, -1, -1):
+            if self._stack[i] is _MARK:
+                values = self._stack[i + 1 :]
+                del self._stack[i:]
                 return values
         raise ValueError("its stack has no mark")
 
@@ -125,11 +125,11 @@ class Machine:
 
     # --- containers ---
 
-    def tuple_of(self, count: int) -> None:
+    def push_tuple(self, count: int) -> None:
         values = [self._pop() for _ in range(count)]
         self.push(tuple(reversed(values)))
 
-    def extend(self, values: list[Any]) -> None:
+    def append_items(self, values: list[Any]) -> None:
         """Append the values to the list or record on top of the stack."""
         target = self._top()
         if isinstance(target, Record):
@@ -138,12 +138,12 @@ class Machine:
             raise ValueError(f"it appends to a {type(target).__name__}")
         target.extend(values)
 
-    def update(self, values: list[Any]) -> None:
+    def set_items(self, values: list[Any]) -> None:
         """Set alternating keys and values in the dict or record on top of the stack."""
         target = self._top()
         if len(values) % 2:
             raise ValueError("it sets keys without values")
-        pairs = [(key(name), value) for name, value in zip(values[::2], values[1::2], strict=True)]
+        pairs = [(check_key(name), value) for name, value in zip(values[::2], values[1::2], strict=True)]
         if isinstance(target, dict):
             target.update(pairs)
         elif isinstance(target, Record):
@@ -151,41 +151,41 @@ class Machine:
         else:
             raise ValueError(f"it sets keys of a {type(target).__name__}")
 
-    def add(self, values: list[Any]) -> None:
+    def add_items(self, values: list[Any]) -> None:
         """Add the values to the set on top of the stack."""
         target = self._top()
         if not isinstance(target, set):
             raise ValueError(f"it adds to a {type(target).__name__}")
-        target.update(key(value) for value in values)
+        target.update(check_key(value) for value in values)
 
     # --- memory, names, objects ---
 
-    def put(self, index: int) -> None:
+    def store_memo(self, index: int) -> None:
         """Store the top of the stack in the memo."""
         self._memo[index] = self._top()
 
     def memoize(self) -> None:
         """Store the top of the stack under the next free index of the memo."""
-        self.put(len(self._memo))
+        self.store_memo(len(self._memo))
 
-    def get(self, index: int) -> None:
+    def push_memo(self, index: int) -> None:
         """Push a value from the memo."""
         if index not in self._memo:
             raise ValueError("it reads a memo entry that it never stored")
         self.push(self._memo[index])
 
-    def name(self) -> None:
-        self.push(resolve(self._line(), self._line()))
+    def push_global(self) -> None:
+        self.push(resolve_global(self._read_line(), self._read_line()))
 
-    def stack_name(self) -> None:
+    def push_stack_global(self) -> None:
         name, module = self._pop(), self._pop()
-        self.push(resolve(module, name))
+        self.push(resolve_global(module, name))
 
     def reduce(self) -> None:
         args, function = self._pop(), self._pop()
         self._call(function, args)
 
-    def new_object_by_names(self) -> None:
+    def new_object_with_kwargs(self) -> None:
         kwargs, args, cls = self._pop(), self._pop(), self._pop()
         if not isinstance(kwargs, dict):
             raise ValueError("it makes an object with keyword arguments that aren't a dictionary")
@@ -194,8 +194,8 @@ class Machine:
     def _call(self, function: Any, args: Any) -> None:
         if isinstance(args, tuple):
             # A call may copy its arguments, and three opcodes suffice to repeat it.
-            self._spend(sum(len(arg) for arg in args if isinstance(arg, list | tuple | dict | set | str)))
-        self.push(call(function, args))
+            self._count_steps(sum(len(arg) for arg in args if isinstance(arg, list | tuple | dict | set | str)))
+        self.push(evaluate_call(function, args))
 
     def build(self) -> None:
         """Set attributes of the record on top of the stack, from a dict or a pair of dicts (with slots)."""
@@ -207,90 +207,90 @@ class Machine:
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         if all(part is None or isinstance(part, dict) for part in parts):
             for part in parts:
-                self._spend(len(part or ()))
+                self._count_steps(len(part or ()))
                 target.state.update(part or {})
         else:  # a state in the class's own format, such as NumPy's
             target.items.append(state)
 
-    def persistent(self) -> None:
+    def push_persistent(self) -> None:
         """Push what a persistent id stands for, and remember storages."""
-        found = persistent(self._pop())
-        if isinstance(found, StorageRef) and self.storages.setdefault(found.key, found) != found:
-            raise ValueError(f"it describes storage {found.key!r} twice, differently")
-        self.push(found)
+        ref = resolve_persistent_id(self._pop())
+        if isinstance(ref, StorageRef) and self.storages.setdefault(ref.key, ref) != ref:
+            raise ValueError(f"it describes storage {ref.key!r} twice, differently")
+        self.push(ref)
 
-    def protocol(self) -> None:
-        version = self._number("<B")
+    def check_protocol(self) -> None:
+        version = self._read_number("<B")
         if not 2 <= version <= 5:
             raise ValueError(f"it is of pickle protocol {version}; accepted: 2 to 5")
 
-    def big_number(self) -> None:
-        self.push(int.from_bytes(self._take(self._number("<B")), "little", signed=True))
+    def push_long(self) -> None:
+        self.push(int.from_bytes(self._read_bytes(self._read_number("<B")), "little", signed=True))
 
-    def text(self, layout: str) -> None:
-        self.push(self._word(layout).decode("utf-8", "surrogatepass"))
+    def push_text(self, layout: str) -> None:
+        self.push(self._read_string(layout).decode("utf-8", "surrogatepass"))
 
-    def frame(self) -> None:
+    def skip_frame(self) -> None:
         """Skip a frame's header. ValueError if the frame is longer than the data."""
-        if self._number("<Q") > len(self._data) - self._position:
+        if self._read_number("<Q") > len(self._data) - self._position:
             raise ValueError("it is truncated")
 
 
-Action = Callable[[Machine], Any]
+Action = Callable[[PickleInterpreter], Any]
 
 _ACTIONS: dict[int, Action] = {
     code[0]: action
     for code, action in {
-        b"\x80": Machine.protocol,  # PROTO
-        b"\x95": Machine.frame,  # FRAME
+        b"\x80": PickleInterpreter.check_protocol,  # PROTO
+        b"\x95": PickleInterpreter.skip_frame,  # FRAME
         b".": lambda m: _STOP,  # STOP
         b"(": lambda m: m.push(_MARK),  # MARK
         b"0": lambda m: m._stack.pop() if m._stack and m._stack[-1] is _MARK else m._pop(),  # POP
-        b"1": lambda m: m._to_mark(),  # POP_MARK
+        b"1": lambda m: m._pop_to_mark(),  # POP_MARK
         b"2": lambda m: m.push(m._top()),  # DUP
         b"N": lambda m: m.push(None),  # NONE
         b"\x88": lambda m: m.push(True),  # NEWTRUE
         b"\x89": lambda m: m.push(False),  # NEWFALSE
-        b"K": lambda m: m.push(m._number("<B")),  # BININT1
-        b"M": lambda m: m.push(m._number("<H")),  # BININT2
-        b"J": lambda m: m.push(m._number("<i")),  # BININT
-        b"\x8a": Machine.big_number,  # LONG1
-        b"G": lambda m: m.push(m._number(">d")),  # BINFLOAT
-        b"X": lambda m: m.text("<I"),  # BINUNICODE
-        b"\x8c": lambda m: m.text("<B"),  # SHORT_BINUNICODE
-        b"\x8d": lambda m: m.text("<Q"),  # BINUNICODE8
-        b"U": lambda m: m.push(m._word("<B").decode("latin-1")),  # SHORT_BINSTRING
-        b"T": lambda m: m.push(m._word("<i").decode("latin-1")),  # BINSTRING
-        b"B": lambda m: m.push(m._word("<I")),  # BINBYTES
-        b"C": lambda m: m.push(m._word("<B")),  # SHORT_BINBYTES
-        b"\x8e": lambda m: m.push(m._word("<Q")),  # BINBYTES8
-        b"\x96": lambda m: m.push(m._word("<Q")),  # BYTEARRAY8
+        b"K": lambda m: m.push(m._read_number("<B")),  # BININT1
+        b"M": lambda m: m.push(m._read_number("<H")),  # BININT2
+        b"J": lambda m: m.push(m._read_number("<i")),  # BININT
+        b"\x8a": PickleInterpreter.push_long,  # LONG1
+        b"G": lambda m: m.push(m._read_number(">d")),  # BINFLOAT
+        b"X": lambda m: m.push_text("<I"),  # BINUNICODE
+        b"\x8c": lambda m: m.push_text("<B"),  # SHORT_BINUNICODE
+        b"\x8d": lambda m: m.push_text("<Q"),  # BINUNICODE8
+        b"U": lambda m: m.push(m._read_string("<B").decode("latin-1")),  # SHORT_BINSTRING
+        b"T": lambda m: m.push(m._read_string("<i").decode("latin-1")),  # BINSTRING
+        b"B": lambda m: m.push(m._read_string("<I")),  # BINBYTES
+        b"C": lambda m: m.push(m._read_string("<B")),  # SHORT_BINBYTES
+        b"\x8e": lambda m: m.push(m._read_string("<Q")),  # BINBYTES8
+        b"\x96": lambda m: m.push(m._read_string("<Q")),  # BYTEARRAY8
         b"]": lambda m: m.push([]),  # EMPTY_LIST
         b"}": lambda m: m.push({}),  # EMPTY_DICT
         b")": lambda m: m.push(()),  # EMPTY_TUPLE
         b"\x8f": lambda m: m.push(set()),  # EMPTY_SET
-        b"t": lambda m: m.push(tuple(m._to_mark())),  # TUPLE
-        b"\x85": lambda m: m.tuple_of(1),  # TUPLE1
-        b"\x86": lambda m: m.tuple_of(2),  # TUPLE2
-        b"\x87": lambda m: m.tuple_of(3),  # TUPLE3
-        b"l": lambda m: m.push(m._to_mark()),  # LIST
-        b"\x91": lambda m: m.push({key(value) for value in m._to_mark()}),  # FROZENSET
-        b"a": lambda m: m.extend([m._pop()]),  # APPEND
-        b"e": lambda m: m.extend(m._to_mark()),  # APPENDS
-        b"s": lambda m: m.update([m._pop(), m._pop()][::-1]),  # SETITEM
-        b"u": lambda m: m.update(m._to_mark()),  # SETITEMS
-        b"\x90": lambda m: m.add(m._to_mark()),  # ADDITEMS
-        b"q": lambda m: m.put(m._number("<B")),  # BINPUT
-        b"r": lambda m: m.put(m._number("<I")),  # LONG_BINPUT
-        b"\x94": Machine.memoize,  # MEMOIZE
-        b"h": lambda m: m.get(m._number("<B")),  # BINGET
-        b"j": lambda m: m.get(m._number("<I")),  # LONG_BINGET
-        b"c": Machine.name,  # GLOBAL
-        b"\x93": Machine.stack_name,  # STACK_GLOBAL
-        b"R": Machine.reduce,  # REDUCE
-        b"\x81": Machine.reduce,  # NEWOBJ
-        b"\x92": Machine.new_object_by_names,  # NEWOBJ_EX
-        b"b": Machine.build,  # BUILD
-        b"Q": Machine.persistent,  # BINPERSID
+        b"t": lambda m: m.push(tuple(m._pop_to_mark())),  # TUPLE
+        b"\x85": lambda m: m.push_tuple(1),  # TUPLE1
+        b"\x86": lambda m: m.push_tuple(2),  # TUPLE2
+        b"\x87": lambda m: m.push_tuple(3),  # TUPLE3
+        b"l": lambda m: m.push(m._pop_to_mark()),  # LIST
+        b"\x91": lambda m: m.push({check_key(value) for value in m._pop_to_mark()}),  # FROZENSET
+        b"a": lambda m: m.append_items([m._pop()]),  # APPEND
+        b"e": lambda m: m.append_items(m._pop_to_mark()),  # APPENDS
+        b"s": lambda m: m.set_items([m._pop(), m._pop()][::-1]),  # SETITEM
+        b"u": lambda m: m.set_items(m._pop_to_mark()),  # SETITEMS
+        b"\x90": lambda m: m.add_items(m._pop_to_mark()),  # ADDITEMS
+        b"q": lambda m: m.store_memo(m._read_number("<B")),  # BINPUT
+        b"r": lambda m: m.store_memo(m._read_number("<I")),  # LONG_BINPUT
+        b"\x94": PickleInterpreter.memoize,  # MEMOIZE
+        b"h": lambda m: m.push_memo(m._read_number("<B")),  # BINGET
+        b"j": lambda m: m.push_memo(m._read_number("<I")),  # LONG_BINGET
+        b"c": PickleInterpreter.push_global,  # GLOBAL
+        b"\x93": PickleInterpreter.push_stack_global,  # STACK_GLOBAL
+        b"R": PickleInterpreter.reduce,  # REDUCE
+        b"\x81": PickleInterpreter.reduce,  # NEWOBJ
+        b"\x92": PickleInterpreter.new_object_with_kwargs,  # NEWOBJ_EX
+        b"b": PickleInterpreter.build,  # BUILD
+        b"Q": PickleInterpreter.push_persistent,  # BINPERSID
     }.items()
 }

@@ -13,33 +13,35 @@ try:
     from torch._C._functorch import peek_interpreter_stack
     from torch.autograd import _profiler_enabled
 except ImportError:  # pragma: no cover
-    _KNOWN = False
+    _HAS_PRIVATE_NAMES = False
 else:
-    _KNOWN = True
+    _HAS_PRIVATE_NAMES = True
 
-_PLAIN = (Tensor, nn.Parameter)
+_PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
-def goes_directly(first: Tensor, *others: Tensor | None) -> bool:
+def can_bypass_dispatcher(first: Tensor, *others: Tensor | None) -> bool:
     """Return whether the dispatcher would do nothing but call the CUDA sibling.
 
     If so, the caller should call the sibling directly: dispatching takes as long as the sibling's own code on the host.
     This needs CUDA kernels in use, only plain dense tensors (or parameters) on a GPU that runs the kernels, and nothing
-    that intercepts operations (`unseen`). Whether all tensors are on one GPU is left to the sibling's own checks.
+    that intercepts operations (`is_unobserved`). Whether all tensors are on one GPU is left to the sibling's checks.
     """
-    if cuda_module is None or not unseen():
+    if cuda_module is None or not is_unobserved():
         return False
     for tensor in (first, *others):
-        if tensor is not None and not (type(tensor) in _PLAIN and tensor.is_cuda and tensor.layout is torch.strided):
+        if tensor is not None and not (
+            type(tensor) in _PLAIN_TYPES and tensor.is_cuda and tensor.layout is torch.strided
+        ):
             return False
     return not why_not_on(first.device)
 
 
-def unseen() -> bool:
+def is_unobserved() -> bool:
     """Return whether nothing observes operations: no gradients, compilation, tracing, transforms, modes or profiler."""
     return not (
         torch.compiler.is_compiling()
-        or not _KNOWN
+        or not _HAS_PRIVATE_NAMES
         or torch.is_grad_enabled()
         or _len_torch_dispatch_stack()
         or _len_torch_function_stack()

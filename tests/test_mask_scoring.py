@@ -1,4 +1,4 @@
-"""Tests of `Judgement`: predicted IoU as a mix of the decoder's value and stability, and masks limited to boxes."""
+"""Tests of `MaskScoring`: predicted IoU as a mix of the decoder's value and stability, and masks limited to boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastsam_core import Predictor
 from fastsam_core.everything import generate_masks
 from fastsam_core.models import registry
-from fastsam_core.models.judgement import OFFICIAL, Judgement, stability
+from fastsam_core.models.mask_scoring import OFFICIAL, MaskScoring, stability_score
 from small_model import FEW, QUIET, bgr_picture, small_model
 
 
@@ -22,7 +22,7 @@ def test_stability_is_the_ratio_of_strict_to_loose_mask_areas() -> None:
     logits[0, 0, :2] = 0.5  # within the offset of the threshold
     logits[0, 0, 2:4] = 1.5
     logits[1, 1, 0, 0] = 3.0
-    found = stability(logits)
+    found = stability_score(logits)
     assert found.shape == (3, 2) and found.dtype == torch.float32
     assert found.tolist() == [[0.5, 0.0], [0.0, 1.0], [0.0, 0.0]]  # empty masks: 0, not NaN
 
@@ -30,22 +30,22 @@ def test_stability_is_the_ratio_of_strict_to_loose_mask_areas() -> None:
 def test_predicted_iou_mixes_decoder_and_stability_by_share() -> None:
     logits, decoded = 3 * torch.randn(5, 3, 16, 16), torch.rand(5, 3)
     assert OFFICIAL.predicted_iou(decoded, logits) is decoded
-    found = Judgement(stability_share=0.25).predicted_iou(decoded, logits)
-    torch.testing.assert_close(found, 0.75 * decoded + 0.25 * stability(logits))
+    found = MaskScoring(stability_share=0.25).predicted_iou(decoded, logits)
+    torch.testing.assert_close(found, 0.75 * decoded + 0.25 * stability_score(logits))
 
 
 def test_official_models_use_only_the_decoders_iou() -> None:
-    assert Judgement(0.25, 0.88, 0.95, stability_share=0, consensus=0, least_region=0) == OFFICIAL
+    assert MaskScoring(0.25, 0.88, 0.95, stability_share=0, consensus=0, least_region=0) == OFFICIAL
     for name in set(registry.MODELS) - {"sam_nano"}:
-        assert registry.MODELS[name].judgement is OFFICIAL
+        assert registry.MODELS[name].mask_scoring is OFFICIAL
 
 
-WITHIN = Judgement(within_box=True)
+WITHIN = MaskScoring(within_box=True)
 EVERYWHERE = torch.full((1, 1, 32, 32), 9.0)  # logits of a mask that covers the whole input of 128 x 128 pixels
 
 
 def mask_in(box: list[float], points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-    logits = WITHIN.bounded(EVERYWHERE, torch.tensor([box]), points, labels)
+    logits = WITHIN.clip_to_boxes(EVERYWHERE, torch.tensor([box]), points, labels)
     return (F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False) > 0)[0, 0]
 
 
@@ -63,9 +63,9 @@ def test_mask_inside_its_box_is_unchanged() -> None:
     logits = torch.full((2, 3, 32, 32), -5.0)
     logits[..., 10:14, 12:20] = 2.0
     boxes = torch.tensor([[20.0, 20.0, 100.0, 90.0], [30.0, 30.0, 99.0, 99.0]])
-    assert torch.equal(WITHIN.bounded(logits, boxes, None, None) > 0, logits > 0)
-    assert OFFICIAL.bounded(logits, boxes, None, None) is logits
-    assert WITHIN.bounded(logits, None, torch.zeros(2, 1, 2), torch.ones(2, 1)) is logits
+    assert torch.equal(WITHIN.clip_to_boxes(logits, boxes, None, None) > 0, logits > 0)
+    assert OFFICIAL.clip_to_boxes(logits, boxes, None, None) is logits
+    assert WITHIN.clip_to_boxes(logits, None, torch.zeros(2, 1, 2), torch.ones(2, 1)) is logits
 
 
 @pytest.mark.parametrize("x", [50.0, 51.0, 53.0, 127.0])
@@ -90,9 +90,9 @@ def test_sam_nano_limits_masks_to_their_boxes() -> None:
     boxes = torch.tensor([[20.0, 20.0, 60.0, 60.0], [70.0, 8.0, 120.0, 40.0]])
     embedding = torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(1))
     logits, iou = model.decode_prompts(embedding, boxes=boxes)
-    model.judgement = replace(model.judgement, within_box=False)
+    model.mask_scoring = replace(model.mask_scoring, within_box=False)
     freely, same = model.decode_prompts(embedding, boxes=boxes)
-    inside = WITHIN.bounded(torch.full_like(logits, 9.0), boxes, None, None) > 0
+    inside = WITHIN.clip_to_boxes(torch.full_like(logits, 9.0), boxes, None, None) > 0
     assert torch.equal(iou, same)
     assert bool((freely > 0)[~inside].any()) and not (logits > 0)[~inside].any()
     assert torch.equal((logits > 0)[inside], (freely > 0)[inside])
@@ -163,15 +163,15 @@ def test_decoder_gets_the_lowest_iou_that_may_pass(monkeypatch: pytest.MonkeyPat
     model, asked = small_model(), []
     plain = model.decode_points
 
-    def decode(*arguments: Any, above: float) -> Any:
-        asked.append(above)
-        return plain(*arguments, above=above)
+    def decode(*arguments: Any, iou_threshold: float) -> Any:
+        asked.append(iou_threshold)
+        return plain(*arguments, iou_threshold=iou_threshold)
 
     monkeypatch.setattr(model, "decode_points", decode)
-    judgement = model.judgement
+    mask_scoring = model.mask_scoring
     predictor = Predictor(overrides={**QUIET, "model": model, "points_stride": 2})
     for conf_thres, share in ((0.6, 0.5), (0.6, 0.0)):
-        model.judgement = replace(judgement, stability_share=share, highest_stability=0.8)
+        model.mask_scoring = replace(mask_scoring, stability_share=share, highest_stability=0.8)
         predictor(bgr_picture(40, 60), conf_thres=conf_thres)
     assert asked == pytest.approx([0.4, 0.6], abs=1e-5)
 
@@ -180,14 +180,14 @@ def test_grid_points_are_scored_like_clicks() -> None:
     """Both take half of the decoder's IoU and half of the stability, each at the resolution of its own mask."""
     model = small_model()
     predictor = Predictor(overrides={**QUIET, "model": model})
-    picture = bgr_picture(128, 128)
+    image = bgr_picture(128, 128)
     options = {**FEW, "iou": 1.0, "points_stride": 1, "min_mask_region_area": 0}
-    (everything,) = predictor(picture, **options)
-    (clicked,) = predictor(picture, points=[[64, 64]], labels=[1], multimask_output=True)
-    predictor.set_image(picture)
+    (everything,) = predictor(image, **options)
+    (clicked,) = predictor(image, points=[[64, 64]], labels=[1], multimask_output=True)
+    predictor.set_image(image)
     point = torch.tensor([[[64.0, 64.0]]])
     decoded, logits = model.decode_points(predictor.features, point, torch.ones(1, 1))
-    of_click = (decoded[0] + stability(logits([0, 0, 0], [0, 1, 2]))) / 2
+    of_click = (decoded[0] + stability_score(logits([0, 0, 0], [0, 1, 2]))) / 2
     torch.testing.assert_close(clicked.boxes.conf, of_click, rtol=1e-4, atol=1e-5)
     of_grid = 2 * everything.boxes.conf - everything.stability_score
     torch.testing.assert_close(of_grid.sort().values, decoded[0].sort().values, rtol=1e-4, atol=1e-5)

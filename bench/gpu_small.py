@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.everything.arguments import Crop
-from fastsam_core.everything.candidates import Batch, Candidates, Filters, Queue
-from fastsam_core.everything.generate import _GPU_LOGITS_CHUNK as CHUNK
+from fastsam_core.everything.candidates import BatchQueue, Candidates, Filters, PendingBatch
+from fastsam_core.everything.generate import _GPU_BATCH_SIZE as CHUNK
 from fastsam_core.postprocess import MaskResizer
 
 from .gpu_cases import Arguments, require_package
@@ -100,12 +100,14 @@ def filtered_case(count: int) -> Case:
         crop, filters = Crop((0, 0, width, height), points), Filters(-1e9, 0.95, 1.0, 0.0, 1.0)
 
         def run(logits: Tensor) -> list[Candidates]:
-            queue, candidates = Queue(), []
+            queue, candidates = BatchQueue(), []
             for part, part_pairs in zip(
                 logits.split(CHUNK), np.split(pairs, range(CHUNK, len(pairs), CHUNK)), strict=True
             ):
-                measurement = resizer.start(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
-                candidates += queue.add(Batch(measurement, part_pairs, scores, points, crop, (height, width), filters))
+                measurement = resizer.measure_async(part, 0.0, filters.stability_score_offset, (height, width), (0, 0))
+                candidates += queue.add(
+                    PendingBatch(measurement, part_pairs, scores, points, crop, (height, width), filters)
+                )
             return candidates + list(queue.drain())
 
         num_stable = sum(len(part.counts) for part in run(logits))

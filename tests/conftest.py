@@ -61,7 +61,7 @@ def model() -> SamModel:
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return read_only_picture()
 
 

@@ -11,7 +11,7 @@ from fastsam_core.rle import from_masks
 HEIGHT, WIDTH = 48, 64
 
 
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
@@ -37,7 +37,7 @@ def results(*, rle: bool = True, names: dict[int, str] | None = None, path: str 
         ]
     )
     return Results(
-        picture(),
+        image(),
         path,
         {i: str(i) for i in range(4)} if names is None else names,
         boxes,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastsam_core.segment_anything.utils.amg as metas_path
 from fastsam_core import rle
-from fastsam_core.everything.crops import crop_boxes, near_crop_edge
+from fastsam_core.everything.crops import crop_boxes, is_near_crop_edge
 from fastsam_core.everything.grid import point_grid
 from fastsam_core.models.sam import amg, build
 from fastsam_core.models.sam_model import SamModel
@@ -92,7 +92,7 @@ def test_crop_boxes_and_uncropping() -> None:
     assert torch.equal(placed, of_crop + torch.tensor([x0, y0, x0, y0]))
     near = amg.is_box_near_crop_edge(of_crop, crop, picture)
     assert near.any() and not near.all()
-    assert near.tolist() == near_crop_edge(placed.numpy(), (x0, y0, x1, y1), size).tolist()
+    assert near.tolist() == is_near_crop_edge(placed.numpy(), (x0, y0, x1, y1), size).tolist()
     assert torch.equal(amg.uncrop_points(of_crop[:, :2], crop), placed[:, :2])
     masks = torch.rand(2, y1 - y0, x1 - x0) < 0.5
     whole = amg.uncrop_masks(masks, crop, *size)

@@ -157,7 +157,7 @@ def test_iterator_is_read_one_item_at_a_time(tmp_path: Path) -> None:
             yield element
 
     source = load_sources(pictures())
-    assert (source.kind, source.total, source.expected(), bool(source)) == ("iterator", None, None, True)
+    assert (source.kind, source.total, source.estimate_total(), bool(source)) == ("iterator", None, None, True)
     with pytest.raises(TypeError, match="not known"):
         len(source)
     items = iter(source)

@@ -21,7 +21,7 @@ BOXES = [[4.0, 6.0, 25.0, 20.0], [10.0, 8.0, 28.0, 38.0]]
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     """Five different images of different sizes."""
     shapes = [(40, 60), (50, 30), (41, 60), (128, 128), (200, 90)]
     return [np.roll(bgr_picture(*shape), 7 * i, axis=1) for i, shape in enumerate(shapes)]
@@ -45,41 +45,41 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_results_equal_those_of_single_images(predictor: Predictor, pictures: list[np.ndarray], size: int) -> None:
+def test_results_equal_those_of_single_images(predictor: Predictor, images: list[np.ndarray], size: int) -> None:
     batches = predictor.args.model.batches
-    single = predictor(pictures, bboxes=BOXES)
+    single = predictor(images, bboxes=BOXES)
     assert batches == [1] * 5
     batches.clear()
-    together = predictor(pictures, bboxes=BOXES, batch=size)
+    together = predictor(images, bboxes=BOXES, batch=size)
     assert batches == [size] * (5 // size) + [5 % size] * (5 % size > 0)
     assert all(map(same, together, single)) and len(together) == 5
     assert all(result.speed["preprocess"] > 0 and result.speed["inference"] > 0 for result in together)
 
 
-def test_sam_encodes_in_batches_without_prompts(pictures: list[np.ndarray]) -> None:
+def test_sam_encodes_in_batches_without_prompts(images: list[np.ndarray]) -> None:
     sam = SAM(small_model())
-    single = sam(pictures, **QUIET, **FEW)
+    single = sam(images, **QUIET, **FEW)
     sam.model.batches.clear()
-    together = sam(pictures, **QUIET, **FEW, batch=8)
+    together = sam(images, **QUIET, **FEW, batch=8)
     assert sam.model.batches == [5] and all(map(same, together, single))
     sam.model.batches.clear()
-    crops = sam(pictures[:2], **QUIET, **FEW, batch=2, crop_n_layers=1)
+    crops = sam(images[:2], **QUIET, **FEW, batch=2, crop_n_layers=1)
     assert sam.model.batches == [2] + [1] * 8 and [len(result) > 0 for result in crops] == [True, True]
 
 
-def test_set_image_works_with_batch(predictor: Predictor, pictures: list[np.ndarray]) -> None:
-    predictor.set_image(pictures[0])
+def test_set_image_works_with_batch(predictor: Predictor, images: list[np.ndarray]) -> None:
+    predictor.set_image(images[0])
     (result,) = predictor(bboxes=BOXES, batch=2)
-    assert same(result, predictor(pictures[:1], bboxes=BOXES)[0])
+    assert same(result, predictor(images[:1], bboxes=BOXES)[0])
 
 
-def test_embeddings_equal_those_of_single_images(pictures: list[np.ndarray]) -> None:
+def test_embeddings_equal_those_of_single_images(images: list[np.ndarray]) -> None:
     model = small_model()
     model.set_image_size(128)
-    alone = [EncodedImage(image, "") for image in pictures]
-    for picture in alone:
-        picture.prepared(model)
-    together = [EncodedImage(image, "") for image in pictures]
+    alone = [EncodedImage(image, "") for image in images]
+    for encoded in alone:
+        encoded.prepared(model)
+    together = [EncodedImage(image, "") for image in images]
     together[1].features = torch.zeros(1, 128, 8, 8)  # already set, so not computed
     model.batches.clear()
     encode_batch(model, together, None)
@@ -91,13 +91,13 @@ def test_embeddings_equal_those_of_single_images(pictures: list[np.ndarray]) -> 
     assert not together[1].features.any()
 
 
-def test_at_most_one_batch_is_read_ahead(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_at_most_one_batch_is_read_ahead(predictor: Predictor, images: list[np.ndarray]) -> None:
     taken: list[int] = []
 
     def source() -> Iterator[np.ndarray]:
         for i in range(7):
             taken.append(i)
-            yield pictures[i % 5]
+            yield images[i % 5]
 
     for i, result in enumerate(predictor(source(), stream=True, bboxes=BOXES, batch=3)):
         assert result.path == f"image{i}.jpg"
@@ -107,11 +107,11 @@ def test_at_most_one_batch_is_read_ahead(predictor: Predictor, pictures: list[np
 
 
 def test_unreadable_images_are_left_out_of_batches(
-    predictor: Predictor, pictures: list[np.ndarray], tmp_path: Path
+    predictor: Predictor, images: list[np.ndarray], tmp_path: Path
 ) -> None:
     import cv2
 
-    for i, image in enumerate(pictures):
+    for i, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{i}.png"), image)
     (tmp_path / "0a.png").write_bytes(b"broken")
     found = predictor(tmp_path, bboxes=BOXES, batch=2)
@@ -119,10 +119,10 @@ def test_unreadable_images_are_left_out_of_batches(
     assert predictor.args.model.batches == [2, 2, 1]
 
 
-def test_source_error_follows_results_of_earlier_images(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_source_error_follows_results_of_earlier_images(predictor: Predictor, images: list[np.ndarray]) -> None:
     def source() -> Iterator[Any]:
-        yield pictures[0]
-        yield pictures[1]
+        yield images[0]
+        yield images[1]
         yield 3.5
 
     results = predictor(source(), stream=True, bboxes=BOXES, batch=8)
@@ -131,24 +131,24 @@ def test_source_error_follows_results_of_earlier_images(predictor: Predictor, pi
         next(results)
 
 
-def test_empty_prompts_encode_nothing(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_empty_prompts_encode_nothing(predictor: Predictor, images: list[np.ndarray]) -> None:
     for nothing in ({"bboxes": []}, {"texts": []}):
-        found = predictor(pictures, **nothing, batch=4)
+        found = predictor(images, **nothing, batch=4)
         assert [result.masks for result in found] == [None] * 5 and predictor.args.model.batches == []
 
 
-def test_callbacks_run_for_each_image(predictor: Predictor, pictures: list[np.ndarray]) -> None:
+def test_callbacks_run_for_each_image(predictor: Predictor, images: list[np.ndarray]) -> None:
     seen: list[Any] = []
     predictor.add_callback("on_predict_batch_start", lambda running: seen.append(running.batch[0]))
     predictor.add_callback(
         "on_predict_postprocess_end", lambda running: seen.append([result.path for result in running.results])
     )
-    predictor(pictures[:3], bboxes=BOXES, batch=3)
+    predictor(images[:3], bboxes=BOXES, batch=3)
     assert seen == [[f"image{i}.jpg"] for i in (0, 0, 1, 1, 2, 2)]
 
 
 def test_live_streams_are_not_batched(
-    predictor: Predictor, pictures: list[np.ndarray], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, images: list[np.ndarray], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fastsam_core import prediction_loop as module
 
@@ -158,7 +158,7 @@ def test_live_streams_are_not_batched(
         nonlocal given
         for i in range(3):
             given += 1
-            yield Item(pictures[0], "camera", frame=i, kind="stream")
+            yield Item(images[0], "camera", frame=i, kind="stream")
 
     monkeypatch.setattr(module, "load_sources", lambda *_, **__: Source("stream", frames))
     for count, _ in enumerate(predictor(0, stream=True, bboxes=BOXES, batch=4), start=1):
@@ -167,8 +167,8 @@ def test_live_streams_are_not_batched(
     assert Config().batch == 1
 
 
-def test_generator_may_reuse_its_array(predictor: Predictor, pictures: list[np.ndarray]) -> None:
-    first = pictures[0]
+def test_generator_may_reuse_its_array(predictor: Predictor, images: list[np.ndarray]) -> None:
+    first = images[0]
     buffer = np.empty_like(first)
 
     def camera() -> Any:

@@ -184,7 +184,7 @@ def test_predictions_in_bfloat16(fast: None) -> None:
     ours = predictor(bboxes=BOXES, dtype="bfloat16")[0]
     assert predictor.features.dtype == F32 and not torch.equal(predictor.features, features)
     assert torch.equal(predictor.features, predictor.features.bfloat16().float()), "the encoder's, in bfloat16"
-    prepared = predictor.picture.prepared(predictor.model, BF16)
+    prepared = predictor.current_image.prepared(predictor.model, BF16)
     assert (prepared.dtype, prepared.matrices) == (F32, BF16), "the decoder's operations are in float32"
     assert (dense(ours) == dense(wanted)).mean() > 0.97
     assert len(predictor(**FEW, dtype="bfloat16")[0]) > 0

@@ -14,7 +14,7 @@ from fastsam_core.models.mask_scoring import MaskScoring
 def test_default_options() -> None:
     config = Config()
     assert (config.iou, config.imgsz, config.device, config.save) == (0.7, None, None, True)
-    assert config.conf_of(registry.build("mobile_sam")) == 0.25
+    assert config.conf_for(registry.build("mobile_sam")) == 0.25
     assert config.generate_options(registry.build("mobile_sam"), (480, 640)) == {
         "points_stride": 32,
         "points_batch_size": 64,
@@ -44,7 +44,7 @@ def test_thresholds_default_to_those_of_the_model() -> None:
     assert Config().generate_options(nano)["min_mask_region_area"] is None
     for area in (0, 9):
         assert Config().updated({"min_mask_region_area": area}).generate_options(nano)["min_mask_region_area"] == area
-    assert Config().conf_of(nano) == 0.05 and Config().updated({"conf": 0.0}).conf_of(nano) == 0.0
+    assert Config().conf_for(nano) == 0.05 and Config().updated({"conf": 0.0}).conf_for(nano) == 0.0
     given = Config().updated({"conf_thres": 0.3}).generate_options(nano)
     assert (given["conf_thres"], given["stability_score_thresh"]) == (0.3, 0.2)
 

@@ -193,7 +193,7 @@ def test_predictor_uses_bfloat16_only_where_asked(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(predictor.features, features), "this encoder stays float32"
     assert predictor.model.counts["encoded"] == 1
     assert (dense(ours) == dense(wanted)).mean() > 0.97
-    model, picture = predictor.model, predictor.picture
+    model, picture = predictor.model, predictor.current_image
     prepared = picture.prepared(model, BF16)
     assert prepared.matrices == BF16 and picture.prepared(model, BF16) is prepared
     assert picture.prepared(model).matrices == F32

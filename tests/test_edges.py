@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastsam_core import SAM, Predictor
-from fastsam_core.edges import edge_map, strongest, thinned
+from fastsam_core.edges import edge_map, max_gradient, thin_edges
 from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.postprocess import MaskResizer
 from small_model import QUIET, bgr_picture
@@ -27,8 +27,8 @@ def logits_of(*masks: np.ndarray, contrast: float = 20.0) -> torch.Tensor:
 
 def edges_of(logits: torch.Tensor, thin: bool = False, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
     made = resizer(*size)
-    strength, across, down = strongest(logits, made.measure(logits).boxes, made)
-    return thinned(strength, across, down) if thin else strength
+    strength, across, down = max_gradient(logits, made.measure(logits).boxes, made)
+    return thin_edges(strength, across, down) if thin else strength
 
 
 def square(first: int, last: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_window_equals_that_part_of_the_whole_mask(size: tuple[int, int]) -> Non
             (3, 5, 17, 30),
             (original[1] - 1, 0, original[1], 1),
         ):
-            part = made.window(low_res, left, top, right, bottom)
+            part = made.window_logits(low_res, left, top, right, bottom)
             torch.testing.assert_close(part, whole[top:bottom, left:right], rtol=0, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_strengths_equal_filters_over_the_whole_image() -> None:
                 around = inside[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
                 if around.any() and not around.all():
                     expected[y, x] = max(expected[y, x], size[y, x])
-    strength, _, _ = strongest(logits, made.measure(logits).boxes, made)
+    strength, _, _ = max_gradient(logits, made.measure(logits).boxes, made)
     np.testing.assert_allclose(strength, expected, atol=2e-5)
 
 
@@ -119,23 +119,23 @@ def test_thinning_keeps_one_of_two_equal_neighbours() -> None:
     strength[:, 4:6] = 0.5
     still, right = np.zeros((9, 9), np.float32), np.ones((9, 9), np.float32)
     for across, column in ((right, 4), (-right, 5)):
-        kept = thinned(strength, across, still)
+        kept = thin_edges(strength, across, still)
         assert (kept[:, column] == 0.5).all() and kept.sum() == 4.5
-    assert not thinned(still, still, still).any()
+    assert not thin_edges(still, still, still).any()
 
 
 def test_edges_of_an_image_by_predictor_and_sam(model: Any) -> None:
-    picture = bgr_picture(48, 80)
+    image = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
-    thin = predictor.edges(picture, points_stride=4)
+    thin = predictor.edges(image, points_stride=4)
     assert thin.shape == (48, 80) and thin.dtype == np.float32 and thin.min() == 0 and thin.max() <= 1
-    thick = predictor.edges(picture, points_stride=4, thin=False, points_batch_size=5)
+    thick = predictor.edges(image, points_stride=4, thin=False, points_batch_size=5)
     assert thick.max() == 1 and (thin > 0).sum() < (thick > 0).sum() / 1.5
     np.testing.assert_allclose(thin[thin > 0], thick[thin > 0], atol=1e-3)
     sam = SAM(model)
-    np.testing.assert_array_equal(sam.edges(picture, points_stride=4, imgsz=128), thin)
+    np.testing.assert_array_equal(sam.edges(image, points_stride=4, imgsz=128), thin)
     model.counts["encoded"] = 0
-    predictor.set_image(picture)
+    predictor.set_image(image)
     np.testing.assert_array_equal(predictor.edges(points_stride=4), thin)
     assert model.counts["encoded"] == 1
 
@@ -165,11 +165,11 @@ def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypat
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
     made = MaskResizer((128, 128), (128, 128), 128)
-    picture = EncodedImage(bgr_picture(128, 128), "a")
-    faint, across, down = strongest((clear / 40)[None], made.measure((clear / 40)[None]).boxes, made)
-    found = edge_map(model, picture, points_stride=2)
-    np.testing.assert_allclose(found, thinned(faint / faint.max(), across, down), atol=1e-6)
-    both = edge_map(model, picture, points_stride=2, nms_thresh=1)
+    encoded = EncodedImage(bgr_picture(128, 128), "a")
+    faint, across, down = max_gradient((clear / 40)[None], made.measure((clear / 40)[None]).boxes, made)
+    found = edge_map(model, encoded, points_stride=2)
+    np.testing.assert_allclose(found, thin_edges(faint / faint.max(), across, down), atol=1e-6)
+    both = edge_map(model, encoded, points_stride=2, nms_thresh=1)
     assert not np.allclose(found, both)
 
 

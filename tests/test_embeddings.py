@@ -142,7 +142,7 @@ def test_missing_and_damaged_files_are_refused(saved: Path, model: SamModel, tmp
         bad.write_bytes(content)
         with pytest.raises(ValueError, match="damaged"):
             other.load_features(bad)
-    assert other.picture is None
+    assert other.current_image is None
 
 
 def test_saving_needs_an_image(model: SamModel, tmp_path: Path) -> None:

@@ -335,7 +335,7 @@ def test_each_image_is_encoded_once(scenes: Path) -> None:
     model = small_model()
     # Only large objects: this model's masks are noise, so each object is clicked twenty times.
     options: dict[str, Any] = {"imgsz": 128, "points_stride": 2, "min_area": 0.05, "measures": MEASURES}
-    evaluate(SAM(model)._ready_predictor(), scenes / "png", **options, verbose=False)
+    evaluate(SAM(model)._prepare_predictor(), scenes / "png", **options, verbose=False)
     assert model.counts == {"encoded": 2}  # type: ignore[comparison-overlap]
 
 
@@ -508,6 +508,6 @@ def test_wrong_options_and_outputs_are_refused_before_predicting(
     with pytest.raises(ValueError, match=r"output=.*file' is not a folder"):
         sam.val(scenes / "png", output=tmp_path / "file")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr(Predictor, "_ready", None)
+    monkeypatch.setattr(Predictor, "_ready_model", None)
     with pytest.raises(PermissionError):
         sam.val(scenes / "png", output=tmp_path / "new")

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from disc_model import LOOSE, Discs
 from fastsam_core import ops
 from fastsam_core.everything import count_batches, generate, generate_masks
-from fastsam_core.postprocess import measured_together
+from fastsam_core.postprocess import measure_batch_size
 from siblings import each_sibling_of, implementation
 from tensor_sizes import LargestTensor
 
@@ -80,7 +80,7 @@ def test_logits_are_requested_in_chunks_only_for_masks_that_pass_the_iou_filter(
         for mask in ((0, 1, 2) if point == 1 else (2,))
     ]
     assert decode.asked == expected
-    assert max(sizes) <= measured_together()
+    assert max(sizes) <= measure_batch_size()
 
 
 def test_records_are_plain_and_agree_with_their_masks():
@@ -203,7 +203,7 @@ def test_crop_nms_threshold_of_one_keeps_the_masks_of_all_crops():
 
 @pytest.mark.parametrize("together", [1 << 20, 20, 1])
 def test_small_regions_are_cleaned_and_changed_masks_come_last(together, monkeypatch):
-    monkeypatch.setattr(generate, "_CLEANED_AT_ONCE", together)  # run counts: all masks, some, or one at a time
+    monkeypatch.setattr(generate, "_COUNTS_PER_CLEANUP", together)  # run counts: all masks, some, or one at a time
     low_res = torch.full((3, 16, 16), -20.0)
     low_res[0, 2:7, 2:7] = 20
     low_res[0, 4, 4] = -20  # a hole

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastsam_core._files import atomic_path, check_folder, for_opencv, home, save_tensors, write_text
+from fastsam_core._files import atomic_path, cache_folder, check_writable, opencv_path, save_tensors, write_text
 
 
 def test_written_file_replaces_the_old_one_without_leftovers(tmp_path: Path) -> None:
@@ -51,18 +51,18 @@ def test_files_have_the_default_permissions(tmp_path: Path) -> None:
 
 def test_opencv_gets_bytes_only_for_paths_that_are_not_utf8() -> None:
     # OpenCV 4.8 doesn't accept bytes.
-    assert for_opencv(Path("photos/ä 1.png")) == str(Path("photos/ä 1.png"))
+    assert opencv_path(Path("photos/ä 1.png")) == str(Path("photos/ä 1.png"))
     if os.name == "posix":
-        assert for_opencv(os.fsdecode(b"photos/\xe4.png")) == b"photos/\xe4.png"
+        assert opencv_path(os.fsdecode(b"photos/\xe4.png")) == b"photos/\xe4.png"
 
 
 def test_home_is_set_by_fastsam_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path))
-    assert home() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.setenv("FASTSAM_HOME", "~no_such_user/models")
-    assert home() == Path("~no_such_user/models")
+    assert cache_folder() == Path("~no_such_user/models")
     monkeypatch.delenv("FASTSAM_HOME")
-    assert home().name == "fastsam_core"
+    assert cache_folder().name == "fastsam_core"
 
 
 def test_tensors_that_share_memory_are_saved_separately(tmp_path: Path) -> None:
@@ -77,17 +77,17 @@ def test_check_folder_finds_unwritable_folders_and_creates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    check_folder("")
-    check_folder("new/deeper")
+    check_writable("")
+    check_writable("new/deeper")
     (tmp_path / "file").touch()
     for folder in ("file", "file/deeper"):
         with pytest.raises(NotADirectoryError) as in_the_way:
-            check_folder(folder)
+            check_writable(folder)
         assert in_the_way.value.filename == str(tmp_path / "file")
     (tmp_path / "file").unlink()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # the superuser may write anywhere
     for folder in ("", "new/deeper"):
         with pytest.raises(PermissionError) as caught:
-            check_folder(folder)
+            check_writable(folder)
         assert caught.value.filename == str(tmp_path)
     assert not any(tmp_path.iterdir())

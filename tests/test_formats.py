@@ -38,7 +38,7 @@ def test_coco_annotation_fields() -> None:
 
 
 def test_coco_datasets_are_read_by_pycocotools() -> None:
-    other = Results(scene.picture(), "dog.png", {}, torch.zeros(0, 6))
+    other = Results(scene.image(), "dog.png", {}, torch.zeros(0, 6))
     dataset = coco.dataset([scene.results(), other, scene.results(path="b.jpg")], first_image_id=3)
     assert [(image["id"], image["file_name"]) for image in dataset["images"]] == [
         (3, "cat.jpg"),
@@ -81,7 +81,7 @@ def test_coco_polygons_equal_the_masks() -> None:
 
 
 def test_coco_annotations_of_boxes_have_no_segmentation() -> None:
-    result = Results(scene.picture(), "a", {}, torch.tensor([[1.0, 2, 4, 8, 0.5, 0]]))
+    result = Results(scene.image(), "a", {}, torch.tensor([[1.0, 2, 4, 8, 0.5, 0]]))
     (annotation,) = result.to_coco()
     assert annotation["bbox"] == [1, 2, 3, 6] and annotation["area"] == 18 and "segmentation" not in annotation
 
@@ -158,7 +158,7 @@ def test_supervision_masks_are_compact_where_supported(
 
 def test_real_supervision_returns_the_same_masks() -> None:
     pytest.importorskip("supervision")
-    for result in (scene.results(), scene.results()[[]], Results(scene.picture(), "a", {}, torch.zeros(0, 6))):
+    for result in (scene.results(), scene.results()[[]], Results(scene.image(), "a", {}, torch.zeros(0, 6))):
         detections = result.to_supervision()
         assert len(detections) == len(result)
         if result.masks is not None:
@@ -188,6 +188,6 @@ def test_records_with_missing_fields_are_refused() -> None:
     for key in ("segmentation", "bbox", "predicted_iou"):
         lacking = [records[0], {name: value for name, value in records[1].items() if name != key}]
         with pytest.raises(ValueError, match=f"record 1 has no {key}"):
-            Results.from_dicts(scene.picture(), "a.png", lacking)
+            Results.from_dicts(scene.image(), "a.png", lacking)
     with pytest.raises(TypeError, match="record 0 must be one of SAM's dicts, not str"):
-        Results.from_dicts(scene.picture(), "a.png", "abc")
+        Results.from_dicts(scene.image(), "a.png", "abc")

@@ -80,14 +80,14 @@ def test_measuring_does_not_synchronise() -> None:
     logits, one = blobs(64).cuda(), resizer()
     one.measure(logits)
     with waits() as found:
-        started = one.start(logits)
-    assert not found and isinstance(started, measuring.MasksOnGpu)
-    kept = np.flatnonzero(started.numbers().stability > 0.9)
+        started = one.measure_async(logits)
+    assert not found and isinstance(started, measuring.GpuMaskResults)
+    kept = np.flatnonzero(started.measurements().stability > 0.9)
     with waits() as found:
-        started.ask(kept)
+        started.request_runs(kept)
     assert not found
-    host = one.start(logits.cpu())
-    host.ask(kept)
+    host = one.measure_async(logits.cpu())
+    host.request_runs(kept)
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
 
 
@@ -144,8 +144,8 @@ def test_segment_everything_equals_the_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     settings = {**LOOSE, "points_stride": 8, "points_batch_size": 16, "crop_n_layers": 1}
     expected = generate_masks(Discs(), (240, 320), **settings)
     for masks_at_once, counts_at_once in ((1024, 60_000_000), (7, 60_000_000), (64, 1000)):
-        monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", masks_at_once)
-        monkeypatch.setattr(measuring, "_MOST_COUNTS", counts_at_once)
+        monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", masks_at_once)
+        monkeypatch.setattr(measuring, "_MAX_COUNTS_PER_REQUEST", counts_at_once)
         assert generate_masks(There(), (240, 320), **settings) == expected
 
 

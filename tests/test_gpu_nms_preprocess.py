@@ -155,7 +155,7 @@ def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | 
     model, image = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
-        prompts = Prompts.read(**given)
+        prompts = Prompts.parse(**given)
         assert prompts is not None
         for _ in range(2):  # the first call encodes the image and fills caches
             with waits() as syncs:

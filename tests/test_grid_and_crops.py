@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam_core.everything.crops import crop_boxes, near_crop_edge
+from fastsam_core.everything.crops import crop_boxes, is_near_crop_edge
 from fastsam_core.everything.grid import checked_grids, layer_grids, point_grid
 
 
@@ -87,7 +87,7 @@ def test_crops_of_each_layer_lie_in_the_image_and_cover_it(height, width, layers
 
 
 def near_edge(box, crop_box, image_size):
-    return near_crop_edge(np.array([box, box]), crop_box, image_size).tolist()
+    return is_near_crop_edge(np.array([box, box]), crop_box, image_size).tolist()
 
 
 @pytest.mark.parametrize(

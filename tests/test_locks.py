@@ -16,16 +16,16 @@ def path(tmp_path: Path) -> Path:
 
 def test_one_holder_at_a_time(path: Path) -> None:
     first, second = _locks.open_file(path, os.O_CREAT), _locks.open_file(path)
-    assert _locks.lock(first, path) and not _locks.lock(second, path)
+    assert _locks.try_lock(first, path) and not _locks.try_lock(second, path)
     os.close(first)
-    assert _locks.lock(second, path)
+    assert _locks.try_lock(second, path)
     os.close(second)
 
 
 def test_locked_file_can_be_appended_to_and_read(path: Path) -> None:
     file = _locks.open_file(path, os.O_CREAT)
     os.write(file, b"one\n")
-    assert _locks.lock(file, path)
+    assert _locks.try_lock(file, path)
     os.write(file, b"two\n")
     assert path.read_bytes() == b"one\ntwo\n"
     os.close(file)
@@ -33,8 +33,8 @@ def test_locked_file_can_be_appended_to_and_read(path: Path) -> None:
 
 def test_remove_deletes_and_closes_the_file(path: Path) -> None:
     file = _locks.open_file(path, os.O_CREAT)
-    assert _locks.lock(file, path) and _locks.is_still(file, path)
-    _locks.remove(file, path)
+    assert _locks.try_lock(file, path) and _locks.is_same_file(file, path)
+    _locks.close_and_remove(file, path)
     assert not path.exists()
     with pytest.raises(OSError):
         os.fstat(file)
@@ -44,9 +44,9 @@ def test_remove_deletes_and_closes_the_file(path: Path) -> None:
 def test_is_still_detects_removed_or_replaced_files(path: Path) -> None:
     file = _locks.open_file(path, os.O_CREAT)
     path.unlink()
-    assert not _locks.is_still(file, path)
+    assert not _locks.is_same_file(file, path)
     path.touch()
-    assert not _locks.is_still(file, path)
+    assert not _locks.is_same_file(file, path)
     os.close(file)
 
 
@@ -60,7 +60,7 @@ def test_missing_lock_support_is_logged_once(
 
     monkeypatch.setattr(fcntl, "flock", unable)
     file = _locks.open_file(path, os.O_CREAT)
-    assert [_locks.lock(file, path) for _ in range(2)] == [True, True]
+    assert [_locks.try_lock(file, path) for _ in range(2)] == [True, True]
     assert [record.message.split(";")[0] for record in caplog.records] == [
         f"files can't be locked ([Errno {errno.ENOSYS}] no such function)"
     ]

@@ -87,7 +87,7 @@ def test_logits_above_zero_are_inside(dtype: torch.dtype) -> None:
 
 def test_many_runs_are_stored_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of_runs()._runs is not None
-    monkeypatch.setattr("fastsam_core.masks._KEPT_RUNS", 10)
+    monkeypatch.setattr("fastsam_core.masks._MAX_UNCOMPRESSED_COUNTS", 10)
     masks = of_runs()
     assert masks._runs is None and masks.rle == from_masks(scene.masks())
 

@@ -119,17 +119,17 @@ def test_host_memory_is_not_read_before_copies_arrive() -> None:
 def test_host_memory_is_kept_until_copies_arrive() -> None:
     late, resizer = LateCopies(), MaskResizer((64, 60), (77, 72), 64)
     with _native_cuda.use_module(late):
-        started = resizer.start(torch.ones(6, 16, 16))
+        started = resizer.measure_async(torch.ones(6, 16, 16))
         assert late.under_way
         del started
         assert not late.under_way
-        started = resizer.start(torch.ones(6, 16, 16))
-        started.ask(np.arange(3))
+        started = resizer.measure_async(torch.ones(6, 16, 16))
+        started.request_runs(np.arange(3))
         assert late.under_way
         del started
         assert not late.under_way
-        started = resizer.start(torch.ones(6, 16, 16))
-        started.ask(np.arange(3))
+        started = resizer.measure_async(torch.ones(6, 16, 16))
+        started.request_runs(np.arange(3))
         assert started.runs()[0].tolist() == [0, 77 * 72] * 3 and not late.under_way
 
 
@@ -137,14 +137,14 @@ def test_many_runs_are_fetched_in_parts(kernels: None, monkeypatch: pytest.Monke
     settings = {**LOOSE, "box_nms_thresh": 1.0}
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), (90, 120), **settings)
-    taken, host_memory = [], measuring._host_memory
+    taken, host_memory = [], measuring._allocate_host
     monkeypatch.setattr(
-        measuring, "_host_memory", lambda count, device: taken.append(count) or host_memory(count, device)
+        measuring, "_allocate_host", lambda count, device: taken.append(count) or host_memory(count, device)
     )
     assert generate_masks(Discs(), (90, 120), **settings) == expected and len(taken) == 2
     for most in (100, 1):
         taken.clear()
-        monkeypatch.setattr(measuring, "_MOST_COUNTS", most)
+        monkeypatch.setattr(measuring, "_MAX_COUNTS_PER_REQUEST", most)
         assert generate_masks(Discs(), (90, 120), **settings) == expected
         numbers, *runs = taken
         # A mask has up to 60 counts, two of which share an element, and two elements of its own.
@@ -153,15 +153,15 @@ def test_many_runs_are_fetched_in_parts(kernels: None, monkeypatch: pytest.Monke
 
 def test_number_of_masks_at_once_depends_on_memory(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.ones(2, 3)
-    assert [generate._masks_at_once(size, scores) for size in ((90, 120), (20_000, 30_000))] == [1024, 1024]
+    assert [generate._logits_batch_size(size, scores) for size in ((90, 120), (20_000, 30_000))] == [1024, 1024]
     monkeypatch.setattr(generate, "has_ample_memory", lambda device: False)
-    assert generate._masks_at_once((1200, 1800), scores) == 512
+    assert generate._logits_batch_size((1200, 1800), scores) == 512
 
 
 def test_logits_of_one_batch_are_requested_in_chunks(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with _native_cuda.use_module(None):
         expected = generate_masks(Discs(), (90, 120), **LOOSE)
-    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
+    monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", 5)
     decode = ReusedDiscs()
     assert generate_masks(decode, (90, 120), **LOOSE) == expected
     assert len(decode.batches) == 1 and len(decode.asked) == 48
@@ -169,9 +169,13 @@ def test_logits_of_one_batch_are_requested_in_chunks(kernels: None, monkeypatch:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the steps in order: "start" measures masks, "numbers" waits for the results, "runs" reads their runs."""
+    """Names of the steps in order: "measure_async" starts, "measurements" waits for results, "runs" reads the runs."""
     found: list[str] = []
-    for kind, name in ((MaskResizer, "start"), (measuring.MasksOnGpu, "numbers"), (measuring.MasksOnGpu, "runs")):
+    for kind, name in (
+        (MaskResizer, "measure_async"),
+        (measuring.GpuMaskResults, "measurements"),
+        (measuring.GpuMaskResults, "runs"),
+    ):
         monkeypatch.setattr(kind, name, _recording(found, name, getattr(kind, name)))
     return found
 
@@ -183,12 +187,29 @@ def _recording(found: list[str], name: str, function: Any) -> Any:
 def test_next_masks_are_started_before_waiting_for_the_last(
     kernels: None, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 16)
+    monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", 16)
     assert len(generate_masks(Discs(), (90, 120), **{**LOOSE, "box_nms_thresh": 1.0})) == 48
-    assert steps == ["start", "start", "numbers", "start", "numbers", "runs", "numbers", "runs", "runs"]
+    assert steps == [
+        "measure_async",
+        "measure_async",
+        "measurements",
+        "measure_async",
+        "measurements",
+        "runs",
+        "measurements",
+        "runs",
+        "runs",
+    ]
     steps.clear()
     generate_masks(Discs(), (90, 120), **{**LOOSE, "stability_score_thresh": 2.0})
-    assert steps == ["start", "start", "numbers", "start", "numbers", "numbers"]  # nothing to fetch
+    assert steps == [
+        "measure_async",
+        "measure_async",
+        "measurements",
+        "measure_async",
+        "measurements",
+        "measurements",
+    ]  # nothing to fetch
 
 
 def test_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None, steps: list[str]) -> None:
@@ -199,12 +220,23 @@ def test_next_batch_is_decoded_before_the_last_one_is_filtered(kernels: None, st
             return predicted_iou, lambda p, m: steps.append("logits") or logits(p, m)
 
     generate_masks(Noted(), (64, 64), **{**LOOSE, "points_batch_size": 8})
-    expected = ["decode", "logits", "start", "decode", "logits", "start", "numbers", "numbers", "runs", "runs"]
+    expected = [
+        "decode",
+        "logits",
+        "measure_async",
+        "decode",
+        "logits",
+        "measure_async",
+        "measurements",
+        "measurements",
+        "runs",
+        "runs",
+    ]
     assert steps == expected
 
 
 def test_at_most_two_chunks_of_logits_are_alive(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "_GPU_LOGITS_CHUNK", 5)
+    monkeypatch.setattr(generate, "_GPU_BATCH_SIZE", 5)
     given: list[weakref.ref[torch.Tensor]] = []
 
     class Watched(Discs):
@@ -262,26 +294,26 @@ def test_runs_of_chosen_masks_in_any_order(kernels: None) -> None:
     resizer = MaskResizer((64, 60), (77, 72), 64)
     masks = torch.randn(6, 16, 16, generator=torch.Generator().manual_seed(0))
     with _native_cuda.use_module(None):
-        host = resizer.start(masks)
-    started = resizer.start(masks)
-    assert started.on_gpu and not host.on_gpu
+        host = resizer.measure_async(masks)
+    started = resizer.measure_async(masks)
+    assert started.is_cuda and not host.is_cuda
     kept = np.array([4, 0, 4, 5])
     for masks_there in (host, started):
-        assert masks_there.numbers().areas.tolist() == host.numbers().areas.tolist()
-        masks_there.ask(kept)
+        assert masks_there.measurements().areas.tolist() == host.measurements().areas.tolist()
+        masks_there.request_runs(kept)
     assert [runs.tolist() for runs in started.runs()] == [runs.tolist() for runs in host.runs()]
-    assert not any(np.shares_memory(a, b) for a, b in zip(started.joined(), started.runs(), strict=True))
-    assert not any(np.shares_memory(started.numbers().areas, given) for given in started._numbers)
-    empty = resizer.start(masks)
-    empty.ask(np.arange(0))
+    assert not any(np.shares_memory(a, b) for a, b in zip(started.runs_as_tensors(), started.runs(), strict=True))
+    assert not any(np.shares_memory(started.measurements().areas, given) for given in started._raw_measurements)
+    empty = resizer.measure_async(masks)
+    empty.request_runs(np.arange(0))
     assert [runs.tolist() for runs in empty.runs()] == [[], [0]]
 
 
 def test_images_of_more_than_2_to_the_32_pixels(kernels: None) -> None:
     resizer = MaskResizer((64, 64), (20, 30), 64)
     masks = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1))
-    place = {"picture_hw": (2**17, 2**17), "corner": (2**16, 2**16)}
+    crop = {"image_hw": (2**17, 2**17), "corner": (2**16, 2**16)}
     with _native_cuda.use_module(None):
-        expected = resizer.measure(masks, **place)
-    found = resizer.measure(masks, **place)
+        expected = resizer.measure(masks, **crop)
+    found = resizer.measure(masks, **crop)
     assert torch.equal(found.counts, expected.counts) and int(found.counts.max()) > 2**32

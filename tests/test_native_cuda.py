@@ -199,7 +199,7 @@ def test_gpu_without_compiled_code_falls_back_to_pytorch(no_code, monkeypatch):
     for takes in (_native_cuda.has_kernels_for, can_bypass_dispatcher, native.can_use_cuda_kernels):
         assert [takes(tensor) for tensor in tensors] == [False, True], takes
     devices = [torch.device(name) for name in ("cuda", "cuda:0", "cuda:1", "cpu")]
-    assert [preprocess._takes_frames(device) for device in devices] == [False, False, True, True]
+    assert [preprocess._can_resize_on(device) for device in devices] == [False, False, True, True]
     assert f"CUDA kernels  {no_code}" in doctor.report()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "CUDA kernels  in use" in doctor.report()

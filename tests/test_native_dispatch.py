@@ -25,7 +25,7 @@ from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops import _threads
 from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import native_threads, parallel_for, thread_count
-from fastsam_core.postprocess import measured_together
+from fastsam_core.postprocess import measure_batch_size
 from fastsam_core.preprocess import preprocess
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason="the compiled module is not in use")
@@ -218,7 +218,7 @@ def test_batch_sizes_grow_with_the_thread_count(model: SamModel) -> None:
     at_once = []
     for threads in (1, 2, 3, 8, 64):
         torch.set_num_threads(threads)
-        at_once.append((model.points_per_batch(), model.points_per_batch(torch.bfloat16), measured_together()))
+        at_once.append((model.points_per_batch(), model.points_per_batch(torch.bfloat16), measure_batch_size()))
     assert at_once == [(64, 64, 16), (64, 64, 16), (96, 96, 24), (128, 128, 64), (128, 128, 64)]
     torch.set_num_threads(8)
     with torch.device("meta"):

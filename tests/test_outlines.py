@@ -20,7 +20,7 @@ CORNERS = np.eye(3, dtype=bool)
 
 
 def traced(mask: np.ndarray) -> list[outlines.Outline]:
-    return outlines.trace(outlines.runs_of(encoded(mask)))
+    return outlines.trace(outlines.runs_from_rle(encoded(mask)))
 
 
 def contours(parts: list[outlines.Outline]) -> list[np.ndarray]:
@@ -104,7 +104,7 @@ def test_runs_of_length_zero_are_dropped(counts: list[int]) -> None:
     if not pixels:
         return
     code = rle.frPyObjects({"size": [height, pixels // height], "counts": counts}, 0, 0)
-    runs = outlines.runs_of(code)
+    runs = outlines.runs_from_rle(code)
     assert (runs.bottoms > runs.tops).all() and runs.area() == sum(counts[1::2])
     order = runs.columns * height + runs.tops
     assert (np.diff(order) > 0).all()
@@ -114,7 +114,7 @@ def test_runs_of_length_zero_are_dropped(counts: list[int]) -> None:
 def test_tracing_a_huge_square_needs_no_dense_mask() -> None:
     side = 200_000
     code = outlines_of_square(side, 1000, 151_000)
-    (part,) = outlines.trace(outlines.runs_of(code))
+    (part,) = outlines.trace(outlines.runs_from_rle(code))
     assert sorted(part.exterior.tolist()) == [[1000, 1000], [1000, 151_000], [151_000, 1000], [151_000, 151_000]]
 
 
@@ -141,7 +141,7 @@ def test_simplify_keeps_all_points_within_tolerance(mask: np.ndarray, tolerance:
 
 def test_malformed_rle_raises_value_error() -> None:
     with pytest.raises(ValueError, match="malformed RLE"):
-        outlines.runs_of({"size": [2, 2], "counts": "1"})
+        outlines.runs_from_rle({"size": [2, 2], "counts": "1"})
 
 
 @settings(max_examples=50, deadline=None)

@@ -27,9 +27,9 @@ def squares(*corners: tuple[int, int, int], ground: int = 100, **kwargs: Any) ->
     for mask, (x, y, side) in zip(masks, corners, strict=True):
         mask[y : y + side, x : x + side] = True
     rows = [[x, y, x + side - 1, y + side - 1, 0.9, i] for i, (x, y, side) in enumerate(corners)]
-    picture = np.full((SIDE, SIDE, 3), ground, np.uint8)
+    image = np.full((SIDE, SIDE, 3), ground, np.uint8)
     names = kwargs.pop("names", {i: str(i) for i in range(len(corners))})
-    return Results(picture, "a.jpg", names, torch.tensor(rows, dtype=torch.float32), from_masks_of(masks), **kwargs)
+    return Results(image, "a.jpg", names, torch.tensor(rows, dtype=torch.float32), from_masks_of(masks), **kwargs)
 
 
 def from_masks_of(masks: np.ndarray) -> Masks:
@@ -37,7 +37,7 @@ def from_masks_of(masks: np.ndarray) -> Masks:
 
 
 def tinted(color: tuple[int, int, int], ground: int = 100) -> np.ndarray:
-    return np.round((1 - drawing.FILL) * ground + drawing.FILL * np.array(color))
+    return np.round((1 - drawing.FILL_OPACITY) * ground + drawing.FILL_OPACITY * np.array(color))
 
 
 def test_masks_are_tinted_and_other_pixels_unchanged() -> None:
@@ -118,7 +118,7 @@ def test_huge_line_width_and_font_size_and_array_text_color() -> None:
 def test_boxes_and_labels_are_omitted_beyond_crowd_size() -> None:
     few = [(10 + 18 * i, 50, 12) for i in range(5)]
     assert (squares(*few).plot() != squares(*few).plot(boxes=False)).any()
-    many = [(2 + 19 * (i % 10), 2 + 19 * (i // 10), 12) for i in range(drawing.CROWD + 1)]
+    many = [(2 + 19 * (i % 10), 2 + 19 * (i // 10), 12) for i in range(drawing.CROWD_SIZE + 1)]
     crowd = squares(*many)
     np.testing.assert_array_equal(crowd.plot(), crowd.plot(boxes=False))
     assert (crowd.plot(masks=False) != crowd.orig_img).any()
@@ -186,9 +186,9 @@ def test_single_pixels_are_drawn_and_holes_are_not() -> None:
 def test_200_touching_masks_differ_in_color_from_neighbours() -> None:
     label_map = (np.arange(160)[:, None] // 10 * 16 + np.arange(160)[None] // 10).astype(np.int32)
     count = 256
-    pairs = colors.neighbours(label_map)
+    pairs = colors.adjacent_pairs(label_map)
     assert (0, 1) in pairs and (0, 16) in pairs and (0, 40) not in pairs
-    chosen = colors.assign(list(range(count)), range(count), pairs)
+    chosen = colors.assign_colors(list(range(count)), range(count), pairs)
     for first, second in pairs:
         assert colors.DISTANCES[chosen[first], chosen[second]] >= 0.1
     masks = label_map == np.arange(200)[:, None, None]
@@ -202,7 +202,7 @@ def test_200_touching_masks_differ_in_color_from_neighbours() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.sets(st.tuples(st.integers(0, 29), st.integers(0, 29)).filter(lambda pair: pair[0] < pair[1]), max_size=60))
 def test_neighbours_never_share_a_color(pairs: set[tuple[int, int]]) -> None:
-    chosen = colors.assign(list(range(30)), range(29, -1, -1), pairs)
+    chosen = colors.assign_colors(list(range(30)), range(29, -1, -1), pairs)
     beside = {i: [pair for pair in pairs if i in pair] for i in range(30)}
     if max(map(len, beside.values())) < len(colors.PALETTE):
         assert all(chosen[first] != chosen[second] for first, second in pairs)
@@ -224,12 +224,12 @@ def test_palette_colors_are_distinct_and_text_on_dark_has_contrast() -> None:
 
 def test_labels_avoid_each_other_and_the_border() -> None:
     taken: list[text.Box] = []
-    assert text.place((10, 40), (50, 50, 100, 100), (200, 200), taken) == (50, 40, 90, 50)  # on top
-    assert text.place((10, 40), (50, 5, 100, 100), (200, 200), taken) == (50, 5, 90, 15)  # inside
-    assert text.place((10, 40), (50, 5, 60, 20), (200, 200), taken) == (50, 21, 90, 31)  # below
-    assert text.place((10, 40), (190, 50, 199, 60), (200, 200), taken) == (160, 40, 200, 50)  # shifted inwards
-    assert text.place((10, 40), (50, 50, 60, 60), (200, 200), [(0, 0, 200, 200)]) is None
-    assert text.place((10, 300), (50, 50, 60, 60), (200, 200), taken) is None
+    assert text.place_label((10, 40), (50, 50, 100, 100), (200, 200), taken) == (50, 40, 90, 50)  # on top
+    assert text.place_label((10, 40), (50, 5, 100, 100), (200, 200), taken) == (50, 5, 90, 15)  # inside
+    assert text.place_label((10, 40), (50, 5, 60, 20), (200, 200), taken) == (50, 21, 90, 31)  # below
+    assert text.place_label((10, 40), (190, 50, 199, 60), (200, 200), taken) == (160, 40, 200, 50)  # shifted inwards
+    assert text.place_label((10, 40), (50, 50, 60, 60), (200, 200), [(0, 0, 200, 200)]) is None
+    assert text.place_label((10, 300), (50, 50, 60, 60), (200, 200), taken) is None
 
 
 def test_labels_do_not_cover_small_objects() -> None:
@@ -240,8 +240,8 @@ def test_labels_do_not_cover_small_objects() -> None:
 
 
 def test_conversions_to_pil_bgr_and_png() -> None:
-    picture = scene.picture()
-    np.testing.assert_array_equal(plotting.to_bgr(plotting.to_pil(picture)), picture)
-    assert plotting.to_bgr(picture) is picture
-    shrunk = cv2.imdecode(np.frombuffer(plotting.png(picture, 32), np.uint8), cv2.IMREAD_COLOR)
+    image = scene.image()
+    np.testing.assert_array_equal(plotting.to_bgr(plotting.to_pil(image)), image)
+    assert plotting.to_bgr(image) is image
+    shrunk = cv2.imdecode(np.frombuffer(plotting.encode_png(image, 32), np.uint8), cv2.IMREAD_COLOR)
     assert shrunk.shape == (24, 32, 3)

@@ -40,17 +40,17 @@ def test_lists_tensors_and_folders_match_single_predictions(model: SamModel, tmp
     import cv2
 
     predictor = Predictor(overrides={"model": model, **QUIET})
-    pictures = [bgr_picture(40, 60), bgr_picture(50, 30), bgr_picture(40, 60)[:, ::-1].copy()]
-    single = [predictor(image, bboxes=BOXES[0])[0] for image in pictures]
-    several = predictor(pictures, bboxes=BOXES[0])
+    images = [bgr_picture(40, 60), bgr_picture(50, 30), bgr_picture(40, 60)[:, ::-1].copy()]
+    single = [predictor(image, bboxes=BOXES[0])[0] for image in images]
+    several = predictor(images, bboxes=BOXES[0])
     assert [result.masks.rle for result in several] == [result.masks.rle for result in single]
     assert [result.path for result in several] == ["image0.jpg", "image1.jpg", "image2.jpg"]
     assert [result.orig_shape for result in several] == [(40, 60), (50, 30), (40, 60)]
 
-    batch = torch.stack([torch.from_numpy(pictures[i][..., ::-1].copy()).permute(2, 0, 1) for i in (0, 2)]) / 255
+    batch = torch.stack([torch.from_numpy(images[i][..., ::-1].copy()).permute(2, 0, 1) for i in (0, 2)]) / 255
     assert [r.masks.rle for r in predictor(batch, bboxes=BOXES[0])] == [single[i].masks.rle for i in (0, 2)]
 
-    for i, image in enumerate(pictures):
+    for i, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{i}.png"), image)
     (tmp_path / "1a.png").write_bytes(b"broken")
     found = predictor(tmp_path, bboxes=BOXES[0])
@@ -78,11 +78,11 @@ def test_stream_encodes_images_as_they_are_consumed(model: Any) -> None:
 
 
 def test_unbounded_source_without_stream_warns(
-    predictor: Predictor, picture: np.ndarray, caplog: pytest.LogCaptureFixture
+    predictor: Predictor, image: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert len(list(predictor(iter([picture]), stream=True, bboxes=BOXES))) == len(predictor([picture], bboxes=BOXES))
+    assert len(list(predictor(iter([image]), stream=True, bboxes=BOXES))) == len(predictor([image], bboxes=BOXES))
     assert not caplog.records
-    predictor(iter([picture]), bboxes=BOXES)
+    predictor(iter([image]), bboxes=BOXES)
     assert "stream=True gives them one by one" in caplog.text
 
 
@@ -93,27 +93,27 @@ def test_predicting_a_source_keeps_the_set_image(predictor: Predictor) -> None:
 
 
 def test_speed_and_log_lines(
-    model: SamModel, picture: np.ndarray, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    model: SamModel, image: np.ndarray, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET, "verbose": True})
-    result = predictor(picture, bboxes=BOXES)[0]
+    result = predictor(image, bboxes=BOXES)[0]
     assert set(result.speed) == {"preprocess", "inference", "postprocess"}
     assert all(value > 0 for value in result.speed.values())
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith(f"image 1/1 image0.jpg: {HEIGHT}x{WIDTH} 3 masks, ") and first.endswith("ms")
     assert last.startswith("Speed: ") and last.endswith("at shape (1, 3, 128, 128)")
-    predictor.set_image(picture)
+    predictor.set_image(image)
     predictor(bboxes=BOXES)
     assert capsys.readouterr().err.startswith(f"image 1/1 image0.jpg: {HEIGHT}x{WIDTH} 3 masks, ")
     with caplog.at_level("INFO", logger="fastsam_core"):
-        predictor(picture, bboxes=BOXES[0])
+        predictor(image, bboxes=BOXES[0])
     assert "3 masks" not in caplog.text and "1 mask," in caplog.text, "an application's own logging is used"
     assert capsys.readouterr().err == ""
-    predictor(picture, bboxes=BOXES, verbose=False)
+    predictor(image, bboxes=BOXES, verbose=False)
     assert capsys.readouterr().err == ""
     of_its_own_size = Predictor(overrides={"model": model, "save": False})
-    of_its_own_size.add_callback("on_predict_batch_end", lambda _: predictor(picture, bboxes=[], verbose=False))
-    of_its_own_size(picture, bboxes=[])
+    of_its_own_size.add_callback("on_predict_batch_end", lambda _: predictor(image, bboxes=[], verbose=False))
+    of_its_own_size(image, bboxes=[])
     assert capsys.readouterr().err.endswith("at shape (1, 3, 512, 512)\n")
 
 
@@ -148,25 +148,25 @@ def test_concurrent_calls_match_single_calls(predictor: Predictor) -> None:
 
 
 def test_predictors_sharing_a_model_have_their_own_image_size(
-    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model()
     del model.encode_image  # remove the counting wrapper of small_model
     small, large = (Predictor(overrides={"model": model, **QUIET, "imgsz": size}) for size in (64, 128))
-    expected = [predictor(picture, bboxes=BOXES)[0].boxes.data for predictor in (small, large)]
+    expected = [predictor(image, bboxes=BOXES)[0].boxes.data for predictor in (small, large)]
     assert not torch.equal(*expected)
     plain, meanwhile = SamModel.encode_image, []
 
     def encode_image(model: SamModel, images: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         features = plain(model, images, dtype)
         if images.shape[-1] == 128:
-            thread = threading.Thread(target=lambda: meanwhile.append(small(picture, bboxes=BOXES)[0].boxes.data))
+            thread = threading.Thread(target=lambda: meanwhile.append(small(image, bboxes=BOXES)[0].boxes.data))
             thread.start()
             thread.join()
         return features
 
     monkeypatch.setattr(SamModel, "encode_image", encode_image)
-    assert torch.equal(large(picture, bboxes=BOXES)[0].boxes.data, expected[1])
+    assert torch.equal(large(image, bboxes=BOXES)[0].boxes.data, expected[1])
     assert torch.equal(meanwhile[0], expected[0])
     assert (small.imgsz, large.imgsz) == (64, 128)
 
@@ -228,24 +228,24 @@ def test_child_forked_after_a_prediction_can_predict(runtime: str) -> None:
     assert done.stdout.split() == ["0", "0"], done.stderr
 
 
-def test_model_option_and_setup_model(model: SamModel, picture: np.ndarray) -> None:
+def test_model_option_and_setup_model(model: SamModel, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="no model"):
-        Predictor(overrides=QUIET).set_image(picture)
+        Predictor(overrides=QUIET).set_image(image)
     with pytest.raises(TypeError, match="SamModel"):
-        Predictor(overrides={**QUIET, "model": 3}).set_image(picture)
+        Predictor(overrides={**QUIET, "model": 3}).set_image(image)
     with pytest.raises(FileNotFoundError):
-        Predictor(overrides={**QUIET, "model": "no_such_model.pt"}).set_image(picture)
+        Predictor(overrides={**QUIET, "model": "no_such_model.pt"}).set_image(image)
     predictor = Predictor({"conf": 0.5}, QUIET)
     assert predictor.args.conf == QUIET["conf"] and predictor.device is None and predictor.imgsz is None
     predictor.setup_model(model)
     assert predictor.model is model and not model.training and predictor.device == torch.device("cpu")
     with pytest.raises(ValueError, match="CUDA devices"):
-        predictor(picture, bboxes=BOXES, device="cuda:99")
+        predictor(image, bboxes=BOXES, device="cuda:99")
 
 
-def test_model_given_to_a_call_replaces_the_model(predictor: Predictor, picture: np.ndarray) -> None:
+def test_model_given_to_a_call_replaces_the_model(predictor: Predictor, image: np.ndarray) -> None:
     other: Any = small_model()
-    predictor(picture, other, bboxes=BOXES)
+    predictor(image, other, bboxes=BOXES)
     assert predictor.model is other and other.counts["encoded"] == 1
     with pytest.raises(ValueError, match="no image is set"):
         predictor(bboxes=BOXES)  # the embedding was of another model
@@ -258,13 +258,13 @@ def test_half_on_the_cpu_warns_and_runs_in_float32(predictor: Predictor, caplog:
     assert "float32" in caplog.text
 
 
-def test_predictions_run_in_evaluation_mode(model: SamModel, picture: np.ndarray) -> None:
-    expected = Predictor(overrides={"model": model, **QUIET})(picture, bboxes=BOXES)[0].masks.rle
+def test_predictions_run_in_evaluation_mode(model: SamModel, image: np.ndarray) -> None:
+    expected = Predictor(overrides={"model": model, **QUIET})(image, bboxes=BOXES)[0].masks.rle
     before = {name: value.clone() for name, value in model.named_buffers()}
     predictor = Predictor(overrides={"model": model, **QUIET})
     predictor.setup_model()
     model.image_encoder.train()
-    assert predictor(picture, bboxes=BOXES)[0].masks.rle == expected
+    assert predictor(image, bboxes=BOXES)[0].masks.rle == expected
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert not any(part.training for part in model.modules())
 

@@ -109,26 +109,26 @@ def test_conf_drops_masks_and_keeps_their_class_numbers(predictor: Predictor) ->
 
 
 @pytest.mark.parametrize("prompts", [{"bboxes": []}, {"points": []}, {"points": [], "labels": []}, {"masks": []}])
-def test_empty_prompts_give_empty_results_without_encoding(model: Any, picture: np.ndarray, prompts: dict) -> None:
+def test_empty_prompts_give_empty_results_without_encoding(model: Any, image: np.ndarray, prompts: dict) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET})
     before = model.counts["encoded"]
-    result = predictor(picture, **prompts)[0]
+    result = predictor(image, **prompts)[0]
     assert len(result) == 0 and result.boxes.shape == (0, 6) and result.masks is None
     assert model.counts["encoded"] == before
-    predictor.set_image(picture)
+    predictor.set_image(image)
     low_res, scores = predictor.prompt_inference(**prompts, multimask_output=True)
     assert low_res.shape == (0, SIDE, SIDE) and scores.shape == (0,)
 
 
-def test_arguments_are_not_modified(predictor: Predictor, picture: np.ndarray) -> None:
+def test_arguments_are_not_modified(predictor: Predictor, image: np.ndarray) -> None:
     boxes, points = torch.tensor(BOXES), np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    first = predictor(picture, bboxes=boxes, points=points)[0]
-    second = predictor(picture, bboxes=boxes, points=points)[0]
+    first = predictor(image, bboxes=boxes, points=points)[0]
+    second = predictor(image, bboxes=boxes, points=points)[0]
     assert boxes.tolist() == BOXES and points.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert first.masks.rle == second.masks.rle
     overrides = {"model": predictor.model, **QUIET}
     before = dict(overrides)
-    Predictor(overrides=overrides)(picture, bboxes=BOXES)
+    Predictor(overrides=overrides)(image, bboxes=BOXES)
     assert overrides == before
 
 

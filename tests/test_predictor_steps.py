@@ -14,17 +14,17 @@ from set_picture import BOXES, HEIGHT, WIDTH
 from small_model import FEW, bgr_picture
 
 
-def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, picture: np.ndarray) -> None:
+def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, image: np.ndarray) -> None:
     expected = predictor(bboxes=BOXES)[0]
     predictor.reset_image()
-    pixels = predictor.preprocess([picture])
+    pixels = predictor.preprocess([image])
     assert pixels.shape == (1, 3, 128, 128) and pixels.dtype == torch.float32
     preds = predictor.inference(pixels, bboxes=BOXES)
-    result = predictor.postprocess(preds, pixels, [picture])[0]
+    result = predictor.postprocess(preds, pixels, [image])[0]
     assert result.masks.rle == expected.masks.rle
     assert torch.allclose(result.boxes.data, expected.boxes.data, atol=1e-5)
-    everything = predictor.postprocess(predictor.inference(pixels, **FEW), pixels, picture)[0]
-    assert everything.masks.rle == predictor(picture, **FEW)[0].masks.rle
+    everything = predictor.postprocess(predictor.inference(pixels, **FEW), pixels, image)[0]
+    assert everything.masks.rle == predictor(image, **FEW)[0].masks.rle
     assert predictor.features is None
 
 
@@ -41,7 +41,7 @@ def test_generate_without_masks_gives_empty_results(predictor: Predictor) -> Non
     masks, scores, boxes = predictor.generate(**{**FEW, "conf_thres": 1e9})
     assert masks.shape == (0, HEIGHT, WIDTH) and masks.dtype == torch.bool
     assert scores.shape == (0,) and boxes.shape == (0, 4)
-    (result,) = predictor.postprocess((masks, scores, boxes), None, predictor.picture.image)
+    (result,) = predictor.postprocess((masks, scores, boxes), None, predictor.current_image.bgr)
     assert len(result) == 0 and result.masks is None
 
 
@@ -75,9 +75,9 @@ def test_inference_features_matches_a_call(predictor: Predictor) -> None:
         predictor.inference_features(predictor.features, (HEIGHT, WIDTH))
 
 
-def test_steps_use_the_imgsz_option(predictor: Predictor, picture: np.ndarray) -> None:
+def test_steps_use_the_imgsz_option(predictor: Predictor, image: np.ndarray) -> None:
     predictor.args.imgsz = 64
-    predictor.set_image(picture)
+    predictor.set_image(image)
     expected = predictor(bboxes=BOXES)[0]
     masks, _ = predictor.inference_features(predictor.features, (HEIGHT, WIDTH), bboxes=BOXES)
     assert masks is not None and torch.equal(masks, expected.masks.data)
@@ -101,7 +101,7 @@ def test_remove_small_regions_fills_holes_and_drops_islands() -> None:
     assert len(empty) == len(keep) == 0
 
 
-def test_predict_cli_frees_results(predictor: Predictor, picture: np.ndarray) -> None:
+def test_predict_cli_frees_results(predictor: Predictor, image: np.ndarray) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     counts: list[int] = []
 
@@ -112,12 +112,12 @@ def test_predict_cli_frees_results(predictor: Predictor, picture: np.ndarray) ->
     predictor.add_callback("on_predict_batch_end", count)
     seen = predictor.seen
     predictor.set_prompts({"bboxes": BOXES})
-    assert predictor.predict_cli([picture, picture, picture]) is None
+    assert predictor.predict_cli([image, image, image]) is None
     assert predictor.seen == seen + 3
     assert max(counts) <= 2  # the previous result is freed when the next one arrives
 
 
-def test_callbacks_fire_in_order_and_may_replace_results(predictor: Predictor, picture: np.ndarray) -> None:
+def test_callbacks_fire_in_order_and_may_replace_results(predictor: Predictor, image: np.ndarray) -> None:
     events: list[str] = []
     for event in (
         "on_predict_start",
@@ -133,7 +133,7 @@ def test_callbacks_fire_in_order_and_may_replace_results(predictor: Predictor, p
         running.results = [running.results[0][:1]]
 
     predictor.add_callback("on_predict_postprocess_end", first_only)
-    results = predictor([picture, picture], bboxes=BOXES)
+    results = predictor([image, image], bboxes=BOXES)
     assert [len(result) for result in results] == [1, 1]
     one = ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"]
     assert events == ["on_predict_start", *one, *one, "on_predict_end"]
@@ -143,33 +143,33 @@ def test_callbacks_fire_in_order_and_may_replace_results(predictor: Predictor, p
         predictor.add_callback("on_predict_start", 3)  # type: ignore[arg-type]
     predictor.add_callback("on_predict_postprocess_end", lambda running: running.results.clear())
     with pytest.raises(ValueError, match="left 0 results for 1"):
-        predictor([picture, picture], bboxes=BOXES)
+        predictor([image, image], bboxes=BOXES)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_callback_may_replace_results_by_other_objects(
-    predictor: Predictor, picture: np.ndarray, stream: bool, capsys: pytest.CaptureFixture[str]
+    predictor: Predictor, image: np.ndarray, stream: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def with_pictures(running: Predictor) -> None:
         running.results = zip(running.results, running.batch[1], strict=True)
 
     predictor.add_callback("on_predict_batch_end", with_pictures)
-    for result, frame in predictor([picture, picture], bboxes=BOXES, stream=stream, verbose=True):
-        assert len(result) == 3 and np.array_equal(frame, picture)
+    for result, frame in predictor([image, image], bboxes=BOXES, stream=stream, verbose=True):
+        assert len(result) == 3 and np.array_equal(frame, image)
     assert "Speed" not in capsys.readouterr().err  # the callback's replacements have no speed
 
 
 @pytest.mark.parametrize("event", ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"])
-def test_callback_may_run_a_prediction(predictor: Predictor, picture: np.ndarray, event: str) -> None:
-    expected = [result.boxes.data.tolist() for result in predictor([picture, picture], bboxes=BOXES)]
+def test_callback_may_run_a_prediction(predictor: Predictor, image: np.ndarray, event: str) -> None:
+    expected = [result.boxes.data.tolist() for result in predictor([image, image], bboxes=BOXES)]
     inner: list[int] = []
 
     def look_closer(running: Predictor) -> None:
-        if running.batch[1][0].shape == picture.shape:  # not for the nested prediction on a part
-            inner.append(len(running(picture[:20, :30], points=[9, 9])))
-            assert running.batch[1][0].shape == picture.shape
+        if running.batch[1][0].shape == image.shape:  # not for the nested prediction on a part
+            inner.append(len(running(image[:20, :30], points=[9, 9])))
+            assert running.batch[1][0].shape == image.shape
 
     predictor.add_callback(event, look_closer)
-    results = predictor([picture, picture], bboxes=BOXES)
+    results = predictor([image, image], bboxes=BOXES)
     assert inner == [1, 1] and [result.boxes.data.tolist() for result in results] == expected
     assert predictor.results[0] is results[1]

@@ -15,7 +15,7 @@ from fastsam_core.prompts import BINARY_LOGIT, Prompts
 
 
 def read(**kwargs: Any) -> Prompts:
-    prompts = Prompts.read(**kwargs)
+    prompts = Prompts.parse(**kwargs)
     assert prompts is not None
     return prompts
 
@@ -87,7 +87,7 @@ def test_empty_lists_are_prompts_for_nothing(empty: Any) -> None:
 
 
 def test_read_without_arguments_returns_none() -> None:
-    assert Prompts.read() is None
+    assert Prompts.parse() is None
 
 
 def test_arguments_are_not_modified_or_shared() -> None:
@@ -95,8 +95,8 @@ def test_arguments_are_not_modified_or_shared() -> None:
     boxes, masks = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32), np.zeros((1, 30, 40), np.float32)
     before = [copy.deepcopy(value) for value in (points, labels, boxes, masks)]
     prompts = read(bboxes=boxes, points=points, labels=labels, masks=masks)
-    first = prompts.to_model((30, 40), (48, 64), 64)
-    second = prompts.to_model((30, 40), (48, 64), 64)
+    first = prompts.to_model_inputs((30, 40), (48, 64), 64)
+    second = prompts.to_model_inputs((30, 40), (48, 64), 64)
     for name, value in first.items():
         assert torch.equal(value, second[name])
     for value, old in zip((points, labels, boxes, masks), before, strict=True):
@@ -107,7 +107,7 @@ def test_arguments_are_not_modified_or_shared() -> None:
 
 def test_to_model_scales_each_axis_by_its_own_factor() -> None:
     # 201 x 2048 becomes 101 x 1024, i.e. a factor of 0.50249 vertically and 0.5 horizontally.
-    inputs = read(bboxes=[0, 100, 2000, 200], points=[1000, 201]).to_model((201, 2048), (101, 1024), 1024)
+    inputs = read(bboxes=[0, 100, 2000, 200], points=[1000, 201]).to_model_inputs((201, 2048), (101, 1024), 1024)
     expected = torch.tensor([[0, 100 * 101 / 201, 1000, 200 * 101 / 201]])
     assert torch.allclose(inputs["boxes"], expected)
     assert torch.allclose(inputs["points"], torch.tensor([[[500.0, 101.0]]]))
@@ -169,7 +169,7 @@ def test_object_without_points_needs_a_box() -> None:
 )
 def test_bad_values_raise_value_error(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Prompts.read(**kwargs)
+        Prompts.parse(**kwargs)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_bad_values_raise_value_error(kwargs: dict, message: str) -> None:
 )
 def test_non_numeric_values_raise_type_error(kwargs: dict) -> None:
     with pytest.raises(TypeError, match="must be"):
-        Prompts.read(**kwargs)
+        Prompts.parse(**kwargs)
 
 
 @pytest.mark.parametrize(
@@ -196,20 +196,20 @@ def test_non_numeric_values_raise_type_error(kwargs: dict) -> None:
 )
 def test_meta_and_sparse_tensors_raise_type_error(tensor: torch.Tensor) -> None:
     with pytest.raises(TypeError, match="bboxes must be a plain tensor"):
-        Prompts.read(bboxes=tensor)
+        Prompts.parse(bboxes=tensor)
     with pytest.raises(TypeError, match="masks must be a plain tensor"):
-        Prompts.read(masks=tensor)
+        Prompts.parse(masks=tensor)
 
 
 def test_object_arrays_are_read_and_huge_numbers_refused() -> None:
     assert read(bboxes=np.array([1, 2.5, 3, np.int64(4)], object)).boxes.tolist() == [[1, 2.5, 3, 4]]
     with pytest.raises(TypeError, match="bboxes must be numbers"):
-        Prompts.read(bboxes=np.array([1, "2", 3, 4], object))
+        Prompts.parse(bboxes=np.array([1, "2", 3, 4], object))
     for far in (10**30, 1e38, -2e9):  # finite here, but the network would compute NaN
         with pytest.raises(ValueError, match="finite pixel coordinates"):
-            Prompts.read(bboxes=[0, 0, 5, far])
+            Prompts.parse(bboxes=[0, 0, 5, far])
     with pytest.raises(TypeError, match="too large for a coordinate"):
-        Prompts.read(points=[0, 10**400])
+        Prompts.parse(points=[0, 10**400])
 
 
 def test_boxes_and_masks_of_results_are_accepted() -> None:
@@ -259,7 +259,7 @@ def test_implausible_coordinates_are_warned_about(
 def model_mask(masks: Any, original: tuple[int, int], resized: tuple[int, int], size: int) -> torch.Tensor:
     prompts = read(masks=masks)
     prompts.check(original, size)
-    logits = prompts.to_model(original, resized, size)["masks"]
+    logits = prompts.to_model_inputs(original, resized, size)["masks"]
     assert logits.dtype == torch.float32 and logits.shape[1:] == (1, size // 4, size // 4)
     return logits[:, 0]
 

@@ -28,9 +28,9 @@ def model() -> Any:
 
 def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
     model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
-    picture = bgr_picture(48, 80)
+    image = bgr_picture(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
-    found = predictor.proposals(picture, points_stride=4, nms_thresh=1)
+    found = predictor.proposals(image, points_stride=4, nms_thresh=1)
     scores = (found.predicted_iou + found.stability_score).numpy() / 2
     assert len(found) > 5 and found.masks.is_rle and (found.masks.area > 0).all()
     np.testing.assert_allclose(found.boxes.conf, scores, rtol=1e-6)
@@ -38,7 +38,7 @@ def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
     np.testing.assert_array_equal(found.boxes.xyxy, found.masks.boxes)
     # Segmenting everything without filters finds the same masks.
     options = {"points_stride": 4, "conf_thres": -1e9, "stability_score_thresh": -1, "iou": 1}
-    (everything,) = predictor(picture, **options)
+    (everything,) = predictor(image, **options)
     visible = everything[np.flatnonzero(everything.masks.area.numpy())]
     assert sorted(rle["counts"] for rle in found.masks.rle) == sorted(rle["counts"] for rle in visible.masks.rle)
 
@@ -107,18 +107,18 @@ def test_consensus_raises_the_rank_of_masks_that_points_agree_on(model: Any, mon
 
 
 def test_n_limits_the_number_and_arguments_are_checked(model: Any) -> None:
-    picture = bgr_picture(48, 80)
+    image = bgr_picture(48, 80)
     sam = SAM(model)
-    every = sam.proposals(picture, points_stride=4, imgsz=128, nms_thresh=1)
-    few = sam.proposals(picture, 3, points_stride=4, imgsz=128, nms_thresh=1)
+    every = sam.proposals(image, points_stride=4, imgsz=128, nms_thresh=1)
+    few = sam.proposals(image, 3, points_stride=4, imgsz=128, nms_thresh=1)
     assert len(few) == 3 and few.masks.rle == every.masks.rle[:3]
     assert few.speed["inference"] > 0
-    fewer = sam.proposals(picture, points_stride=4, imgsz=128, nms_thresh=0.3)
+    fewer = sam.proposals(image, points_stride=4, imgsz=128, nms_thresh=0.3)
     assert 0 < len(fewer) < len(every)
     with pytest.raises(ValueError, match="n must be at least 1"):
-        sam.proposals(picture, 0)
+        sam.proposals(image, 0)
     with pytest.raises(ValueError, match="nms_thresh must be"):
-        sam.proposals(picture, nms_thresh=7)
+        sam.proposals(image, nms_thresh=7)
     with pytest.raises(ValueError, match="no image is set"):
         sam.proposals(None)
 

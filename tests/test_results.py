@@ -96,11 +96,11 @@ def test_results_attributes(result: Results) -> None:
     assert result.probs is result.keypoints is result.obb is result.save_dir is None
     assert len(result) == 4
     assert result.point_coords.shape == (4, 1, 2) and result.crop_boxes.shape == (4, 4)
-    assert set(Results(scene.picture(), "a", {}).speed.values()) == {None}
+    assert set(Results(scene.image(), "a", {}).speed.values()) == {None}
 
 
 def test_empty_results_in_every_method() -> None:
-    nothing = Results(scene.picture(), "a.jpg", {}, torch.zeros(0, 6))
+    nothing = Results(scene.image(), "a.jpg", {}, torch.zeros(0, 6))
     assert nothing.masks is None and len(nothing) == 0
     filtered = scene.results()[[]]
     assert filtered.masks is not None and filtered.masks.shape == (0, 48, 64)
@@ -129,13 +129,13 @@ def test_indexing_selects_every_part(result: Results, index: Any) -> None:
 
 def test_indexing_selects_ragged_points() -> None:
     points = [torch.ones(2, 2), torch.ones(1, 2) * 3]
-    result = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=points)
+    result = Results(scene.image(), "a", {}, torch.zeros(2, 6), point_coords=points)
     assert [one.tolist() for one in result[[1]].point_coords] == [[[3, 3]]]
     arrays = [np.array([[1.0, 1.0]]), np.array([[2.0, 2.0]])]
-    kept = Results(scene.picture(), "a", {}, torch.zeros(2, 6), point_coords=arrays)[[1]].point_coords
+    kept = Results(scene.image(), "a", {}, torch.zeros(2, 6), point_coords=arrays)[[1]].point_coords
     assert [one.tolist() for one in kept] == [[[2, 2]]]
     boxes, single = Boxes(torch.zeros(2, 6), (48, 64)), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert Results(scene.picture(), "a", {}, boxes, point_coords=single)[1].point_coords.tolist() == [[[3, 4]]]
+    assert Results(scene.image(), "a", {}, boxes, point_coords=single)[1].point_coords.tolist() == [[[3, 4]]]
     assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
@@ -223,7 +223,7 @@ def test_assigned_data_replaces_boxes_and_masks(result: Results) -> None:
     ],
 )
 def test_mismatched_parts_raise_errors(change: dict[str, Any], error: type[Exception]) -> None:
-    arguments = {"orig_img": scene.picture(), "path": "a.jpg", "names": {}, "boxes": torch.zeros(1, 6), **change}
+    arguments = {"orig_img": scene.image(), "path": "a.jpg", "names": {}, "boxes": torch.zeros(1, 6), **change}
     with pytest.raises(error):
         Results(**arguments)
 
@@ -253,7 +253,7 @@ def test_verbose_counts_classes() -> None:
     assert scene.results().verbose() == "1 0, 1 1, 1 2, 1 3, "
     boxes = torch.zeros(3, 6)
     boxes[:, 5] = torch.tensor([1.0, 0, 1])
-    assert Results(scene.picture(), "a", ["dog", "cat"], boxes).verbose() == "1 dog, 2 cats, "
+    assert Results(scene.image(), "a", ["dog", "cat"], boxes).verbose() == "1 dog, 2 cats, "
 
 
 def test_summary_rows(result: Results) -> None:
@@ -269,18 +269,16 @@ def test_summary_rows(result: Results) -> None:
     shares = result.summary(normalize=True, decimals=2)
     assert shares[1]["box"] == {"x1": 0.19, "y1": 0.21, "x2": 0.36, "y2": 0.4}
     assert max(shares[0]["segments"]["x"]) == 0.77
-    tracked = Results(scene.picture(), "a", {}, torch.tensor([[0.0, 0, 1, 1, 9, 0.5, 4]])).summary()
+    tracked = Results(scene.image(), "a", {}, torch.tensor([[0.0, 0, 1, 1, 9, 0.5, 4]])).summary()
     assert tracked[0]["track_id"] == 9 and tracked[0]["name"] == "4" and "segments" not in tracked[0]
 
 
 def test_masks_alone_give_boxes_and_scores() -> None:
-    result = Results(
-        scene.picture(), "a", {}, masks=torch.from_numpy(scene.masks()), predicted_iou=[0.9, 0.8, 0.7, 0.6]
-    )
+    result = Results(scene.image(), "a", {}, masks=torch.from_numpy(scene.masks()), predicted_iou=[0.9, 0.8, 0.7, 0.6])
     assert result.rows()[2].tolist() == [52, 2, 61, 43, pytest.approx(0.7), 2]
     assert len(result) == 4 and len(result.to_coco()) == 4
     assert result[1:3].numpy().rows()[1, :5].tolist() == result.rows()[2, :5].tolist()
-    assert Results(scene.picture(), "a", {}, masks=torch.from_numpy(scene.masks())).rows()[0, 4] == 1
+    assert Results(scene.image(), "a", {}, masks=torch.from_numpy(scene.masks())).rows()[0, 4] == 1
 
 
 def test_csv_and_json_match_summary(result: Results) -> None:
@@ -330,7 +328,7 @@ def test_to_dicts_and_from_dicts_round_trip(result: Results) -> None:
 
 
 def test_dicts_without_scores() -> None:
-    result = Results(scene.picture(), "a", {}, torch.zeros(1, 6), torch.ones(1, 48, 64))
+    result = Results(scene.image(), "a", {}, torch.zeros(1, 6), torch.ones(1, 48, 64))
     record = result.to_dicts()[0]
     assert record["stability_score"] is None and record["point_coords"] == []
     assert record["predicted_iou"] == 0 and record["crop_box"] == [0, 0, 64, 48]
@@ -362,14 +360,14 @@ def test_save_txt_appends_polygons(result: Results, tmp_path: Path) -> None:
 
 
 def test_save_txt_writes_boxes_without_masks(tmp_path: Path) -> None:
-    result = Results(scene.picture(), "a", {}, torch.tensor([[0.0, 0, 32, 24, 9, 0.5, 4]]))
+    result = Results(scene.image(), "a", {}, torch.tensor([[0.0, 0, 32, 24, 9, 0.5, 4]]))
     result.save_txt(tmp_path / "a.txt", save_conf=True)
     assert (tmp_path / "a.txt").read_text() == "4 0.25 0.25 0.5 0.5 0.5 9\n"
 
 
 def test_save_txt_without_lines_makes_no_file(result: Results, tmp_path: Path) -> None:
     result[3].save_txt(tmp_path / "a.txt")
-    Results(scene.picture(), "a", {}).save_txt(tmp_path / "a.txt")
+    Results(scene.image(), "a", {}).save_txt(tmp_path / "a.txt")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -382,7 +380,7 @@ def test_save_crop_sorts_by_class_and_never_overwrites(tmp_path: Path, caplog: p
             [20, 20, 40, 40, 0.9, 3],
         ]
     )
-    result = Results(scene.picture(), "a.jpg", NAMES, boxes)
+    result = Results(scene.image(), "a.jpg", NAMES, boxes)
     result.save_crop(tmp_path, "frame.png")
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
     assert written == ["a_b/frame.jpg", "person/frame-2.jpg", "person/frame.jpg"]
@@ -395,14 +393,14 @@ def test_save_crop_sorts_by_class_and_never_overwrites(tmp_path: Path, caplog: p
 
 def test_box_of_zero_width_has_a_crop(tmp_path: Path) -> None:
     """Boxes of masks include their last pixel, so that of a mask in column 0 has x1 = x2 = 0."""
-    Results(scene.picture(), "a", {0: "edge"}, torch.tensor([[0.0, 20, 0, 29, 1, 0]])).save_crop(tmp_path)
+    Results(scene.image(), "a", {0: "edge"}, torch.tensor([[0.0, 20, 0, 29, 1, 0]])).save_crop(tmp_path)
     assert [path.name for path in (tmp_path / "edge").iterdir()] == ["im.jpg"]
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a\\b", "", "con:1", "ü" * 200, "a " * 150])
 def test_class_names_cannot_escape_the_crops_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "crops"
-    Results(scene.picture(), "a", {0: name}, torch.tensor([[1.0, 1, 9, 9, 1, 0]])).save_crop(folder)
+    Results(scene.image(), "a", {0: name}, torch.tensor([[1.0, 1, 9, 9, 1, 0]])).save_crop(folder)
     assert [path.parent.parent for path in tmp_path.rglob("*.jpg")] == [folder]
 
 

@@ -46,11 +46,11 @@ def test_runs_match_the_mask_and_pycocotools(mask):
 @given(masks(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
 @settings(deadline=None)
 def test_counts_of_a_mask_placed_in_a_larger_image(mask, left, top, right, bottom):
-    picture = np.pad(mask, ((top, bottom), (left, right)))
-    counts = MaskRuns.from_mask(mask).counts(*picture.shape, left, top)
-    np.testing.assert_array_equal(counts, MaskRuns.from_mask(picture).counts(*picture.shape))
+    image = np.pad(mask, ((top, bottom), (left, right)))
+    counts = MaskRuns.from_mask(mask).counts(*image.shape, left, top)
+    np.testing.assert_array_equal(counts, MaskRuns.from_mask(image).counts(*image.shape))
     moved = MaskRuns.from_mask(mask, left, top)
-    np.testing.assert_array_equal(moved.counts(*picture.shape), counts)
+    np.testing.assert_array_equal(moved.counts(*image.shape), counts)
 
 
 def test_paint_returns_a_window_of_the_image():
@@ -77,9 +77,9 @@ def test_counts_use_the_smallest_dtype_that_fits(size, dtype):
 
 
 def test_encoding_many_masks_in_groups_keeps_their_order(monkeypatch):
-    monkeypatch.setattr("fastsam_core.runs._ENCODED_AT_ONCE", 50)
+    monkeypatch.setattr("fastsam_core.runs._COUNTS_PER_ENCODE", 50)
     random = np.random.RandomState(1)
-    pictures = [random.rand(11, 7) < random.rand() for _ in range(40)]
-    counts = [MaskRuns.from_mask(mask).counts(11, 7) for mask in pictures]
-    assert [rle["counts"] for rle in encode_counts(counts, 11, 7)] == [_coco(mask) for mask in pictures]
+    images = [random.rand(11, 7) < random.rand() for _ in range(40)]
+    counts = [MaskRuns.from_mask(mask).counts(11, 7) for mask in images]
+    assert [rle["counts"] for rle in encode_counts(counts, 11, 7)] == [_coco(mask) for mask in images]
     assert encode_counts([], 11, 7) == []

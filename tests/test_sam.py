@@ -73,7 +73,7 @@ def test_info_returns_and_prints_model_summary(sam: SAM, capsys: pytest.CaptureF
 
 
 def test_call_and_predict_match_predictor(sam: SAM, model: SamModel) -> None:
-    picture = bgr_picture(48, 64)
+    image = bgr_picture(48, 64)
     direct = Predictor(overrides={"model": model, **QUIET})
     for prompts in (
         {"bboxes": BOXES},
@@ -82,19 +82,19 @@ def test_call_and_predict_match_predictor(sam: SAM, model: SamModel) -> None:
         {"masks": np.ones((48, 64), bool)},
         FEW,
     ):
-        expected = direct(picture, **prompts)[0]
+        expected = direct(image, **prompts)[0]
         assert len(expected) > 0
         for call in (sam, sam.predict):
-            assert call(picture, **prompts, **CALL)[0].masks.rle == expected.masks.rle
+            assert call(image, **prompts, **CALL)[0].masks.rle == expected.masks.rle
     assert isinstance(sam.predictor, Predictor)
 
 
 def test_prompts_as_positional_arguments(sam: SAM) -> None:
-    picture = bgr_picture(48, 64)
+    image = bgr_picture(48, 64)
     sam.overrides.update(CALL)
-    assert len(sam(picture, False, BOXES)[0]) == 2
-    assert len(sam(picture, False, None, [30, 20], [1])[0]) == 1
-    stream = sam([picture] * 2, True, BOXES)
+    assert len(sam(image, False, BOXES)[0]) == 2
+    assert len(sam(image, False, None, [30, 20], [1])[0]) == 1
+    stream = sam([image] * 2, True, BOXES)
     assert not isinstance(stream, list) and [len(result) for result in stream] == [2, 2]
 
 
@@ -107,13 +107,13 @@ def test_nothing_is_written_by_default(sam: SAM, tmp_path: Path, monkeypatch: py
 
 
 def test_call_options_do_not_persist_but_overrides_do(sam: SAM) -> None:
-    picture = bgr_picture(48, 64)
-    assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
+    image = bgr_picture(48, 64)
+    assert len(sam(image, bboxes=BOXES, **CALL)[0]) == 2
     assert sam.predictor is not None and sam.predictor.args.conf is None
-    assert len(sam(picture, bboxes=BOXES, **{**CALL, "conf": 1.0})[0]) == 0
-    assert len(sam(picture, bboxes=BOXES, **CALL)[0]) == 2
+    assert len(sam(image, bboxes=BOXES, **{**CALL, "conf": 1.0})[0]) == 0
+    assert len(sam(image, bboxes=BOXES, **CALL)[0]) == 2
     sam.overrides["conf"] = 1.0
-    assert len(sam(picture, bboxes=BOXES, verbose=False, imgsz=128)[0]) == 0
+    assert len(sam(image, bboxes=BOXES, verbose=False, imgsz=128)[0]) == 0
 
 
 def test_input_size_defaults_to_that_of_the_model(checkpoint: Path) -> None:
@@ -157,7 +157,7 @@ def test_bundled_images_are_used_without_a_source(
 
 
 def test_concurrent_first_calls_share_one_predictor(sam: SAM, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture, together, made = bgr_picture(20, 30), threading.Barrier(2), []
+    image, together, made = bgr_picture(20, 30), threading.Barrier(2), []
 
     def make(*args: Any, **kwargs: Any) -> Predictor:
         with suppress(
@@ -169,11 +169,11 @@ def test_concurrent_first_calls_share_one_predictor(sam: SAM, monkeypatch: pytes
 
     monkeypatch.setattr("fastsam_core.sam.Predictor", make)
     with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(sam, picture, bboxes=BOXES, **{**CALL, "imgsz": size}) for size in (64, 128)]
+        calls = [pool.submit(sam, image, bboxes=BOXES, **{**CALL, "imgsz": size}) for size in (64, 128)]
     found = [call.result()[0] for call in calls]
     assert len(made) == 1
     for size, result in zip((64, 128), found, strict=True):
-        (alone,) = sam(picture, bboxes=BOXES, **{**CALL, "imgsz": size})
+        (alone,) = sam(image, bboxes=BOXES, **{**CALL, "imgsz": size})
         assert torch.equal(result.boxes.data, alone.boxes.data)
 
 

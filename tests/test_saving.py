@@ -11,7 +11,7 @@ from PIL import Image
 from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.saving import ResultWriter, run_folder
+from fastsam_core.saving import ResultWriter, create_run_folder
 from fastsam_core.sources import Item, load_sources
 from picture_files import write_video
 from small_model import QUIET, bgr_picture
@@ -41,24 +41,28 @@ def make_video(path: Path, count: int = 4) -> Path:
 
 def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "runs" / "segment"
-    assert [run_folder(Config()).relative_to(base).name for _ in range(3)] == ["predict", "predict-2", "predict-3"]
-    assert run_folder(Config(exist_ok=True)) == base / "predict"
-    assert run_folder(Config(project="trees", name="oak")) == base / "trees" / "oak"
-    assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
-    assert run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
+    assert [create_run_folder(Config()).relative_to(base).name for _ in range(3)] == [
+        "predict",
+        "predict-2",
+        "predict-3",
+    ]
+    assert create_run_folder(Config(exist_ok=True)) == base / "predict"
+    assert create_run_folder(Config(project="trees", name="oak")) == base / "trees" / "oak"
+    assert create_run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x"
+    assert create_run_folder(Config(project=str(tmp_path / "out"), name="x")) == tmp_path / "out" / "x-2"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
+    assert create_run_folder(Config(project="~/out", name="x")) == tmp_path / "out" / "x-3"
 
 
 def test_unwritable_project_folder_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match=r"\(give project= to choose another folder, or save=False") as caught:
-        run_folder(Config(project=str(tmp_path / "file" / "out")))
+        create_run_folder(Config(project=str(tmp_path / "file" / "out")))
     assert caught.value.filename.startswith(str(tmp_path / "file"))
     (tmp_path / "predict").write_bytes(b"")
     with pytest.raises(FileExistsError):
-        run_folder(Config(project=str(tmp_path), exist_ok=True))
+        create_run_folder(Config(project=str(tmp_path), exist_ok=True))
 
 
 def test_predictor_saves_all_results_to_one_folder(
@@ -66,18 +70,18 @@ def test_predictor_saves_all_results_to_one_folder(
 ) -> None:
     import cv2
 
-    picture = bgr_picture(48, 64)
-    result = predictor(picture, bboxes=BOXES)[0]
+    image = bgr_picture(48, 64)
+    result = predictor(image, bboxes=BOXES)[0]
     folder = tmp_path / "runs" / "segment" / "predict"
     assert result.save_dir == str(folder) == str(predictor.save_dir)
     assert files(folder) == ["image0.jpg"]
     assert str(folder) in capsys.readouterr().err
     drawn = cv2.imread(str(folder / "image0.jpg"))
-    assert drawn.shape == picture.shape and np.abs(drawn.astype(int) - picture).mean() > 3
-    predictor.set_image(picture)
+    assert drawn.shape == image.shape and np.abs(drawn.astype(int) - image).mean() > 3
+    predictor.set_image(image)
     predictor(points=[3, 4])
     assert files(tmp_path / "runs") == ["segment/predict/image0.jpg"], "the latest result stands"
-    predictor(picture, bboxes=BOXES, name="other")
+    predictor(image, bboxes=BOXES, name="other")
     assert files(tmp_path / "runs") == ["segment/other/image0.jpg", "segment/predict/image0.jpg"]
 
 
@@ -111,11 +115,11 @@ def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predicto
 
 def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> None:
     """Images over JPEG's limit of 65500 pixels a side are saved as PNG; they don't end the run."""
-    pictures = [np.full(shape, 90, np.uint8) for shape in ((48, 80, 3), (2, 65501, 3), (65500, 2, 3))]
-    assert len(predictor(pictures, bboxes=[0, 0, 65501, 65501])) == 3
+    images = [np.full(shape, 90, np.uint8) for shape in ((48, 80, 3), (2, 65501, 3), (65500, 2, 3))]
+    assert len(predictor(images, bboxes=[0, 0, 65501, 65501])) == 3
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == ["image0.jpg", "image1.png", "image2.jpg"]
-    Results(pictures[1], "long", {0: "line"}, np.array([[0, 0, 65501, 2, 1, 0]] * 2)).save_crop("crops")
+    Results(images[1], "long", {0: "line"}, np.array([[0, 0, 65501, 2, 1, 0]] * 2)).save_crop("crops")
     assert files(Path("crops")) == ["line/im-2.png", "line/im.png"]
 
 
@@ -165,8 +169,8 @@ def test_frames_are_saved_as_images_if_the_video_cannot_be_opened(
 
 def test_frame_of_another_size_is_fitted_to_its_video(tmp_path: Path) -> None:
     writer = ResultWriter(tmp_path, Config())
-    for number, picture in enumerate((bgr_picture(48, 64), bgr_picture(24, 32))):
-        writer.write(Item(picture, "rtsp://camera", frame=number, kind="stream"), Results(picture, "camera", {}))
+    for number, image in enumerate((bgr_picture(48, 64), bgr_picture(24, 32))):
+        writer.write(Item(image, "rtsp://camera", frame=number, kind="stream"), Results(image, "camera", {}))
     writer.close()
     assert [item.image.shape for item in load_sources(tmp_path / "camera.avi")] == [(48, 64, 3)] * 2
 
@@ -238,10 +242,10 @@ def test_set_image_refuses_a_video(predictor: Predictor, tmp_path: Path) -> None
 
 
 def test_failed_call_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path) -> None:
-    picture = bgr_picture(48, 64)
+    image = bgr_picture(48, 64)
     for wrong in ({"device": "cuda:99"}, {"masks": np.zeros((3, 3))}):
         with pytest.raises(ValueError, match=r"cuda:99|masks"):
-            predictor(picture, **wrong)
+            predictor(image, **wrong)
         assert list((tmp_path / "runs" / "segment").iterdir()) == []
-    predictor(picture, bboxes=BOXES)
+    predictor(image, bboxes=BOXES)
     assert files(tmp_path) == ["runs/segment/predict/image0.jpg"]

@@ -96,7 +96,7 @@ def run(example: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the images that the examples name, under their relative paths."""
     folder = tmp_path_factory.mktemp("pictures")
     for name, height, width in (
@@ -111,9 +111,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workdir(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to a folder with the images; point FASTSAM_HOME, where checkpoints are looked up, to a new one."""
-    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(images, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTSAM_HOME", str(tmp_path / "home"))
     return tmp_path

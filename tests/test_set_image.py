@@ -34,13 +34,13 @@ def test_features_are_the_embedding_of_the_image(predictor: Predictor, model: Sa
     assert torch.allclose(features, expected.detach(), atol=1e-5)
 
 
-def test_every_image_type_gives_the_same_embedding(predictor: Predictor, picture: np.ndarray, tmp_path: Path) -> None:
+def test_every_image_type_gives_the_same_embedding(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
     import cv2
     from PIL import Image
 
     file = tmp_path / "picture.png"
-    cv2.imwrite(str(file), picture)
-    rgb = np.ascontiguousarray(picture[..., ::-1])
+    cv2.imwrite(str(file), image)
+    rgb = np.ascontiguousarray(image[..., ::-1])
     forms: list[Any] = [
         str(file),
         file,
@@ -105,10 +105,10 @@ def test_prompting_without_an_image_is_refused(model: SamModel) -> None:
         predictor(points=[1, 2])
 
 
-def test_input_size_defaults_to_the_models_and_changing_it_encodes_again(model: Any, picture: np.ndarray) -> None:
+def test_input_size_defaults_to_the_models_and_changing_it_encodes_again(model: Any, image: np.ndarray) -> None:
     model.set_image_size(512)
     predictor = Predictor(overrides={"model": model, **QUIET, "imgsz": None})
-    predictor.set_image(picture)
+    predictor.set_image(image)
     assert predictor.imgsz == 512 and predictor.features.shape == (1, 128, 32, 32)
     before = model.counts["encoded"]
     predictor(bboxes=BOXES[0], imgsz=(256, 256))
@@ -130,10 +130,10 @@ def test_assigned_features_are_used(predictor: Predictor, model: Any) -> None:
 
 
 @torch.no_grad()
-def test_changed_weights_recompute_features(picture: np.ndarray) -> None:
+def test_changed_weights_recompute_features(image: np.ndarray) -> None:
     model: Any = small_model()
     predictor = predictor_on_picture(model)
-    pixels = predictor.preprocess(picture)
+    pixels = predictor.preprocess(image)
 
     def found() -> list[torch.Tensor]:
         predict = predictor.prompt_inference
@@ -155,7 +155,7 @@ def test_changed_weights_recompute_features(picture: np.ndarray) -> None:
         assert torch.equal(after[0], after[2]) and torch.equal(after[1], fresh[1])
         before = after
     model.image_encoder.neck[3].bias.add_(1)
-    predictor.set_image(picture[::-1])
+    predictor.set_image(image[::-1])
     assert not torch.equal(predictor.prompt_inference(pixels, bboxes=BOXES)[0], before[0])
     predictor.features = features  # features that a caller assigns are never recomputed
     model.image_encoder.neck[3].bias.add_(1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastsam_core import picture
+from fastsam_core import stopwatch
 from fastsam_core.stopwatch import Stopwatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
@@ -17,7 +17,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace time.perf_counter by a clock that a test sets, in seconds."""
     now = [10.0]
-    monkeypatch.setattr(picture.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -50,7 +50,7 @@ def test_video_frames_and_metadata(video: Path, stride: int) -> None:
     items = list(source)
     expected = list(range(0, FRAMES, stride))
     assert [i.frame for i in items] == expected == [grey(i) for i in items]
-    assert source.expected() == len(expected)
+    assert source.estimate_total() == len(expected)
     first = items[0]
     assert (first.kind, first.path, first.index, first.total) == ("video", str(video), 0, 1)
     assert (first.fps, first.frames) == (FPS, FRAMES)
@@ -91,7 +91,7 @@ def test_folder_gives_images_before_videos(tmp_path: Path, caplog: pytest.LogCap
     make_video(tmp_path / "b.avi", 2)
     (tmp_path / "c.mp4").write_bytes(b"no video")
     source = load_sources(tmp_path)
-    assert (source.kind, source.total, source.expected()) == ("folder", None, None)
+    assert (source.kind, source.total, source.estimate_total()) == ("folder", None, None)
     with caplog.at_level(logging.WARNING, "fastsam_core"):
         items = list(source)
     assert [(Path(i.path).name, i.frame, i.index, i.total) for i in items] == [
@@ -103,7 +103,7 @@ def test_folder_gives_images_before_videos(tmp_path: Path, caplog: pytest.LogCap
     assert items[3].image is None and "not a video" in str(items[3].error)
     assert [r.getMessage().split(":")[0] for r in caplog.records] == [f"skipped {tmp_path / 'c.mp4'}"]
     (tmp_path / "c.mp4").unlink()
-    assert load_sources(tmp_path).expected() == 3
+    assert load_sources(tmp_path).estimate_total() == 3
 
 
 def test_unreadable_video_is_refused(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_opencv_reads_and_writes_names_that_are_not_utf8(tmp_path: Path) -> None
         "from fastsam_core import Results\n"
         "from fastsam_core.annotate.preview import Preview\n"
         "source = load_sources(sys.argv[1])\n"
-        "assert source.expected() == 12 and len(list(source)) == 12\n"
+        "assert source.estimate_total() == 12 and len(list(source)) == 12\n"
         "assert open_capture(str(next(Path(sys.argv[1]).glob('*.avi')))).isOpened()\n"
         "video = _Video(Path(sys.argv[1]) / 'b.avi', 10.0, (32, 48))\n"
         "image = next(iter(source)).image; video.write(image); video.close()\n"
@@ -235,7 +235,7 @@ def test_video_from_an_address(video: Path) -> None:
         url = f"{address}/clip.avi?size=3#x"
         source = load_sources(url, vid_stride=3)
         items = list(source)
-        assert (source.kind, source.expected()) == ("video", None)
+        assert (source.kind, source.estimate_total()) == ("video", None)
     assert [(i.path, i.frame) for i in items] == [(url, k) for k in (0, 3, 6, 9)]
 
 
@@ -382,9 +382,9 @@ def test_failed_address_is_reopened_with_increasing_delays(
 def test_silent_stream_ends_after_the_timeout(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    block, ask_stop = threading.Event(), stream_module.StreamReader.ask_stop
+    block, request_stop = threading.Event(), stream_module.StreamReader.request_stop
     monkeypatch.setattr(stream_module, "open_capture", lambda where: FakeCapture(2, block))
-    monkeypatch.setattr(stream_module.StreamReader, "ask_stop", lambda reader: (block.set(), ask_stop(reader)))
+    monkeypatch.setattr(stream_module.StreamReader, "request_stop", lambda reader: (block.set(), request_stop(reader)))
     started = threading.active_count()
     with caplog.at_level(logging.WARNING, "fastsam_core"):
         assert [item.frame for item in stream_items([0], stream_buffer=True, timeout=0.5)] == [0, 1]

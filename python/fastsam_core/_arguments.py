@@ -59,8 +59,8 @@ def parse_words(text: str) -> Any:
             return list(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
-    bare = text[1:-1] if text[:1] in ("[", "(") and text.endswith(_CLOSING[text[0]]) else text
-    return [word.strip().strip("'\"") for word in bare.split(",") if word.strip()]
+    inner = text[1:-1] if text[:1] in ("[", "(") and text.endswith(_CLOSING[text[0]]) else text
+    return [word.strip().strip("'\"") for word in inner.split(",") if word.strip()]
 
 
 def parse(
@@ -79,7 +79,7 @@ def parse(
     Raises UsageError for a key given twice or without its value, and for a malformed list.
     """
     result = Arguments()
-    tokens = _join(list(argv))
+    tokens = _join_tokens(list(argv))
     position = 0
     while position < len(tokens):
         token = tokens[position]
@@ -121,8 +121,8 @@ def check_keys(values: Collection[str], accepted: Sequence[str], command: str) -
     """Raise UsageError for a key that `command` doesn't accept; the message suggests the most similar key, or all."""
     for key in values:
         if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(accepted)}"
+            similar = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"accepted: {', '.join(accepted)}"
             raise UsageError(f"unknown option {key!r} of {command}; {hint}")
 
 
@@ -130,15 +130,15 @@ def _starts_pair(token: str) -> bool:
     return bool(_PAIR.fullmatch(token)) or token.startswith("--")
 
 
-def _join(tokens: list[str]) -> list[str]:
+def _join_tokens(tokens: list[str]) -> list[str]:
     """Join `key = value` and lists that the shell split at spaces."""
     joined: list[str] = []
     position = 0
     while position < len(tokens):
         token = tokens[position]
         position += 1
-        bare = _KEY.fullmatch(token.lstrip("-")) is not None
-        if bare and position < len(tokens) and tokens[position].startswith("="):
+        is_key = _KEY.fullmatch(token.lstrip("-")) is not None
+        if is_key and position < len(tokens) and tokens[position].startswith("="):
             token += tokens[position]
             position += 1
         pair = _PAIR.fullmatch(token)
@@ -147,7 +147,7 @@ def _join(tokens: list[str]) -> list[str]:
             position += 1
         start = token[token.index("=") + 1 :] if "=" in token and pair else token
         if start[:1] in _CLOSING:
-            while _depth(token) > 0:
+            while _bracket_depth(token) > 0:
                 if position == len(tokens):
                     raise UsageError(f"a bracket is never closed in {token!r}")
                 token += " " + tokens[position]
@@ -156,7 +156,7 @@ def _join(tokens: list[str]) -> list[str]:
     return joined
 
 
-def _depth(text: str) -> int:
+def _bracket_depth(text: str) -> int:
     """Return how many brackets are open at the end of `text`, not counting those in quotes."""
     text = _QUOTED.sub("", text)
     return sum(text.count(opening) - text.count(closing) for opening, closing in _CLOSING.items())

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def home() -> Path:
+def cache_folder() -> Path:
     """Return the folder for downloaded checkpoints: `FASTSAM_HOME`, or the platform's cache folder for fastsam_core."""
-    chosen = os.environ.get("FASTSAM_HOME")
-    if chosen:
-        return Path(os.path.expanduser(chosen))
+    override = os.environ.get("FASTSAM_HOME")
+    if override:
+        return Path(os.path.expanduser(override))
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("fastsam_core", appauthor=False))
 
 
-def for_opencv(path: str | os.PathLike[str]) -> Any:
+def opencv_path(path: str | os.PathLike[str]) -> Any:
     """Return a path in a form that OpenCV accepts: str, or bytes if it is not valid UTF-8.
 
     OpenCV before 4.12 accepts only str, and a str that can't be encoded as UTF-8 crashes the process.
@@ -39,7 +39,7 @@ def for_opencv(path: str | os.PathLike[str]) -> Any:
     return text
 
 
-def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+def relative_posix(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
     """Return `path` relative to `folder`, with "/" on every system; the absolute path if they are on two drives."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
@@ -47,31 +47,33 @@ def seen_from(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> s
         return Path(path).absolute().as_posix()
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
+def check_writable(folder: str | os.PathLike[str]) -> None:
     """Raise an error if files can't be written in `folder` or it can't be created, so that a run fails before its work.
 
     That is PermissionError for a read-only folder, and NotADirectoryError if a file is in the way.
     """
     path = Path(folder).absolute()
-    there = next(one for one in (path, *path.parents) if one.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(there))
-    if not os.access(there, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(there))
+    existing = next(candidate for candidate in (path, *path.parents) if candidate.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(existing))
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(existing))
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+def atomic_path(
+    target: str | os.PathLike[str], temporary_folder: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed to disk and renamed to `target`.
 
-    scratch: another folder on the same file system for the temporary file. A killed process leaves that file behind,
-    and the owner of the folder can delete it there.
+    temporary_folder: another folder on the same file system for the temporary file. A killed process leaves that file
+    behind, and the owner of the folder can delete it there.
     Parent folders are created. The temporary name keeps the suffix, because image and tensor writers depend on it.
     On any error the temporary file is removed and `target` is left as it was.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.parent if scratch is None else Path(scratch)
+    folder = target.parent if temporary_folder is None else Path(temporary_folder)
     # File systems limit names in bytes, and a character can take four.
     stem = os.fsencode(target.stem)[:64].decode(errors="ignore")
     temporary = folder / f".{stem}.{secrets.token_hex(8)}{target.suffix}"
@@ -84,7 +86,9 @@ def atomic_path(target: str | os.PathLike[str], scratch: str | os.PathLike[str] 
         os.replace(temporary, target)
     except OSError as error:
         # Name the target: errors of a full disk name no file, and others name the temporary one, unknown to users.
-        if error.filename in (temporary, os.fspath(temporary)) or (error.filename is None and error.errno in _FULL):
+        if error.filename in (temporary, os.fspath(temporary)) or (
+            error.filename is None and error.errno in _DISK_FULL_ERRORS
+        ):
             raise OSError(error.errno, error.strerror, os.fspath(target)) from error
         raise
     finally:
@@ -97,13 +101,13 @@ def append_text(target: str | os.PathLike[str], text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     is_new = not target.exists()
     with open(target, "ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        left = memoryview(text.encode("utf-8"))
+        original_size = file.seek(0, os.SEEK_END)
+        remaining = memoryview(text.encode("utf-8"))
         try:
-            while left:
-                left = left[file.write(left) :]
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
         except OSError as error:
-            file.truncate(before)
+            file.truncate(original_size)
             if is_new:
                 target.unlink()
             error.filename = error.filename or os.fspath(target)
@@ -120,16 +124,16 @@ def save_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    apart: dict[str, Tensor] = {}
-    memory: set[int] = set()  # storages seen so far; only tensors that share one are copied, as checkpoints are large
+    unshared: dict[str, Tensor] = {}
+    seen_storages: set[int] = set()  # only tensors that share a storage are copied, as checkpoints are large
     for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        begin = plain.untyped_storage().data_ptr()
-        apart[name] = plain.clone() if begin in memory else plain
-        memory.add(begin)
+        contiguous = tensor.detach().cpu().contiguous()
+        address = contiguous.untyped_storage().data_ptr()
+        unshared[name] = contiguous.clone() if address in seen_storages else contiguous
+        seen_storages.add(address)
     with atomic_path(target) as temporary:
         try:
-            save_file(apart, temporary, None if metadata is None else dict(metadata))
+            save_file(unshared, temporary, None if metadata is None else dict(metadata))
         except SafetensorError as error:
             raise OSError(f"{os.fspath(target)} can't be written: {error}") from error
 

@@ -55,7 +55,7 @@ _CONVERT = {
 }
 
 
-def text(command: str | None = None, default_model: str = "") -> str:
+def help_text(command: str | None = None, default_model: str = "") -> str:
     """Return the help of a command that has options, or the overview for any other."""
     if command == "predict":
         return _section("fastsam predict key=value ...", _PROMPTS | _options(default_model))
@@ -92,6 +92,6 @@ def _options(default_model: str) -> dict[str, str]:
     for key, field in FIELDS.items():
         if not field.metadata.get("ignored") and key not in ("mode", "task", "retina_masks", "rect"):
             default = default_model if key == "model" else field.default
-            shown = f"{default:.4g}" if isinstance(default, float) else str(default)
-            lines[f"{key}={'' if default is None else shown}"] = field.metadata["help"]
+            default_text = f"{default:.4g}" if isinstance(default, float) else str(default)
+            lines[f"{key}={'' if default is None else default_text}"] = field.metadata["help"]
     return lines

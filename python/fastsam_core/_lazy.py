@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the functions `__getattr__` and `__dir__` of a package. homes: public name -> module that defines it."""
-    names = vars(sys.modules[package])
+def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the functions `__getattr__` and `__dir__` of a package. modules: public name -> module that defines it."""
+    namespace = vars(sys.modules[package])
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        names[name] = getattr(importlib.import_module(f".{homes[name]}", package), name)
-        return names[name]
+        namespace[name] = getattr(importlib.import_module(f".{modules[name]}", package), name)
+        return namespace[name]
 
-    return get, lambda: sorted({*names, *homes})
+    return get, lambda: sorted({*namespace, *modules})

@@ -12,7 +12,7 @@ from ._log import warn_once
 
 # Offset of the locked byte on Windows, where others can't read locked bytes: the last possible one, beyond the end of
 # any file.
-_FAR = 2**31 - 2
+_LOCK_OFFSET = 2**31 - 2
 
 
 def open_file(path: str | os.PathLike[str], flags: int = 0) -> int:
@@ -21,7 +21,7 @@ def open_file(path: str | os.PathLike[str], flags: int = 0) -> int:
     return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | flags, 0o666)
 
 
-def lock(file: int, path: str | os.PathLike[str]) -> bool:
+def try_lock(file: int, path: str | os.PathLike[str]) -> bool:
     """Lock an open file, the one at `path`, until it is closed; return False if another process holds the lock.
 
     On a file system without locks, log a warning once and return True.
@@ -29,15 +29,15 @@ def lock(file: int, path: str | os.PathLike[str]) -> bool:
     if sys.platform == "win32":
         import msvcrt
 
-        before = os.lseek(file, 0, os.SEEK_CUR)
-        os.lseek(file, _FAR, os.SEEK_SET)
+        position = os.lseek(file, 0, os.SEEK_CUR)
+        os.lseek(file, _LOCK_OFFSET, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
             return True
         except OSError:
             return False
         finally:
-            os.lseek(file, before, os.SEEK_SET)
+            os.lseek(file, position, os.SEEK_SET)
     else:
         import fcntl
 
@@ -52,7 +52,7 @@ def lock(file: int, path: str | os.PathLike[str]) -> bool:
         return True
 
 
-def is_still(file: int, path: str | os.PathLike[str]) -> bool:
+def is_same_file(file: int, path: str | os.PathLike[str]) -> bool:
     """Return whether an open file is still the one at `path`; the previous holder of the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
@@ -60,7 +60,7 @@ def is_still(file: int, path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def remove(file: int, path: Path) -> None:
+def close_and_remove(file: int, path: Path) -> None:
     """Close a locked file and remove it."""
     if sys.platform == "win32":
         # Windows can't remove open files, so close it first. If another process has opened it meanwhile, it stays.

@@ -16,7 +16,7 @@ def warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def say(message: str) -> None:
+def log_or_print(message: str) -> None:
     """Report something the user asked for: to the logger if the application configured it, else to stderr.
 
     A stderr that can't be written to, as of a closed terminal, is ignored, as log handlers do.
@@ -28,6 +28,6 @@ def say(message: str) -> None:
         logger.info(message)
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def format_count(number: int, noun: str, plural: str = "") -> str:
     """Return the number with its noun, as in "1 image" and "2 images". plural: if it isn't the noun and an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import ops
-from ._rle_dicts import RLE, integer, texts_of, unpack
-from ._tensors import tensor_of
+from ._rle_dicts import RLE, checked_integer, compress_counts, unpack
+from ._tensors import to_tensor
 from .ops._inputs import MAX_PIXELS
 
 UNION, INTERSECTION, DIFFERENCE, SYMMETRIC_DIFFERENCE = 14, 8, 2, 6
@@ -52,9 +52,13 @@ def complement(rles: RLE | Sequence[RLE]) -> Any:
     """Return the pixels outside each mask."""
     counts, offsets, sizes = unpack(rles)
     n = len(sizes)
-    full = torch.tensor([[0, height * width] for height, width in sizes], dtype=torch.int64, device="cpu").reshape(-1)
-    found = ops.rle_combine(counts, offsets, full, torch.arange(n + 1, device="cpu") * 2, SYMMETRIC_DIFFERENCE)
-    return _packed(*found, sizes, rles)
+    full_counts = torch.tensor(
+        [[0, height * width] for height, width in sizes], dtype=torch.int64, device="cpu"
+    ).reshape(-1)
+    combined = ops.rle_combine(
+        counts, offsets, full_counts, torch.arange(n + 1, device="cpu") * 2, SYMMETRIC_DIFFERENCE
+    )
+    return _to_rles(*combined, sizes, rles)
 
 
 def crop(rles: RLE | Sequence[RLE], windows: Any) -> Any:
@@ -69,15 +73,15 @@ def crop(rles: RLE | Sequence[RLE], windows: Any) -> Any:
         ValueError: windows of another shape, or of a negative size.
     """
     counts, offsets, sizes = unpack(rles)
-    return _cut(counts, offsets, sizes, _integers("windows", windows, len(sizes), 4), rles)
+    return _crop(counts, offsets, sizes, _integer_rows("windows", windows, len(sizes), 4), rles)
 
 
 def crop_runs(rles: Sequence[RLE], windows: Any) -> list[NDArray[np.int64]]:
     """Crop as `crop` does, but return run lengths, (R,) int64 per mask, column-major and starting with background."""
     counts, offsets, sizes = unpack(rles)
     heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
-    cut, ends = ops.rle_crop(counts, offsets, heights, _integers("windows", windows, len(sizes), 4))
-    return np.split(cut.numpy(), ends[1:-1].tolist()) if sizes else []
+    cropped, ends = ops.rle_crop(counts, offsets, heights, _integer_rows("windows", windows, len(sizes), 4))
+    return np.split(cropped.numpy(), ends[1:-1].tolist()) if sizes else []
 
 
 def paste(rles: RLE | Sequence[RLE], corners: Any, size: Sequence[int]) -> Any:
@@ -95,12 +99,12 @@ def paste(rles: RLE | Sequence[RLE], corners: Any, size: Sequence[int]) -> Any:
     counts, offsets, sizes = unpack(rles)
     if len(size) != 2:
         raise ValueError(f"size must be height and width; got {len(size)} numbers")
-    height, width = integer(size[0], "height"), integer(size[1], "width")
+    height, width = checked_integer(size[0], "height"), checked_integer(size[1], "width")
     if height * width > MAX_PIXELS:
         raise ValueError(f"a mask of {height} x {width} has more pixels than the limit of {MAX_PIXELS}")
-    at = _integers("corners", corners, len(sizes), 2)
-    sides = torch.tensor([[width, height]], dtype=torch.int64, device="cpu").expand(len(sizes), 2)
-    return _cut(counts, offsets, sizes, torch.cat([-at, sides], 1), rles)
+    corners_xy = _integer_rows("corners", corners, len(sizes), 2)
+    image_wh = torch.tensor([[width, height]], dtype=torch.int64, device="cpu").expand(len(sizes), 2)
+    return _crop(counts, offsets, sizes, torch.cat([-corners_xy, image_wh], 1), rles)
 
 
 def translate(rles: RLE | Sequence[RLE], shifts: Any) -> Any:
@@ -114,43 +118,43 @@ def translate(rles: RLE | Sequence[RLE], shifts: Any) -> Any:
         ValueError: shifts of another shape.
     """
     counts, offsets, sizes = unpack(rles)
-    by = _integers("shifts", shifts, len(sizes), 2)
-    sides = torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 2).flip(1)
-    return _cut(counts, offsets, sizes, torch.cat([-by, sides], 1), rles)
+    shifts_xy = _integer_rows("shifts", shifts, len(sizes), 2)
+    image_wh = torch.tensor(sizes, dtype=torch.int64, device="cpu").reshape(-1, 2).flip(1)
+    return _crop(counts, offsets, sizes, torch.cat([-shifts_xy, image_wh], 1), rles)
 
 
-def _combine(a: Any, b: Any, truth: int) -> Any:
+def _combine(a: Any, b: Any, truth_table: int) -> Any:
     if isinstance(a, Mapping) != isinstance(b, Mapping):
         raise TypeError("both must be single RLE dicts, or both lists of them")
     a_counts, a_offsets, sizes = unpack(a)
     b_counts, b_offsets, b_sizes = unpack(b)
     if len(sizes) != len(b_sizes):
         raise ValueError(f"both sides must have the same number of masks; got {len(sizes)} and {len(b_sizes)}")
-    for number, (one, other) in enumerate(zip(sizes, b_sizes, strict=True)):
-        if one != other:
-            raise ValueError(f"the masks of a pair must have the same size; pair {number} has {one} and {other}")
-    return _packed(*ops.rle_combine(a_counts, a_offsets, b_counts, b_offsets, truth), sizes, a)
+    for index, (a_size, b_size) in enumerate(zip(sizes, b_sizes, strict=True)):
+        if a_size != b_size:
+            raise ValueError(f"the masks of a pair must have the same size; pair {index} has {a_size} and {b_size}")
+    return _to_rles(*ops.rle_combine(a_counts, a_offsets, b_counts, b_offsets, truth_table), sizes, a)
 
 
-def _cut(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], windows: Tensor, like: Any) -> Any:
+def _crop(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], windows: Tensor, template: Any) -> Any:
     heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
-    found = ops.rle_crop(counts, offsets, heights, windows)
-    return _packed(*found, [(height, width) for width, height in windows[:, 2:].tolist()], like)
+    cropped = ops.rle_crop(counts, offsets, heights, windows)
+    return _to_rles(*cropped, [(height, width) for width, height in windows[:, 2:].tolist()], template)
 
 
-def _packed(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], like: Any) -> Any:
-    first = like if isinstance(like, Mapping) else next(iter(like), None)
+def _to_rles(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], template: Any) -> Any:
+    first = template if isinstance(template, Mapping) else next(iter(template), None)
     as_str = first is not None and isinstance(first["counts"], str)
     rles = [
         {"size": [height, width], "counts": text.decode("ascii") if as_str else text}
-        for (height, width), text in zip(sizes, texts_of(counts, offsets), strict=True)
+        for (height, width), text in zip(sizes, compress_counts(counts, offsets), strict=True)
     ]
-    return rles[0] if isinstance(like, Mapping) else rles
+    return rles[0] if isinstance(template, Mapping) else rles
 
 
-def _integers(name: str, values: Any, n: int, columns: int) -> Tensor:
+def _integer_rows(name: str, values: Any, n: int, columns: int) -> Tensor:
     """Convert integers (columns,) or (n, columns) to int64 (n, columns); ValueError for others, which names `name`."""
-    tensor = tensor_of(values)
+    tensor = to_tensor(values)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, not {tensor.dtype}")
     if tensor.shape not in ((columns,), (n, columns)):

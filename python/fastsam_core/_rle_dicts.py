@@ -27,7 +27,7 @@ HINT = (
 native: Any = cpu_module
 
 
-def native_result(function: str, *args: Any) -> Any:
+def call_native(function: str, *args: Any) -> Any:
     """Call the compiled module's fast path for plain dicts.
 
     Returns None if there is no compiled module or it doesn't take this input; the caller then runs the general path.
@@ -40,19 +40,19 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
 
     Raises ValueError for malformed RLEs, naming the item in a list, and TypeError for anything but dicts.
     """
-    found = native_result("coco_runs", rles)
-    if found is not None:
-        counts, offsets, heights, widths = found
+    native_runs = call_native("coco_runs", rles)
+    if native_runs is not None:
+        counts, offsets, heights, widths = native_runs
         return (
             torch.from_numpy(counts),
             torch.from_numpy(offsets),
             list(zip(heights.tolist(), widths.tolist(), strict=True)),
         )
-    items = [rles] if isinstance(rles, Mapping) else rles
-    if not isinstance(items, (list, tuple)):
+    rle_dicts = [rles] if isinstance(rles, Mapping) else rles
+    if not isinstance(rle_dicts, (list, tuple)):
         raise TypeError(f"expected an RLE dict or a list of them; got {type(rles).__name__}")
-    sizes = [size_of(item) for item in items]
-    texts = [text_of(item) for item in items]
+    sizes = [checked_size(item) for item in rle_dicts]
+    texts = [counts_as_bytes(item) for item in rle_dicts]
     offsets = torch.tensor([0, *np.cumsum([len(text) for text in texts], dtype=np.int64).tolist()], device="cpu")
     joined = bytearray().join(texts)
     characters = (
@@ -62,13 +62,13 @@ def unpack(rles: Any) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
     try:
         counts, run_offsets = ops.rle_from_string(characters, offsets, pixels)
     except ValueError as error:
-        if len(items) > 1:
-            _name_culprit(items)
-        raise ValueError(f"malformed RLE {str(items[0])[:120]}: {error}. {HINT}") from None
+        if len(rle_dicts) > 1:
+            _raise_first_malformed(rle_dicts)
+        raise ValueError(f"malformed RLE {str(rle_dicts[0])[:120]}: {error}. {HINT}") from None
     return counts, run_offsets, sizes
 
 
-def _name_culprit(items: Sequence[RLE]) -> None:
+def _raise_first_malformed(items: Sequence[RLE]) -> None:
     """Raise the error of the first malformed item, with its index."""
     for number, item in enumerate(items):
         try:
@@ -77,7 +77,7 @@ def _name_culprit(items: Sequence[RLE]) -> None:
             raise ValueError(f"item {number}: {error}") from None
 
 
-def size_of(rle: Any) -> tuple[int, int]:
+def checked_size(rle: Any) -> tuple[int, int]:
     """Return the checked (height, width) of an RLE dict."""
     if not isinstance(rle, Mapping):
         raise TypeError(f"an RLE is a dict with 'size' and 'counts'; got {type(rle).__name__}")
@@ -87,13 +87,13 @@ def size_of(rle: Any) -> tuple[int, int]:
     size = rle["size"]
     if not isinstance(size, (list, tuple, np.ndarray)) or np.ndim(size) != 1 or len(size) != 2:
         raise ValueError(f"an RLE's size must be [height, width]; got {str(size)[:80]}")
-    height, width = integer(size[0], "height"), integer(size[1], "width")
+    height, width = checked_integer(size[0], "height"), checked_integer(size[1], "width")
     if height * width > MAX_PIXELS:
         raise ValueError(f"an RLE of {height} x {width} has more pixels than the limit of {MAX_PIXELS}")
     return height, width
 
 
-def integer(value: Any, name: str) -> int:
+def checked_integer(value: Any, name: str) -> int:
     """Return `value` as an integer in 0..MAX_PIXELS. Raises ValueError, which calls it `name`, for anything else."""
     if isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be an integer, not {value}")
@@ -106,7 +106,7 @@ def integer(value: Any, name: str) -> int:
     return number
 
 
-def text_of(rle: Any) -> bytes:
+def counts_as_bytes(rle: Any) -> bytes:
     """Return the compressed counts of an RLE dict as bytes. Raises ValueError for anything but ASCII text."""
     counts = rle["counts"]
     if isinstance(counts, str):
@@ -121,16 +121,16 @@ def text_of(rle: Any) -> bytes:
     raise ValueError(f"an RLE's counts must be str or bytes; got {type(counts).__name__}")
 
 
-def texts_of(counts: Tensor, offsets: Tensor) -> list[bytes]:
+def compress_counts(counts: Tensor, offsets: Tensor) -> list[bytes]:
     """Compress the run lengths (R,) of N masks, with offsets (N + 1,), to one text per mask."""
     # On the CPU, because text encoding has no GPU implementation.
     characters, text_offsets = ops.rle_to_string(counts.cpu(), offsets.cpu())
-    joined = characters.numpy().tobytes()
+    text = characters.numpy().tobytes()
     bounds = text_offsets.tolist()
-    return [joined[begin:end] for begin, end in pairwise(bounds)]
+    return [text[begin:end] for begin, end in pairwise(bounds)]
 
 
-def one_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+def common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
     """Return the common size of all masks, (0, 0) for none. Raises ValueError if sizes differ."""
     if len(set(sizes)) > 1:
         raise ValueError(f"the masks must all have the same size; got {sorted(set(sizes))[:4]}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-def check_plain(tensor: torch.Tensor, name: str) -> None:
+def check_dense(tensor: torch.Tensor, name: str) -> None:
     """Raise TypeError unless a tensor is dense and strided: meta, nested, quantized and sparse ones are rejected."""
     kind = "meta" if tensor.is_meta else "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else None
     if kind is None and tensor.layout is not torch.strided:
@@ -16,6 +16,6 @@ def check_plain(tensor: torch.Tensor, name: str) -> None:
         raise TypeError(f"{name} must be a plain tensor, not a {kind} one; see Tensor.to_dense and Tensor.dequantize")
 
 
-def tensor_of(values: Any) -> torch.Tensor:
+def to_tensor(values: Any) -> torch.Tensor:
     """Return a tensor as it is, and an array or numbers as a CPU tensor, whatever PyTorch's default device is."""
     return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")

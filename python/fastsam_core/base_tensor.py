@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ._tensors import tensor_of
+from ._tensors import to_tensor
 
 Array = torch.Tensor | np.ndarray
 Rows = slice | np.ndarray
@@ -26,7 +26,7 @@ class BaseTensor:
         if not isinstance(data, (torch.Tensor, np.ndarray)):
             raise TypeError(f"{type(self).__name__} takes a torch.Tensor or numpy.ndarray, not {type(data).__name__}")
         self._data: Array = data
-        self.orig_shape = picture_shape(orig_shape)
+        self.orig_shape = image_shape(orig_shape)
 
     @property
     def data(self) -> Array:
@@ -47,7 +47,7 @@ class BaseTensor:
 
     def __getitem__(self: Self, index: Any) -> Self:
         """Return the rows chosen by an int, slice, list, or a bool or integer tensor or array."""
-        return self.take(select(index, len(self)))
+        return self.take(resolve_index(index, len(self)))
 
     def __iter__(self: Self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
@@ -58,8 +58,8 @@ class BaseTensor:
         return np.array(rows, dtype) if copy else np.asarray(rows, dtype)
 
     def take(self: Self, rows: Rows) -> Self:
-        """Return the rows that `select` resolved an index to."""
-        return self._with(take(self._data, rows))
+        """Return the rows that `resolve_index` resolved an index to."""
+        return self._with(take_rows(self._data, rows))
 
     def cpu(self: Self) -> Self:
         """Return the rows on the CPU; an array stays an array."""
@@ -75,7 +75,7 @@ class BaseTensor:
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Return the rows converted as by `torch.Tensor.to`; an array becomes a tensor first."""
-        return self._with(tensor_of(self.data).to(*args, **kwargs))
+        return self._with(to_tensor(self.data).to(*args, **kwargs))
 
     def _with(self: Self, data: Array) -> Self:
         return type(self)(data, self.orig_shape)
@@ -88,7 +88,7 @@ class BaseTensor:
         return f"{type(self).__name__}({size}, image {self.orig_shape[0]} x {self.orig_shape[1]})"
 
 
-def picture_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, int]:
+def image_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, int]:
     """Return (height, width) as plain integers. Further entries, as in an array's shape (H, W, 3), are ignored.
 
     Raises ValueError, which calls the argument `name`, for anything but two positive integers.
@@ -107,7 +107,7 @@ def to_numpy(data: Any) -> np.ndarray:
     return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
 
 
-def select(index: Any, length: int) -> Rows:
+def resolve_index(index: Any, length: int) -> Rows:
     """Resolve an index into `length` rows to a forward slice, which yields views, or to an int64 array of row numbers.
 
     Accepts an int, a slice, a list, a one-dimensional bool or integer tensor or array, or the one-element tuple that
@@ -121,29 +121,29 @@ def select(index: Any, length: int) -> Rows:
         return slice(start, stop, step) if step > 0 else np.arange(start, stop, step)
     if isinstance(index, tuple):
         raise TypeError(f"index rows with an int, slice, list, tensor or array, not {index!r}; for columns use .data")
-    chosen = to_numpy(index)
-    if chosen.dtype.kind not in "iub" and chosen.size:
+    indices = to_numpy(index)
+    if indices.dtype.kind not in "iub" and indices.size:
         raise TypeError(f"row indices must be integers or booleans, not {index!r}")
-    if chosen.ndim == 0 and chosen.dtype != bool:
-        row = int(chosen)
+    if indices.ndim == 0 and indices.dtype != bool:
+        row = int(indices)
         if not -length <= row < length:
             raise IndexError(f"row {row} is out of range for {length} rows")
         row %= length
         return slice(row, row + 1)
-    if chosen.ndim != 1:
-        raise TypeError(f"row indices must have one dimension, not {chosen.ndim}")
-    if chosen.dtype == bool:
-        if len(chosen) != length:
-            raise IndexError(f"a boolean index must have one value for each of the {length} rows; got {len(chosen)}")
-        return np.flatnonzero(chosen)
-    rows = chosen.astype(np.int64)
-    outside = (rows < -length) | (rows >= length)
-    if outside.any():
-        raise IndexError(f"row {rows[outside][0]} is out of range for {length} rows")
+    if indices.ndim != 1:
+        raise TypeError(f"row indices must have one dimension, not {indices.ndim}")
+    if indices.dtype == bool:
+        if len(indices) != length:
+            raise IndexError(f"a boolean index must have one value for each of the {length} rows; got {len(indices)}")
+        return np.flatnonzero(indices)
+    rows = indices.astype(np.int64)
+    out_of_range = (rows < -length) | (rows >= length)
+    if out_of_range.any():
+        raise IndexError(f"row {rows[out_of_range][0]} is out of range for {length} rows")
     return np.where(rows < 0, rows + length, rows)
 
 
-def take(values: Any, rows: Rows) -> Any:
+def take_rows(values: Any, rows: Rows) -> Any:
     """Return `values[rows]` for a tensor, an array or a list."""
     if isinstance(values, torch.Tensor) and isinstance(rows, np.ndarray):
         return values[torch.from_numpy(rows).to(values.device)]
@@ -159,6 +159,6 @@ def as_tensor(values: Any) -> Any:
     return torch.as_tensor(values, dtype=torch.float32, device="cpu")
 
 
-def each(values: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply `change` to a tensor or array, or to every entry of a list."""
-    return [change(one) for one in values] if isinstance(values, list) else change(values)
+def map_values(values: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply `function` to a tensor or array, or to every entry of a list."""
+    return [function(value) for value in values] if isinstance(values, list) else function(values)

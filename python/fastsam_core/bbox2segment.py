@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ._log import counted, logger
+from ._log import format_count, logger
 from .annotate.segmenter import Segmenter
 from .encoded_image import EncodedImage
 from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, class_names, yolo_folder
 from .sources.decode import read_image
 
 # A threshold below every predicted IoU: by default no labelled box is dropped.
-_ALL = -1e9
+_NO_THRESHOLD = -1e9
 
 
 def yolo_bbox2segment(
@@ -46,24 +46,24 @@ def yolo_bbox2segment(
     from tqdm.auto import tqdm
 
     images = Path(im_dir)
-    labels = _labels_of(images)
+    labels = _find_labels_folder(images)
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     if os.path.realpath(folder) == os.path.realpath(labels):
         raise ValueError(f"save_dir is {labels}, whose boxes would be overwritten; give another folder")
-    pictures = yolo_folder.pair_files(labels, images)
-    if not pictures:
+    pairs = yolo_folder.pair_files(labels, images)
+    if not pairs:
         raise FileNotFoundError(f"no image in {images}")
-    for _, file in pictures:
+    for _, file in pairs:
         # Only the kind of label matters here, not its coordinates, so any image size will do.
-        if file is not None and any(found.segmentation for found in yolo_folder.read_file(file, (1, 1))):
+        if file is not None and any(label.segmentation for label in yolo_folder.read_file(file, (1, 1))):
             logger.info("%s holds polygons already; nothing to do", file)
             return None
     segmenter = Segmenter(sam_model, device)
-    segmenter.config = segmenter.config.updated({"conf": _ALL if conf is None else conf})
-    names = class_names.find(labels, [file for _, file in pictures if file is not None])
-    written = skipped = bare = dropped = 0
+    segmenter.config = segmenter.config.updated({"conf": _NO_THRESHOLD if conf is None else conf})
+    names = class_names.find(labels, [file for _, file in pairs if file is not None])
+    written = skipped = without_mask = dropped = 0
     with YoloWriter(folder) as writer:
-        for name, file in tqdm(pictures, desc="boxes to masks", unit="image", disable=None):
+        for name, file in tqdm(pairs, desc="boxes to masks", unit="image", disable=None):
             try:
                 image = read_image(images / name)
             except ValueError as error:
@@ -72,26 +72,30 @@ def yolo_bbox2segment(
                 continue
             height, width = image.shape[:2]
             boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
-            objects, rectangles = _segmented(segmenter, EncodedImage(image, name), boxes)
+            objects, rectangles = _segment_boxes(segmenter, EncodedImage(image, name), boxes)
             # The writer drops objects without a polygon, such as rectangles that contain no pixel.
             lines = writer.write(ImageLabels(name, width, height, objects, names))
             dropped += len(boxes) - lines
-            bare += rectangles - (len(objects) - lines)
+            without_mask += rectangles - (len(objects) - lines)
             written += 1
-    notes = [(skipped, "images skipped"), (bare, "boxes without a mask kept as rectangles"), (dropped, "boxes dropped")]
-    said = "".join(f"; {what}: {count}" for count, what in notes if count)
-    logger.info("%s in %s%s", counted(written, "label file"), folder, said)
+    notes = [
+        (skipped, "images skipped"),
+        (without_mask, "boxes without a mask kept as rectangles"),
+        (dropped, "boxes dropped"),
+    ]
+    summary = "".join(f"; {what}: {count}" for count, what in notes if count)
+    logger.info("%s in %s%s", format_count(written, "label file"), folder, summary)
     return folder
 
 
-def _segmented(
-    segmenter: Segmenter, picture: EncodedImage, boxes: list[LabelledObject]
+def _segment_boxes(
+    segmenter: Segmenter, image: EncodedImage, boxes: list[LabelledObject]
 ) -> tuple[list[LabelledObject], int]:
     """Return the boxes' objects with masks, and how many of these masks are just the box's rectangle."""
     if not boxes:
         return [], 0
-    corners = [found.xyxy() for found in boxes]
-    result = segmenter.segment_boxes(picture, np.array(corners, np.float32))
+    corners = [box.xyxy() for box in boxes]
+    result = segmenter.segment_boxes(image, np.array(corners, np.float32))
     rles = result.masks.rle if result.masks is not None else []
     objects, rectangles = [], 0
     # Masks below `conf` are missing; the class is the index of the box that a mask belongs to.
@@ -105,10 +109,10 @@ def _segmented(
     return objects, rectangles
 
 
-def _labels_of(images: Path) -> Path:
+def _find_labels_folder(images: Path) -> Path:
     if not images.is_dir():
         raise FileNotFoundError(f"no such folder: {images}; im_dir is the folder of the images")
-    beside = yolo_folder.sibling_folder(images, "images", "labels") or images.parent / "labels"
-    if not beside.is_dir():
-        raise FileNotFoundError(f"no labels for {images}: no such folder: {beside}")
-    return beside
+    folder = yolo_folder.sibling_folder(images, "images", "labels") or images.parent / "labels"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no labels for {images}: no such folder: {folder}")
+    return folder

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._arguments import UsageError, parse
-from ._log import counted, logger
-from .config import ALIASES, FIELDS, PROMPT_KEYS, SWITCHES, TEXTS, Config, DetectConfig, unknown_option
+from ._log import format_count, logger
+from .config import ALIASES, BOOLEAN_OPTIONS, FIELDS, PROMPT_KEYS, STRING_OPTIONS, Config, DetectConfig, unknown_option
 
 if TYPE_CHECKING:
     from .results import Results
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sam_nano.pt"
 # Tasks and modes of Ultralytics' command line. Only the tasks segment and detect exist here, and none of these modes.
 _TASKS = ("segment", "detect", "semantic", "depth", "classify", "pose", "obb")
-_NOT_OFFERED = ("train", "export", "track", "benchmark")
+_UNSUPPORTED_COMMANDS = ("train", "export", "track", "benchmark")
 # Errors whose message is understandable without the exception's type.
-_EXPECTED = (ValueError, TypeError, ImportError, MemoryError, OSError)
+_EXPECTED_ERRORS = (ValueError, TypeError, ImportError, MemoryError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,13 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     with _log_to_terminal():
         try:
-            command, values = _read(argv)
+            command, values = _parse_command(argv)
             _COMMANDS[command](values)
             return 0
         except UsageError as error:
-            return _fail(2, f"{error} (see fastsam help)")
+            return _report_error(2, f"{error} (see fastsam help)")
         except KeyboardInterrupt:
-            return _fail(130, "stopped")
+            return _report_error(130, "stopped")
         except BrokenPipeError:
             # The reader of our output has exited; the interpreter must not try to flush to the pipe at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,39 +49,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             if os.environ.get("FASTSAM_DEBUG") == "1":
                 traceback.print_exc()
             text = str(error) or type(error).__name__
-            if not isinstance(error, _EXPECTED):
+            if not isinstance(error, _EXPECTED_ERRORS):
                 text = f"{type(error).__name__}: {text} (FASTSAM_DEBUG=1 shows where)"
-            return _fail(1, text)
+            return _report_error(1, text)
 
 
-def _fail(status: int, message: str) -> int:
+def _report_error(status: int, message: str) -> int:
     print(f"fastsam: error: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
-def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
+def _parse_command(argv: list[str]) -> tuple[str, dict[str, Any]]:
     """Return the command and its values. Raises UsageError for words and combinations that make no command."""
     arguments = parse(
         argv,
         switches={
-            *SWITCHES,
-            *(key for key, (name, _) in ALIASES.items() if name in SWITCHES),
+            *BOOLEAN_OPTIONS,
+            *(key for key, (name, _) in ALIASES.items() if name in BOOLEAN_OPTIONS),
             "half",
             *_SPECIAL_SWITCHES,
         },
-        texts={*TEXTS, *_NAMING},
+        texts={*STRING_OPTIONS, *_NAME_KEYS},
         lists={"texts", "formats", "measures"},
         names={"names"},
     )
     values = arguments.values
-    for key in _NAMING:  # often an unset shell variable; an empty name would mean the current folder or a default
+    for key in _NAME_KEYS:  # often an unset shell variable; an empty name would mean the current folder or a default
         if values.get(key) == "":
             raise UsageError(f"{key} is empty")
     commands = [word for word in arguments.words if word in _COMMANDS]
-    asked = {"-h": "help", "-V": "version"}
+    short_flags = {"-h": "help", "-V": "version"}
     for word in (*values, *arguments.words):
-        word = asked.get(word, word)
-        if word in asked.values():
+        word = short_flags.get(word, word)
+        if word in short_flags.values():
             return word, {"command": next((command for command in commands if command != word), None)}
     if not commands and values.get("mode") is not None:
         if values["mode"] not in _COMMANDS:
@@ -105,7 +105,7 @@ def _read(argv: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 # Keys whose values are names: of files, or of choices.
-_NAMING = (
+_NAME_KEYS = (
     *("data", "output", "from", "to", "images", "source", "target", "work_dir", "output_dir"),
     *("model", "sam_model", "det_model", "shard", "on_error"),
 )
@@ -123,17 +123,17 @@ _SPECIAL_SWITCHES = (
 
 
 def _unknown_word(word: str) -> str:
-    if word in _NOT_OFFERED:
+    if word in _UNSUPPORTED_COMMANDS:
         return f"{word!r} is not supported; the commands are {', '.join(_COMMANDS)}"
     if word.endswith(_WEIGHTS):
         return f"{word!r} is neither a command nor key=value; did you mean model={word}?"
     if "." in word or "/" in word:
         return f"{word!r} is neither a command nor key=value; did you mean source={word}?"
-    close = difflib.get_close_matches(word, [*_COMMANDS, *FIELDS, *ALIASES, *PROMPT_KEYS, "source"], n=1)
-    if not close:
+    similar = difflib.get_close_matches(word, [*_COMMANDS, *FIELDS, *ALIASES, *PROMPT_KEYS, "source"], n=1)
+    if not similar:
         return f"{word!r} is neither a command nor key=value"
-    meant = close[0] if close[0] in _COMMANDS or close[0] in SWITCHES else f"{close[0]}=..."
-    return f"{word!r} is neither a command nor key=value; did you mean {meant}?"
+    suggestion = similar[0] if similar[0] in _COMMANDS or similar[0] in BOOLEAN_OPTIONS else f"{similar[0]}=..."
+    return f"{word!r} is neither a command nor key=value; did you mean {suggestion}?"
 
 
 def _predict(values: dict[str, Any]) -> None:
@@ -144,28 +144,30 @@ def _predict(values: dict[str, Any]) -> None:
     source = values.pop("source", None)
     name = values.pop("model", None) or DEFAULT_MODEL
     values.setdefault("save", True)
-    kind = _kind(name, values.get("task"))
-    refused = [key for key in prompts if key not in _PROMPTS_OF[kind]]
-    if refused:
-        raise UsageError(f"{kind} takes no {' and no '.join(refused)}")
-    (Config if kind == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
-    model = _load(kind, name)
+    model_class = _model_class(name, values.get("task"))
+    unsupported = [key for key in prompts if key not in _PROMPTS_BY_CLASS[model_class]]
+    if unsupported:
+        raise UsageError(f"{model_class} takes no {' and no '.join(unsupported)}")
+    (Config if model_class == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
+    model = _load(model_class, name)
     started = time.perf_counter()
-    images = found = 0
+    num_images = num_objects = 0
     results = model(source, stream=True, **prompts, **values)
     for result in _progress(results, model):
-        images += 1
-        found += len(result)
-    if not images:
+        num_images += 1
+        num_objects += len(result)
+    if not num_images:
         raise ValueError(f"no image of {source} could be read")
-    what = "object" if getattr(model, "task", None) == "detect" else "mask"
-    print(f"{counted(images, 'image')}, {counted(found, what)}, {time.perf_counter() - started:.1f} s")
+    noun = "object" if getattr(model, "task", None) == "detect" else "mask"
+    print(
+        f"{format_count(num_images, 'image')}, {format_count(num_objects, noun)}, {time.perf_counter() - started:.1f} s"
+    )
 
 
-_PROMPTS_OF = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}
+_PROMPTS_BY_CLASS = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}
 
 
-def _kind(name: Any, task: Any = None) -> str:
+def _model_class(name: Any, task: Any = None) -> str:
     """Return the model class that a checkpoint name stands for: "SAM", "FastSAM" or "YOLO".
 
     The task `detect` marks a YOLOv8 checkpoint with any other name.
@@ -176,12 +178,12 @@ def _kind(name: Any, task: Any = None) -> str:
     return "YOLO" if "yolo" in stem or task == "detect" else "SAM"
 
 
-def _load(kind: str, name: Any) -> Any:
-    if kind == "FastSAM":
+def _load(model_class: str, name: Any) -> Any:
+    if model_class == "FastSAM":
         from .detect.fastsam import FastSAM
 
         return FastSAM(name)
-    if kind == "YOLO":
+    if model_class == "YOLO":
         from .detect.yolo.model import YOLO
 
         return YOLO(name)
@@ -197,7 +199,7 @@ def _progress(results: Iterator[Results], model: Any) -> Iterator[Results]:
     """
     from tqdm import tqdm
 
-    total = model.predictor.dataset.expected()
+    total = model.predictor.dataset.estimate_total()
     return iter(tqdm(results, total=total, unit="image", disable=True if total == 1 else None))
 
 
@@ -224,7 +226,7 @@ def _info(values: dict[str, Any]) -> None:
         if key not in ("model", "detailed"):
             raise UsageError(f"unknown option {key!r} of info; accepted: model, detailed")
     name = values.get("model") or DEFAULT_MODEL
-    _load(_kind(name), name).info(detailed=bool(values.get("detailed", False)))
+    _load(_model_class(name), name).info(detailed=bool(values.get("detailed", False)))
 
 
 def _convert(values: dict[str, Any]) -> None:
@@ -241,8 +243,8 @@ def _convert(values: dict[str, Any]) -> None:
         )
     from .convert_checkpoint import convert_checkpoint
 
-    done = convert_checkpoint(*checkpoints)
-    print(f"{done.path}: {done.model}, {counted(done.tensors, 'tensor')}")
+    converted = convert_checkpoint(*checkpoints)
+    print(f"{converted.path}: {converted.model}, {format_count(converted.tensors, 'tensor')}")
 
 
 def _doctor(values: dict[str, Any]) -> None:
@@ -254,9 +256,9 @@ def _doctor(values: dict[str, Any]) -> None:
 
 
 def _help(values: dict[str, Any]) -> None:
-    from ._help import text
+    from ._help import help_text
 
-    print(text(values.get("command"), DEFAULT_MODEL))
+    print(help_text(values.get("command"), DEFAULT_MODEL))
 
 
 def _version(values: dict[str, Any]) -> None:
@@ -276,7 +278,7 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-class _Terminal(logging.Handler):
+class _TerminalHandler(logging.Handler):
     """Log handler that writes messages to stdout and warnings to stderr, without disturbing progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -297,7 +299,7 @@ def _log_to_terminal() -> Iterator[None]:
         # File names may contain characters that the terminal can't encode; escape these instead of failing.
         if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    handler, level, propagate = _Terminal(), logger.level, logger.propagate
+    handler, level, propagate = _TerminalHandler(), logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ._limits import MOST_PIXELS, MOST_POINTS, WIDEST_LINE
+from ._limits import MAX_INPUT_SIDE, MAX_LINE_WIDTH, MAX_POINTS_PER_SIDE
 from ._log import warn_once
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ _DTYPES = ("float32", "float16", "bfloat16")
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def _wrong_type(key: str, value: Any, accepted: str) -> TypeError:
+def _type_error(key: str, value: Any, accepted: str) -> TypeError:
     return TypeError(f"{key} must be {accepted}, not {value!r} ({type(value).__name__})")
 
 
-def _switch(key: str, value: Any) -> bool:
+def _boolean(key: str, value: Any) -> bool:
     is_bool = type(value).__name__ in ("bool", "bool_")  # Python's, and NumPy's
     if not is_bool and not (isinstance(value, numbers.Integral) and value in (0, 1)):
         hint = "; box prompts are called bboxes" if key == "show_boxes" else ""
-        raise _wrong_type(key, value, f"True or False{hint}")
+        raise _type_error(key, value, f"True or False{hint}")
     return bool(value)
 
 
@@ -52,7 +52,7 @@ def _number(low: float | None = None, high: float | None = None) -> Reader:
 
     def read(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise _wrong_type(key, value, "a number")
+            raise _type_error(key, value, "a number")
         number = float(value)
         if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
             if low is None:
@@ -65,10 +65,10 @@ def _number(low: float | None = None, high: float | None = None) -> Reader:
     return read
 
 
-def _whole(low: int, high: int | None = None) -> Reader:
+def _integer(low: int, high: int | None = None) -> Reader:
     def read(key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise _wrong_type(key, value, "an integer")
+            raise _type_error(key, value, "an integer")
         number = int(value)
         if number < low or (high is not None and number > high):
             bound = f"at least {low}" if number < low else f"at most {high}"
@@ -78,13 +78,13 @@ def _whole(low: int, high: int | None = None) -> Reader:
     return read
 
 
-def _text(key: str, value: Any) -> str:
+def _string(key: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
-        raise _wrong_type(key, value, "text")
+        raise _type_error(key, value, "text")
     return str(value)
 
 
-def _anything(key: str, value: Any) -> Any:
+def _unchecked(key: str, value: Any) -> Any:
     return value
 
 
@@ -92,7 +92,7 @@ def _device(key: str, value: Any) -> Any:
     import torch
 
     if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
-        raise _wrong_type(key, value, 'a device such as "cpu", "cuda", "cuda:1" or 0')
+        raise _type_error(key, value, 'a device such as "cpu", "cuda", "cuda:1" or 0')
     return value
 
 
@@ -103,11 +103,11 @@ def _dtype(key: str, value: Any) -> torch.dtype:
     name = _SHORT_DTYPES.get(name, name)
     if name not in _DTYPES:
         raise ValueError(f"{key} must be float32, float16 or bfloat16, not {value!r}")
-    chosen: torch.dtype = getattr(torch, name)
-    return chosen
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
-def _bits(key: str, value: Any) -> torch.dtype | None:
+def _dtype_from_bits(key: str, value: Any) -> torch.dtype | None:
     if value is None:
         return None
     if value not in (16, 32):
@@ -115,10 +115,10 @@ def _bits(key: str, value: Any) -> torch.dtype | None:
     return _dtype(key, "float16" if value == 16 else "float32")
 
 
-def _check_side(key: str, value: Any, sides: list[Any], unit: int) -> None:
-    """Raise ValueError unless sides are in 1..MOST_PIXELS. unit: least size after rounding, for the message."""
-    if min(sides) < 1 or max(sides) > MOST_PIXELS:
-        bound = f"at least {unit}" if min(sides) < 1 else f"at most {MOST_PIXELS}"
+def _check_side(key: str, value: Any, sides: list[Any], smallest: int) -> None:
+    """Raise ValueError unless sides are in 1..MAX_INPUT_SIDE. smallest: least size after rounding, for the message."""
+    if min(sides) < 1 or max(sides) > MAX_INPUT_SIDE:
+        bound = f"at least {smallest}" if min(sides) < 1 else f"at most {MAX_INPUT_SIDE}"
         raise ValueError(f"{key} must be {bound}, not {value!r}")
 
 
@@ -126,7 +126,7 @@ def _image_size(key: str, value: Any) -> int:
     """Read the side of a square input in pixels, rounded up to a multiple of 16, the patch size."""
     sides = list(value) if isinstance(value, list | tuple) else [value]
     if any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
-        raise _wrong_type(key, value, "an integer, in pixels")
+        raise _type_error(key, value, "an integer, in pixels")
     if not 1 <= len(sides) <= 2 or len(set(sides)) != 1:
         raise ValueError(f"{key} must be one number or two equal ones (the model's input is square), not {value!r}")
     _check_side(key, value, sides, 16)
@@ -140,7 +140,7 @@ def _input_size(key: str, value: Any) -> tuple[int, int]:
     """Read (height, width) in pixels, each rounded up to a multiple of 32, the largest stride of the three levels."""
     sides = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, numbers.Integral) for side in sides):
-        raise _wrong_type(key, value, "an integer, in pixels, or (height, width)")
+        raise _type_error(key, value, "an integer, in pixels, or (height, width)")
     _check_side(key, value, sides, 32)
     height, width = (-(-int(side) // 32) * 32 for side in sides)
     if [height, width] != sides:
@@ -150,9 +150,11 @@ def _input_size(key: str, value: Any) -> tuple[int, int]:
 
 def _class_ids(key: str, value: Any) -> tuple[int, ...]:
     values = list(value) if isinstance(value, list | tuple | set | range) else [value]
-    if any(isinstance(one, bool) or not isinstance(one, numbers.Integral) or one < 0 for one in values):
-        raise _wrong_type(key, value, "a class id, or a list of them")
-    return tuple(sorted({int(one) for one in values}))
+    if any(
+        isinstance(class_id, bool) or not isinstance(class_id, numbers.Integral) or class_id < 0 for class_id in values
+    ):
+        raise _type_error(key, value, "a class id, or a list of them")
+    return tuple(sorted({int(class_id) for class_id in values}))
 
 
 def _network_task(key: str, value: Any) -> str:
@@ -177,7 +179,7 @@ def _ignored(default: Any, quiet: bool = False) -> Any:
     quiet: don't warn when it is set.
     """
     help = "accepted for compatibility, without effect"
-    return dataclasses.field(default=default, metadata={"read": _anything, "help": help, "ignored": not quiet})
+    return dataclasses.field(default=default, metadata={"read": _unchecked, "help": help, "ignored": not quiet})
 
 
 _GENERATE_KEYS = (
@@ -201,12 +203,12 @@ Self = TypeVar("Self", bound="Config")
 class Config:
     """All options of a prediction. Assigning None to an option sets its default."""
 
-    subject: ClassVar[str] = "Segment Anything"  # named in warnings about options without effect
-    idle: ClassVar[frozenset[str]] = frozenset()  # options without effect, besides those of `_ignored`
+    model_family: ClassVar[str] = "Segment Anything"  # named in warnings about options without effect
+    ineffective: ClassVar[frozenset[str]] = frozenset()  # options without effect, besides those of `_ignored`
 
-    model: Any = _option(None, _anything, "checkpoint name or path, or a model")
+    model: Any = _option(None, _unchecked, "checkpoint name or path, or a model")
     task: str = _option("segment", _task, "always segment")
-    mode: str = _option("predict", _text, "always predict")
+    mode: str = _option("predict", _string, "always predict")
     device: Any = _option(None, _device, "cpu, cuda, 0, ...; default: the GPU if there is one")
     imgsz: int | None = _option(None, _image_size, "side of the model's input in pixels; default: that of the model")
     conf: float | None = _option(
@@ -219,15 +221,17 @@ class Config:
         "float16 or bfloat16 for half precision on a GPU; bfloat16 also on CPUs where it is faster than float32 "
         "(encoders of sam_b, sam_l, sam_h; all decoders); default: the dtype of the weights",
     )
-    batch: int = _option(1, _whole(1), "number of images encoded together")
-    verbose: bool = _option(True, _switch, "log what was found in each image")
+    batch: int = _option(1, _integer(1), "number of images encoded together")
+    verbose: bool = _option(True, _boolean, "log what was found in each image")
 
-    text_model: Any = _option(None, _anything, "texts: name or folder of the detector; default: Grounding DINO")
+    text_model: Any = _option(None, _unchecked, "texts: name or folder of the detector; default: Grounding DINO")
     text_conf: float | None = _option(None, _number(0, 1), "texts: keep boxes of higher score; default: by detector")
 
-    points_stride: int = _option(32, _whole(1, MOST_POINTS), "segment everything: points per side of the grid")
+    points_stride: int = _option(
+        32, _integer(1, MAX_POINTS_PER_SIDE), "segment everything: points per side of the grid"
+    )
     points_batch_size: int | None = _option(
-        None, _whole(1), "segment everything: points decoded together; default: 64 or more, by device"
+        None, _integer(1), "segment everything: points decoded together; default: 64 or more, by device"
     )
     conf_thres: float | None = _option(
         None, _number(), "segment everything: keep masks with a higher predicted IoU; default: 0.88, for sam_nano 0.45"
@@ -236,32 +240,32 @@ class Config:
         None, _number(), "segment everything: minimum stability score; default: 0.95, for sam_nano 0.5"
     )
     stability_score_offset: float = _option(1.0, _number(0), "segment everything: logit offset of the stability score")
-    crop_n_layers: int = _option(0, _whole(0), "segment everything: extra layers of crops; layer i has 4 ** i")
+    crop_n_layers: int = _option(0, _integer(0), "segment everything: extra layers of crops; layer i has 4 ** i")
     crop_overlap_ratio: float = _option(512 / 1500, _number(0, 1), "segment everything: overlap of crops in layer 1")
     crop_downscale_factor: float = _option(1, _number(1), "segment everything: divides points_stride in each layer")
     crop_nms_thresh: float = _option(0.7, _number(0, 1), "segment everything: like iou, for masks of different crops")
-    point_grids: Any = _option(None, _anything, "segment everything: one (n, 2) array of points in [0, 1] per layer")
+    point_grids: Any = _option(None, _unchecked, "segment everything: one (n, 2) array of points in [0, 1] per layer")
     min_mask_region_area: float | None = _option(
         None,
         _number(0),
         "segment everything: fill holes and drop islands of fewer pixels; default: 0, for sam_nano 0.4 % of the image",
     )
 
-    vid_stride: int = _option(1, _whole(1), "use every n-th frame of a video")
-    stream_buffer: bool = _option(False, _switch, "process every frame of a live stream, even if late")
-    save: bool = _option(True, _switch, "write annotated images and videos")
-    save_frames: bool = _option(False, _switch, "also write the annotated frames of videos as images")
-    save_txt: bool = _option(False, _switch, "write the outlines as YOLO label files")
-    save_conf: bool = _option(False, _switch, "include the predicted IoU in the YOLO label files")
-    save_crop: bool = _option(False, _switch, "write the image region of each mask's box")
-    show: bool = _option(False, _switch, "open the annotated image in a viewer")
-    show_labels: bool = _option(True, _switch, "draw labels")
-    show_conf: bool = _option(True, _switch, "draw the predicted IoU in the labels")
-    show_boxes: bool = _option(True, _switch, "draw boxes")
-    line_width: int | None = _option(None, _whole(1, WIDEST_LINE), "line width of the drawing in pixels")
-    project: str | None = _option(None, _text, "parent of the output folder, relative to runs/segment")
-    name: str | None = _option(None, _text, "name of the output folder; default: predict")
-    exist_ok: bool = _option(False, _switch, "write into the output folder even if it exists")
+    vid_stride: int = _option(1, _integer(1), "use every n-th frame of a video")
+    stream_buffer: bool = _option(False, _boolean, "process every frame of a live stream, even if late")
+    save: bool = _option(True, _boolean, "write annotated images and videos")
+    save_frames: bool = _option(False, _boolean, "also write the annotated frames of videos as images")
+    save_txt: bool = _option(False, _boolean, "write the outlines as YOLO label files")
+    save_conf: bool = _option(False, _boolean, "include the predicted IoU in the YOLO label files")
+    save_crop: bool = _option(False, _boolean, "write the image region of each mask's box")
+    show: bool = _option(False, _boolean, "open the annotated image in a viewer")
+    show_labels: bool = _option(True, _boolean, "draw labels")
+    show_conf: bool = _option(True, _boolean, "draw the predicted IoU in the labels")
+    show_boxes: bool = _option(True, _boolean, "draw boxes")
+    line_width: int | None = _option(None, _integer(1, MAX_LINE_WIDTH), "line width of the drawing in pixels")
+    project: str | None = _option(None, _string, "parent of the output folder, relative to runs/segment")
+    name: str | None = _option(None, _string, "name of the output folder; default: predict")
+    exist_ok: bool = _option(False, _boolean, "write into the output folder even if it exists")
 
     retina_masks: bool = _ignored(True, quiet=True)  # masks always have the image's resolution
     rect: bool = _ignored(True, quiet=True)
@@ -283,11 +287,11 @@ class Config:
         field = self.__dataclass_fields__.get(key)
         if field is None or not field.metadata:
             raise TypeError(unknown_option(key))
-        idle = key in self.idle
-        value = field.default if value is None else value if idle else field.metadata["read"](key, value)
+        ineffective = key in self.ineffective
+        value = field.default if value is None else value if ineffective else field.metadata["read"](key, value)
         # `is not True`, because == on an array returns an array.
-        if (idle or field.metadata.get("ignored")) and (value == field.default) is not True:
-            warn_once(f"{key} has no effect on {self.subject}")
+        if (ineffective or field.metadata.get("ignored")) and (value == field.default) is not True:
+            warn_once(f"{key} has no effect on {self.model_family}")
         object.__setattr__(self, key, value)
 
     def updated(self: Self, options: Mapping[str, Any]) -> Self:
@@ -296,24 +300,24 @@ class Config:
         Raises TypeError for an unknown key, suggesting similar ones, and for an option given under two names.
         """
         changes: dict[str, Any] = {}
-        names: dict[str, str] = {}
-        for given, value in options.items():
-            key, convert = ALIASES.get(given, (given, _same))
+        given_names: dict[str, str] = {}
+        for name, value in options.items():
+            key, convert = ALIASES.get(name, (name, _identity))
             if key not in self.__dataclass_fields__:
-                raise TypeError(unknown_option(given))
+                raise TypeError(unknown_option(name))
             if key in changes:
-                raise TypeError(f"{key} is given twice, as {names[key]} and as {given}")
-            changes[key], names[key] = convert(value), given
-        fresh = copy.copy(self)  # its values are already checked
+                raise TypeError(f"{key} is given twice, as {given_names[key]} and as {name}")
+            changes[key], given_names[key] = convert(value), name
+        updated = copy.copy(self)  # its values are already checked
         for key, value in changes.items():
-            setattr(fresh, key, value)
-        return fresh
+            setattr(updated, key, value)
+        return updated
 
-    def conf_of(self, model: SamModel) -> float:
+    def conf_for(self, model: SamModel) -> float:
         """Return the predicted IoU above which masks are kept: `conf`, by default that of the model."""
         return model.mask_scoring.conf if self.conf is None else self.conf
 
-    def points_together(self, model: SamModel) -> int:
+    def points_per_batch(self, model: SamModel) -> int:
         """Return how many grid points are decoded together: `points_batch_size`, by default chosen for the device.
 
         It affects time and memory; masks change by rounding at most.
@@ -326,7 +330,7 @@ class Config:
         image_hw: the image's (height, width). Without it a `min_mask_region_area` that is not given stays None.
         """
         options = {key: getattr(self, key) for key in _GENERATE_KEYS} | {"box_nms_thresh": self.iou}
-        options["points_batch_size"] = self.points_together(model)
+        options["points_batch_size"] = self.points_per_batch(model)
         for key in ("conf_thres", "stability_score_thresh"):
             if options[key] is None:
                 options[key] = getattr(model.mask_scoring, key)
@@ -338,51 +342,51 @@ class Config:
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
-SWITCHES = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _switch)
-TEXTS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _text)
+BOOLEAN_OPTIONS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _boolean)
+STRING_OPTIONS = frozenset(key for key, field in FIELDS.items() if field.metadata["read"] is _string)
 
 
 @dataclass
 class DetectConfig(Config):
     """The options of YOLOv8 and FastSAM. Those of segment everything and of text prompts have no effect."""
 
-    subject: ClassVar[str] = "YOLOv8 and FastSAM"
-    idle: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
+    model_family: ClassVar[str] = "YOLOv8 and FastSAM"
+    ineffective: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
 
     task: Any = _option(None, _network_task, "task of the network, known from the checkpoint")
     imgsz: Any = _option(None, _input_size, "input of the network in pixels: long side, or (height, width)")
     conf: float = _option(0.25, _number(0, 1), "keep objects with a higher score")
     iou: float = _option(0.7, _number(0, 1), "per class: box IoU above which the lower-scored object is dropped")
-    batch: int = _option(1, _whole(1), "number of images that go through the network together")
-    max_det: int = _option(300, _whole(1), "maximum number of objects per image")
+    batch: int = _option(1, _integer(1), "number of images that go through the network together")
+    max_det: int = _option(300, _integer(1), "maximum number of objects per image")
     classes: Any = _option(None, _class_ids, "keep only these classes")
-    agnostic_nms: bool = _option(False, _switch, "objects of different classes also suppress each other")
+    agnostic_nms: bool = _option(False, _boolean, "objects of different classes also suppress each other")
 
 
-def _same(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
-def _opposite(key: str) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else not _switch(key, value)
+def _negated(key: str) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else not _boolean(key, value)
 
 
 # Alias -> the option's name, and a function that converts the alias's value to the option's.
 ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "half": (
         "dtype",
-        lambda value: _dtype("half", "float16") if value is not None and _switch("half", value) else None,
+        lambda value: _dtype("half", "float16") if value is not None and _boolean("half", value) else None,
     ),
-    "quantize": ("dtype", lambda value: _bits("quantize", value)),
-    "boxes": ("show_boxes", _same),
-    "hide_labels": ("show_labels", _opposite("hide_labels")),
-    "hide_conf": ("show_conf", _opposite("hide_conf")),
-    "line_thickness": ("line_width", _same),
-    "points_per_side": ("points_stride", _same),
-    "points_per_batch": ("points_batch_size", _same),
-    "pred_iou_thresh": ("conf_thres", _same),
-    "box_nms_thresh": ("iou", _same),
-    "crop_n_points_downscale_factor": ("crop_downscale_factor", _same),
+    "quantize": ("dtype", lambda value: _dtype_from_bits("quantize", value)),
+    "boxes": ("show_boxes", _identity),
+    "hide_labels": ("show_labels", _negated("hide_labels")),
+    "hide_conf": ("show_conf", _negated("hide_conf")),
+    "line_thickness": ("line_width", _identity),
+    "points_per_side": ("points_stride", _identity),
+    "points_per_batch": ("points_batch_size", _identity),
+    "pred_iou_thresh": ("conf_thres", _identity),
+    "box_nms_thresh": ("iou", _identity),
+    "crop_n_points_downscale_factor": ("crop_downscale_factor", _identity),
 }
 
 # Options and aliases that change the result of segment everything.
@@ -395,6 +399,6 @@ EVERYTHING_OPTIONS = frozenset(
 
 def unknown_option(key: str) -> str:
     """Return an error message for the unknown option `key`, which suggests similar names."""
-    known = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
-    close = difflib.get_close_matches(str(key), known, n=3)
-    return f"unknown option {key!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    names = [name for name in (*FIELDS, *ALIASES, *PROMPT_KEYS, "source", "stream") if name != key]
+    similar = difflib.get_close_matches(str(key), names, n=3)
+    return f"unknown option {key!r}" + (f"; did you mean {' or '.join(similar)}?" if similar else "")

@@ -27,16 +27,16 @@ def polygons(mask: np.ndarray, offset: tuple[int, int] = (0, 0)) -> list[Polygon
     import cv2
 
     # Rows of the two-level hierarchy are next, previous, first child, parent. Exteriors have no parent (-1).
-    found, hierarchy = cv2.findContours(
+    contours, hierarchy = cv2.findContours(
         np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=offset
     )
-    if not found:
+    if not contours:
         return []
     parents = np.asarray(hierarchy).reshape(-1, 4)[:, 3].tolist()
-    parts = {i: Polygon(_points(found[i]), []) for i, parent in enumerate(parents) if parent < 0}
+    parts = {i: Polygon(_points(contours[i]), []) for i, parent in enumerate(parents) if parent < 0}
     for i, parent in enumerate(parents):
         if parent >= 0:
-            parts[parent].holes.append(_points(found[i]))
+            parts[parent].holes.append(_points(contours[i]))
     return list(parts.values())
 
 
@@ -48,30 +48,30 @@ def ring(mask: np.ndarray, offset: tuple[int, int] = (0, 0)) -> np.ndarray:
     """
     import cv2
 
-    found, _ = cv2.findContours(
+    contours, _ = cv2.findContours(
         np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=offset
     )
-    return join([_points(contour) for contour in found])
+    return join([_points(contour) for contour in contours])
 
 
 def join(parts: list[np.ndarray]) -> np.ndarray:
     """Join closed contours, each (K, 2), into one ring that goes along the chain of contours and back again."""
     if not parts:
         return np.zeros((0, 2), np.float32)
-    out: list[np.ndarray] = []
-    back: list[np.ndarray] = []
+    outbound: list[np.ndarray] = []
+    inbound: list[np.ndarray] = []
     entry = 0
-    for part, following in pairwise(parts):
-        leave, enter = nearest_pair(part, following)
-        turned = np.roll(part, -entry, axis=0)
-        leave = (leave - entry) % len(part)
-        out.append(turned[: leave + 1])
+    for part, next_part in pairwise(parts):
+        exit_index, next_entry = nearest_pair(part, next_part)
+        rotated = np.roll(part, -entry, axis=0)
+        exit_index = (exit_index - entry) % len(part)
+        outbound.append(rotated[: exit_index + 1])
         # The way back runs from the point where the chain left this contour to the point where it entered.
-        back.append(turned[leave:] if not back else np.concatenate([turned[leave:], turned[:1]]))
-        entry = enter
+        inbound.append(rotated[exit_index:] if not inbound else np.concatenate([rotated[exit_index:], rotated[:1]]))
+        entry = next_entry
     last = np.roll(parts[-1], -entry, axis=0)
-    out.append(last if len(parts) == 1 else np.concatenate([last, last[:1]]))
-    return np.concatenate(out + back[::-1])
+    outbound.append(last if len(parts) == 1 else np.concatenate([last, last[:1]]))
+    return np.concatenate(outbound + inbound[::-1])
 
 
 def nearest_pair(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
@@ -80,18 +80,18 @@ def nearest_pair(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
     Exact up to a million pairs. Beyond that, the nearest pair of the thinned contours is refined in its neighbourhood.
     """
     if len(first) * len(second) <= _EXHAUSTIVE_PAIRS:
-        apart = first[:, None].astype(np.float64) - second[None]
-        return divmod(int(np.square(apart).sum(2).argmin()), len(second))
-    side = int(_EXHAUSTIVE_PAIRS**0.5)
-    thin_first, thin_second = -(-len(first) // side), -(-len(second) // side)
-    i, j = nearest_pair(first[::thin_first], second[::thin_second])
-    from_i, from_j = max(0, (i - 1) * thin_first), max(0, (j - 1) * thin_second)
-    near_first = first[from_i : (i + 1) * thin_first + 1]
-    near_second = second[from_j : (j + 1) * thin_second + 1]
-    if len(near_first) * len(near_second) > _EXHAUSTIVE_PAIRS:
-        return i * thin_first, j * thin_second
-    i, j = nearest_pair(near_first, near_second)
-    return from_i + i, from_j + j
+        differences = first[:, None].astype(np.float64) - second[None]
+        return divmod(int(np.square(differences).sum(2).argmin()), len(second))
+    max_points = int(_EXHAUSTIVE_PAIRS**0.5)
+    step_first, step_second = -(-len(first) // max_points), -(-len(second) // max_points)
+    i, j = nearest_pair(first[::step_first], second[::step_second])
+    start_first, start_second = max(0, (i - 1) * step_first), max(0, (j - 1) * step_second)
+    window_first = first[start_first : (i + 1) * step_first + 1]
+    window_second = second[start_second : (j + 1) * step_second + 1]
+    if len(window_first) * len(window_second) > _EXHAUSTIVE_PAIRS:
+        return i * step_first, j * step_second
+    i, j = nearest_pair(window_first, window_second)
+    return start_first + i, start_second + j
 
 
 def _points(contour: np.ndarray) -> np.ndarray:

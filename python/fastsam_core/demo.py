@@ -65,12 +65,12 @@ def run(folder: Path) -> tuple[Path, list[int], float]:
 def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("demo")
     try:
-        picture, masks, seconds = run(folder)
+        target, masks, seconds = run(folder)
     except (FileNotFoundError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{count} in {name}" for count, name in zip(masks, PHOTOS, strict=True))
-    print(f"image:   {picture}\nmasks:   {counts}\nseconds: {seconds:.1f} for {len(masks)} photos")
+    print(f"image:   {target}\nmasks:   {counts}\nseconds: {seconds:.1f} for {len(masks)} photos")
     return 0
 
 

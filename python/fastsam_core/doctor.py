@@ -48,7 +48,7 @@ def collect() -> dict[str, Any]:
         "processor_limit": _processor_limit(),
         "bfloat16": why_not_bfloat16(),
         "cuda": _cuda(),
-        "home": str(_files.home()),
+        "home": str(_files.cache_folder()),
         "weights": _bundled_weights(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTSAM_")},
     }
@@ -56,26 +56,28 @@ def collect() -> dict[str, Any]:
 
 def report() -> str:
     """Return the findings as readable text, for users and bug reports."""
-    found = collect()
+    findings = collect()
     lines = [f"fastsam_core {__version__}", ""]
-    lines += _section("Versions", {name: version or "not installed" for name, version in found["versions"].items()})
-    faster = "multiplied faster than float32: dtype=bfloat16 uses that in decoders and in ViT encoders"
-    narrow = f"not faster than float32: {found['bfloat16']}" if found["bfloat16"] else faster
-    threads = _threads(found["threads"], found["processor_limit"])
-    machine = {"platform": found["platform"], "threads": threads, "bfloat16": narrow}
-    lines += _section("Machine", machine | ({"forks": said} if (said := fork_limitation()) else {}))
-    isa = found["isa"]
+    lines += _section("Versions", {name: version or "not installed" for name, version in findings["versions"].items()})
+    bfloat16_note = "multiplied faster than float32: dtype=bfloat16 uses that in decoders and in ViT encoders"
+    bfloat16 = f"not faster than float32: {findings['bfloat16']}" if findings["bfloat16"] else bfloat16_note
+    threads = _threads(findings["threads"], findings["processor_limit"])
+    machine_rows = {"platform": findings["platform"], "threads": threads, "bfloat16": bfloat16}
+    lines += _section("Machine", machine_rows | ({"forks": fork_note} if (fork_note := fork_limitation()) else {}))
+    isa = findings["isa"]
     lines += _section(
         "Native CPU operations",
         {
-            "module": found["native"]["module"] or f"not in use: {found['native']['reason']}",
+            "module": findings["native"]["module"] or f"not in use: {findings['native']['reason']}",
             "instruction set": _instruction_set(isa),
             "available sets": ", ".join(isa["available"]) or "none",
         },
     )
-    lines += _section("Operations on CPU tensors", {op: _served(why) for op, why in found["operations"].items()})
-    lines += _section("Why other implementations aren't used", _reasons(found["operations"]))
-    cuda = found["cuda"]
+    lines += _section(
+        "Operations on CPU tensors", {op: _implementations_in_use(why) for op, why in findings["operations"].items()}
+    )
+    lines += _section("Why other implementations aren't used", _reasons(findings["operations"]))
+    cuda = findings["cuda"]
     lines += _section(
         "CUDA",
         {
@@ -86,10 +88,10 @@ def report() -> str:
             **({"module": f"{cuda['module']}, for {cuda['architectures']}"} if cuda["module"] else {}),
         },
     )
-    weights = {name: f"{size / 1e6:.1f} MB" for name, size in found["weights"].items()}
-    home = found["home"] if os.path.isdir(found["home"]) else f"{found['home']} (does not exist yet)"
+    weights = {name: f"{size / 1e6:.1f} MB" for name, size in findings["weights"].items()}
+    home = findings["home"] if os.path.isdir(findings["home"]) else f"{findings['home']} (does not exist yet)"
     lines += _section("Files", {"downloads": home, **(weights or {"bundled weights": "none found"})})
-    lines += _section("Environment", found["environment"] or {"FASTSAM_...": "nothing set"})
+    lines += _section("Environment", findings["environment"] or {"FASTSAM_...": "nothing set"})
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -107,19 +109,19 @@ def _processor_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 def _threads(count: int, limit: float | None) -> str:
     if limit is None or count <= math.ceil(limit):
         return str(count)
-    enough = math.ceil(limit)
-    return f"{count}, but this container is limited to {limit:g} processors: OMP_NUM_THREADS={enough} is faster"
+    suggested = math.ceil(limit)
+    return f"{count}, but this container is limited to {limit:g} processors: OMP_NUM_THREADS={suggested} is faster"
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"fastsam_core": __version__, "python": sys.version.split()[0]}
+    versions: dict[str, str | None] = {"fastsam_core": __version__, "python": sys.version.split()[0]}
     # Several distributions provide cv2; report the first that is installed.
     packages: dict[str, tuple[str, ...]] = {name: (name,) for name in ("torch", "numpy", "pillow", "safetensors")}
     packages["opencv"] = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
     for name, distributions in packages.items():
-        found[name] = next((version for version in map(_version, distributions) if version), None)
-    found["pybind11"] = getattr(cpu_module, "PYBIND11_VERSION", None)
-    return found
+        versions[name] = next((version for version in map(_version, distributions) if version), None)
+    versions["pybind11"] = getattr(cpu_module, "PYBIND11_VERSION", None)
+    return versions
 
 
 def _version(distribution: str) -> str | None:
@@ -131,17 +133,19 @@ def _version(distribution: str) -> str | None:
 
 def _cuda() -> dict[str, Any]:
     available = torch.cuda.is_available()
-    built = torch.version.cuda is not None
-    absent = "no GPU, or no driver for it, was found" if built else "this PyTorch was built without CUDA"
+    built_with_cuda = torch.version.cuda is not None
+    no_gpu_reason = (
+        "no GPU, or no driver for it, was found" if built_with_cuda else "this PyTorch was built without CUDA"
+    )
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if available else []
-    elsewhere = "; ".join(dict.fromkeys(filter(None, map(_why_not_on, gpus))))
+    gpu_reasons = "; ".join(dict.fromkeys(filter(None, map(_why_not_on, gpus))))
     return {
         "available": available,
-        "reason": "" if available else absent,
+        "reason": "" if available else no_gpu_reason,
         "devices": [torch.cuda.get_device_name(gpu) for gpu in gpus],
-        "kernels": cuda_reason or (elsewhere or "in use" if available else f"switched on, but {absent}"),
+        "kernels": cuda_reason or (gpu_reasons or "in use" if available else f"switched on, but {no_gpu_reason}"),
         "unvalidated": unvalidated_disabled_reason() or f"{UNVALIDATED_KERNELS}: in use, by FASTSAM_CUDA_KERNELS=1",
-        "graphs": replay.disabled_reason or ("in use" if available else f"switched on, but {absent}"),
+        "graphs": replay.disabled_reason or ("in use" if available else f"switched on, but {no_gpu_reason}"),
         "module": getattr(cuda_module, "__file__", None),
         "architectures": getattr(cuda_module, "ARCHITECTURES", None),
     }
@@ -172,18 +176,18 @@ def _instruction_set(isa: dict[str, Any]) -> str:
     return f"{isa['chosen']} ({'forced by FASTSAM_ISA' if isa['forced'] else 'the best that this machine supports'})"
 
 
-def _served(why: dict[str, str]) -> str:
-    return ", ".join(sibling for sibling, reason in why.items() if not reason) or "nothing"
+def _implementations_in_use(why: dict[str, str]) -> str:
+    return ", ".join(implementation for implementation, reason in why.items() if not reason) or "nothing"
 
 
 def _reasons(operations: dict[str, dict[str, str]]) -> dict[str, str]:
     """Return the reasons by implementation, each once; where operations differ, the key names the operation too."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for op, why in operations.items():
-        for sibling, reason in why.items():
-            if reason and found.setdefault(sibling, reason) != reason:
-                found[f"{sibling}, {op}"] = reason
-    return found
+        for implementation, reason in why.items():
+            if reason and reasons.setdefault(implementation, reason) != reason:
+                reasons[f"{implementation}, {op}"] = reason
+    return reasons
 
 
 def _section(title: str, rows: dict[str, Any]) -> list[str]:

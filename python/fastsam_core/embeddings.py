@@ -34,45 +34,45 @@ def fingerprint(model: SamModel) -> str:
     """
     tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
     state = tuple((id(tensor), tensor.data_ptr(), version_of(tensor)) for _, tensor in tensors)
-    known = _fingerprints.get(model.image_encoder)
-    if known is not None and known[0] == state:
-        return known[1]
+    cached = _fingerprints.get(model.image_encoder)
+    if cached is not None and cached[0] == state:
+        return cached[1]
     digest = weights_hash(model.image_encoder)
     _fingerprints[model.image_encoder] = state, digest
     return digest
 
 
-def save(target: str | os.PathLike[str], picture: EncodedImage, model: SamModel) -> Path:
+def save(target: str | os.PathLike[str], image: EncodedImage, model: SamModel) -> Path:
     """Write the image's embedding, with metadata on its model and image, and return the path of the file.
 
     Raises ValueError if there is no embedding yet.
     """
-    if picture.features is None:
+    if image.features is None:
         raise ValueError("there is no embedding to save yet: call set_image first")
-    height, width = picture.original_hw
+    height, width = image.original_hw
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "model": model.name,
         "weights": fingerprint(model),
         "image_size": str(model.image_size),
-        "image": picture.digest,
-        "path": Path(picture.path).name,  # without the folder, which may be private
+        "image": image.digest,
+        "path": Path(image.path).name,  # without the folder, which may be private
         "height": str(height),
         "width": str(width),
     }
-    save_tensors({"features": picture.features}, target, metadata)
+    save_tensors({"features": image.features}, target, metadata)
     return Path(target)
 
 
-def load(source: str | os.PathLike[str], model: SamModel, picture: EncodedImage | None = None) -> EncodedImage:
-    """Load an embedding and return the image that it belongs to: `picture` if given, else one without pixels.
+def load(source: str | os.PathLike[str], model: SamModel, image: EncodedImage | None = None) -> EncodedImage:
+    """Load an embedding and return the image that it belongs to: `image` if given, else one without pixels.
 
     Raises FileNotFoundError if there is no such file, and ValueError if it is damaged or not an embedding, was made by
-    other weights or at an input size other than the model's current one, or belongs to another image than `picture`.
+    other weights or at an input size other than the model's current one, or belongs to another image than `image`.
     """
     features, metadata = _read(Path(source))
-    size, height, width = (_positive(metadata, key, source) for key in ("image_size", "height", "width"))
+    size, height, width = (_positive_integer(metadata, key, source) for key in ("image_size", "height", "width"))
     if metadata.get("model") != model.name or metadata.get("weights") != fingerprint(model):
         same_name = metadata.get("model") == model.name
         what = f"other weights of {model.name}" if same_name else f"the model {metadata.get('model')!r}"
@@ -82,15 +82,15 @@ def load(source: str | os.PathLike[str], model: SamModel, picture: EncodedImage 
             f"{source} was made at imgsz={size}, the model now takes imgsz={model.image_size}; set imgsz={size}"
         )
     model.prepare(features.to(model.device))  # only to raise ValueError for a wrong shape
-    if picture is None:
-        picture = EncodedImage(None, metadata.get("path", ""), (height, width), metadata.get("image"))
-    elif picture.digest != metadata.get("image"):
+    if image is None:
+        image = EncodedImage(None, metadata.get("path", ""), (height, width), metadata.get("image"))
+    elif image.digest != metadata.get("image"):
         raise ValueError(
             f"{source} belongs to another image ({metadata.get('path')}, {height} x {width}) than the one that is "
-            f"set ({picture.path}, {picture.original_hw[0]} x {picture.original_hw[1]}); reset_image() first to use it"
+            f"set ({image.path}, {image.original_hw[0]} x {image.original_hw[1]}); reset_image() first to use it"
         )
-    picture.features = features
-    return picture
+    image.features = features
+    return image
 
 
 def _read(source: Path) -> tuple[Tensor, dict[str, str]]:
@@ -116,7 +116,7 @@ def _read(source: Path) -> tuple[Tensor, dict[str, str]]:
     return features, metadata
 
 
-def _positive(metadata: dict[str, str], key: str, source: Any) -> int:
+def _positive_integer(metadata: dict[str, str], key: str, source: Any) -> int:
     text = metadata.get(key, "")
     # Sides have at most 9 digits; int() of a million digits would take long.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._tensors import tensor_of
+from ._tensors import to_tensor
 from .models.precision import Dtypes, usable_dtypes
 from .models.prepared_image import PreparedImage
 from .models.sam_model import SamModel
@@ -23,24 +23,24 @@ Box = tuple[int, int, int, int]
 class EncodedImage:
     """An image and its embedding.
 
-    image: BGR uint8 (H, W, 3), or None if only a saved embedding was loaded; then `original_hw`, (height, width), is
+    bgr: BGR uint8 (H, W, 3), or None if only a saved embedding was loaded; then `original_hw`, (height, width), is
     required, and `digest` is the hash of the image. path: where the image came from.
 
     The embedding is computed on first use. It is computed again only after a change of the model's input size or
-    precision, or of its weights (see `forget`).
+    precision, or of its weights (see `invalidate`).
     """
 
     def __init__(
         self,
-        image: NDArray[np.uint8] | None,
+        bgr: NDArray[np.uint8] | None,
         path: str,
         original_hw: tuple[int, int] | None = None,
         digest: str | None = None,
     ) -> None:
-        self.image = image
+        self.bgr = bgr
         self.path = path
-        if image is not None:
-            original_hw = image.shape[0], image.shape[1]
+        if bgr is not None:
+            original_hw = bgr.shape[0], bgr.shape[1]
         if original_hw is None:
             raise ValueError("an image needs its pixels or its (height, width)")
         self.original_hw = original_hw
@@ -52,7 +52,7 @@ class EncodedImage:
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """Pixels, BGR uint8 (H, W, 3); black if only an embedding was loaded."""
-        return np.zeros((*self.original_hw, 3), np.uint8) if self.image is None else self.image
+        return np.zeros((*self.original_hw, 3), np.uint8) if self.bgr is None else self.bgr
 
     @property
     def features(self) -> Tensor | None:
@@ -61,10 +61,10 @@ class EncodedImage:
 
     @features.setter
     def features(self, features: Tensor | None) -> None:
-        self._features = None if features is None else tensor_of(features).detach().float()
+        self._features = None if features is None else to_tensor(features).detach().float()
         self._dtype, self._prepared = None, None
 
-    def forget(self, embedding: bool) -> None:
+    def invalidate(self, embedding: bool) -> None:
         """Drop what the decoder derived from the embedding, after a change of weights.
 
         embedding: also drop the embedding itself, unless it was set from outside.
@@ -77,10 +77,10 @@ class EncodedImage:
     def digest(self) -> str:
         """SHA-256 of height, width and BGR pixels. Raises ValueError if neither pixels nor a stored hash are there."""
         if self._digest is None:
-            if self.image is None:
+            if self.bgr is None:
                 raise ValueError("the image's pixels are not available, only its embedding")
             content = hashlib.sha256("{}x{}:".format(*self.original_hw).encode())
-            content.update(np.ascontiguousarray(self.image).data)
+            content.update(np.ascontiguousarray(self.bgr).data)
             self._digest = content.hexdigest()
         return self._digest
 
@@ -96,7 +96,7 @@ class EncodedImage:
         return (
             self._features is not None
             and self._features.shape[-1] == model.image_size // 16
-            and self._dtype in (None, _encoded_in(model, dtype))
+            and self._dtype in (None, _encoder_dtype(model, dtype))
         )
 
     @torch.no_grad()
@@ -110,20 +110,20 @@ class EncodedImage:
         """
         device = model.device
         if not self.is_encoded(model, dtype):
-            if self.image is None:
+            if self.bgr is None:
                 raise ValueError(
                     f"the loaded embedding does not fit the model's input size {model.image_size}, and without the "
                     "image it cannot be computed again: call set_image"
                 )
-            self._features = encode(model, [self.image], dtype, watch)
-            self._dtype, self._prepared = _encoded_in(model, dtype), None
+            self._features = encode(model, [self.bgr], dtype, watch)
+            self._dtype, self._prepared = _encoder_dtype(model, dtype), None
         assert self._features is not None
         if self._features.device != device:
             self._features, self._prepared = self._features.to(device), None
-        _, decoder, matrices = _dtypes(model, dtype)
-        wanted = decoder or model.dtype, matrices or torch.float32
-        if self._prepared is None or (self._prepared.dtype, self._prepared.matrices) != wanted:
-            self._prepared = model.prepare(self._features, *wanted)
+        _, decoder, matrices = _compute_dtypes(model, dtype)
+        dtypes = decoder or model.dtype, matrices or torch.float32
+        if self._prepared is None or (self._prepared.dtype, self._prepared.matrices) != dtypes:
+            self._prepared = model.prepare(self._features, *dtypes)
         return self._prepared
 
     @torch.no_grad()
@@ -137,32 +137,32 @@ class EncodedImage:
         x1, y1, x2, y2 = box
         if (y1, x1, y2, x2) == (0, 0, *self.original_hw):
             return self.prepared(model, dtype, watch)
-        if self.image is None:
+        if self.bgr is None:
             raise ValueError("crops need the image itself, but only its embedding was loaded: call set_image")
-        features = encode(model, [self.image[y1:y2, x1:x2]], dtype, watch)
-        _, decoder, matrices = _dtypes(model, dtype)
+        features = encode(model, [self.bgr[y1:y2, x1:x2]], dtype, watch)
+        _, decoder, matrices = _compute_dtypes(model, dtype)
         return model.prepare(features, decoder, matrices)
 
 
 def encode_batch(
-    model: SamModel, pictures: Sequence[EncodedImage], dtype: torch.dtype | None, watch: Stopwatch | None = None
+    model: SamModel, images: Sequence[EncodedImage], dtype: torch.dtype | None, watch: Stopwatch | None = None
 ) -> None:
     """Encode the images that have no fitting embedding yet, in one pass of the encoder."""
-    waiting = [p for p in pictures if p.image is not None and not p.is_encoded(model, dtype)]
-    if not waiting:
+    pending = [image for image in images if image.bgr is not None and not image.is_encoded(model, dtype)]
+    if not pending:
         return
-    features = encode(model, [picture.pixels for picture in waiting], dtype, watch)
-    for picture, one in zip(waiting, features.split(1), strict=True):
-        picture._features, picture._dtype, picture._prepared = one, _encoded_in(model, dtype), None
+    features = encode(model, [image.pixels for image in pending], dtype, watch)
+    for image, embedding in zip(pending, features.split(1), strict=True):
+        image._features, image._dtype, image._prepared = embedding, _encoder_dtype(model, dtype), None
 
 
-def _dtypes(model: SamModel, dtype: torch.dtype | None) -> Dtypes:
+def _compute_dtypes(model: SamModel, dtype: torch.dtype | None) -> Dtypes:
     """Return the types that the parts of the model compute in on its device when `dtype` is asked for."""
     return usable_dtypes(dtype, model.device, model.image_encoder)
 
 
-def _encoded_in(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
-    return _dtypes(model, dtype).encoder or model.dtype
+def _encoder_dtype(model: SamModel, dtype: torch.dtype | None) -> torch.dtype:
+    return _compute_dtypes(model, dtype).encoder or model.dtype
 
 
 def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
@@ -190,4 +190,4 @@ def encode(
         pixels = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
     del inputs
     with watch.phase("inference", device), torch.no_grad():
-        return model.encode_image(pixels, _dtypes(model, dtype).encoder).float()
+        return model.encode_image(pixels, _compute_dtypes(model, dtype).encoder).float()

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from . import contours
-from ._tensors import tensor_of
-from .base_tensor import Array, BaseTensor, Rows, picture_shape, take, to_numpy
+from ._tensors import to_tensor
+from .base_tensor import Array, BaseTensor, Rows, image_shape, take_rows, to_numpy
 
 RLE = dict[str, Any]
 
 # Above this many run lengths, `from_runs` stores them as text at once, which takes an eighth of the memory. Below, they
 # are converted only when needed.
-_KEPT_RUNS = 1 << 18
+_MAX_UNCOMPRESSED_COUNTS = 1 << 18
 
 
 class Masks(BaseTensor):
@@ -38,7 +38,7 @@ class Masks(BaseTensor):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.bool,
     ) -> None:
-        self.orig_shape = picture_shape(orig_shape)
+        self.orig_shape = image_shape(orig_shape)
         self._rles: list[RLE] | None = None
         self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets, until `_rles` is made of them
         self._dense: Array | None = None
@@ -50,7 +50,7 @@ class Masks(BaseTensor):
             self._dense = self._checked_dense(data)
         elif isinstance(data, (list, tuple)):
             self._rles = [self._checked_rle(rle) for rle in data]
-            self._area = self._areas()  # reads all runs, so that malformed ones raise here and not later
+            self._area = self._compute_areas()  # reads all runs, so that malformed ones raise here and not later
         else:
             raise TypeError(f"masks are a tensor or array (N, H, W) or a list of RLE dicts, not {type(data).__name__}")
 
@@ -70,8 +70,8 @@ class Masks(BaseTensor):
         """
         masks = cls([], orig_shape, device=device)
         masks._rles, masks._runs, masks._area = None, (counts, offsets), area
-        if len(counts) > _KEPT_RUNS:
-            masks._texts()
+        if len(counts) > _MAX_UNCOMPRESSED_COUNTS:
+            masks._as_rles()
         return masks
 
     @classmethod
@@ -79,8 +79,10 @@ class Masks(BaseTensor):
         """Concatenate masks of one image on one device, all stored as run lengths."""
         if len(parts) == 1:
             return parts[0]
-        area = np.concatenate([part._areas() for part in parts])
-        return parts[0]._from_checked([one for part in parts for one in part._texts()], area, parts[0]._device)
+        area = np.concatenate([part._compute_areas() for part in parts])
+        return parts[0]._from_validated(
+            [rle_dict for part in parts for rle_dict in part._as_rles()], area, parts[0]._device
+        )
 
     @property
     def data(self) -> Array:
@@ -91,7 +93,7 @@ class Masks(BaseTensor):
             if (runs := self._runs) is not None:
                 pixels = ops.rle_decode(*runs, *self.orig_shape)
             else:
-                rles = self._texts()
+                rles = self._as_rles()
                 pixels = (
                     rle.to_masks(rles) if rles else torch.zeros((0, *self.orig_shape), dtype=torch.bool, device="cpu")
                 )
@@ -106,7 +108,7 @@ class Masks(BaseTensor):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape (N, H, W), without expanding run lengths."""
-        return (len(self._areas()), *self.orig_shape) if self.is_rle else tuple(self.data.shape)
+        return (len(self._compute_areas()), *self.orig_shape) if self.is_rle else tuple(self.data.shape)
 
     @property
     def is_rle(self) -> bool:
@@ -119,13 +121,13 @@ class Masks(BaseTensor):
         from . import rle
 
         if self.is_rle:
-            return [{"size": list(one["size"]), "counts": one["counts"]} for one in self._texts()]
+            return [{"size": list(rle_dict["size"]), "counts": rle_dict["counts"]} for rle_dict in self._as_rles()]
         return rle.from_masks(to_numpy(self.data > 0)) if len(self) else []
 
     @property
     def area(self) -> torch.Tensor:
         """Number of pixels per mask, (N,) int64 on the CPU."""
-        return torch.from_numpy(self._areas().copy())
+        return torch.from_numpy(self._compute_areas().copy())
 
     @property
     def xy(self) -> list[np.ndarray]:
@@ -140,7 +142,7 @@ class Masks(BaseTensor):
     @property
     def xyn(self) -> list[np.ndarray]:
         """`xy` divided by (width, height). It never reaches 1.0, because `xy` are pixel indices."""
-        return [ring / self._extent for ring in self.xy]
+        return [ring / self._image_wh for ring in self.xy]
 
     @property
     def polygons(self) -> list[list[contours.Polygon]]:
@@ -151,11 +153,11 @@ class Masks(BaseTensor):
     def boxes(self) -> np.ndarray:
         """Bounding boxes, (N, 4) int64: x1, y1, x2, y2 of the outermost pixels, inclusive; zeros for an empty mask."""
         if not self.is_rle:
-            boxes = [_box(to_numpy(self.data[i] > 0)) for i in range(len(self))]
+            boxes = [_bounding_box(to_numpy(self.data[i] > 0)) for i in range(len(self))]
         else:
             from . import rle
 
-            rles = self._texts()
+            rles = self._as_rles()
             corners = np.asarray(rle.toBbox(rles) if rles else [], dtype=np.int64).reshape(-1, 4)
             boxes = [(x, y, x + w - 1, y + h - 1) if w and h else (0, 0, 0, 0) for x, y, w, h in corners.tolist()]
         return np.array(boxes, np.int64).reshape(-1, 4)
@@ -169,39 +171,39 @@ class Masks(BaseTensor):
 
         An empty mask gives the corner (0, 0) and pixels (0, 0).
         """
-        one = self[index]
-        if not one._areas()[0]:
+        mask = self[index]
+        if not mask._compute_areas()[0]:
             return (0, 0), np.zeros((0, 0), bool)
-        x1, y1, x2, y2 = one.boxes[0].tolist()
-        if not one.is_rle:
+        x1, y1, x2, y2 = mask.boxes[0].tolist()
+        if not mask.is_rle:
             return (x1, y1), np.ascontiguousarray(self.pixels(index)[y1 : y2 + 1, x1 : x2 + 1])
         from . import rle
 
         # Decode only the pixels of the box; the image may be many times as large.
-        shown = rle.decode(rle.crop(one._texts()[0], [x1, y1, x2 - x1 + 1, y2 - y1 + 1]))
-        return (x1, y1), np.ascontiguousarray(shown).view(bool)
+        pixels = rle.decode(rle.crop(mask._as_rles()[0], [x1, y1, x2 - x1 + 1, y2 - y1 + 1]))
+        return (x1, y1), np.ascontiguousarray(pixels).view(bool)
 
     def pixels(self, index: int) -> np.ndarray:
         """Return one mask as a bool array (H, W)."""
         if self.is_rle:
             from . import rle
 
-            return np.asarray(rle.decode(self._texts()[index])).view(bool)
+            return np.asarray(rle.decode(self._as_rles()[index])).view(bool)
         return to_numpy(self.data[index] > 0)
 
     def take(self, rows: Rows) -> Masks:
         """Return the rows that an index was resolved to; run lengths stay run lengths."""
         if not self.is_rle:
-            return Masks(take(self._dense, rows), self.orig_shape)
-        return self._from_checked(take(self._texts(), rows), self._areas()[rows], self._device)
+            return Masks(take_rows(self._dense, rows), self.orig_shape)
+        return self._from_validated(take_rows(self._as_rles(), rows), self._compute_areas()[rows], self._device)
 
     def cpu(self) -> Masks:
         """Return the masks on the CPU; an array stays an array."""
-        return self._placed(self._device and torch.device("cpu")) if self.is_rle else super().cpu()
+        return self._on_device(self._device and torch.device("cpu")) if self.is_rle else super().cpu()
 
     def numpy(self) -> Masks:
         """Return the masks with `data` as a `numpy.ndarray`."""
-        return self._placed(None) if self.is_rle else super().numpy()
+        return self._on_device(None) if self.is_rle else super().numpy()
 
     def to(self, *args: Any, **kwargs: Any) -> Masks:
         """Return the masks converted as by `torch.Tensor.to`. Run lengths are expanded only for a different dtype."""
@@ -209,45 +211,45 @@ class Masks(BaseTensor):
             return super().to(*args, **kwargs)
         probe = torch.empty(0, dtype=self._dtype, device=self._device or "cpu").to(*args, **kwargs)
         if probe.dtype == self._dtype:
-            return self._placed(probe.device)
-        return Masks(tensor_of(self.data).to(*args, **kwargs), self.orig_shape)
+            return self._on_device(probe.device)
+        return Masks(to_tensor(self.data).to(*args, **kwargs), self.orig_shape)
 
-    def _placed(self, device: torch.device | None) -> Masks:
-        masks = self._from_checked([], self._areas(), device)
+    def _on_device(self, device: torch.device | None) -> Masks:
+        masks = self._from_validated([], self._compute_areas(), device)
         masks._runs, masks._rles = self._runs, None if self._rles is None else list(self._rles)
         return masks
 
     def _with(self, data: Array) -> Masks:
         return Masks(data, self.orig_shape)
 
-    def _from_checked(self, rles: list[RLE], area: np.ndarray, device: torch.device | None) -> Masks:
+    def _from_validated(self, rles: list[RLE], area: np.ndarray, device: torch.device | None) -> Masks:
         masks = Masks([], self.orig_shape, dtype=self._dtype)
         masks._rles, masks._area, masks._device = rles, area, device
         return masks
 
-    def _texts(self) -> list[RLE]:
+    def _as_rles(self) -> list[RLE]:
         """Return the COCO RLE dicts. Run lengths from `from_runs` are converted on first use and replaced by these."""
         if (runs := self._runs) is not None:
             from . import _rle_dicts
 
-            texts = _rle_dicts.texts_of(*runs)
-            self._rles = [{"size": list(self.orig_shape), "counts": text.decode("ascii")} for text in texts]
+            compressed = _rle_dicts.compress_counts(*runs)
+            self._rles = [{"size": list(self.orig_shape), "counts": counts.decode("ascii")} for counts in compressed]
             self._runs = None  # after `_rles` is set: another thread may read in between
         assert self._rles is not None
         return self._rles
 
-    def _areas(self) -> np.ndarray:
+    def _compute_areas(self) -> np.ndarray:
         if self._area is not None:
             return self._area
         if self._rles is not None:
             from . import rle
 
             return np.asarray(rle.area(self._rles) if self._rles else [], dtype=np.int64).reshape(-1)
-        pixels = tensor_of(self.data)
+        pixels = to_tensor(self.data)
         return to_numpy((pixels if pixels.dtype == torch.bool else pixels > 0).flatten(1).sum(1))
 
     @property
-    def _extent(self) -> np.ndarray:
+    def _image_wh(self) -> np.ndarray:
         return np.array(self.orig_shape[::-1], np.float32)
 
     def _checked_dense(self, data: Array) -> Array:
@@ -259,15 +261,15 @@ class Masks(BaseTensor):
             )
         return stacked
 
-    def _checked_rle(self, given: Any) -> RLE:
-        if not isinstance(given, Mapping):
-            raise TypeError(f"a mask in a list must be an RLE dict, not {type(given).__name__}; stack arrays")
-        if "size" not in given or "counts" not in given:
-            raise ValueError(f"an RLE dict has 'size' and 'counts', not {sorted(map(str, given))}")
-        size = list(given["size"])
+    def _checked_rle(self, mask: Any) -> RLE:
+        if not isinstance(mask, Mapping):
+            raise TypeError(f"a mask in a list must be an RLE dict, not {type(mask).__name__}; stack arrays")
+        if "size" not in mask or "counts" not in mask:
+            raise ValueError(f"an RLE dict has 'size' and 'counts', not {sorted(map(str, mask))}")
+        size = list(mask["size"])
         if size != list(self.orig_shape):
             raise ValueError(f"the RLE has size {size}, but the image has {list(self.orig_shape)} (height, width)")
-        counts = given["counts"]
+        counts = mask["counts"]
         if not isinstance(counts, (str, bytes)):
             from . import rle
 
@@ -284,11 +286,11 @@ class Masks(BaseTensor):
         return state
 
     def __repr__(self) -> str:
-        held = "RLE" if self.is_rle else str(getattr(self.data, "dtype", "")).removeprefix("torch.")
-        return f"Masks({' x '.join(map(str, self.shape))}, held as {held})"
+        storage = "RLE" if self.is_rle else str(getattr(self.data, "dtype", "")).removeprefix("torch.")
+        return f"Masks({' x '.join(map(str, self.shape))}, held as {storage})"
 
 
-def _box(pixels: np.ndarray) -> tuple[int, int, int, int]:
+def _bounding_box(pixels: np.ndarray) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     if not len(rows):
         return 0, 0, 0, 0

@@ -17,11 +17,11 @@ from .ops._native_cuda import on_device_of
 
 # Run lengths to fetch from a GPU at once; noisy masks have up to one per pixel. Chosen so that one mask more still fits
 # 256 MiB: PyTorch rounds pinned allocations up to a power of two.
-_MOST_COUNTS = 60_000_000
+_MAX_COUNTS_PER_REQUEST = 60_000_000
 
 
 @dataclass(frozen=True)
-class MaskNumbers:
+class MaskMeasurements:
     """Measurements of N masks.
 
     areas: (N,) int64, set pixels. boxes: (N, 4) int64 and stability: (N,) float32, as in `postprocess.MaskRecord`.
@@ -32,7 +32,7 @@ class MaskNumbers:
     stability: np.ndarray
 
     @classmethod
-    def of(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskNumbers:
+    def from_boxes_and_sizes(cls, boxes: np.ndarray, sizes: np.ndarray) -> MaskMeasurements:
         """Create them from the boxes (N, 4) and sizes (N, 3) that `ops.mask_runs` returns."""
         area, inner, outer = sizes.T.copy()  # areas outlive the measurement in a user's results
         # In float32, as the reference divides int32 tensors.
@@ -40,31 +40,31 @@ class MaskNumbers:
         return cls(area, boxes, stability)
 
 
-class MasksOnHost:
-    """Results of `ops.mask_runs` on the CPU, behind the same interface as `MasksOnGpu`."""
+class CpuMaskResults:
+    """Results of `ops.mask_runs` on the CPU, behind the same interface as `GpuMaskResults`."""
 
     device = torch.device("cpu")
-    on_gpu = False
+    is_cuda = False
 
     def __init__(self, counts: Tensor, offsets: Tensor, boxes: Tensor, sizes: Tensor) -> None:
         self._counts, self._offsets = counts, offsets
-        self._numbers = MaskNumbers.of(boxes.numpy(), sizes.numpy())
-        self._kept: np.ndarray | None = None
+        self._measurements = MaskMeasurements.from_boxes_and_sizes(boxes.numpy(), sizes.numpy())
+        self._requested: np.ndarray | None = None
 
-    def numbers(self) -> MaskNumbers:
+    def measurements(self) -> MaskMeasurements:
         """Return areas, boxes and stability of all masks."""
-        return self._numbers
+        return self._measurements
 
-    def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:
+    def split_indices(self, indices: np.ndarray) -> list[np.ndarray]:
         """Split mask indices (K,), K >= 1, into parts whose run lengths should be requested one part at a time."""
-        return [kept]
+        return [indices]
 
-    def ask(self, kept: np.ndarray | None, last: bool = True) -> None:
-        """Request the run lengths of the masks with the indices `kept`, (K,) int64; None for all.
+    def request_runs(self, indices: np.ndarray | None, is_last: bool = True) -> None:
+        """Request the run lengths of the masks with these indices, (K,) int64; None for all.
 
-        last: whether this is the last request, so that the logits can be freed.
+        is_last: whether this is the last request, so that the logits can be freed.
         """
-        self._kept = kept
+        self._requested = indices
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the run lengths (R,) of the requested masks, concatenated, and their offsets (K + 1,) int64.
@@ -72,114 +72,125 @@ class MasksOnHost:
         From a GPU the arrays belong to the caller; on the CPU they may share memory with this object.
         """
         bounds, counts = self._offsets.numpy(), self._counts.numpy()
-        if self._kept is None:
+        if self._requested is None:
             return counts, bounds
-        begins, ends = bounds[self._kept], bounds[self._kept + 1]
+        begins, ends = bounds[self._requested], bounds[self._requested + 1]
         parts = [counts[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
         return np.concatenate([counts[:0], *parts]), np.concatenate([bounds[:1], np.cumsum(ends - begins)])
 
-    def joined(self) -> tuple[Tensor, Tensor]:
-        """Return the counts and offsets of all masks, as `ops.mask_runs` does. Call `ask(None)` first."""
+    def runs_as_tensors(self) -> tuple[Tensor, Tensor]:
+        """Return the counts and offsets of all masks, as `ops.mask_runs` does. Call `request_runs(None)` first."""
         return self._counts, self._offsets
 
 
-class MasksOnGpu:
-    """Results of mask kernels on a GPU, with the interface of `MasksOnHost`.
+class GpuMaskResults:
+    """Results of mask kernels on a GPU, with the interface of `CpuMaskResults`.
 
-    `numbers` and `ask` wait for the measurements to arrive; `runs` and `joined` wait for the requested run lengths.
+    `measurements` and `request_runs` wait for the measurements to arrive, `runs` and `runs_as_tensors` for the
+    requested run lengths.
     """
 
-    on_gpu = True
+    is_cuda = True
 
     def __init__(
-        self, logits: Tensor, axes: ResamplingAxes, threshold: float, offset: float, place: tuple[int, int, int, int]
+        self,
+        logits: Tensor,
+        axes: ResamplingAxes,
+        threshold: float,
+        offset: float,
+        placement: tuple[int, int, int, int],
     ) -> None:
-        """Queue the measuring; see `ops._masks.cuda.MeasuredMasks`. `axes.fetch()` must have been called."""
+        """Queue the measuring; see `ops._masks.cuda.MeasuredMasks`. `axes.fetch()` must have been called.
+
+        placement: height and width of the whole image, then x and y of the crop's corner in it.
+        """
         self.device = logits.device
         self._axes = axes
-        self._narrow = place[0] * place[1] < 2**31  # int32 run lengths suffice, half the size to transfer
-        flat = _host_memory(8 * logits.shape[0], self.device)
-        self._numbers = split_measurements(flat.numpy())
+        self._use_int32 = placement[0] * placement[1] < 2**31  # int32 run lengths suffice, half the size to transfer
+        flat = _allocate_host(8 * logits.shape[0], self.device)
+        self._raw_measurements = split_measurements(flat.numpy())
         with on_device_of(logits, axes.buffer) as (cuda, stream):
-            self._arrival = cuda.Event()
+            self._event = cuda.Event()
             # Kernels write these few numbers directly to pinned host memory, which is faster than a copy.
             self._masks: MeasuredMasks | None = MeasuredMasks(
-                logits, axes, threshold, offset, place, flat, cuda, stream
+                logits, axes, threshold, offset, placement, flat, cuda, stream
             )
-            self._arrival.record(stream)
+            self._event.record(stream)
         self._runs = np.zeros(0, np.int32), np.zeros(1, np.int64)
 
     def __del__(self) -> None:
         # The GPU may still be writing to this memory; wait before it is freed and reused.
-        if "_arrival" in self.__dict__:
-            self._arrival.synchronize()
+        if "_event" in self.__dict__:
+            self._event.synchronize()
 
-    def numbers(self) -> MaskNumbers:
-        self._arrival.synchronize()
+    def measurements(self) -> MaskMeasurements:
+        self._event.synchronize()
         self._axes.check(int(self._axes.host_error[0]))
-        _, boxes, sizes = self._numbers
-        return MaskNumbers.of(boxes, sizes)
+        _, boxes, sizes = self._raw_measurements
+        return MaskMeasurements.from_boxes_and_sizes(boxes, sizes)
 
-    def in_parts(self, kept: np.ndarray) -> list[np.ndarray]:
-        ends = np.cumsum(self._numbers[0][kept])
-        if ends[-1] <= _MOST_COUNTS:
-            return [kept]
-        return np.split(kept, np.flatnonzero(np.diff(ends // _MOST_COUNTS)) + 1)
+    def split_indices(self, indices: np.ndarray) -> list[np.ndarray]:
+        ends = np.cumsum(self._raw_measurements[0][indices])
+        if ends[-1] <= _MAX_COUNTS_PER_REQUEST:
+            return [indices]
+        return np.split(indices, np.flatnonzero(np.diff(ends // _MAX_COUNTS_PER_REQUEST)) + 1)
 
-    def ask(self, kept: np.ndarray | None, last: bool = True) -> None:
+    def request_runs(self, indices: np.ndarray | None, is_last: bool = True) -> None:
         masks, device = self._masks, self.device
         assert masks is not None
-        if last:
+        if is_last:
             self._masks = None  # frees the logits
-        self._arrival.synchronize()
-        lengths = self._numbers[0]
-        if kept is None:
-            kept = np.arange(len(lengths))
-        k, ends = len(kept), np.cumsum(lengths[kept])
+        self._event.synchronize()
+        lengths = self._raw_measurements[0]
+        if indices is None:
+            indices = np.arange(len(lengths))
+        k, ends = len(indices), np.cumsum(lengths[indices])
         total = int(ends[-1]) if k else 0
-        # Indices, offsets and run lengths lie in one buffer, in that order, on the GPU (`there`) and on the host.
-        head, words = 2 * k + 1, (total + 1) // 2 if self._narrow else total
-        host = _host_memory(head + words, device)
-        numbers = host.numpy()
-        numbers[:k], numbers[k], numbers[k + 1 : head] = kept, 0, ends
-        there = torch.empty(head + words, dtype=torch.int64, device=device)
-        with on_device_of(there) as (cuda, stream):
-            here, at, item = host.data_ptr(), there.data_ptr(), numbers.itemsize
-            cuda.copy_async(at, here, item * head, stream)
-            masks.write_runs(at, k, at + item * k, at + item * head, self._narrow, stream)
-            cuda.copy_async(here + item * head, at + item * head, item * words, stream)
-            self._arrival.record(stream)
-        counts = numbers[head:]
-        self._runs = counts.view(np.int32)[:total] if self._narrow else counts, numbers[k:head]
+        # Indices, offsets and run lengths lie in one buffer, in that order, on the GPU and on the host.
+        header, words = 2 * k + 1, (total + 1) // 2 if self._use_int32 else total
+        host_buffer = _allocate_host(header + words, device)
+        host_array = host_buffer.numpy()
+        host_array[:k], host_array[k], host_array[k + 1 : header] = indices, 0, ends
+        device_buffer = torch.empty(header + words, dtype=torch.int64, device=device)
+        with on_device_of(device_buffer) as (cuda, stream):
+            host_ptr, device_ptr, itemsize = host_buffer.data_ptr(), device_buffer.data_ptr(), host_array.itemsize
+            cuda.copy_async(device_ptr, host_ptr, itemsize * header, stream)
+            masks.write_runs(
+                device_ptr, k, device_ptr + itemsize * k, device_ptr + itemsize * header, self._use_int32, stream
+            )
+            cuda.copy_async(host_ptr + itemsize * header, device_ptr + itemsize * header, itemsize * words, stream)
+            self._event.record(stream)
+        counts = host_array[header:]
+        self._runs = counts.view(np.int32)[:total] if self._use_int32 else counts, host_array[k:header]
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
-        self._arrival.synchronize()
+        self._event.synchronize()
         return self._runs
 
-    def joined(self) -> tuple[Tensor, Tensor]:
+    def runs_as_tensors(self) -> tuple[Tensor, Tensor]:
         counts, offsets = self.runs()
         # Copied, because they stay in a user's results: pinned memory is scarce, and PyTorch never releases it.
         return torch.from_numpy(counts).to(torch.int64, copy=True), torch.from_numpy(offsets.copy())
 
 
-def _host_memory(count: int, device: torch.device) -> Tensor:
+def _allocate_host(count: int, device: torch.device) -> Tensor:
     """Allocate int64 host memory for copies to or from the device; pinned for CUDA."""
     return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
 
 
-class Fetched:
+class AsyncHostCopy:
     """Host copy of a tensor. From a GPU it is copied asynchronously on the current stream."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
-        self._arrived: torch.cuda.Event | None = None
+        self._event: torch.cuda.Event | None = None
         if tensor.is_cuda:
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(tensor.device))
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(tensor.device))
 
     def wait(self) -> Tensor:
         """Return the copy once it has arrived, without waiting for work queued later."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-            self._arrived = None
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
         return self._copy

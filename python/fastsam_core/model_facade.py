@@ -15,10 +15,12 @@ Summary = tuple[int, int, int, float]
 
 # Guards the creation of a model's predictor. Threads whose first calls coincide must get the same predictor, because
 # its lock is what makes their calls take turns.
-MAKING = threading.Lock()
+CREATION_LOCK = threading.Lock()
 if hasattr(os, "register_at_fork"):
     # A forked child lacks the thread that may hold the lock, so acquire it for the fork. It is only ever held briefly.
-    os.register_at_fork(before=MAKING.acquire, after_in_parent=MAKING.release, after_in_child=MAKING.release)
+    os.register_at_fork(
+        before=CREATION_LOCK.acquire, after_in_parent=CREATION_LOCK.release, after_in_child=CREATION_LOCK.release
+    )
 
 
 class ModelFacade:

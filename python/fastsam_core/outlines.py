@@ -32,14 +32,14 @@ class Outline(NamedTuple):
     holes: list[NDArray[np.int64]]
 
 
-def runs_of(rle: Mapping[str, Any]) -> MaskRuns:
+def runs_from_rle(rle: Mapping[str, Any]) -> MaskRuns:
     """Return the runs of a COCO RLE dict. Raises ValueError for a malformed one."""
     counts, _, [(height, width)] = unpack(rle)
     edges = np.cumsum(counts.numpy())[:-1]
     if not (np.diff(edges) > 0).all():
         # Zero-length counts are allowed; the runs on both sides of one join.
-        edges, times = np.unique(edges, return_counts=True)
-        edges = edges[times % 2 == 1]
+        edges, multiplicity = np.unique(edges, return_counts=True)
+        edges = edges[multiplicity % 2 == 1]
     return MaskRuns.from_counts(np.diff(edges, prepend=0, append=height * width), height)
 
 
@@ -48,15 +48,15 @@ def trace(runs: MaskRuns) -> list[Outline]:
     edges = _Edges(runs)
     if not len(edges.y):
         return []
-    order, starts = _cycles(edges.following)
-    of_edge = np.empty(len(order), np.int64)
-    of_edge[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+    order, starts = _cycles(edges.next_edge)
+    cycle_of_edge = np.empty(len(order), np.int64)
+    cycle_of_edge[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
     # Sum of bottoms minus tops over a border: positive for a part, negative for a hole.
-    side = np.where(order % 2 == 1, 1, -1) * edges.y[order]
-    is_hole = np.add.reduceat(side, starts) < 0
+    signed_y = np.where(order % 2 == 1, 1, -1) * edges.y[order]
+    is_hole = np.add.reduceat(signed_y, starts) < 0
     contours = _vertices(edges, order, starts)
     outlines = {int(i): Outline(contours[i], []) for i in np.flatnonzero(~is_hole)}
-    for hole, part in _parts_of_holes(edges, order, starts, of_edge, is_hole):
+    for hole, part in _parts_of_holes(edges, order, starts, cycle_of_edge, is_hole):
         outlines[part].holes.append(contours[hole])
     return list(outlines.values())
 
@@ -65,7 +65,7 @@ class _Edges:
     """The horizontal edges of a mask, each one pixel long: edge 2 i is the top of run i, edge 2 i + 1 its bottom.
 
     Tops are directed from left to right and bottoms from right to left, so the mask lies to the right of each edge.
-    `y` is the row of an edge, `end` the x at which it ends, and `following` the next edge along the same border.
+    `y` is the row of an edge, `end` the x at which it ends, and `next_edge` the next edge along the same border.
     """
 
     def __init__(self, runs: MaskRuns) -> None:
@@ -78,22 +78,22 @@ class _Edges:
         # end, the third and fourth, and so on, because there exactly one of the two columns is set. Where one run ends
         # and another begins at the same corner, tops are sorted first, which connects pixels that touch at corners.
         bottom = np.arange(count) % 2
-        lines = np.empty(2 * count, np.int64)  # x of the left end (2 e) and right end (2 e + 1) of each edge e
-        lines[0::2] = np.repeat(runs.columns, 2)
-        lines[1::2] = lines[0::2] + 1
-        rank = np.lexsort((np.repeat(bottom, 2), np.repeat(self.y, 2), lines))
-        mate = np.empty(2 * count, np.int64)
-        mate[rank[0::2]], mate[rank[1::2]] = rank[1::2], rank[0::2]
-        self.following: NDArray[np.int64] = mate[2 * np.arange(count) + 1 - bottom] // 2
+        end_x = np.empty(2 * count, np.int64)  # x of the left end (2 e) and right end (2 e + 1) of each edge e
+        end_x[0::2] = np.repeat(runs.columns, 2)
+        end_x[1::2] = end_x[0::2] + 1
+        rank = np.lexsort((np.repeat(bottom, 2), np.repeat(self.y, 2), end_x))
+        paired_end = np.empty(2 * count, np.int64)
+        paired_end[rank[0::2]], paired_end[rank[1::2]] = rank[1::2], rank[0::2]
+        self.next_edge: NDArray[np.int64] = paired_end[2 * np.arange(count) + 1 - bottom] // 2
 
 
-def _cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cycles(next_edge: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the cycles of a permutation, concatenated, and the index where each begins."""
-    after = following.tolist()
-    seen = bytearray(len(after))
+    successors = next_edge.tolist()
+    seen = bytearray(len(successors))
     order: list[int] = []
     starts = []
-    for first in range(len(after)):
+    for first in range(len(successors)):
         if seen[first]:
             continue
         starts.append(len(order))
@@ -101,7 +101,7 @@ def _cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
         while not seen[edge]:
             seen[edge] = 1
             order.append(edge)
-            edge = after[edge]
+            edge = successors[edge]
     return np.array(order, np.int64), np.array(starts, np.int64)
 
 
@@ -110,12 +110,12 @@ def _vertices(edges: _Edges, order: NDArray[np.int64], starts: NDArray[np.int64]
 
     Where the next edge lies on another row, the end of an edge is a vertical edge, with one vertex on each row.
     """
-    here, there = edges.y[order], edges.y[edges.following[order]]
-    turns = here != there
-    corners = np.empty((int(turns.sum()), 2, 2), np.int64)
-    corners[:, :, 0] = edges.end[order][turns, None]
-    corners[:, 0, 1], corners[:, 1, 1] = here[turns], there[turns]
-    bounds = np.add.reduceat(turns, starts, dtype=np.int64).cumsum()[:-1]
+    row, next_row = edges.y[order], edges.y[edges.next_edge[order]]
+    is_corner = row != next_row
+    corners = np.empty((int(is_corner.sum()), 2, 2), np.int64)
+    corners[:, :, 0] = edges.end[order][is_corner, None]
+    corners[:, 0, 1], corners[:, 1, 1] = row[is_corner], next_row[is_corner]
+    bounds = np.add.reduceat(is_corner, starts, dtype=np.int64).cumsum()[:-1]
     return [part.reshape(-1, 2) for part in np.split(corners, bounds)]
 
 
@@ -123,7 +123,7 @@ def _parts_of_holes(
     edges: _Edges,
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
-    of_edge: NDArray[np.int64],
+    cycle_of_edge: NDArray[np.int64],
     is_hole: NDArray[np.bool_],
 ) -> list[tuple[int, int]]:
     """Return pairs (hole, part) of cycle indices, in the order of the holes.
@@ -135,9 +135,9 @@ def _parts_of_holes(
     parts = {int(i): int(i) for i in np.flatnonzero(~is_hole)}
     tops = []
     for hole in np.flatnonzero(is_hole).tolist():
-        own = order[starts[hole] : ends[hole]]
-        highest = own[edges.y[own].argmin()]
-        tops.append((int(edges.y[highest]), hole, int(of_edge[highest - 1])))
+        hole_edges = order[starts[hole] : ends[hole]]
+        highest = hole_edges[edges.y[hole_edges].argmin()]
+        tops.append((int(edges.y[highest]), hole, int(cycle_of_edge[highest - 1])))
     for _, hole, above in sorted(tops):
         parts[hole] = parts[above]
     return [(hole, parts[hole]) for _, hole, _ in sorted(tops, key=lambda top: top[1])]
@@ -152,8 +152,8 @@ def simplify(contour: NDArray[Any], tolerance: float) -> NDArray[Any]:
 
     if tolerance <= 0:
         return contour
-    kept = cv2.approxPolyDP(contour.astype(np.float32)[:, None], tolerance, True)[:, 0]
-    return kept.astype(contour.dtype) if len(kept) > 2 else contour
+    simplified = cv2.approxPolyDP(contour.astype(np.float32)[:, None], tolerance, True)[:, 0]
+    return simplified.astype(contour.dtype) if len(simplified) > 2 else contour
 
 
 def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -166,59 +166,64 @@ def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
     if len(contours) == 1:
         return contours[0]
     points = np.concatenate(contours)
-    firsts = np.cumsum([0, *(len(contour) for contour in contours)]).tolist()
-    following = np.arange(1, len(points) + 1)
-    for first, end in pairwise(firsts):
-        following[end - 1] = first
-    after = following.tolist()
-    places = list(range(len(points)))  # vertex index of each ring node; every bridge adds two nodes
-    for near, far, owner in _bridges(points.astype(np.float64), firsts):
-        before = far - 1 if far > firsts[owner] else firsts[owner + 1] - 1
-        back, home = len(places), len(places) + 1
-        places += [far, near]
-        after += [home, after[near]]
-        after[before], after[near] = back, far
+    contour_starts = np.cumsum([0, *(len(contour) for contour in contours)]).tolist()
+    next_vertex = np.arange(1, len(points) + 1)
+    for start, end in pairwise(contour_starts):
+        next_vertex[end - 1] = start
+    next_node = next_vertex.tolist()
+    vertex_of_node = list(range(len(points)))  # vertex index of each ring node; every bridge adds two nodes
+    for near_vertex, far_vertex, far_contour in _bridges(points.astype(np.float64), contour_starts):
+        previous = far_vertex - 1 if far_vertex > contour_starts[far_contour] else contour_starts[far_contour + 1] - 1
+        far_return, near_return = len(vertex_of_node), len(vertex_of_node) + 1
+        vertex_of_node += [far_vertex, near_vertex]
+        next_node += [near_return, next_node[near_vertex]]
+        next_node[previous], next_node[near_vertex] = far_return, far_vertex
     ring = [0]
-    node = after[0]
+    node = next_node[0]
     while node:
         ring.append(node)
-        node = after[node]
-    joined = points[np.array(places)[ring]]
+        node = next_node[node]
+    joined = points[np.array(vertex_of_node)[ring]]
     # Bridges between contours that touch have length 0; drop the repeated points.
-    fresh = (joined != np.roll(joined, 1, axis=0)).any(1)
-    return joined[fresh]
+    is_new = (joined != np.roll(joined, 1, axis=0)).any(1)
+    return joined[is_new]
 
 
-def _bridges(points: NDArray[np.float64], firsts: list[int]) -> list[tuple[int, int, int]]:
+def _bridges(points: NDArray[np.float64], contour_starts: list[int]) -> list[tuple[int, int, int]]:
     """Return bridges (near vertex, far vertex, contour of the far vertex), one for each contour but the first.
 
     They are the edges of the minimum spanning tree, in the order in which Prim's algorithm adds them.
     """
-    count = len(firsts) - 1
-    share = len(points) if len(points) <= _JOINING_VERTICES else max(1, _JOINING_VERTICES // count)
-    chosen = [
-        np.linspace(first, end, min(share, end - first), endpoint=False).astype(np.int64)
-        for first, end in pairwise(firsts)
+    count = len(contour_starts) - 1
+    samples_per_contour = len(points) if len(points) <= _JOINING_VERTICES else max(1, _JOINING_VERTICES // count)
+    samples = [
+        np.linspace(start, end, min(samples_per_contour, end - start), endpoint=False).astype(np.int64)
+        for start, end in pairwise(contour_starts)
     ]
-    waiting = np.concatenate(chosen[1:])
-    owners = np.repeat(np.arange(1, count), [len(part) for part in chosen[1:]])
-    apart = np.full(len(waiting), np.inf)
-    nearest = np.zeros(len(waiting), np.int64)
+    remaining = np.concatenate(samples[1:])
+    contour_of_remaining = np.repeat(np.arange(1, count), [len(part) for part in samples[1:]])
+    min_distance = np.full(len(remaining), np.inf)
+    nearest = np.zeros(len(remaining), np.int64)
     xs, ys = points[:, 0].copy(), points[:, 1].copy()
-    newest, found = 0, []
+    newest_contour, bridges = 0, []
     for _ in range(count - 1):
         # Process long contours in pieces, so that the distance matrix stays small.
-        for piece in np.array_split(chosen[newest], -(-len(chosen[newest]) // 256)):
-            across = xs[waiting][:, None] - xs[piece]
-            down = ys[waiting][:, None] - ys[piece]
-            distances = across * across + down * down
+        for chunk in np.array_split(samples[newest_contour], -(-len(samples[newest_contour]) // 256)):
+            dx = xs[remaining][:, None] - xs[chunk]
+            dy = ys[remaining][:, None] - ys[chunk]
+            distances = dx * dx + dy * dy
             best = distances.argmin(1)
             shortest = distances[np.arange(len(best)), best]
-            closer = shortest < apart
-            apart[closer], nearest[closer] = shortest[closer], piece[best[closer]]
-        place = int(apart.argmin())
-        newest = int(owners[place])
-        found.append((int(nearest[place]), int(waiting[place]), newest))
-        left = owners != newest
-        waiting, owners, apart, nearest = waiting[left], owners[left], apart[left], nearest[left]
-    return found
+            closer = shortest < min_distance
+            min_distance[closer], nearest[closer] = shortest[closer], chunk[best[closer]]
+        closest = int(min_distance.argmin())
+        newest_contour = int(contour_of_remaining[closest])
+        bridges.append((int(nearest[closest]), int(remaining[closest]), newest_contour))
+        is_left = contour_of_remaining != newest_contour
+        remaining, contour_of_remaining, min_distance, nearest = (
+            remaining[is_left],
+            contour_of_remaining[is_left],
+            min_distance[is_left],
+            nearest[is_left],
+        )
+    return bridges

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .measuring import MasksOnGpu, MasksOnHost
+from .measuring import CpuMaskResults, GpuMaskResults
 from .models.common import to_device
 from .ops._masks.cuda import ResamplingAxes
 from .ops._native import cpu_module
@@ -29,13 +29,13 @@ from .ops._threads import thread_count
 
 # Masks measured together hold their run lengths and several times as much working memory for encoding. So take few at a
 # time, but some for each thread; on a GPU, enough to keep it busy.
-_PER_THREAD, _FEWEST_TOGETHER, _MOST_TOGETHER = 8, 16, 64
-_GPU_RECORDS_CHUNK = 256
+_MASKS_PER_THREAD, _MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 8, 16, 64
+_GPU_BATCH_SIZE = 256
 
 
-def measured_together() -> int:
+def measure_batch_size() -> int:
     """Return how many masks to measure together on the CPU: fewest in plain PyTorch, which creates all their pixels."""
-    return min(_MOST_TOGETHER, max(_FEWEST_TOGETHER, _PER_THREAD * thread_count() if cpu_module else 0))
+    return min(_MAX_BATCH_SIZE, max(_MIN_BATCH_SIZE, _MASKS_PER_THREAD * thread_count() if cpu_module else 0))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MaskRecord:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EncodedMasks:
     """Measurements of N masks, as arrays.
 
     counts: (R,) int64, uncompressed COCO RLE of all masks, concatenated. offsets: (N + 1,) int64, where the counts of
@@ -78,15 +78,15 @@ def axis_weights(cells: int, padded: int, content: int, size: int, start: int = 
     to `size`. Returns the first cell that each output position reads, (size,) int64, and the weights of that cell and
     the two after it, (size, 3) float32.
     """
-    near, far, share = _bilinear_source(size, content)
-    cell_near, cell_far, cell_share = _bilinear_source(padded, cells)
-    near, far = near + start, far + start
-    base = cell_near[near]
+    lower, upper, fraction = _bilinear_taps(size, content)
+    cell_lower, cell_upper, cell_fraction = _bilinear_taps(padded, cells)
+    lower, upper = lower + start, upper + start
+    base = cell_lower[lower]
     weight = np.zeros((size, 3))
     rows = np.arange(size)
-    for position, part in ((near, 1 - share), (far, share)):
-        weight[rows, cell_near[position] - base] += part * (1 - cell_share[position])
-        weight[rows, cell_far[position] - base] += part * cell_share[position]
+    for position, weight_part in ((lower, 1 - fraction), (upper, fraction)):
+        weight[rows, cell_lower[position] - base] += weight_part * (1 - cell_fraction[position])
+        weight[rows, cell_upper[position] - base] += weight_part * cell_fraction[position]
     return torch.from_numpy(base), torch.from_numpy(weight.astype(np.float32))
 
 
@@ -129,19 +129,19 @@ class MaskResizer:
         return F.interpolate(content, self.original_hw, mode="bilinear", align_corners=False)[0, 0]
 
     @torch.no_grad()
-    def window(self, low_res: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
+    def window_logits(self, low_res: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
         """Return the logits of a window of the image, (bottom - top, right - left) float32, computing only these.
 
         low_res: one mask, (l, l) floating point. The two steps are combined, so values may differ from `logits` by
         rounding.
         """
-        (part,) = self._checked(low_res[None])
+        (result,) = self._checked(low_res[None])
         for (cells, weights), (first, end) in zip(self._axes, ((top, bottom), (left, right)), strict=True):
-            rows, shares = cells[first:end].to(part.device), weights[first:end].to(part.device)
+            rows, tap_weights = cells[first:end].to(result.device), weights[first:end].to(result.device)
             # Cells beyond the last have weight zero, so clamping their index is harmless.
-            taps = (part[(rows + tap).clamp(max=len(part) - 1)] * shares[:, tap, None] for tap in range(3))
-            part = sum(taps, torch.zeros((), dtype=part.dtype, device=part.device)).T
-        return part
+            taps = (result[(rows + tap).clamp(max=len(result) - 1)] * tap_weights[:, tap, None] for tap in range(3))
+            result = sum(taps, torch.zeros((), dtype=result.dtype, device=result.device)).T
+        return result
 
     def record(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> MaskRecord:
         """Return RLE, area, box and stability of one mask (l, l): the pixels whose logit exceeds `threshold`."""
@@ -149,21 +149,23 @@ class MaskResizer:
 
     def records(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> list[MaskRecord]:
         """Return the `record` of each mask of (N, l, l), in order. Pixels are never created, so memory is bounded."""
-        parts = self.measure_parts(low_res, threshold, offset)
+        parts = self.measure_in_batches(low_res, threshold, offset)
         return [record for part in parts for record in self._records(part)]
 
-    def _records(self, found: Measured) -> Iterator[MaskRecord]:
-        characters, ends = ops.rle_to_string(found.counts, found.offsets)
-        text = characters.numpy().tobytes().decode("ascii")
-        numbers = zip(found.areas.tolist(), found.boxes.tolist(), found.stability.tolist(), strict=True)
-        for (begin, end), (area, box, stability) in zip(pairwise(ends.tolist()), numbers, strict=True):
+    def _records(self, masks: EncodedMasks) -> Iterator[MaskRecord]:
+        text_bytes, ends = ops.rle_to_string(masks.counts, masks.offsets)
+        text = text_bytes.numpy().tobytes().decode("ascii")
+        measurements = zip(masks.areas.tolist(), masks.boxes.tolist(), masks.stability.tolist(), strict=True)
+        for (begin, end), (area, box, stability) in zip(pairwise(ends.tolist()), measurements, strict=True):
             rle = {"size": list(self.original_hw), "counts": text[begin:end]}
             yield MaskRecord(rle, area, tuple(box), stability)
 
-    def measure_parts(self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0) -> Iterator[Measured]:
+    def measure_in_batches(
+        self, low_res: Tensor, threshold: float = 0.0, offset: float = 1.0
+    ) -> Iterator[EncodedMasks]:
         """Yield `measure` of a few masks of (N, l, l) at a time, in order, so that memory is bounded."""
         low_res = self._checked(low_res)
-        size = _GPU_RECORDS_CHUNK if has_kernels_for(low_res) else measured_together()
+        size = _GPU_BATCH_SIZE if has_kernels_for(low_res) else measure_batch_size()
         for part in low_res.split(size) if len(low_res) else ():
             yield self.measure(part, threshold, offset)
 
@@ -172,31 +174,31 @@ class MaskResizer:
         low_res: Tensor,
         threshold: float = 0.0,
         offset: float = 1.0,
-        picture_hw: tuple[int, int] | None = None,
+        image_hw: tuple[int, int] | None = None,
         corner: tuple[int, int] = (0, 0),
-    ) -> Measured:
+    ) -> EncodedMasks:
         """Return run lengths, areas, boxes and stability scores of masks (N, l, l).
 
-        picture_hw, corner: given if the resizer's image is a crop; the (height, width) of the whole image, and the
+        image_hw, corner: given if the resizer's image is a crop; the (height, width) of the whole image, and the
         (x, y) of the crop's corner in it. Run lengths then are those of the whole image, while boxes stay relative to
         the crop.
 
         Raises ValueError for any other shape, a crop outside the image or a negative offset; TypeError for anything but
         a floating-point tensor.
         """
-        started = self.start(low_res, threshold, offset, picture_hw, corner)
-        numbers = started.numbers()
-        started.ask(None)
-        return Measured(*started.joined(), numbers.areas, numbers.boxes, numbers.stability)
+        started = self.measure_async(low_res, threshold, offset, image_hw, corner)
+        measurements = started.measurements()
+        started.request_runs(None)
+        return EncodedMasks(*started.runs_as_tensors(), measurements.areas, measurements.boxes, measurements.stability)
 
-    def start(
+    def measure_async(
         self,
         low_res: Tensor,
         threshold: float = 0.0,
         offset: float = 1.0,
-        picture_hw: tuple[int, int] | None = None,
+        image_hw: tuple[int, int] | None = None,
         corner: tuple[int, int] = (0, 0),
-    ) -> MasksOnHost | MasksOnGpu:
+    ) -> CpuMaskResults | GpuMaskResults:
         """Start `measure` and return an object that gives its results step by step.
 
         On a GPU whose kernels are in use, this doesn't wait for them.
@@ -204,29 +206,35 @@ class MaskResizer:
         if not offset >= 0:
             raise ValueError(f"the stability offset must be 0 or more, got {offset}")
         low_res = self._checked(low_res)
-        height, width = picture_hw or self.original_hw
+        height, width = image_hw or self.original_hw
         if has_kernels_for(low_res):
-            return MasksOnGpu(low_res, self._prepared_on(low_res.device), threshold, offset, (height, width, *corner))
+            return GpuMaskResults(
+                low_res, self._prepared_axes_on(low_res.device), threshold, offset, (height, width, *corner)
+            )
         if low_res.device.type not in ("cpu", "cuda"):
             low_res = low_res.cpu()
         axes = self._axes_on(low_res.device)
-        found = ops.mask_runs(low_res, *axes, threshold, offset, height, width, *corner)
-        return MasksOnHost(*(result.cpu() for result in found))
+        results = ops.mask_runs(low_res, *axes, threshold, offset, height, width, *corner)
+        return CpuMaskResults(*(result.cpu() for result in results))
 
-    def prepare_for(self, tensor: Tensor) -> None:
-        """Compute and cache ahead what `start` needs besides the masks, if `tensor` is on a GPU that runs kernels."""
+    def cache_axes_for(self, tensor: Tensor) -> None:
+        """Compute and cache what `measure_async` needs besides the masks, if `tensor` is on a GPU that runs kernels."""
         if tensor.is_cuda and has_kernels_for(tensor):
-            self._prepared_on(tensor.device)
+            self._prepared_axes_on(tensor.device)
 
     def _axes_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return y_cells, y_weights, x_cells, x_weights on a device; cached on GPUs."""
-        stream = _stream_to_keep_on(device)
-        return _axes_at(device, *self._key) if stream is None else _axes_kept(device, stream, *self._key)
+        stream = _stream_cache_key(device)
+        return _make_axes(device, *self._key) if stream is None else _cached_axes(device, stream, *self._key)
 
-    def _prepared_on(self, device: torch.device) -> ResamplingAxes:
+    def _prepared_axes_on(self, device: torch.device) -> ResamplingAxes:
         """Return the same axes in the form that CUDA kernels take."""
-        stream = _stream_to_keep_on(device)
-        return _prepared_at(device, *self._key) if stream is None else _prepared_kept(device, stream, *self._key)
+        stream = _stream_cache_key(device)
+        return (
+            _make_prepared_axes(device, *self._key)
+            if stream is None
+            else _cached_prepared_axes(device, stream, *self._key)
+        )
 
     def _checked(self, low_res: Tensor) -> Tensor:
         if not isinstance(low_res, Tensor) or not low_res.is_floating_point():
@@ -238,7 +246,7 @@ class MaskResizer:
         return low_res.detach().to(torch.float32)
 
 
-def _axes_at(
+def _make_axes(
     device: torch.device, cells: int, padded: int, y: tuple[int, int], x: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return y_cells, y_weights, x_cells, x_weights on a device. y, x: (content, size), see `axis_weights`."""
@@ -249,37 +257,37 @@ def _axes_at(
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _axes_kept(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cache `_axes_at` per device and stream: another stream could read a copy that has not arrived yet."""
-    return _axes_at(device, *axes)
+def _cached_axes(device: torch.device, stream: int, *axes: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cache `_make_axes` per device and stream: another stream could read a copy that has not arrived yet."""
+    return _make_axes(device, *axes)
 
 
-def _prepared_at(device: torch.device, cells: int, *axes: Any) -> ResamplingAxes:
-    return ResamplingAxes(*_axes_at(device, cells, *axes), (cells, cells)).fetch()
+def _make_prepared_axes(device: torch.device, cells: int, *axes: Any) -> ResamplingAxes:
+    return ResamplingAxes(*_make_axes(device, cells, *axes), (cells, cells)).fetch()
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
-def _prepared_kept(device: torch.device, stream: int, *axes: Any) -> ResamplingAxes:
-    return _prepared_at(device, *axes)
+def _cached_prepared_axes(device: torch.device, stream: int, *axes: Any) -> ResamplingAxes:
+    return _make_prepared_axes(device, *axes)
 
 
-def _stream_to_keep_on(device: torch.device) -> int | None:
+def _stream_cache_key(device: torch.device) -> int | None:
     """Return the GPU's current stream as a cache key, or None if results must not be cached."""
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # memory of a captured graph belongs to it
         return None
     return stream_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def _bilinear_source(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where a bilinear resize (align_corners=False) from `source` to `size` pixels reads.
+def _bilinear_taps(size: int, source_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where a bilinear resize (align_corners=False) from `source_size` to `size` pixels reads.
 
     Returns the lower index, the upper index and the weight of the upper one, each (size,). Positions are computed in
     float32 as PyTorch does. At 10,000 pixels its rounding shifts them by 1e-4, and masks must shift in the same way.
     """
-    ratio = np.float32(source) / np.float32(size)
+    ratio = np.float32(source_size) / np.float32(size)
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * ratio - np.float32(0.5)
     position = np.maximum(position, np.float32(0))
-    lower = np.minimum(position.astype(np.int64), source - 1)
-    share = np.clip(position.astype(np.float64) - lower, 0, 1)
-    return lower, np.minimum(lower + 1, source - 1), share
+    lower = np.minimum(position.astype(np.int64), source_size - 1)
+    fraction = np.clip(position.astype(np.float64) - lower, 0, 1)
+    return lower, np.minimum(lower + 1, source_size - 1), fraction

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import saving
-from ._log import counted, say, warn_once
+from ._log import format_count, log_or_print, warn_once
 from .config import Config
 from .results import Results
 from .sources import Item, Source, load_sources
@@ -28,7 +28,7 @@ EVENTS = (
 )
 Callback = Callable[[Any], Any]
 # Processes a group of images that were read together; the writer, if any, saves the results.
-Run = Callable[[list[Item], saving.ResultWriter | None], Iterable[Results]]
+ProcessBatch = Callable[[list[Item], saving.ResultWriter | None], Iterable[Results]]
 
 
 class PredictionLoop:
@@ -47,10 +47,10 @@ class PredictionLoop:
         self.results: list[Results] = []
         self.seen = 0
         self.save_dir: Path | None = None
-        self._saved_as: tuple[Any, ...] = ()
-        self._calling_back: int | None = None  # id of the thread that is running callbacks inside its batch
+        self._save_dir_key: tuple[Any, ...] = ()
+        self._callback_thread: int | None = None  # id of the thread that is running callbacks inside its batch
         self._lock = threading.RLock()
-        _LOOPS.add(self)
+        _INSTANCES.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Locks and open sources can't be copied; `__setstate__` gives the copy its own.
@@ -58,7 +58,7 @@ class PredictionLoop:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
-        _LOOPS.add(self)
+        _INSTANCES.add(self)
 
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options `vid_stride` and `stream_buffer`, and store it as `dataset`."""
@@ -73,26 +73,31 @@ class PredictionLoop:
 
     # --- the loop ---
 
-    def _loop(self, items: Source | Iterable[Item], config: Config, run: Run) -> Iterator[Results]:
-        """Yield the results of `run`, which gets `config.batch` images at a time; write, report and fire callbacks."""
-        writer = saving.ResultWriter(self._folder(config), config) if saving.wants_folder(config) else None
+    def _run_loop(
+        self, items: Source | Iterable[Item], config: Config, process_batch: ProcessBatch
+    ) -> Iterator[Results]:
+        """Yield the results of `process_batch`, which gets `config.batch` images at a time.
+
+        Writes them, logs a summary and runs the callbacks.
+        """
+        writer = saving.ResultWriter(self._output_folder(config), config) if saving.writes_files(config) else None
         if writer is None and config.show:
             writer = saving.ResultWriter(Path(), config)
-        total = dict.fromkeys(Stopwatch().speed, 0.0)
-        count = 0
+        total_ms = dict.fromkeys(Stopwatch().speed, 0.0)
+        num_images = 0
         # A callback may itself run a prediction; afterwards restore the batch and results that it was called for.
-        around = (self.batch, self.results) if self._calling_back == threading.get_ident() else None
+        outer_state = (self.batch, self.results) if self._callback_thread == threading.get_ident() else None
         try:
-            self._fire("on_predict_start")
-            for group in _groups(items, _group_size(items, config)):
-                for result in run(group, writer):
+            self._run_callbacks("on_predict_start")
+            for batch in _batched(items, _batch_size(items, config)):
+                for result in process_batch(batch, writer):
                     if isinstance(result, Results):  # a callback may have replaced it by anything
-                        count += 1
-                        for phase, spent in result.speed.items():
-                            total[phase] = total.get(phase, 0.0) + (spent or 0.0)
+                        num_images += 1
+                        for phase, elapsed in result.speed.items():
+                            total_ms[phase] = total_ms.get(phase, 0.0) + (elapsed or 0.0)
                     yield result
         except BaseException:
-            if writer is not None and saving.wants_folder(config) and not config.exist_ok:
+            if writer is not None and saving.writes_files(config) and not config.exist_ok:
                 with suppress(OSError):  # fails if the folder isn't empty, which then stays
                     writer.folder.rmdir()
             raise
@@ -101,18 +106,18 @@ class PredictionLoop:
                 writer.close()
             if isinstance(items, Source):
                 items.close()
-            if around is not None:
-                self.batch, self.results = around
-        self._report(config, total, count, writer)
-        self._fire("on_predict_end")
+            if outer_state is not None:
+                self.batch, self.results = outer_state
+        self._log_summary(config, total_ms, num_images, writer)
+        self._run_callbacks("on_predict_end")
 
-    def _begin(self, items: Sequence[Item]) -> None:
+    def _begin_batch(self, items: Sequence[Item]) -> None:
         """Begin a batch: set `self.batch` to these items and fire the callbacks."""
-        pictures = [item.image for item in items if item.image is not None]
-        self.batch = [item.path for item in items], pictures, [_label(item) for item in items]
-        self._fire_amid("on_predict_batch_start")
+        images = [item.image for item in items if item.image is not None]
+        self.batch = [item.path for item in items], images, [_log_label(item) for item in items]
+        self._run_batch_callbacks("on_predict_batch_start")
 
-    def _end(
+    def _end_batch(
         self, items: Sequence[Item], results: list[Results], config: Config, writer: saving.ResultWriter | None
     ) -> list[Results]:
         """Finish a batch: count, log and write its results, and fire the callbacks.
@@ -121,7 +126,7 @@ class PredictionLoop:
         number of results than of items.
         """
         self.results = results
-        self._fire_amid("on_predict_postprocess_end")
+        self._run_batch_callbacks("on_predict_postprocess_end")
         if len(self.results) != len(items):
             raise ValueError(
                 f"a callback left {len(self.results)} results for {len(items)} images: one for each is needed"
@@ -130,14 +135,16 @@ class PredictionLoop:
             self.seen += 1
             if config.verbose:
                 height, width = result.orig_shape
-                spent = sum(phase or 0.0 for phase in result.speed.values())
-                say(f"{_label(item)}{item.path}: {height}x{width} {self._found(result)}, {spent:.1f}ms")
+                elapsed = sum(phase or 0.0 for phase in result.speed.values())
+                log_or_print(
+                    f"{_log_label(item)}{item.path}: {height}x{width} {self._describe_result(result)}, {elapsed:.1f}ms"
+                )
             if writer is not None:
                 writer.write(item, result)
-        self._fire_amid("on_predict_batch_end")
+        self._run_batch_callbacks("on_predict_batch_end")
         return self.results
 
-    def _found(self, result: Results) -> str:
+    def _describe_result(self, result: Results) -> str:
         """Describe what was found, for the log."""
         return result.verbose().rstrip(", ")
 
@@ -145,50 +152,50 @@ class PredictionLoop:
         """Describe the shape of the network's last input, for the log; empty if there was none."""
         return ""
 
-    def _report(
-        self, config: Config, total: Mapping[str, float], count: int, writer: saving.ResultWriter | None
+    def _log_summary(
+        self, config: Config, total_ms: Mapping[str, float], num_images: int, writer: saving.ResultWriter | None
     ) -> None:
-        if config.verbose and count:
-            means = ", ".join(f"{spent / count:.1f}ms {phase}" for phase, spent in total.items())
+        if config.verbose and num_images:
+            means = ", ".join(f"{elapsed / num_images:.1f}ms {phase}" for phase, elapsed in total_ms.items())
             shape = self._input_shape(config)
-            say(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
-        if writer is not None and saving.wants_folder(config):
-            files = counted(writer.labels, "label file")
+            log_or_print(f"Speed: {means} per image{f' at shape {shape}' if shape else ''}")
+        if writer is not None and saving.writes_files(config):
+            files = format_count(writer.num_label_files, "label file")
             labels = f", {files} in {writer.folder / 'labels'}" if config.save_txt else ""
-            say(f"Results saved to {writer.folder}{labels}")
+            log_or_print(f"Results saved to {writer.folder}{labels}")
 
-    def _folder(self, config: Config) -> Path:
+    def _output_folder(self, config: Config) -> Path:
         """Return this predictor's output folder; create a new one when the options that name it have changed."""
-        wanted = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
+        key = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
         with self._lock:
-            if self.save_dir is None or wanted != self._saved_as:
-                self.save_dir, self._saved_as = saving.run_folder(config), wanted
+            if self.save_dir is None or key != self._save_dir_key:
+                self.save_dir, self._save_dir_key = saving.create_run_folder(config), key
             return self.save_dir
 
-    def _fire_amid(self, event: str) -> None:
+    def _run_batch_callbacks(self, event: str) -> None:
         """Fire an event inside a batch, where the caller holds the lock."""
-        before, self._calling_back = self._calling_back, threading.get_ident()
+        previous, self._callback_thread = self._callback_thread, threading.get_ident()
         try:
-            self._fire(event)
+            self._run_callbacks(event)
         finally:
-            self._calling_back = before
+            self._callback_thread = previous
 
-    def _fire(self, event: str) -> None:
+    def _run_callbacks(self, event: str) -> None:
         for function in list(self.callbacks.get(event, ())):
             function(self)
 
 
-_LOOPS: weakref.WeakSet[PredictionLoop] = weakref.WeakSet()
+_INSTANCES: weakref.WeakSet[PredictionLoop] = weakref.WeakSet()
 
 
-def _release_locks() -> None:
+def _replace_locks() -> None:
     """Replace the locks in a forked child, where the thread that held one would never release it."""
-    for loop in _LOOPS:
+    for loop in _INSTANCES:
         loop._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_release_locks)
+    os.register_at_fork(after_in_child=_replace_locks)
 
 
 def check_event(event: str) -> None:
@@ -204,7 +211,7 @@ def check_callback(event: str, function: Any) -> None:
         raise TypeError(f"a callback is a function that takes the predictor, not {function!r}")
 
 
-def _group_size(items: Source | Iterable[Item], config: Config) -> int:
+def _batch_size(items: Source | Iterable[Item], config: Config) -> int:
     """Return how many images to read before processing them: `batch`, or 1 for live streams."""
     if config.batch > 1 and isinstance(items, Source) and items.kind == "stream":
         warn_once("batch has no effect on live streams: waiting for a full batch would delay their frames")
@@ -212,29 +219,29 @@ def _group_size(items: Source | Iterable[Item], config: Config) -> int:
     return config.batch
 
 
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield groups of up to `size` readable items. If the source raises, first yield what was read, then re-raise."""
     source = iter(items)
     failure: Exception | None = None
     while failure is None:
-        group: list[Item] = []
+        batch: list[Item] = []
         try:
             for item in source:
                 if item.image is None:  # unreadable; the source has logged it
                     continue
-                group.append(item)
-                if len(group) == size:
+                batch.append(item)
+                if len(batch) == size:
                     break
         except Exception as error:
             failure = error
-        if group:
-            yield group
-        if failure is None and len(group) < size:
+        if batch:
+            yield batch
+        if failure is None and len(batch) < size:
             return
     raise failure
 
 
-def _label(item: Item) -> str:
+def _log_label(item: Item) -> str:
     """Return a label such as "image 2/7 ", without the total where it is unknown."""
     total = "" if item.total is None else f"/{item.total}"
     frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"

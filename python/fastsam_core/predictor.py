@@ -12,21 +12,21 @@ from torch import Tensor
 
 from . import edges, proposals, saving, segment
 from ._log import warn_once
-from ._tensors import tensor_of
-from .base_tensor import picture_shape
-from .config import PROMPT_KEYS, Config, _switch
+from ._tensors import to_tensor
+from .base_tensor import image_shape
+from .config import PROMPT_KEYS, Config, _boolean
 from .encoded_image import EncodedImage, encode_batch
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
 from .predictor_state import PredictorState, load_single_image
-from .prompts import Prompts, read_texts
+from .prompts import Prompts, parse_texts
 from .results import Results
 from .sources import Item, Source
 from .stopwatch import Stopwatch
-from .text_prompts import TextDetectors, segment_texts
+from .text_prompts import TextDetectorCache, segment_texts
 
 # Methods that subclasses of Ultralytics' predictors override. Here they are only for callers: a run doesn't use them.
-_STEPS = (
+_STEP_METHODS = (
     *("pre_transform", "preprocess", "inference", "prompt_inference", "generate", "postprocess"),
     *("construct_results", "write_results", "stream_inference"),
 )
@@ -57,7 +57,7 @@ class Predictor(PredictorState):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if bypassed := [step for step in _STEPS if step in vars(cls)]:
+        if bypassed := [step for step in _STEP_METHODS if step in vars(cls)]:
             warn_once(
                 f"{cls.__name__} has its own {', '.join(bypassed)}, which calls of a predictor do not go through: "
                 "change results in a callback (on_predict_postprocess_end), or call the steps one by one"
@@ -75,7 +75,7 @@ class Predictor(PredictorState):
         base = cfg if isinstance(cfg, Config) else Config().updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
         self.prompts: dict[str, Any] = {}
-        self._text_detectors = TextDetectors()
+        self._text_detectors = TextDetectorCache()
 
     # --- calls ---
 
@@ -115,20 +115,22 @@ class Predictor(PredictorState):
             FileNotFoundError, ConnectionError: a single image that can't be read. Of several images, those that can't
                 be read are logged and skipped.
         """
-        request = self._request(kwargs)
+        request = self._read_request(kwargs)
         with self._lock:
             if model is not None:
                 self.setup_model(model)
-            picture: EncodedImage | None = None
+            current_image: EncodedImage | None = None
             items: Source | list[Item]
             if source is None:
-                picture = self._require_image()
-                items = [Item(picture.pixels, picture.path, total=1)]
+                current_image = self._require_image()
+                items = [Item(current_image.pixels, current_image.path, total=1)]
             else:
                 items = self.setup_source(source, request.config)
                 if not stream and items.kind in ("video", "stream", "iterator"):
                     warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
-        results = self._loop(items, request.config, lambda group, writer: self._run(group, writer, picture, request))
+        results = self._run_loop(
+            items, request.config, lambda batch, writer: self._run_batch(batch, writer, current_image, request)
+        )
         return results if stream else list(results)
 
     def predict_cli(self, source: Any = None, model: Any = None) -> None:
@@ -143,69 +145,69 @@ class Predictor(PredictorState):
             raise TypeError(f"prompts are {', '.join(PROMPT_KEYS)}, not {', '.join(sorted(unknown))}")
         self.prompts = dict(prompts)
 
-    def _request(self, kwargs: Mapping[str, Any]) -> _Request:
-        given = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
+    def _read_request(self, kwargs: Mapping[str, Any]) -> _Request:
+        prompt_kwargs = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
         config = self.args.updated(options)
-        multimask_output = _switch("multimask_output", given.pop("multimask_output", False))
-        texts = given.pop("texts", None)
-        if texts is not None and given:
-            raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(given)}")
-        prompts = Prompts.read(**given)
-        request = _Request(config, prompts, multimask_output, None if texts is None else read_texts(texts))
+        multimask_output = _boolean("multimask_output", prompt_kwargs.pop("multimask_output", False))
+        texts = prompt_kwargs.pop("texts", None)
+        if texts is not None and prompt_kwargs:
+            raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(prompt_kwargs)}")
+        prompts = Prompts.parse(**prompt_kwargs)
+        request = _Request(config, prompts, multimask_output, None if texts is None else parse_texts(texts))
         self.prompts = {}
         return request
 
-    def _run(
+    def _run_batch(
         self,
-        group: list[Item],
+        batch: list[Item],
         writer: saving.ResultWriter | None,
-        picture: EncodedImage | None,
+        current_image: EncodedImage | None,
         request: _Request,
     ) -> Iterator[Results]:
-        """Yield the results of a group of items, which are encoded together and decoded one by one.
+        """Yield the results of a batch of items, which are encoded together and decoded one by one.
 
-        picture: the image that is set, for a call without source; None otherwise.
+        current_image: the image that is set, for a call without source; None otherwise.
         """
-        pictures = [picture or EncodedImage(item.image, item.path) for item in group]
+        images = [current_image or EncodedImage(item.image, item.path) for item in batch]
         with self._lock:
-            shared = self._encode_together(pictures, request)
-        for item in group:
+            elapsed = self._encode_batch(images, request)
+        for item in batch:
             with self._lock:
-                self._begin([item])
-                result = self._segment(pictures.pop(0), request, shared)
-                (result,) = self._end([item], [result], request.config, writer)
+                self._begin_batch([item])
+                result = self._segment(images.pop(0), request, elapsed)
+                (result,) = self._end_batch([item], [result], request.config, writer)
             yield result
 
-    def _encode_together(self, pictures: list[EncodedImage], request: _Request) -> dict[str, float]:
+    def _encode_batch(self, images: list[EncodedImage], request: _Request) -> dict[str, float]:
         """Encode several images in one pass, unless no embedding is needed.
 
         Returns milliseconds per phase, divided by the number of images.
         """
         watch = Stopwatch()
         has_objects = request.texts != () and (request.prompts is None or len(request.prompts) > 0)
-        if len(pictures) > 1 and has_objects:
-            encode_batch(self._ready(request.config), pictures, request.config.dtype, watch)
-        return {phase: spent / len(pictures) for phase, spent in watch.speed.items()}
+        if len(images) > 1 and has_objects:
+            encode_batch(self._ready_model(request.config), images, request.config.dtype, watch)
+        return {phase: elapsed / len(images) for phase, elapsed in watch.speed.items()}
 
-    def _segment(self, picture: EncodedImage, request: _Request, before: Mapping[str, float]) -> Results:
-        """Segment one image. before: milliseconds per phase that were already spent on it."""
-        config, watch = request.config, Stopwatch(before)
-        model = self._ready(config)
+    def _segment(self, image: EncodedImage, request: _Request, elapsed: Mapping[str, float]) -> Results:
+        """Segment one image. elapsed: milliseconds per phase that were already spent on it."""
+        config, watch = request.config, Stopwatch(elapsed)
+        model = self._ready_model(config)
         if request.texts == ():  # same result as for empty bboxes, without loading a detector
-            nothing = Prompts(boxes=torch.zeros(0, 4, device="cpu"))
-            result = segment.segment_prompts(model, picture, nothing, request.multimask_output, config, watch)
+            no_prompts = Prompts(boxes=torch.zeros(0, 4, device="cpu"))
+            result = segment.segment_prompts(model, image, no_prompts, request.multimask_output, config, watch)
         elif request.texts is not None:
             detector = self._text_detectors.get(config, model.device)
-            result = segment_texts(model, picture, request.texts, detector, request.multimask_output, config, watch)
+            result = segment_texts(model, image, request.texts, detector, request.multimask_output, config, watch)
         elif request.prompts is None:
-            result = segment.segment_everything(model, picture, config, watch, progress=config.verbose)
+            result = segment.segment_everything(model, image, config, watch, progress=config.verbose)
         else:
-            result = segment.segment_prompts(model, picture, request.prompts, request.multimask_output, config, watch)
+            result = segment.segment_prompts(model, image, request.prompts, request.multimask_output, config, watch)
         result.speed = dict(watch.speed)
         return result
 
-    def _found(self, result: Results) -> str:
+    def _describe_result(self, result: Results) -> str:
         return f"{len(result)} mask{'s' * (len(result) != 1)}"
 
     def _input_shape(self, config: Config) -> str:
@@ -243,13 +245,13 @@ class Predictor(PredictorState):
         C is the number of objects, or three times that with `multimask_output`, object by object. `im` is anything
         that `set_image` accepts, or the tensor that `preprocess` returned last; None means the image that is set.
         """
-        prompts = Prompts.read(bboxes, points, labels, masks)
+        prompts = Prompts.parse(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks; generate() segments everything")
         with self._lock:
-            picture = self._image_for(im)
-            model = self._ready(self.args)
-            return segment.low_res_masks(model, picture, prompts, multimask_output, self.args.dtype)
+            image = self._resolve_image(im)
+            model = self._ready_model(self.args)
+            return segment.low_res_masks(model, image, prompts, multimask_output, self.args.dtype)
 
     def inference_features(
         self,
@@ -277,20 +279,20 @@ class Predictor(PredictorState):
         Returns:
             Masks (N, H, W) bool, or None for no objects, and boxes (N, 6): x1, y1, x2, y2, predicted IoU, index.
         """
-        prompts = Prompts.read(bboxes, points, labels, masks)
+        prompts = Prompts.parse(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks")
-        height, width = picture_shape(src_shape, "src_shape")
+        height, width = image_shape(src_shape, "src_shape")
         with self._lock:
             config = self.args if dst_shape is None else self.args.updated({"imgsz": dst_shape})
-            model = self._ready(config)
+            model = self._ready_model(config)
             model.prepare(features)  # only to raise ValueError for a wrong shape
-            picture = EncodedImage(None, "features", (height, width))
-            picture.features = features
-            low_res, scores = segment.low_res_masks(model, picture, prompts, multimask_output, config.dtype)
-            result = _prompted(model, picture, low_res, scores)
+            image = EncodedImage(None, "features", (height, width))
+            image.features = features
+            low_res, scores = segment.low_res_masks(model, image, prompts, multimask_output, config.dtype)
+            result = _prompt_results(model, image, low_res, scores)
         assert result.boxes is not None
-        return None if result.masks is None else tensor_of(result.masks.data), tensor_of(result.boxes.data)
+        return None if result.masks is None else to_tensor(result.masks.data), to_tensor(result.boxes.data)
 
     def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Segment everything; return masks (N, H, W) bool, predicted IoU (N,) and boxes (N, 4) x1, y1, x2, y2.
@@ -300,15 +302,15 @@ class Predictor(PredictorState):
         """
         config = self.args.updated(options)
         with self._lock:
-            picture = self._image_for(im)
-            records = segment.generate_records(self._ready(config), picture, config, Stopwatch(), config.verbose)
-            result = Results.from_dicts(picture.pixels, picture.path, records, device=self._ready(config).device)
+            image = self._resolve_image(im)
+            records = segment.generate_records(self._ready_model(config), image, config, Stopwatch(), config.verbose)
+            result = Results.from_dicts(image.pixels, image.path, records, device=self._ready_model(config).device)
         assert result.boxes is not None
-        height, width = picture.original_hw
-        boxes = tensor_of(result.boxes.data)
+        height, width = image.original_hw
+        boxes = to_tensor(result.boxes.data)
         masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
         if result.masks is not None:
-            masks = tensor_of(result.masks.data)
+            masks = to_tensor(result.masks.data)
         return masks, boxes[:, 4], boxes[:, :4]
 
     def edges(
@@ -323,13 +325,13 @@ class Predictor(PredictorState):
         """
         config = self.args.updated(options)
         with self._lock:
-            picture = self._image_for(im)
-            model = self._ready(config)
+            image = self._resolve_image(im)
+            model = self._ready_model(config)
             return edges.edge_map(
                 model,
-                picture,
+                image,
                 points_stride=points_stride,
-                points_batch_size=config.points_together(model),
+                points_batch_size=config.points_per_batch(model),
                 nms_thresh=nms_thresh,
                 thin=thin,
                 dtype=config.dtype,
@@ -349,9 +351,9 @@ class Predictor(PredictorState):
         """
         config = self.args.updated(options)
         with self._lock:
-            picture = self._image_for(im)
+            image = self._resolve_image(im)
             watch = Stopwatch()
-            results = proposals.propose(self._ready(config), picture, n, config, watch, nms_thresh=nms_thresh)
+            results = proposals.propose(self._ready_model(config), image, n, config, watch, nms_thresh=nms_thresh)
             results.speed = dict(watch.speed)
             return results
 
@@ -360,16 +362,16 @@ class Predictor(PredictorState):
 
         orig_imgs: the original image, or a list of one. `img` (the model's input) is ignored.
         """
-        picture = load_single_image(orig_imgs)
+        image = load_single_image(orig_imgs)
         with self._lock:
-            model = self._ready(self.args)
-            conf = self.args.conf_of(model)
+            model = self._ready_model(self.args)
+            conf = self.args.conf_for(model)
             if len(preds) == 2:
-                return [_prompted(model, picture, preds[0], preds[1], conf)]
+                return [_prompt_results(model, image, preds[0], preds[1], conf)]
         masks, scores, boxes = preds
         rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)
         names = {index: str(index) for index in range(len(scores))}
-        result = Results(picture.pixels, picture.path, names, rows, masks if len(masks) else None, predicted_iou=scores)
+        result = Results(image.pixels, image.path, names, rows, masks if len(masks) else None, predicted_iou=scores)
         return [result[scores > conf] if len(masks) else result]
 
     @staticmethod
@@ -378,14 +380,14 @@ class Predictor(PredictorState):
 
         Returns the remaining masks (K, H, W) bool and their indices among the N, (K,) int64, unchanged masks first.
         """
-        return segment.without_small_regions(masks, min_area, nms_thresh)
+        return segment.remove_small_regions(masks, min_area, nms_thresh)
 
 
-def _prompted(
-    model: SamModel, picture: EncodedImage, low_res: Tensor, scores: Tensor, conf: float | None = None
+def _prompt_results(
+    model: SamModel, image: EncodedImage, low_res: Tensor, scores: Tensor, conf: float | None = None
 ) -> Results:
     """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
-    chosen = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
-    found = segment.FoundMasks(picture, low_res.device)
-    found.add(chosen, scores[chosen], segment.resizer_for(model, picture).measure_parts(low_res[chosen]))
-    return found.results(len(scores))
+    indices = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
+    collector = segment.MaskCollector(image, low_res.device)
+    collector.add(indices, scores[indices], segment.make_resizer(model, image).measure_in_batches(low_res[indices]))
+    return collector.to_results(len(scores))

@@ -29,9 +29,9 @@ class PredictorState(PredictionLoop):
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
         super().__init__(args, callbacks)
         self.model: SamModel | None = None
-        self.picture: EncodedImage | None = None
+        self.current_image: EncodedImage | None = None
         self._last_input: tuple[weakref.ref[Tensor], EncodedImage] | None = None
-        self._weights: tuple[WeightSnapshot, WeightSnapshot] | None = (
+        self._weight_snapshots: tuple[WeightSnapshot, WeightSnapshot] | None = (
             None  # of the image encoder, and of the other modules
         )
 
@@ -71,9 +71,9 @@ class PredictorState(PredictionLoop):
     @property
     def imgsz(self) -> int | None:
         """Side of the model's square input in pixels; None before the model is loaded."""
-        return None if self.model is None else self._ready(self.args).image_size
+        return None if self.model is None else self._ready_model(self.args).image_size
 
-    def _ready(self, config: Config) -> SamModel:
+    def _ready_model(self, config: Config) -> SamModel:
         """Return the model that the options ask for: loaded, in evaluation mode, on the device, at the input size."""
         with self._lock:
             if self.model is None:
@@ -99,29 +99,33 @@ class PredictorState(PredictionLoop):
         changes through `.data` are not noticed. Raises ValueError unless `image` is exactly one image; the image that
         was set before then stays.
         """
-        picture = load_single_image(image)
+        encoded = load_single_image(image)
         with self._lock:
-            self._forget_changed()
-            self._weights = self._take_snapshot()  # tensors may also have been replaced
-            prepared = picture.prepared(self._ready(self.args), self.args.dtype)
+            self._invalidate_if_changed()
+            self._weight_snapshots = self._snapshot_weights()  # tensors may also have been replaced
+            prepared = encoded.prepared(self._ready_model(self.args), self.args.dtype)
             with torch.no_grad():
                 prepared.warm_up()  # now, so that the first click doesn't have to wait for it
-            self.picture = picture
+            self.current_image = encoded
 
     def reset_image(self) -> None:
         """Clear the image that is set, and its embedding."""
         with self._lock:
-            self.picture = self._last_input = self._weights = None
+            self.current_image = self._last_input = self._weight_snapshots = None
 
     @property
     def im(self) -> Tensor | None:
         """Model input for the image that is set, (1, 3, S, S) float32, as `preprocess` returns it; None without one."""
-        return None if self.picture is None or self.picture.image is None else self._input_of(self.picture)
+        return (
+            None
+            if self.current_image is None or self.current_image.bgr is None
+            else self._model_input(self.current_image)
+        )
 
     @property
     def features(self) -> Tensor | None:
         """Embedding of the image that is set, (1, C, S / 16, S / 16) float32; None without one."""
-        return None if self.picture is None else self.picture.features
+        return None if self.current_image is None else self.current_image.features
 
     @features.setter
     def features(self, features: Tensor) -> None:
@@ -129,9 +133,9 @@ class PredictorState(PredictionLoop):
 
         Raises ValueError for a wrong shape, and if no image is set.
         """
-        picture = self._require_image()
-        self._ready(self.args).prepare(features)  # only to raise ValueError for a wrong shape
-        picture.features = features
+        image = self._require_image()
+        self._ready_model(self.args).prepare(features)  # only to raise ValueError for a wrong shape
+        image.features = features
 
     def save_features(self, path: str | os.PathLike[str]) -> Path:
         """Write the embedding of the image that is set to a safetensors file, and return its path.
@@ -139,9 +143,9 @@ class PredictorState(PredictionLoop):
         Metadata identifies the model and image that it belongs to; see `embeddings`.
         """
         with self._lock:
-            picture, model = self._require_image(), self._ready(self.args)
-            picture.prepared(model, self.args.dtype)  # encodes again if a call has used another imgsz
-            return embeddings.save(path, picture, model)
+            image, model = self._require_image(), self._ready_model(self.args)
+            image.prepared(model, self.args.dtype)  # encodes again if a call has used another imgsz
+            return embeddings.save(path, image, model)
 
     def load_features(self, path: str | os.PathLike[str]) -> None:
         """Use a saved embedding instead of encoding.
@@ -151,15 +155,15 @@ class PredictorState(PredictionLoop):
         (crops, another `imgsz`) raise ValueError.
         """
         with self._lock:
-            self.picture = embeddings.load(path, self._ready(self.args), self.picture)
+            self.current_image = embeddings.load(path, self._ready_model(self.args), self.current_image)
 
     def _require_image(self) -> EncodedImage:
-        if self.picture is None:
+        if self.current_image is None:
             raise ValueError("no image is set: call set_image first, or pass a source")
-        self._forget_changed()
-        return self.picture
+        self._invalidate_if_changed()
+        return self.current_image
 
-    def _image_for(self, im: Any) -> EncodedImage:
+    def _resolve_image(self, im: Any) -> EncodedImage:
         """Return the image of `im`: the last output of `preprocess`, or anything `set_image` accepts.
 
         None means the image that is set.
@@ -167,24 +171,24 @@ class PredictorState(PredictionLoop):
         if im is None:
             return self._require_image()
         if self._last_input is not None and self._last_input[0]() is im:
-            self._forget_changed()
+            self._invalidate_if_changed()
             return self._last_input[1]
         return load_single_image(im)
 
-    def _take_snapshot(self) -> tuple[WeightSnapshot, WeightSnapshot]:
-        model = self._ready(self.args)
+    def _snapshot_weights(self) -> tuple[WeightSnapshot, WeightSnapshot]:
+        model = self._ready_model(self.args)
         return WeightSnapshot(model.image_encoder), WeightSnapshot(model.prompt_encoder, model.mask_decoder)
 
-    def _forget_changed(self) -> None:
+    def _invalidate_if_changed(self) -> None:
         """Drop cached results that depend on weights changed in place since, for example by `load_state_dict`."""
-        if self._weights is None:
-            self._weights = self._take_snapshot()
-        encoder, others = (weights.has_changed() for weights in self._weights)
-        if encoder or others:
-            for picture in (self.picture, self._last_input and self._last_input[1]):
-                if picture is not None:
-                    picture.forget(embedding=encoder)
-            self._weights = self._take_snapshot()
+        if self._weight_snapshots is None:
+            self._weight_snapshots = self._snapshot_weights()
+        encoder_changed, decoder_changed = (weights.has_changed() for weights in self._weight_snapshots)
+        if encoder_changed or decoder_changed:
+            for image in (self.current_image, self._last_input and self._last_input[1]):
+                if image is not None:
+                    image.invalidate(embedding=encoder_changed)
+            self._weight_snapshots = self._snapshot_weights()
 
     def preprocess(self, im: Any) -> Tensor:
         """Convert one image, or a list of one, to the model input (1, 3, S, S) float32: resized, normalised, padded.
@@ -192,12 +196,12 @@ class PredictorState(PredictionLoop):
         The latest result can be passed to `prompt_inference`, `inference` and `generate`, which recognise it and use
         the original image that it was made from.
         """
-        return self._input_of(load_single_image(im))
+        return self._model_input(load_single_image(im))
 
-    def _input_of(self, picture: EncodedImage) -> Tensor:
-        assert picture.image is not None
-        pixels = model_input(self._ready(self.args), picture.image)
-        self._last_input = weakref.ref(pixels), picture
+    def _model_input(self, image: EncodedImage) -> Tensor:
+        assert image.bgr is not None
+        pixels = model_input(self._ready_model(self.args), image.bgr)
+        self._last_input = weakref.ref(pixels), image
         return pixels
 
 

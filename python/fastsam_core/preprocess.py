@@ -21,7 +21,7 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 # Size in bytes of the largest image that is copied through pinned memory. PyTorch never returns such memory to the
 # system, which can't use it for anything else.
-_MOST_PINNED = 64 << 20
+_MAX_PINNED_BYTES = 64 << 20
 
 
 def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
@@ -35,11 +35,11 @@ def resize(image: np.ndarray, long_side: int) -> np.ndarray:
 
     long_side: the longer of h and w. An image of that size is returned as it is.
     """
-    _check(image)
+    _check_image(image)
     height, width = resized_shape(image.shape[0], image.shape[1], long_side)
     if (height, width) == image.shape[:2]:
         return image
-    pixels, bgr = _tensor(image)
+    pixels, bgr = _as_tensor(image)
     return ops.resize_image(pixels, height, width, bgr).numpy()
 
 
@@ -52,14 +52,14 @@ def preprocess(
     Also returns the (height, width) of the resized image. A channel-reversed view of a BGR image is read without a
     copy.
     """
-    _check(image)
+    _check_image(image)
     height, width = resized_shape(image.shape[0], image.shape[1], image_size)
     device = torch.device(device)
-    if _takes_frames(device):
-        pixels, bgr = _tensor(image)
+    if _can_resize_on(device):
+        pixels, bgr = _as_tensor(image)
         # Through pinned memory: several threads copy into it, where the driver would use one, and the host doesn't wait
         # for the transfer.
-        pinned = pixels.numel() <= _MOST_PINNED
+        pinned = pixels.numel() <= _MAX_PINNED_BYTES
         pixels = to_device(pixels.contiguous(), device) if pinned else pixels.to(device)
     else:
         # Transfer bytes to the device, a quarter of the size of floats.
@@ -67,7 +67,7 @@ def preprocess(
     return ops.preprocess_image(pixels, height, width, image_size, PIXEL_MEAN, PIXEL_STD, bgr), (height, width)
 
 
-def _takes_frames(device: torch.device) -> bool:
+def _can_resize_on(device: torch.device) -> bool:
     """Return whether images are resized on `device`, which takes the CPU or a GPU with kernels.
 
     On other devices resizing would fall back to Pillow, so it is done on the CPU before the transfer.
@@ -75,12 +75,12 @@ def _takes_frames(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and cuda_module is not None and not why_not_on(device))
 
 
-def _check(image: np.ndarray) -> None:
+def _check_image(image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"expected a non-empty uint8 (H, W, 3) RGB image, got {image.dtype} {image.shape}")
 
 
-class _Writable:
+class _WritableView:
     """Wrapper that presents a read-only array's memory as writable, as tensors require; for callees that only read."""
 
     def __init__(self, image: np.ndarray) -> None:
@@ -89,7 +89,7 @@ class _Writable:
         self._image = image  # keeps the memory alive
 
 
-def _tensor(image: np.ndarray) -> tuple[Tensor, bool]:
+def _as_tensor(image: np.ndarray) -> tuple[Tensor, bool]:
     """Return the image as a tensor that must only be read, and whether its channels are BGR.
 
     The memory is shared if the strides allow it.
@@ -99,7 +99,7 @@ def _tensor(image: np.ndarray) -> tuple[Tensor, bool]:
         image = image[..., ::-1]
     if min(image.strides) < 0:
         image = np.ascontiguousarray(image)
-    return torch.from_numpy(np.asarray(_Writable(image))), bgr
+    return torch.from_numpy(np.asarray(_WritableView(image))), bgr
 
 
 def scale_points(points: Tensor, original_hw: tuple[int, int], resized_hw: tuple[int, int]) -> Tensor:

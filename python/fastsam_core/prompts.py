@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._log import warn_once
-from ._tensors import check_plain
+from ._tensors import check_dense
 from .boxes import Boxes
 from .masks import Masks
 from .preprocess import scale_points
@@ -40,7 +40,7 @@ from .preprocess import scale_points
 BINARY_LOGIT = 10.0
 
 # Larger coordinates are rejected like infinite ones: the network turns them into NaN although float32 can hold them.
-_FARTHEST = 1e9
+_MAX_COORDINATE = 1e9
 
 _POINT_FORMS = (
     "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
@@ -66,7 +66,7 @@ class Prompts:
         return next(len(part) for part in (self.boxes, self.points, self.masks) if part is not None)
 
     @classmethod
-    def read(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
+    def parse(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
         """Read prompts in any accepted form; return None if none are given. An empty list is a prompt for no objects.
 
         Raises ValueError for invalid shapes and values, for different numbers of objects, and for labels as the only
@@ -78,21 +78,21 @@ class Prompts:
             return None
         if points is None and labels is not None:
             warn_once("labels have no effect without points")
-        boxes = None if bboxes is None else _read_boxes(bboxes)
-        padded, padded_labels, counts = (None, None, ()) if points is None else _read_points(points, labels)
-        prompts = cls(boxes, padded, padded_labels, None if masks is None else _read_masks(masks), counts)
-        given = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
-        lengths = {name: len(part) for name, part in given.items() if part is not None}
+        boxes = None if bboxes is None else _parse_boxes(bboxes)
+        padded, padded_labels, counts = (None, None, ()) if points is None else _parse_points(points, labels)
+        prompts = cls(boxes, padded, padded_labels, None if masks is None else _parse_masks(masks), counts)
+        parts = {"bboxes": prompts.boxes, "points": prompts.points, "masks": prompts.masks}
+        lengths = {name: len(part) for name, part in parts.items() if part is not None}
         if len(set(lengths.values())) > 1:
-            said = ", ".join(f"{name} for {length}" for name, length in lengths.items())
-            raise ValueError(f"all prompts must be for the same number of objects; got {said}")
+            counts_by_name = ", ".join(f"{name} for {length}" for name, length in lengths.items())
+            raise ValueError(f"all prompts must be for the same number of objects; got {counts_by_name}")
         if boxes is None and masks is None and 0 in prompts.counts:
             raise ValueError(f"object {prompts.counts.index(0)} has no points, and no box or mask either")
-        _say_doubts(boxes, padded)
+        _warn_if_suspicious(boxes, padded)
         return prompts
 
-    def batches(self, limit: int) -> Iterator[tuple[Tensor, Prompts]]:
-        """Split into batches of at most `limit` objects with equal numbers of points.
+    def batches(self, max_size: int) -> Iterator[tuple[Tensor, Prompts]]:
+        """Split into batches of at most `max_size` objects with equal numbers of points.
 
         Yields the indices of a batch's objects, (K,) int64, and their prompts, without padding.
         """
@@ -100,19 +100,21 @@ class Prompts:
         for index in range(len(self)):
             groups.setdefault(self.counts[index] if self.counts else 0, []).append(index)
         for count, members in groups.items():
-            for part in torch.tensor(members, device="cpu").split(limit):
+            for indices in torch.tensor(members, device="cpu").split(max_size):
                 yield (
-                    part,
+                    indices,
                     Prompts(
-                        boxes=None if self.boxes is None else self.boxes[part],
-                        points=None if self.points is None or count == 0 else self.points[part, :count],
-                        labels=None if self.labels is None or count == 0 else self.labels[part, :count],
-                        masks=None if self.masks is None else self.masks[part],
-                        counts=(count,) * len(part) if self.counts else (),
+                        boxes=None if self.boxes is None else self.boxes[indices],
+                        points=None if self.points is None or count == 0 else self.points[indices, :count],
+                        labels=None if self.labels is None or count == 0 else self.labels[indices, :count],
+                        masks=None if self.masks is None else self.masks[indices],
+                        counts=(count,) * len(indices) if self.counts else (),
                     ),
                 )
 
-    def to_model(self, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int) -> dict[str, Any]:
+    def to_model_inputs(
+        self, original_hw: tuple[int, int], resized_hw: tuple[int, int], image_size: int
+    ) -> dict[str, Any]:
         """Return the arguments `points`, `labels`, `boxes`, `masks` of `SamModel.decode_prompts`, in model pixels."""
         boxes = None
         if self.boxes is not None:
@@ -129,21 +131,25 @@ class Prompts:
 
         Points and boxes that lie outside the image are logged once as a warning.
         """
-        low = image_size // 4
-        if self.masks is not None and len(self.masks) and tuple(self.masks.shape[1:]) not in (original_hw, (low, low)):
+        side = image_size // 4
+        if (
+            self.masks is not None
+            and len(self.masks)
+            and tuple(self.masks.shape[1:]) not in (original_hw, (side, side))
+        ):
             raise ValueError(
                 f"masks have height x width {tuple(self.masks.shape[1:])}; accepted: the image's {original_hw}, or "
-                f"{(low, low)} low-resolution logits"
+                f"{(side, side)} low-resolution logits"
             )
         # First and last corners; for a point both are the point itself.
-        pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
-        pairs += [] if self.points is None else [(self.points, self.points)]
-        end = torch.tensor(original_hw[::-1], device="cpu")
-        if any(bool(((last < 0) | (first > end)).any()) for first, last in pairs):
+        corner_pairs = [] if self.boxes is None else [(self.boxes[:, :2], self.boxes[:, 2:])]
+        corner_pairs += [] if self.points is None else [(self.points, self.points)]
+        image_wh = torch.tensor(original_hw[::-1], device="cpu")
+        if any(bool(((lower_right < 0) | (upper_left > image_wh)).any()) for upper_left, lower_right in corner_pairs):
             warn_once("a point or box lies outside its image: give pixels of the original image, not of a resized one")
 
 
-def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
+def _warn_if_suspicious(boxes: Tensor | None, points: Tensor | None) -> None:
     """Warn about coordinates that are valid but probably a mistake."""
     if boxes is not None and bool((boxes[:, 2:] < boxes[:, :2]).any()):
         warn_once(
@@ -155,7 +161,7 @@ def _say_doubts(boxes: Tensor | None, points: Tensor | None) -> None:
             warn_once(f"all {name} lie in the first pixel: coordinates are pixels, not fractions of the image's size")
 
 
-def read_texts(texts: Any) -> tuple[str, ...]:
+def parse_texts(texts: Any) -> tuple[str, ...]:
     """Return one text or a list of them as a tuple, stripped; None gives an empty tuple.
 
     Raises TypeError for anything else, and ValueError for an empty text.
@@ -170,14 +176,14 @@ def read_texts(texts: Any) -> tuple[str, ...]:
     return tuple(word.strip() for word in words)
 
 
-def _numbers(value: Any, name: str) -> np.ndarray:
+def _to_float64(value: Any, name: str) -> np.ndarray:
     """Convert anything made of numbers to a float64 array; ValueError if it is ragged, TypeError if not numeric."""
     if isinstance(value, Tensor):
-        check_plain(value, name)
+        check_dense(value, name)
         value = value.detach().cpu()
         array = (value.float() if value.is_floating_point() else value).numpy()
     elif isinstance(value, list | tuple):
-        parts = [_numbers(part, name) for part in value] if _needs_care(value) else value
+        parts = [_to_float64(part, name) for part in value] if _contains_tensor(value) else value
         array = np.asarray(parts)  # ValueError if ragged
     else:
         array = np.asarray(value)
@@ -192,24 +198,26 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _needs_care(value: list[Any] | tuple[Any, ...]) -> bool:
+def _contains_tensor(value: list[Any] | tuple[Any, ...]) -> bool:
     """Return whether nested lists contain tensors: NumPy can't read those of other devices and is slow with any."""
-    return any(isinstance(part, Tensor) or (isinstance(part, list | tuple) and _needs_care(part)) for part in value)
+    return any(
+        isinstance(part, Tensor) or (isinstance(part, list | tuple) and _contains_tensor(part)) for part in value
+    )
 
 
 def _finite_float32(array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    near = np.abs(values) <= _FARTHEST  # False for NaN
-    if not near.all():
-        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~near][0]}")
+    is_valid = np.abs(values) <= _MAX_COORDINATE  # False for NaN
+    if not is_valid.all():
+        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~is_valid][0]}")
     return torch.from_numpy(values)
 
 
-def _read_boxes(bboxes: Any) -> Tensor:
+def _parse_boxes(bboxes: Any) -> Tensor:
     bboxes = bboxes.xyxy if isinstance(bboxes, Boxes) else bboxes
     try:
-        array = _numbers(bboxes, "bboxes")
+        array = _to_float64(bboxes, "bboxes")
     except ValueError:
         raise ValueError("bboxes are not all of one length; accepted: [x1, y1, x2, y2] or N x 4") from None
     if array.size == 0:
@@ -219,12 +227,12 @@ def _read_boxes(bboxes: Any) -> Tensor:
     return _finite_float32(array.reshape(-1, 4), "bboxes")
 
 
-def _objects(points: Any) -> list[np.ndarray]:
+def _split_objects(points: Any) -> list[np.ndarray]:
     """Convert ragged points to one (P, 2) array per object."""
     objects = []
-    for index, value in enumerate(points):
+    for index, object_points in enumerate(points):
         try:
-            array = _numbers(value, "points")
+            array = _to_float64(object_points, "points")
         except ValueError:
             raise ValueError(f"points of object {index} don't have two coordinates each; {_POINT_FORMS}") from None
         if array.size == 0:
@@ -235,13 +243,13 @@ def _objects(points: Any) -> list[np.ndarray]:
     return objects
 
 
-def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def _parse_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Return padded points (N, P, 2), padded labels (N, P), and the number of points of each object."""
     nested = True  # whether each object is a list of points
     try:
-        array = _numbers(points, "points")
+        array = _to_float64(points, "points")
     except ValueError:
-        objects = _objects(points)
+        objects = _split_objects(points)
     else:
         if array.size == 0:
             # [] and 0 x 2 mean no objects; [[]] is one object without points.
@@ -251,11 +259,11 @@ def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, .
         else:
             nested = array.ndim == 3
             objects = list(array) if nested else list(array.reshape(-1, 1, 2))
-    counts = tuple(len(part) for part in objects)
-    most = max(counts, default=1)
-    padded = np.zeros((len(objects), most, 2))
-    padded_labels = np.full((len(objects), most), -1.0)
-    for index, values in enumerate(_read_labels(labels, counts, nested)):
+    counts = tuple(len(object_points) for object_points in objects)
+    max_points = max(counts, default=1)
+    padded = np.zeros((len(objects), max_points, 2))
+    padded_labels = np.full((len(objects), max_points), -1.0)
+    for index, values in enumerate(_parse_labels(labels, counts, nested)):
         padded[index, : counts[index]] = objects[index]
         padded_labels[index, : counts[index]] = values
     if not nested and len(objects) > 1 and bool((padded_labels == 0).any()):
@@ -266,14 +274,14 @@ def _read_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, .
     return _finite_float32(padded, "points"), torch.from_numpy(padded_labels).long(), counts
 
 
-def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.ndarray]:
+def _parse_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.ndarray]:
     """Return an array of counts[i] labels for each object i."""
     if labels is None:
         return [np.ones(count) for count in counts]
     try:
-        array = _numbers(labels, "labels")
+        array = _to_float64(labels, "labels")
     except ValueError:
-        parts = [_numbers(part, "labels") for part in labels]
+        parts = [_to_float64(part, "labels") for part in labels]
     else:
         if array.ndim == 0 or (array.ndim == 1 and nested and len(counts) > 0):
             parts = [array] * len(counts)
@@ -297,7 +305,7 @@ def _read_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np.
     return result
 
 
-def _read_masks(masks: Any) -> Tensor:
+def _parse_masks(masks: Any) -> Tensor:
     """Return mask prompts as (N, h, w), of the given dtype: bool, integer or floating-point logits."""
     masks = masks.data if isinstance(masks, Masks) else masks
     if isinstance(masks, list | tuple):
@@ -327,7 +335,7 @@ def _read_masks(masks: Any) -> Tensor:
 
 def _mask_tensor(mask: Any) -> Tensor:
     if isinstance(mask, Tensor):
-        check_plain(mask, "masks")
+        check_dense(mask, "masks")
         tensor = mask.detach().cpu()
     else:
         try:
@@ -341,8 +349,8 @@ def _mask_tensor(mask: Any) -> Tensor:
             array = array.astype(np.int64)
         if array.dtype == np.longdouble:
             array = array.astype(np.float64)
-        plain = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
-        tensor = torch.from_numpy(array if plain else array.astype(array.dtype.newbyteorder("=")).copy())
+        is_usable = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
+        tensor = torch.from_numpy(array if is_usable else array.astype(array.dtype.newbyteorder("=")).copy())
     if tensor.is_complex():
         raise TypeError("masks must be real numbers")
     return tensor
@@ -354,13 +362,13 @@ def _mask_logits(masks: Tensor, resized_hw: tuple[int, int], image_size: int) ->
     A mask of the image's size follows the image's preprocessing: it is resized (nearest), padded on the right and below
     with logit 0, which means unknown, and then resized bilinearly to S / 4. Low-resolution logits are not resized.
     """
-    low = image_size // 4
+    side = image_size // 4
     if not masks.is_floating_point():
         masks = torch.where(masks != 0, BINARY_LOGIT, -BINARY_LOGIT)
     logits = masks.float()[:, None]
-    if tuple(masks.shape[1:]) == (low, low):
+    if tuple(masks.shape[1:]) == (side, side):
         return logits
     height, width = resized_hw
     resized = F.interpolate(logits, size=(height, width), mode="nearest")
     padded = F.pad(resized, (0, image_size - width, 0, image_size - height))
-    return F.interpolate(padded, size=(low, low), mode="bilinear", align_corners=False)
+    return F.interpolate(padded, size=(side, side), mode="bilinear", align_corners=False)

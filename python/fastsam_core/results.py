@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ._files import append_text
-from ._tensors import tensor_of
-from .base_tensor import Array, BaseTensor, as_tensor, each, select, take, to_numpy
+from ._tensors import to_tensor
+from .base_tensor import Array, BaseTensor, as_tensor, map_values, resolve_index, take_rows, to_numpy
 from .boxes import Boxes
 from .contours import Polygon
 from .masks import RLE, Masks
@@ -21,7 +21,7 @@ from .masks import RLE, Masks
 __all__ = ["BaseTensor", "Boxes", "Masks", "Polygon", "Results"]
 
 # Per-object values besides boxes and masks; they are indexed, moved and dropped together with these.
-_EXTRAS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
+_PER_OBJECT_FIELDS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
 
 
 def _per_object(name: str) -> Any:
@@ -30,14 +30,14 @@ def _per_object(name: str) -> Any:
     That happens when boxes or masks were assigned in a different number.
     """
 
-    def get(result: Results) -> Any:
+    def get_values(result: Results) -> Any:
         values = vars(result).get(name)
         return values if values is None or len(values) == len(result) else None
 
-    def put(result: Results, values: Any) -> None:
+    def set_values(result: Results, values: Any) -> None:
         vars(result)[name] = values
 
-    return property(get, put)
+    return property(get_values, set_values)
 
 
 class Results:
@@ -77,7 +77,7 @@ class Results:
         point_coords: Array | Sequence[Any] | None = None,
         crop_boxes: Array | Sequence[Any] | None = None,
     ) -> None:
-        if any(other is not None for other in (probs, keypoints, obb)):
+        if any(unsupported is not None for unsupported in (probs, keypoints, obb)):
             raise ValueError("probs, keypoints and obb are not supported; leave them None")
         if not isinstance(orig_img, np.ndarray):
             raise TypeError(f"orig_img must be a numpy.ndarray in BGR order, not {type(orig_img).__name__}")
@@ -99,7 +99,7 @@ class Results:
         self.stability_score = self._as_scores(stability_score)
         self.point_coords = _as_points(point_coords)
         self.crop_boxes = None if crop_boxes is None else as_tensor(crop_boxes).reshape(-1, 4)
-        for name in _EXTRAS:
+        for name in _PER_OBJECT_FIELDS:
             values = vars(self)[name]
             if values is not None and len(values) != len(self):
                 raise ValueError(f"{len(values)} {name} for {len(self)} objects")
@@ -135,19 +135,21 @@ class Results:
 
     def __getitem__(self, index: Any) -> Results:
         """Return the objects chosen by an int (one row), slice, list, or a bool or integer tensor or array."""
-        rows = select(index, len(self))
-        return self._map(lambda part: part.take(rows), lambda values: take(values, rows))
+        rows = resolve_index(index, len(self))
+        return self._map(lambda part: part.take(rows), lambda values: take_rows(values, rows))
 
     def __iter__(self) -> Iterator[Results]:
         return (self[i] for i in range(len(self)))
 
     def cpu(self) -> Results:
         """Return the results on the CPU."""
-        return self._map(lambda part: part.cpu(), lambda values: each(values, lambda one: tensor_of(one).cpu()))
+        return self._map(
+            lambda part: part.cpu(), lambda values: map_values(values, lambda value: to_tensor(value).cpu())
+        )
 
     def numpy(self) -> Results:
         """Return the results with NumPy arrays instead of tensors."""
-        return self._map(lambda part: part.numpy(), lambda values: each(values, to_numpy))
+        return self._map(lambda part: part.numpy(), lambda values: map_values(values, to_numpy))
 
     def cuda(self) -> Results:
         """Return the results on the current CUDA device."""
@@ -157,14 +159,14 @@ class Results:
         """Return the results with `torch.Tensor.to` applied to every part."""
         return self._map(
             lambda part: part.to(*args, **kwargs),
-            lambda values: each(values, lambda one: tensor_of(one).to(*args, **kwargs)),
+            lambda values: map_values(values, lambda value: to_tensor(value).to(*args, **kwargs)),
         )
 
     def new(self) -> Results:
         """Return results with the same image, path, names, speed and save_dir, but without objects."""
-        fresh = Results(self.orig_img, self.path, self.names, speed=self.speed)
-        fresh.save_dir = self.save_dir
-        return fresh
+        empty = Results(self.orig_img, self.path, self.names, speed=self.speed)
+        empty.save_dir = self.save_dir
+        return empty
 
     def update(
         self,
@@ -178,13 +180,13 @@ class Results:
 
         Scores, points and crop boxes are dropped if the number of objects has changed.
         """
-        if any(other is not None for other in (probs, obb, keypoints)):
+        if any(unsupported is not None for unsupported in (probs, obb, keypoints)):
             raise ValueError("probs, keypoints and obb are not supported; leave them None")
         if boxes is not None:
             self.boxes = self._as_boxes(boxes).clipped()
         if masks is not None:
             self.masks = self._as_masks(masks)
-        for name in _EXTRAS:
+        for name in _PER_OBJECT_FIELDS:
             setattr(self, name, getattr(self, name))
 
     # --- reading ---
@@ -220,8 +222,8 @@ class Results:
         if not len(self):
             return "(no detections), "
         counts = Counter(int(class_id) for class_id in self.rows()[:, 5])
-        named = ((self.name_of(class_id), counts[class_id]) for class_id in sorted(counts))
-        return "".join(f"{count} {name}{'s' * (count > 1)}, " for name, count in named)
+        counts_by_name = ((self.name_of(class_id), counts[class_id]) for class_id in sorted(counts))
+        return "".join(f"{count} {name}{'s' * (count > 1)}, " for name, count in counts_by_name)
 
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
         """Return one dict per object: name, class, confidence, box, and track_id and segments if there are any.
@@ -394,7 +396,7 @@ class Results:
         """Return the plot as PNG for a notebook, at most 1024 pixels wide and high."""
         from . import plotting
 
-        return plotting.png(self.plot())
+        return plotting.encode_png(self.plot())
 
     # --- inside ---
 
@@ -408,27 +410,27 @@ class Results:
             if masks.orig_shape != self.orig_shape:
                 raise ValueError(f"masks are for an image of {masks.orig_shape}, this one is {self.orig_shape}")
             return masks
-        on = self.boxes.data if self.boxes is not None else None
-        return Masks(masks, self.orig_shape, device=on.device if isinstance(on, torch.Tensor) else None)
+        box_data = self.boxes.data if self.boxes is not None else None
+        return Masks(masks, self.orig_shape, device=box_data.device if isinstance(box_data, torch.Tensor) else None)
 
     def _as_scores(self, scores: Any) -> Any:
         return None if scores is None else as_tensor(scores).reshape(-1)
 
-    def _map(self, rows: Any, values: Any) -> Results:
-        other = copy.copy(self)
-        other.names, other.speed = dict(self.names), dict(self.speed)
-        other.boxes = None if self.boxes is None else rows(self.boxes)
-        other.masks = None if self.masks is None else rows(self.masks)
-        for name in _EXTRAS:
+    def _map(self, map_rows: Any, map_extra: Any) -> Results:
+        mapped = copy.copy(self)
+        mapped.names, mapped.speed = dict(self.names), dict(self.speed)
+        mapped.boxes = None if self.boxes is None else map_rows(self.boxes)
+        mapped.masks = None if self.masks is None else map_rows(self.masks)
+        for name in _PER_OBJECT_FIELDS:
             extra = getattr(self, name)
-            setattr(other, name, None if extra is None else values(extra))
-        return other
+            setattr(mapped, name, None if extra is None else map_extra(extra))
+        return mapped
 
     def __repr__(self) -> str:
         height, width = self.orig_shape
         parts = [repr(self.path), f"{height} x {width}", f"{len(self)} object{'s' * (len(self) != 1)}"]
         parts += [repr(part) for part in (self.boxes, self.masks) if part is not None]
-        parts += [name for name in _EXTRAS if getattr(self, name) is not None]
+        parts += [name for name in _PER_OBJECT_FIELDS if getattr(self, name) is not None]
         return f"Results({', '.join(parts)})"
 
 
@@ -439,9 +441,9 @@ def _as_points(points: Any) -> Any:
     if isinstance(points, (torch.Tensor, np.ndarray)):
         return points[:, None] if points.ndim == 2 else points
     # Fast path for one click per object, as from segment everything: avoids creating a tensor for each.
-    if points and all(isinstance(one, list) and len(one) == 1 for one in points):
+    if points and all(isinstance(item, list) and len(item) == 1 for item in points):
         return as_tensor(points).reshape(len(points), -1, 2)
-    each = [as_tensor(one).reshape(-1, 2) for one in points]
-    if each and all(isinstance(one, torch.Tensor) and one.shape == each[0].shape for one in each):
-        return torch.stack(each)
-    return each
+    coords = [as_tensor(item).reshape(-1, 2) for item in points]
+    if coords and all(isinstance(item, torch.Tensor) and item.shape == coords[0].shape for item in coords):
+        return torch.stack(coords)
+    return coords

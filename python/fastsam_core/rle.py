@@ -30,7 +30,7 @@ from ._rle_algebra import (
     translate,
     union,
 )
-from ._rle_dicts import HINT, RLE, integer, one_size, size_of, text_of, texts_of, unpack
+from ._rle_dicts import HINT, RLE, checked_integer, checked_size, common_size, compress_counts, counts_as_bytes, unpack
 from .ops._threads import thread_count
 
 __all__ = [
@@ -67,22 +67,22 @@ def from_masks(masks: Tensor | NDArray[Any]) -> list[RLE]:
     if isinstance(masks, Tensor) and masks.device.type == "cpu" and masks.dtype in (torch.bool, torch.uint8):
         array = masks.numpy()
     if isinstance(array, np.ndarray):
-        found: list[RLE] | None = _rle_dicts.native_result("coco_encode", array, False, True, thread_count())
-        if found is not None:
-            return found
-    tensor = masks if isinstance(masks, Tensor) else _tensor(masks)
+        native_result: list[RLE] | None = _rle_dicts.call_native("coco_encode", array, False, True, thread_count())
+        if native_result is not None:
+            return native_result
+    tensor = masks if isinstance(masks, Tensor) else _to_tensor(masks)
     height, width = tensor.shape[-2:] if tensor.dim() == 3 else (0, 0)
-    texts = texts_of(*ops.rle_encode(tensor))
+    texts = compress_counts(*ops.rle_encode(tensor))
     return [{"size": [height, width], "counts": text.decode("ascii")} for text in texts]
 
 
 def to_masks(rles: Sequence[RLE]) -> Tensor:
     """Decode RLEs of equal size to masks (N, H, W) bool; an empty list gives (0, 0, 0)."""
-    found = _rle_dicts.native_result("coco_decode", rles, True, thread_count())
-    if found is not None:
-        return torch.from_numpy(found.view(bool))
+    native_result = _rle_dicts.call_native("coco_decode", rles, True, thread_count())
+    if native_result is not None:
+        return torch.from_numpy(native_result.view(bool))
     counts, offsets, sizes = unpack(rles)
-    height, width = one_size(sizes)
+    height, width = common_size(sizes)
     return ops.rle_decode(counts, offsets, height, width)
 
 
@@ -92,15 +92,15 @@ def encode(bimask: NDArray[Any]) -> Any:
     `bimask` is uint8 or bool. Column-major (Fortran) order is fastest, but any memory layout is accepted.
     """
     if type(bimask) is np.ndarray:
-        found = _rle_dicts.native_result("coco_encode", bimask, True, False, thread_count())
-        if found is not None:
-            return found
+        native_result = _rle_dicts.call_native("coco_encode", bimask, True, False, thread_count())
+        if native_result is not None:
+            return native_result
     array = np.asarray(bimask)
     if array.ndim not in (2, 3):
         raise ValueError(f"a mask must have shape (H, W), or (H, W, N) for several; got {array.shape}")
     masks = array[:, :, None] if array.ndim == 2 else array
     height, width, _ = masks.shape
-    texts = texts_of(*ops.rle_encode(_tensor(masks.transpose(2, 0, 1))))
+    texts = compress_counts(*ops.rle_encode(_to_tensor(masks.transpose(2, 0, 1))))
     rles: list[RLE] = [{"size": [height, width], "counts": text} for text in texts]
     return rles[0] if array.ndim == 2 else rles
 
@@ -110,11 +110,11 @@ def decode(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.uint8]:
 
     Raises MemoryError for valid masks that are too large for this machine.
     """
-    found: NDArray[np.uint8] | None = _rle_dicts.native_result("coco_decode", rleObjs, False, thread_count())
-    if found is not None:
-        return found
+    native_result: NDArray[np.uint8] | None = _rle_dicts.call_native("coco_decode", rleObjs, False, thread_count())
+    if native_result is not None:
+        return native_result
     counts, offsets, sizes = unpack(rleObjs)
-    height, width = one_size(sizes)
+    height, width = common_size(sizes)
     masks = ops.rle_decode(counts, offsets, height, width, column_major=True)  # (N, H, W)
     array: NDArray[np.uint8] = masks.transpose(1, 2).numpy().view(np.uint8).transpose(2, 1, 0)
     return array[:, :, 0] if isinstance(rleObjs, Mapping) else array
@@ -128,9 +128,9 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
     The dtype is uint32, or uint64 if a count exceeds that.
     """
-    found = _rle_dicts.native_result("coco_area", rleObjs, thread_count())
-    if found is not None:
-        return found
+    native_result = _rle_dicts.call_native("coco_area", rleObjs, thread_count())
+    if native_result is not None:
+        return native_result
     counts, offsets, _ = unpack(rleObjs)
     areas = ops.rle_area(counts, offsets).numpy()
     fits = areas.size == 0 or int(areas.max()) <= np.iinfo(np.uint32).max
@@ -140,9 +140,9 @@ def area(rleObjs: RLE | Sequence[RLE]) -> Any:
 
 def toBbox(rleObjs: RLE | Sequence[RLE]) -> NDArray[np.float64]:
     """Return the bounding box x, y, width, height (4,) of an RLE, or (N, 4) for a list; zeros for an empty mask."""
-    found: NDArray[np.float64] | None = _rle_dicts.native_result("coco_to_bbox", rleObjs, thread_count())
-    if found is not None:
-        return found
+    native_result: NDArray[np.float64] | None = _rle_dicts.call_native("coco_to_bbox", rleObjs, thread_count())
+    if native_result is not None:
+        return native_result
     counts, offsets, sizes = unpack(rleObjs)
     heights = torch.tensor([height for height, _ in sizes], dtype=torch.int64, device="cpu")
     boxes: NDArray[np.float64] = ops.rle_to_bbox(counts, offsets, heights).numpy().astype(np.float64)
@@ -161,25 +161,25 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any) -> Any:
         ValueError: malformed RLEs or boxes, RLEs of different sizes, or a number of flags other than G.
         TypeError: RLEs on one side and boxes on the other, or anything else.
     """
-    found = _rle_dicts.native_result("coco_iou", dt, gt, pyiscrowd, thread_count())
-    if found is not None:
-        return found
-    (dt_kind, dts), (gt_kind, gts) = _iou_side(dt, "dt"), _iou_side(gt, "gt")
+    native_result = _rle_dicts.call_native("coco_iou", dt, gt, pyiscrowd, thread_count())
+    if native_result is not None:
+        return native_result
+    (dt_kind, dt_items), (gt_kind, gt_items) = _iou_side(dt, "dt"), _iou_side(gt, "gt")
     iscrowd = np.asarray(pyiscrowd).astype(bool)
-    if iscrowd.shape != (len(gts),):
-        raise ValueError(f"iscrowd must hold one flag per gt, {len(gts)}; got shape {iscrowd.shape}")
-    if len(dts) == 0 or len(gts) == 0:
-        for kind, side in ((dt_kind, dts), (gt_kind, gts)):
+    if iscrowd.shape != (len(gt_items),):
+        raise ValueError(f"iscrowd must hold one flag per gt, {len(gt_items)}; got shape {iscrowd.shape}")
+    if len(dt_items) == 0 or len(gt_items) == 0:
+        for kind, side in ((dt_kind, dt_items), (gt_kind, gt_items)):
             if kind == "rle":
                 unpack(side)
         return []
     if dt_kind != gt_kind:
         raise TypeError("dt and gt must be of one kind, both RLEs or both boxes")
     if dt_kind == "box":
-        return _box_iou(dts, gts, iscrowd)
-    dt_counts, dt_offsets, dt_sizes = unpack(dts)
-    gt_counts, gt_offsets, gt_sizes = unpack(gts)
-    one_size(dt_sizes + gt_sizes)
+        return _box_iou(dt_items, gt_items, iscrowd)
+    dt_counts, dt_offsets, dt_sizes = unpack(dt_items)
+    gt_counts, gt_offsets, gt_sizes = unpack(gt_items)
+    common_size(dt_sizes + gt_sizes)
     return ops.rle_iou(dt_counts, dt_offsets, gt_counts, gt_offsets, torch.from_numpy(iscrowd)).numpy()
 
 
@@ -209,11 +209,11 @@ def _box_iou(dt: NDArray[np.float64], gt: NDArray[np.float64], iscrowd: NDArray[
         - np.maximum(dt[:, None, axis], gt[:, axis])
         for axis in (0, 1)
     )
-    shared = width * height
-    touching = (width > 0) & (height > 0)
+    overlap = width * height
+    is_overlapping = (width > 0) & (height > 0)
     dt_area, gt_area = dt[:, None, 2] * dt[:, None, 3], gt[None, :, 2] * gt[None, :, 3]
-    union = np.where(iscrowd[None, :], dt_area, dt_area + gt_area - shared)
-    result: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=touching)
+    union = np.where(iscrowd[None, :], dt_area, dt_area + gt_area - overlap)
+    result: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=is_overlapping)
     return result
 
 
@@ -225,13 +225,13 @@ def merge(rleObjs: Sequence[RLE], intersect: bool | int = False) -> RLE:
 
     One mask gives that mask; an empty list gives a mask of size 0 x 0.
     """
-    found: RLE | None = _rle_dicts.native_result("coco_merge", rleObjs, bool(intersect), thread_count())
-    if found is not None:
-        return found
+    native_result: RLE | None = _rle_dicts.call_native("coco_merge", rleObjs, bool(intersect), thread_count())
+    if native_result is not None:
+        return native_result
     counts, offsets, sizes = unpack(rleObjs)
-    height, width = one_size(sizes)
+    height, width = common_size(sizes)
     runs = counts if len(sizes) == 1 else ops.rle_merge(counts, offsets, bool(intersect))
-    (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
+    (text,) = compress_counts(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
     return {"size": [height, width], "counts": text}
 
 
@@ -263,7 +263,7 @@ def frPyObjects(pyobj: Any, h: int, w: int) -> Any:
     if isinstance(pyobj[0], Mapping):
         return _compress(pyobj)
     single = not isinstance(pyobj[0], (list, tuple, np.ndarray))
-    shapes = [_numbers(item) for item in ([pyobj] if single else pyobj)]
+    shapes = [_float_array(item) for item in ([pyobj] if single else pyobj)]
     if len(shapes[0]) == 4:
         rles = _rasterise([_corners(box) for box in shapes], h, w)
     elif len(shapes[0]) > 4 and not (isinstance(pyobj, np.ndarray) and not single):
@@ -277,29 +277,29 @@ def frPyObjects(pyobj: Any, h: int, w: int) -> Any:
 
 def _compress(rles: Iterable[Any]) -> list[RLE]:
     """Compress uncompressed RLEs; RLEs that are compressed already are checked and passed through."""
-    packed = []
-    for rle in rles:
-        height, width = size_of(rle)
-        counts = rle.get("counts")
+    compressed = []
+    for mask in rles:
+        height, width = checked_size(mask)
+        counts = mask.get("counts")
         if isinstance(counts, (list, tuple, np.ndarray)):
             runs = _run_lengths(counts, height * width)
-            (text,) = texts_of(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
+            (text,) = compress_counts(runs, torch.tensor([0, runs.shape[0]], device="cpu"))
         else:
-            unpack(rle)
-            text = text_of(rle)
-        packed.append({"size": [height, width], "counts": text})
-    return packed
+            unpack(mask)
+            text = counts_as_bytes(mask)
+        compressed.append({"size": [height, width], "counts": text})
+    return compressed
 
 
-def _run_lengths(counts: Any, pixels: int) -> Tensor:
+def _run_lengths(counts: Any, num_pixels: int) -> Tensor:
     values = [counts] if isinstance(counts, np.ndarray) and counts.ndim == 0 else list(counts)
-    runs = [integer(value, "a run length") for value in values]
-    if sum(runs) != pixels:
-        raise ValueError(f"the runs sum to {sum(runs)}, but the size has {pixels} pixels. {HINT}")
+    runs = [checked_integer(value, "a run length") for value in values]
+    if sum(runs) != num_pixels:
+        raise ValueError(f"the runs sum to {sum(runs)}, but the size has {num_pixels} pixels. {HINT}")
     return torch.tensor(runs, dtype=torch.int64, device="cpu")
 
 
-def _numbers(item: Any) -> NDArray[np.float64]:
+def _float_array(item: Any) -> NDArray[np.float64]:
     try:
         values = np.asarray(item, dtype=np.float64)
     except (TypeError, ValueError):
@@ -324,17 +324,18 @@ def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _rasterise(polygons: list[NDArray[np.float64]], h: int, w: int) -> list[RLE]:
     # Accept integral floats, because sizes from tables and JSON often are floats. An RLE's own `size` must be integers.
-    given: tuple[tuple[str, Any], ...] = ("h", h), ("w", w)
+    named_sides: tuple[tuple[str, Any], ...] = ("h", h), ("w", w)
     height, width = (
-        integer(int(side) if isinstance(side, float) and side.is_integer() else side, name) for name, side in given
+        checked_integer(int(side) if isinstance(side, float) and side.is_integer() else side, name)
+        for name, side in named_sides
     )
     offsets = torch.tensor([0, *np.cumsum([len(polygon) for polygon in polygons]).tolist()], device="cpu")
     points = torch.from_numpy(np.concatenate(polygons))
-    texts = texts_of(*ops.rle_from_polygon(points, offsets, height, width))
+    texts = compress_counts(*ops.rle_from_polygon(points, offsets, height, width))
     return [{"size": [height, width], "counts": text} for text in texts]
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def _to_tensor(array: NDArray[Any]) -> Tensor:
     array = np.asarray(array)
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
         raise ValueError(f"masks must be bool or uint8, not {array.dtype}; threshold them first, as in masks > 0")

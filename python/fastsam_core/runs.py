@@ -51,12 +51,14 @@ class MaskRuns:
         """Create runs from uncompressed COCO RLE counts, starting with unset pixels, of an image of `height` rows."""
         edges = np.cumsum(counts, dtype=np.int64)
         starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
-        first = starts // height
-        spanned = (ends - 1) // height - first + 1
+        first_column = starts // height
+        num_columns = (ends - 1) // height - first_column + 1
         # A run that spans k columns becomes k runs.
-        columns = np.repeat(first - np.cumsum(spanned) + spanned, spanned) + np.arange(spanned.sum())
-        tops = np.maximum(np.repeat(starts, spanned) - columns * height, 0)
-        bottoms = np.minimum(np.repeat(ends, spanned) - columns * height, height)
+        columns = np.repeat(first_column - np.cumsum(num_columns) + num_columns, num_columns) + np.arange(
+            num_columns.sum()
+        )
+        tops = np.maximum(np.repeat(starts, num_columns) - columns * height, 0)
+        bottoms = np.minimum(np.repeat(ends, num_columns) - columns * height, height)
         return cls(columns, tops, bottoms)
 
     @classmethod
@@ -65,7 +67,7 @@ class MaskRuns:
         if len(parts) == 1:
             return parts[0]
         fields = ((part.columns, part.tops, part.bottoms) for part in parts)
-        columns, tops, bottoms = zip(*fields, strict=True) if parts else ((_NONE,), (_NONE,), (_NONE,))
+        columns, tops, bottoms = zip(*fields, strict=True) if parts else ((_NO_RUNS,), (_NO_RUNS,), (_NO_RUNS,))
         return cls(np.concatenate(columns), np.concatenate(tops), np.concatenate(bottoms))
 
     def area(self) -> int:
@@ -86,12 +88,12 @@ class MaskRuns:
         shift = (self.columns + left) * height + top
         starts, ends = self.tops + shift, self.bottoms + shift
         # A run that ends at the bottom of a column and one that starts at the top of the next are one run in RLE.
-        apart = starts[1:] != ends[:-1]
-        edges = np.empty(2 * (int(apart.sum()) + bool(len(starts))) + 2, np.int64)
+        is_separate = starts[1:] != ends[:-1]
+        edges = np.empty(2 * (int(is_separate.sum()) + bool(len(starts))) + 2, np.int64)
         edges[0], edges[-1] = 0, height * width
         if len(starts):
-            edges[1:-1:2] = starts[np.concatenate(([True], apart))]
-            edges[2:-1:2] = ends[np.concatenate((apart, [True]))]
+            edges[1:-1:2] = starts[np.concatenate(([True], is_separate))]
+            edges[2:-1:2] = ends[np.concatenate((is_separate, [True]))]
         counts = np.diff(edges)
         if len(counts) > 1 and counts[-1] == 0:
             counts = counts[:-1]
@@ -109,10 +111,10 @@ class MaskRuns:
         return np.repeat(values, np.diff(edges)).reshape(width, height).T
 
 
-_NONE = np.zeros(0, np.int64)
+_NO_RUNS = np.zeros(0, np.int64)
 # Run lengths to encode at once. Encoding many masks together is faster, but needs working memory of many times their
 # run lengths' size.
-_ENCODED_AT_ONCE = 1 << 18
+_COUNTS_PER_ENCODE = 1 << 18
 
 
 def find_changes(padded: np.ndarray) -> np.ndarray:
@@ -132,7 +134,7 @@ def encode_counts(counts: list[np.ndarray], height: int, width: int) -> list[dic
     from . import ops
 
     rles = []
-    for group in _groups(counts, _ENCODED_AT_ONCE):
+    for group in _groups(counts, _COUNTS_PER_ENCODE):
         runs = torch.from_numpy(np.concatenate(group).astype(np.int64, copy=False))
         offsets = torch.tensor([0, *accumulate(len(mask) for mask in group)], device="cpu")
         characters, ends = ops.rle_to_string(runs, offsets)

@@ -11,7 +11,7 @@ import torch
 
 from ._log import warn_once
 from .device import select_device
-from .model_facade import MAKING, ModelFacade, Summary
+from .model_facade import CREATION_LOCK, ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
@@ -110,7 +110,7 @@ class SAM(ModelFacade):
                 f"no source given, or None, which cv2.imread returns for a file that it can't read; using {ASSETS}"
             )
             source = ASSETS
-        predictor = self._ready_predictor()
+        predictor = self._prepare_predictor()
         return predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
 
     predict = __call__
@@ -122,7 +122,7 @@ class SAM(ModelFacade):
 
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
-        return self._ready_predictor().edges(
+        return self._prepare_predictor().edges(
             image, points_stride=points_stride, nms_thresh=nms_thresh, thin=thin, **options
         )
 
@@ -133,7 +133,7 @@ class SAM(ModelFacade):
 
         image: path, URL, BGR array, Pillow image or RGB tensor.
         """
-        return self._ready_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
+        return self._prepare_predictor().proposals(image, n, nms_thresh=nms_thresh, **options)
 
     def val(
         self,
@@ -159,7 +159,7 @@ class SAM(ModelFacade):
         from .evaluate.run import evaluate
 
         return evaluate(
-            self._ready_predictor(),
+            self._prepare_predictor(),
             data,
             images=images,
             imgsz=imgsz,
@@ -169,8 +169,8 @@ class SAM(ModelFacade):
             **settings,
         )
 
-    def _ready_predictor(self) -> Predictor:
-        with MAKING:
+    def _prepare_predictor(self) -> Predictor:
+        with CREATION_LOCK:
             if self.predictor is None:
                 self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
             predictor = self.predictor
@@ -198,7 +198,7 @@ class SAM(ModelFacade):
             raise ValueError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {dtype}")
         if device is not None:
             self.model.to(select_device(device))
-        return self if dtype is None else self._compute_in(dtype)
+        return self if dtype is None else self._set_compute_dtype(dtype)
 
     def cuda(self, device: int | str | torch.device | None = None) -> SAM:
         """Move the model to a CUDA device. Raises ValueError if there is none."""
@@ -212,7 +212,7 @@ class SAM(ModelFacade):
 
     def half(self) -> SAM:
         """Compute in float16 on CUDA devices. Weights keep their type, and coordinates stay float32."""
-        return self._compute_in(torch.float16)
+        return self._set_compute_dtype(torch.float16)
 
     def bfloat16(self) -> SAM:
         """Compute in bfloat16 where that is faster. Weights keep their type, and coordinates stay float32.
@@ -221,13 +221,13 @@ class SAM(ModelFacade):
         whether this one does). On such CPUs only the image encoders of sam_b, sam_l and sam_h and the mask upscaling of
         the decoders use it.
         """
-        return self._compute_in(torch.bfloat16)
+        return self._set_compute_dtype(torch.bfloat16)
 
     def float(self) -> SAM:
         """Compute in float32, the default."""
-        return self._compute_in(torch.float32)
+        return self._set_compute_dtype(torch.float32)
 
-    def _compute_in(self, dtype: torch.dtype) -> SAM:
+    def _set_compute_dtype(self, dtype: torch.dtype) -> SAM:
         for key in ("dtype", "half", "quantize"):
             self.overrides.pop(key, None)
         if dtype != self.model.dtype:

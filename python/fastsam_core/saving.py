@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._files import atomic_path, for_opencv
+from ._files import atomic_path, opencv_path
 from ._log import logger
 from .config import Config
 from .results import Results
@@ -19,15 +19,15 @@ from .sources import Item
 # Frame rate for sources that don't announce one, as many live streams.
 _DEFAULT_FPS = 30.0
 # Minimum video width in pixels. For tall videos 2, 3, 6 or 7 pixels wide, OpenCV 5.0 writes past the end of its buffer.
-_NARROWEST = 8
+_MIN_VIDEO_WIDTH = 8
 
 
-def wants_folder(config: Config) -> bool:
+def writes_files(config: Config) -> bool:
     """Return whether a run with these options writes any file."""
     return config.save or config.save_txt or config.save_crop or config.save_frames
 
 
-def run_folder(config: Config) -> Path:
+def create_run_folder(config: Config) -> Path:
     """Create and return the folder of a run: runs/<task>/<project>/<name>.
 
     If it exists and `exist_ok` is False, <name>-2, <name>-3 and so on is used. An absolute `project` replaces
@@ -56,15 +56,15 @@ class ResultWriter:
     """Writer of the results of one call into `folder`. It must be closed, to finish videos.
 
     Within a call no file is overwritten: a second image of the same stem gets `<stem>-2`. Files of the same name that
-    an earlier call wrote are replaced. `labels` is the number of label files written.
+    an earlier call wrote are replaced. `num_label_files` is the number of label files written.
     """
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder = folder
-        self.labels = 0
+        self.num_label_files = 0
         self._config = config
-        self._used: set[str] = set()
-        self._used_by_frames: set[str] = set()
+        self._used_stems: set[str] = set()
+        self._video_stems: set[str] = set()
         self._videos: dict[int, _Video | None] = {}
         self._stems: dict[int, str] = {}
 
@@ -98,14 +98,14 @@ class ResultWriter:
     def _stem(self, item: Item) -> str:
         """Return a file stem that no other item has; all frames of one video share it."""
         if item.index not in self._stems or item.frame is None:
-            wanted = Path(item.path).stem or "image"
-            stem, number = wanted, 1
+            base = Path(item.path).stem or "image"
+            stem, number = base, 1
             while self._is_taken(stem.casefold(), item):
                 number += 1
-                stem = f"{wanted}-{number}"
-            self._used.add(stem.casefold())
+                stem = f"{base}-{number}"
+            self._used_stems.add(stem.casefold())
             if item.frame is not None:
-                self._used_by_frames.add(stem.casefold())
+                self._video_stems.add(stem.casefold())
             self._stems[item.index] = stem
         return self._stems[item.index]
 
@@ -116,22 +116,22 @@ class ResultWriter:
         """
         if item.frame is not None:
             frame = re.compile(re.escape(stem) + r"_\d+")
-            return stem in self._used or any(frame.fullmatch(used) for used in self._used)
-        before, _, number = stem.rpartition("_")
-        return stem in self._used or (before in self._used_by_frames and number.isdecimal())
+            return stem in self._used_stems or any(frame.fullmatch(used) for used in self._used_stems)
+        prefix, _, number = stem.rpartition("_")
+        return stem in self._used_stems or (prefix in self._video_stems and number.isdecimal())
 
     def _write_drawn(self, item: Item, drawn: np.ndarray, stem: str, frame_stem: str) -> None:
-        from .plotting import show_image, usual_suffix, write_image
+        from .plotting import default_suffix, show_image, write_image
 
         if self._config.show:
             show_image(drawn, item.path)
         if item.frame is None:
             if self._config.save:
-                write_image(self.folder / f"{stem}{usual_suffix(drawn)}", drawn)
+                write_image(self.folder / f"{stem}{default_suffix(drawn)}", drawn)
             return
         in_video = self._config.save and self._write_frame(item, drawn, stem)
         if self._config.save_frames or (self._config.save and not in_video):
-            write_image(self.folder / f"{stem}_frames" / f"{frame_stem}{usual_suffix(drawn)}", drawn)
+            write_image(self.folder / f"{stem}_frames" / f"{frame_stem}{default_suffix(drawn)}", drawn)
 
     def _write_frame(self, item: Item, drawn: np.ndarray, stem: str) -> bool:
         """Append a frame to the item's video. Return False if OpenCV can't write the video."""
@@ -153,7 +153,7 @@ class ResultWriter:
         with atomic_path(target) as temporary:
             result.save_txt(temporary, save_conf=self._config.save_conf)
         if target.stat().st_size:
-            self.labels += 1
+            self.num_label_files += 1
         else:
             target.unlink()  # without objects there is no label file
 
@@ -166,12 +166,12 @@ class _Video:
 
         self._height, self._width = size
         self._target = target
-        if self._width < _NARROWEST:
-            raise OSError(f"a video must be at least {_NARROWEST} pixels wide; got {self._width}")
+        if self._width < _MIN_VIDEO_WIDTH:
+            raise OSError(f"a video must be at least {_MIN_VIDEO_WIDTH} pixels wide; got {self._width}")
         with ExitStack() as stack:
             temporary = self._temporary = stack.enter_context(atomic_path(target))
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")
-            self._writer = cv2.VideoWriter(for_opencv(temporary), fourcc, fps, (self._width, self._height))
+            self._writer = cv2.VideoWriter(opencv_path(temporary), fourcc, fps, (self._width, self._height))
             if not self._writer.isOpened():
                 raise OSError(f"OpenCV can't write a video of {self._width} x {self._height} pixels to {target}")
             self._stack = stack.pop_all()
@@ -187,11 +187,11 @@ class _Video:
         """Finish the file. Raises OSError and leaves no file if it is incomplete: OpenCV doesn't report a full disk."""
         with self._stack:
             self._writer.release()
-            if not _is_whole_avi(self._temporary):
+            if not _is_complete_avi(self._temporary):
                 raise OSError(f"the video {self._target} can't be written whole; is the disk full?")
 
 
-def _is_whole_avi(path: Path) -> bool:
+def _is_complete_avi(path: Path) -> bool:
     """Return whether the file's length matches its RIFF chunks, of which a large AVI has several."""
     length, end = path.stat().st_size, 0
     with open(path, "rb") as file:

@@ -11,25 +11,25 @@ import torch
 
 
 class Stopwatch:
-    """Timer that adds up milliseconds per phase, starting from those in `before`. A nested phase pauses the outer one.
+    """Timer that adds up milliseconds per phase, starting from those in `initial`. A nested phase pauses the outer one.
 
     On a CUDA device, which runs asynchronously, phases begin and end with recorded events, so that the host doesn't
     wait for the device until `speed` is read.
     """
 
-    def __init__(self, before: Mapping[str, float] | None = None) -> None:
-        self._spent: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0, **(before or {})}
-        self._ended: list[tuple[str, Any, Any]] = []  # (phase, begin, end), not yet added up
+    def __init__(self, initial: Mapping[str, float] | None = None) -> None:
+        self._elapsed: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0, **(initial or {})}
+        self._intervals: list[tuple[str, Any, Any]] = []  # (phase, begin, end), not yet added up
         self._phase: str | None = None
-        self._since: Any = None
+        self._phase_start: Any = None
 
     @property
     def speed(self) -> dict[str, float]:
         """Milliseconds per phase, counting phases that have ended. Waits for a CUDA device to reach their ends."""
-        for name, begin, end in self._ended:
-            self._spent[name] += _milliseconds(begin, end)
-        self._ended.clear()
-        return self._spent
+        for phase, begin, end in self._intervals:
+            self._elapsed[phase] += _elapsed_ms(begin, end)
+        self._intervals.clear()
+        return self._elapsed
 
     @contextmanager
     def phase(self, name: str, device: torch.device) -> Iterator[None]:
@@ -42,13 +42,13 @@ class Stopwatch:
             self._switch(outer, device)
 
     def _switch(self, name: str | None, device: torch.device) -> None:
-        now = _moment(device)
+        now = _timestamp(device)
         if self._phase is not None:
-            self._ended.append((self._phase, self._since, now))
-        self._phase, self._since = name, now
+            self._intervals.append((self._phase, self._phase_start, now))
+        self._phase, self._phase_start = name, now
 
 
-def _moment(device: torch.device) -> Any:
+def _timestamp(device: torch.device) -> Any:
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -56,7 +56,7 @@ def _moment(device: torch.device) -> Any:
     return event
 
 
-def _milliseconds(begin: Any, end: Any) -> float:
+def _elapsed_ms(begin: Any, end: Any) -> float:
     if isinstance(begin, float):
         return 1000 * (end - begin)
     end.synchronize()

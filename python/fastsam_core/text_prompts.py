@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ._tensors import tensor_of
+from ._tensors import to_tensor
 from .config import Config
 from .encoded_image import EncodedImage
 from .models.sam_model import SamModel
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from .detect.open_vocabulary import OpenVocabularyDetector
 
 
-class TextDetectors:
+class TextDetectorCache:
     """Cache for a predictor's open-vocabulary detector, which is created on first use and when the options change."""
 
     def __init__(self) -> None:
-        self._made: tuple[Any, OpenVocabularyDetector] | None = None
+        self._cached: tuple[Any, OpenVocabularyDetector] | None = None
 
     def get(self, config: Config, device: torch.device) -> OpenVocabularyDetector:
         """Return the detector for the options `text_model` and `text_conf`, on `device`.
@@ -35,15 +35,15 @@ class TextDetectors:
 
         if isinstance(config.text_model, OpenVocabularyDetector):
             return config.text_model
-        wanted = config.text_model, config.text_conf, device
-        if self._made is None or self._made[0] != wanted:
-            self._made = wanted, OpenVocabularyDetector(config.text_model, conf=config.text_conf, device=device)
-        return self._made[1]
+        key = config.text_model, config.text_conf, device
+        if self._cached is None or self._cached[0] != key:
+            self._cached = key, OpenVocabularyDetector(config.text_model, conf=config.text_conf, device=device)
+        return self._cached[1]
 
 
 def segment_texts(
     model: SamModel,
-    picture: EncodedImage,
+    image: EncodedImage,
     texts: tuple[str, ...],
     detector: OpenVocabularyDetector,
     multimask_output: bool,
@@ -55,17 +55,17 @@ def segment_texts(
     Class i is text i, which is also its name. The confidence of a box is the detector's score; the predicted IoU is
     given separately, and masks whose predicted IoU is not above `conf` are dropped.
     """
-    if picture.image is None:
+    if image.bgr is None:
         raise ValueError("texts need the image itself, but only its embedding was loaded: call set_image")
     with watch.phase("inference", model.device):
-        found = detector.find(picture.image, texts)
-    boxes = Prompts(boxes=torch.from_numpy(found.boxes))
-    result = segment_prompts(model, picture, boxes, multimask_output, config, watch)
+        detections = detector.find(image.bgr, texts)
+    box_prompts = Prompts(boxes=torch.from_numpy(detections.boxes))
+    result = segment_prompts(model, image, box_prompts, multimask_output, config, watch)
     assert result.boxes is not None
-    rows = tensor_of(result.boxes.data).clone()
+    rows = to_tensor(result.boxes.data).clone()
     per_object = 3 if multimask_output else 1
     prompts = rows[:, 5].long().cpu().numpy() // per_object
-    rows[:, 4] = torch.from_numpy(found.scores[prompts]).to(rows)
-    rows[:, 5] = torch.from_numpy(found.class_ids[prompts].astype(np.float32)).to(rows)
+    rows[:, 4] = torch.from_numpy(detections.scores[prompts]).to(rows)
+    rows[:, 5] = torch.from_numpy(detections.class_ids[prompts].astype(np.float32)).to(rows)
     result.boxes, result.names = type(result.boxes)(rows, result.orig_shape), dict(enumerate(texts))
     return result

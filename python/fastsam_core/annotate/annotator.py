@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._tensors import tensor_of
+from .._tensors import to_tensor
 from ..boxes import Boxes
 from ..detect import CheckedDetector, Detections, load_detector, load_text_detector
 from ..encoded_image import EncodedImage
@@ -179,7 +179,7 @@ def _segment_boxes(segmenter: Segmenter, image: EncodedImage, detections: Detect
     results = segmenter.segment_boxes(image, detections.boxes).cpu()
     assert results.boxes is not None
     # SAM may have dropped masks; the `cls` of each remaining one is the index of its box.
-    prompts = tensor_of(results.boxes.cls).long().numpy()
+    prompts = to_tensor(results.boxes.cls).long().numpy()
     names = {
         int(class_id): detections.names.get(int(class_id), str(class_id)) for class_id in detections.class_ids[prompts]
     }

@@ -18,7 +18,7 @@ from ..sources.paths import (
     Entry,
     expand_user,
     file_entry,
-    files_below,
+    find_files,
     glob_entries,
     list_entries,
     suffix_of,
@@ -136,7 +136,7 @@ def _list_folder(data: Any, output: str | os.PathLike[str] | None) -> FileList |
     if not path or not os.path.isdir(path):
         return None
     root = os.path.abspath(path)
-    keys = files_below(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, output)
+    keys = find_files(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES, output)
     if not keys:
         raise FileNotFoundError(
             f"no image or video in the folder {root} or below it; suffixes looked for: "
@@ -169,7 +169,7 @@ def _list_given_files(data: Any, output: str | os.PathLike[str] | None) -> FileL
         entries = glob_entries(path)
         if output is not None:
             output_prefix = os.path.join(os.path.abspath(output), "")
-            entries = [entry for entry in entries if not entry.text.startswith(output_prefix)] or entries
+            entries = [entry for entry in entries if not entry.location.startswith(output_prefix)] or entries
         return _from_entries(entries, os.path.abspath(base))
     return None
 
@@ -177,7 +177,7 @@ def _list_given_files(data: Any, output: str | os.PathLike[str] | None) -> FileL
 def _from_entries(entries: list[Entry], base: str | None) -> FileList | None:
     if any(entry.kind.endswith("url") for entry in entries):
         return None
-    paths = [entry.text for entry in entries]
+    paths = [entry.location for entry in entries]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     if base is not None and os.path.commonpath([base, root]) == base:
         root = base

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._log import logger
 from ..sources import Source
-from ..sources.video import expected_frames
+from ..sources.video import expected_frame_count
 from .annotator import Annotator
 from .batch_labeller import BatchLabeller, ManifestLine
 from .dataset_files import write_dataset_files
@@ -143,10 +143,10 @@ class Job:
     def count_images(self, source: Source | None = None) -> int | None:
         """Return the number of images in this shard, frames as the headers of videos give it; None if unknown."""
         if self._files is None:
-            return None if source is None or self._shard != UNSHARDED else source.expected()
+            return None if source is None or self._shard != UNSHARDED else source.estimate_total()
         keys = [key for key in self._files.keys if key in self._shard]
         videos = [self._files.path(key) for key in keys if is_video(key)]
-        return len(keys) - len(videos) + sum(expected_frames(path, 1) or 0 for path in videos)
+        return len(keys) - len(videos) + sum(expected_frame_count(path, 1) or 0 for path in videos)
 
     def _label_names(self) -> dict[str, str]:
         """Return the names of label files by key, for the image files of this shard."""

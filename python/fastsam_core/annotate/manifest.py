@@ -271,7 +271,7 @@ def remove_other_manifests(own_path: Path, settings: Mapping[str, Any], shard: S
         if should_keep(path):
             os.close(descriptor)
         else:
-            _locks.remove(descriptor, path)
+            _locks.close_and_remove(descriptor, path)
 
 
 def _has_settings(path: Path, settings: Mapping[str, Any]) -> bool:
@@ -290,7 +290,7 @@ def _open_locked(path: Path, flags: int = 0) -> int:
         descriptor = _locks.open_file(path, os.O_APPEND | flags)
         try:
             _acquire_lock(descriptor, path)
-            if _locks.is_still(descriptor, path):
+            if _locks.is_same_file(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -300,7 +300,7 @@ def _open_locked(path: Path, flags: int = 0) -> int:
 
 def _acquire_lock(descriptor: int, path: Path) -> None:
     deadline = time.monotonic() + _LOCK_TIMEOUT
-    while not _locks.lock(descriptor, path):
+    while not _locks.try_lock(descriptor, path):
         if time.monotonic() >= deadline:
             raise ValueError(f'another process is writing {path}; wait for it, or divide the images with shard="i/n"')
         time.sleep(0.05)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plotting import text
-from ..plotting.output import encoded
+from ..plotting.output import encode_image
 from ..results import Results
 from .shards import stable_hash
 
@@ -48,7 +48,9 @@ class Preview:
 
     def thumbnail(self, key: str, results: Results) -> tuple[str, bytes]:
         """Return the relative path and the PNG content of the image's thumbnail."""
-        return self.thumbnail_path(key), encoded(_captioned(_fit_thumbnail(results.plot(labels=False)), key), ".png")
+        return self.thumbnail_path(key), encode_image(
+            _captioned(_fit_thumbnail(results.plot(labels=False)), key), ".png"
+        )
 
     def contact_sheet(self, folder: Path) -> bytes | None:
         """Return the sheet of all thumbnails as JPEG, or None if there are none. Images that failed are missing."""
@@ -59,7 +61,7 @@ class Preview:
         ]
         tiles = [cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) for content in files if content]
         decoded = [np.asarray(tile, np.uint8) for tile in tiles if tile is not None]
-        return encoded(_contact_sheet(decoded), ".jpg") if decoded else None
+        return encode_image(_contact_sheet(decoded), ".jpg") if decoded else None
 
 
 def _fit_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -81,7 +83,9 @@ def _captioned(image: NDArray[np.uint8], key: str) -> NDArray[np.uint8]:
     # Long names are cut at the start, as the end of a path says most. Unprintable characters are left out.
     caption_text = "".join(letter for letter in os.path.splitext(key)[0] if letter.isprintable())
     caption_text = caption_text if len(caption_text) <= 34 else "..." + caption_text[-31:]
-    caption = text.render(caption_text or "?", "", 12, _TEXT_COLOUR, _BACKGROUND)[:_CAPTION_HEIGHT, :_THUMBNAIL_SIZE]
+    caption = text.render_label(caption_text or "?", "", 12, _TEXT_COLOUR, _BACKGROUND)[
+        :_CAPTION_HEIGHT, :_THUMBNAIL_SIZE
+    ]
     tile[_THUMBNAIL_SIZE : _THUMBNAIL_SIZE + caption.shape[0], : caption.shape[1]] = caption
     return tile
 

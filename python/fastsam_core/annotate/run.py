@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .._files import seen_from
+from .._files import relative_posix
 from .._log import logger
-from ..config import _switch, _whole
+from ..config import _boolean, _integer
 from ..sources import load_sources
 from ..sources.paths import expand_user
 from .annotator import Annotator
@@ -91,7 +91,7 @@ def auto_annotate(
     )
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
-    preview, resume = _whole(0)("preview", preview), _switch("resume", resume)
+    preview, resume = _integer(0)("preview", preview), _boolean("resume", resume)
     own_shard = parse_shard(shard)
     if own_shard != UNSHARDED:
         logger.info("labelling shard %s of the images", own_shard)
@@ -165,4 +165,4 @@ def data_identity(files: FileList | None, data: Any, folder: Path) -> str:
     """
     if files is None:
         return os.fspath(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
-    return seen_from(folder, files.root)
+    return relative_posix(folder, files.root)

@@ -45,14 +45,14 @@ class Segmenter:
     @property
     def model(self) -> SamModel:
         """The loaded model, on the device and with the settings that the options ask for."""
-        return self._predictor._ready(self.config)
+        return self._predictor._ready_model(self.config)
 
     def settings(self, everything: bool) -> dict[str, Any]:
         """Return what masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""
         model = self.model
         settings: dict[str, Any] = {
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
-            "sam.conf": self.config.conf_of(model),
+            "sam.conf": self.config.conf_for(model),
             "sam.imgsz": model.image_size,
             "sam.judgement": asdict(model.mask_scoring),
             "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
@@ -76,7 +76,7 @@ class Segmenter:
 
         A mask's class is the index of its box, as some boxes may get no mask.
         """
-        prompts = Prompts.read(bboxes=boxes)
+        prompts = Prompts.parse(bboxes=boxes)
         assert prompts is not None
         return segment_prompts(self.model, image, prompts, False, self.config, Stopwatch())
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import _image_size, _number, _whole
-from ..prompts import read_texts
+from ..config import _image_size, _integer, _number
+from ..prompts import parse_texts
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
 ON_ERROR = ("skip", "raise")
@@ -51,10 +51,10 @@ class AnnotateConfig:
         self.conf = _number(0, 1)("conf", self.conf)
         self.iou = _number(0, 1)("iou", self.iou)
         self.imgsz = _image_size("imgsz", self.imgsz)
-        self.max_det = _whole(1)("max_det", self.max_det)
+        self.max_det = _integer(1)("max_det", self.max_det)
         self.min_area = _number(0)("min_area", self.min_area)
-        self.batch = _whole(1)("batch", self.batch)
-        self.workers = _whole(1)("workers", self.workers)
+        self.batch = _integer(1)("batch", self.batch)
+        self.workers = _integer(1)("workers", self.workers)
         self.classes = _parse_class_ids(self.classes)
         self.texts = _parse_texts(self.texts)
         self.formats = parse_formats(self.formats)
@@ -115,13 +115,13 @@ def _parse_class_ids(classes: Any) -> list[int] | None:
     if classes is None:
         return None
     given = list(classes) if isinstance(classes, (list, tuple, set, frozenset, range)) else [classes]
-    return sorted({_whole(0)("classes", class_id) for class_id in given})
+    return sorted({_integer(0)("classes", class_id) for class_id in given})
 
 
 def _parse_texts(texts: Any) -> list[str] | None:
     if texts is None:
         return None
-    given = read_texts(texts)
+    given = parse_texts(texts)
     if not given:
         raise ValueError(f"texts={texts!r}: at least one is needed")
     return list(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .._log import counted
+from .._log import format_count
 from .manifest import History
 
 _MAX_CLASSES = 20
@@ -17,7 +17,7 @@ def summary(history: History, folder: str, num_labelled: int, seconds: float) ->
     num_labelled, seconds: number of images that this run has labelled, and its duration.
     """
     num_files = len(history.finished)
-    text = f"{counted(num_files, 'label file')} in {folder} ({_class_counts(history.class_counts)})"
+    text = f"{format_count(num_files, 'label file')} in {folder} ({_class_counts(history.class_counts)})"
     if history.num_empty and history.class_counts:
         text += f"; {history.num_empty} without objects"
     if history.failed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._tensors import tensor_of
+from .._tensors import to_tensor
 from ..results import Results
 from .prompt_selection import Matcher, PromptSelector
 from .yolo.model import YOLO
@@ -117,7 +117,7 @@ def _snap_to_border(result: Results) -> Results:
     """Move box sides near the border onto it, and make boxes of nearly the whole image the whole. Masks stay."""
     if result.boxes is None or not len(result.boxes):
         return result
-    rows = tensor_of(result.boxes.data).clone()
+    rows = to_tensor(result.boxes.data).clone()
     height, width = result.orig_shape
     boxes = rows[:, :4]
     boxes[:, :2] = torch.where(boxes[:, :2] < _BORDER_MARGIN, 0, boxes[:, :2])

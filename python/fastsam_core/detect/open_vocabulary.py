@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import ops
-from ..prompts import read_texts
+from ..prompts import parse_texts
 from ._transformers import load_pretrained, to_pil_image, weights_digest
 from .protocol import Detections
 
@@ -69,7 +69,7 @@ class OpenVocabularyDetector:
     @torch.no_grad()
     def find(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Detections:
         """Return what the texts describe in one image, (H, W, 3) uint8 BGR, best first; class i is text i."""
-        texts = read_texts(list(texts))
+        texts = parse_texts(list(texts))
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
         height, width = image.shape[:2]
@@ -150,7 +150,7 @@ class TextDetector:
 
     def __init__(self, detector: OpenVocabularyDetector, texts: Any) -> None:
         self.detector = detector
-        self.texts = read_texts(texts)
+        self.texts = parse_texts(texts)
         if not self.texts:
             raise ValueError("no texts: say what to look for, as in texts=['a dog']")
 

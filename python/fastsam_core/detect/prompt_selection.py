@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from ..prompts import Prompts, read_texts
+from ..prompts import Prompts, parse_texts
 from ..results import Results
 
 # Masks of fewer pixels are too small to compare with texts.
@@ -42,14 +42,14 @@ class PromptSelector:
     def from_prompts(
         cls, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None
     ) -> PromptSelector | None:
-        """Read prompts in the forms that `Prompts.read` takes, and a text or a list of texts; None without any.
+        """Read prompts in the forms that `Prompts.parse` takes, and a text or a list of texts; None without any.
 
         ValueError for invalid shapes and values, TypeError for anything but numbers or texts.
         """
         if all(prompt is None for prompt in (bboxes, points, labels, texts)):
             return None
-        text_prompts = read_texts(texts)
-        box_prompts = None if bboxes is None else Prompts.read(bboxes)
+        text_prompts = parse_texts(texts)
+        box_prompts = None if bboxes is None else Prompts.parse(bboxes)
         boxes = None if box_prompts is None or box_prompts.boxes is None else box_prompts.boxes.numpy()
         if points is None:
             if labels is not None:
@@ -83,7 +83,7 @@ def _flatten_points(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDAr
     points = [[points]] if depth == 1 else [points] if depth == 2 else points
     if labels is not None and depth <= 2 and 1 <= _nesting_depth(labels) < 3:
         labels = [labels] if _nesting_depth(labels) == 1 else [[label for row in labels for label in row]]
-    prompts = Prompts.read(points=points, labels=labels)
+    prompts = Prompts.parse(points=points, labels=labels)
     assert prompts is not None and prompts.points is not None and prompts.labels is not None
     is_real = np.arange(prompts.points.shape[1]) < np.array(prompts.counts, np.int64).reshape(-1, 1)  # not padding
     flat_labels: NDArray[np.int64] = prompts.labels.numpy()[is_real]

@@ -18,7 +18,7 @@ from ..annotate.loading import ImageLoader, LoadedImage, batched_keys, batches_o
 from ..annotate.rows import load_row
 from ..annotate.shards import UNSHARDED, stable_hash
 from ..formats._writing import safe_relative_path
-from ..sources.paths import IMAGE_SUFFIXES, files_below
+from ..sources.paths import IMAGE_SUFFIXES, find_files
 
 KINDS = ("folder", "parquet", "webdataset")
 _IMAGE_EXTENSIONS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
@@ -159,7 +159,7 @@ class WebDatasetInput:
             path
             for source in map(str, sources)
             for path in (
-                [f"{source}/{file_name}" for file_name in files_below(source, {".tar"})]
+                [f"{source}/{file_name}" for file_name in find_files(source, {".tar"})]
                 if os.path.isdir(source)
                 else [source]
             )

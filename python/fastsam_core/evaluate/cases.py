@@ -84,7 +84,7 @@ class Cases:
         from ..plotting import text
 
         title = "".join(letter for letter in f"{kind} {case['title']}" if letter.isprintable())
-        caption = text.render(title if len(title) <= 36 else title[:33] + "...", "", 12, _TEXT, _BACKGROUND)
+        caption = text.render_label(title if len(title) <= 36 else title[:33] + "...", "", 12, _TEXT, _BACKGROUND)
         caption = caption[:_CAPTION_HEIGHT, :_TILE_SIDE]
         tile[_TILE_SIDE : _TILE_SIDE + caption.shape[0], : caption.shape[1]] = caption
         return tile

@@ -34,22 +34,22 @@ def run(values: dict[str, Any]) -> None:
     options = {key: value for key, value in values.items() if value is not None}
     if "data" not in options:
         raise UsageError("val needs data=<COCO .json file, or folder of images and masks or labels>")
-    from ..cli import DEFAULT_MODEL, _kind
+    from ..cli import DEFAULT_MODEL, _model_class
     from ..config import Config
     from ..sam import SAM
-    from ..saving import run_folder
+    from ..saving import create_run_folder
     from .datasets import open_dataset
     from .settings import EvaluateConfig
 
     name = options.pop("model", DEFAULT_MODEL)
-    if _kind(name) != "SAM":
-        raise UsageError(f"val measures Segment Anything models, and model={name} is {_kind(name)}")
+    if _model_class(name) != "SAM":
+        raise UsageError(f"val measures Segment Anything models, and model={name} is {_model_class(name)}")
     # Report invalid arguments before loading a model or creating a folder.
     EvaluateConfig(**{key: value for key, value in options.items() if key in EvaluateConfig.__dataclass_fields__})
     open_dataset(options["data"], options.get("images"))
     model = SAM(name)
     # Many shells don't expand a ~ after the =.
-    folder = Path(os.path.expanduser(options.pop("output", None) or run_folder(Config(mode="val"))))
+    folder = Path(os.path.expanduser(options.pop("output", None) or create_run_folder(Config(mode="val"))))
     try:
         result = model.val(**options, output=folder)
     except BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sources.decode import check_size, opened
+from ..sources.decode import check_size, open_image
 
 # Pillow's modes of images with one integer per pixel: 1, 8, 16 and 32 bits, and palette indices ("P").
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -29,7 +29,7 @@ def read_png(path: Path) -> NDArray[Any]:
     colour image and for a file that is no PNG.
     """
     with open(path, "rb") as file:
-        image_format, image = opened(file)
+        image_format, image = open_image(file)
         if image_format != "PNG":
             raise ValueError(f"{path.name} is a {image_format} file, whose pixels are not exact; a PNG is needed")
         if image.mode not in _MODES:

@@ -15,7 +15,7 @@ from ..config import Config
 from ..encoded_image import EncodedImage
 from ..models.sam_model import SamModel
 from ..prompts import Prompts
-from ..segment import decode_prompts, resizer_for
+from ..segment import decode_prompts, make_resizer
 from ..stopwatch import Stopwatch
 from .clicks import Click, Mask, innermost_pixel, next_click
 from .datasets import GroundTruthObject
@@ -50,12 +50,12 @@ class PromptedSegmenter:
 
     def __init__(self, model: SamModel, image: EncodedImage, config: Config) -> None:
         self.model, self.image, self._dtype = model, image, config.dtype
-        self._resizer = resizer_for(model, image)
+        self._resizer = make_resizer(model, image)
 
     def segment_clicks(self, objects: Sequence[GroundTruthObject]) -> list[OneClickResult]:
         """Return the masks for a click on each object's `innermost_pixel`."""
         clicks = [innermost_click(true_object) for true_object in objects]
-        outputs = self._decode(Prompts.read(points=_to_points([[click] for click in clicks])), True)
+        outputs = self._decode(Prompts.parse(points=_to_points([[click] for click in clicks])), True)
         masks: list[OneClickResult] = []
         for click, true_object, (logits, predicted) in zip(clicks, objects, outputs, strict=True):
             best, rles = int(predicted.argmax()), self._to_rles(logits)
@@ -66,7 +66,7 @@ class PromptedSegmenter:
     def segment_boxes(self, objects: Sequence[GroundTruthObject]) -> tuple[list[rle.RLE], NDArray[np.float64]]:
         """Return the single mask for each object's box, and the true IoU of each, (n,)."""
         boxes = np.array([bounding_box(true_object) for true_object in objects], np.float64).reshape(-1, 4)
-        masks = [self._to_rles(logits)[0] for logits, _ in self._decode(Prompts.read(bboxes=boxes), False)]
+        masks = [self._to_rles(logits)[0] for logits, _ in self._decode(Prompts.parse(bboxes=boxes), False)]
         ious = [_ious([mask], true_object.rle)[0] for mask, true_object in zip(masks, objects, strict=True)]
         return masks, np.array(ious, np.float64)
 
@@ -105,7 +105,7 @@ class PromptedSegmenter:
             active = correctable
             if not active:
                 break
-            prompts = Prompts.read(
+            prompts = Prompts.parse(
                 points=_to_points([clicks[index] for index in active]),
                 labels=np.array([labels[index] for index in active]),
                 masks=torch.stack([low_res[index] for index in active]) if mask_feedback else None,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .._log import counted
+from .._log import format_count
 from .datasets import Failure
 
 
@@ -137,15 +137,15 @@ class Evaluation:
     def _format_header(self) -> str:
         min_percent = 100 * float(self.settings["min_area"])
         head = (
-            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {counted(self.objects, 'object')} of at "
-            f"least {min_percent:g} % of the image in {counted(self.images, 'image')}; skipped: {self.small} smaller, "
-            f"{counted(self.crowds, 'crowd')}"
+            f"{self.settings['model']} at {self.settings['imgsz']} pixels: {format_count(self.objects, 'object')} of "
+            f"at least {min_percent:g} % of the image in {format_count(self.images, 'image')}; skipped: {self.small} "
+            f"smaller, {format_count(self.crowds, 'crowd')}"
         )
         images = sum(failure.object is None for failure in self.failures)
         if self.failures:
             objects = len(self.failures) - images
-            head += f"; could not be used: {counted(images, 'image or file', 'images or files')}, "
-            head += counted(objects, "object")
+            head += f"; could not be used: {format_count(images, 'image or file', 'images or files')}, "
+            head += format_count(objects, "object")
         return head
 
     __str__ = table

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from .. import __version__, rle
-from .._files import atomic_path, check_folder, write_text
+from .._files import atomic_path, check_writable, write_text
 from .._log import logger
 from ..config import Config
 from ..encoded_image import EncodedImage
@@ -79,11 +79,11 @@ def evaluate(
     if folder is not None:
         if os.path.lexists(folder) and not folder.is_dir():
             raise ValueError(f"output={os.fspath(folder)!r} is not a folder")
-        check_folder(folder)
+        check_writable(folder)
     options = {"imgsz": imgsz, "device": device, "points_stride": eval_config.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
     with predictor._lock, ExitStack() as stack:
-        model = predictor._ready(config)
+        model = predictor._ready_model(config)
         rows_file = None
         if folder is not None and eval_config.rows:
             temporary_path = stack.enter_context(atomic_path(folder / ROWS_FILE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import _number, _switch, _whole
+from ..config import _boolean, _integer, _number
 
 MEASURES = ("click", "box", "boundary", "correlation", "noc", "everything")
 
@@ -43,16 +43,16 @@ class EvaluateConfig:
         min_area = _number(0)("min_area", self.min_area)
         if min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {self.min_area!r}")
-        max_images = None if self.max_images is None else _whole(1)("max_images", self.max_images)
+        max_images = None if self.max_images is None else _integer(1)("max_images", self.max_images)
         validated = {
             "measures": read_measures(self.measures),
             "min_area": min_area,
             "max_images": max_images,
-            "seed": _whole(0)("seed", self.seed),
-            "baselines": _switch("baselines", self.baselines),
-            "mask_feedback": _switch("mask_feedback", self.mask_feedback),
-            "points_stride": None if self.points_stride is None else _whole(1)("points_stride", self.points_stride),
-            "rows": _switch("rows", self.rows),
+            "seed": _integer(0)("seed", self.seed),
+            "baselines": _boolean("baselines", self.baselines),
+            "mask_feedback": _boolean("mask_feedback", self.mask_feedback),
+            "points_stride": None if self.points_stride is None else _integer(1)("points_stride", self.points_stride),
+            "rows": _boolean("rows", self.rows),
         }
         for name, value in validated.items():
             object.__setattr__(self, name, value)

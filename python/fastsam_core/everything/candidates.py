@@ -10,53 +10,58 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..measuring import MasksOnGpu, MasksOnHost
+from ..measuring import CpuMaskResults, GpuMaskResults
 from .arguments import Crop
-from .crops import near_crop_edge
+from .crops import is_near_crop_edge
 
 
 @dataclass(frozen=True)
-class Counts:
+class PackedCounts:
     """Uncompressed RLE of N masks, stored in a few shared arrays.
 
     A mask's counts are sliced out only on access, because most masks are dropped before anyone reads them. Mask i has
-    the counts arrays[which[i]][begins[i] : ends[i]]. which, begins, ends: (N,) int64.
+    the counts arrays[array_index[i]][begins[i] : ends[i]]. array_index, begins, ends: (N,) int64.
     """
 
     arrays: list[np.ndarray]
-    which: np.ndarray
+    array_index: np.ndarray
     begins: np.ndarray
     ends: np.ndarray
 
     @classmethod
-    def of(cls, arrays: list[np.ndarray]) -> Counts:
+    def from_arrays(cls, arrays: list[np.ndarray]) -> PackedCounts:
         """Build from one array per mask."""
-        which = np.arange(len(arrays))
-        return cls(arrays, which, np.zeros_like(which), np.array([len(one) for one in arrays], np.int64))
+        array_index = np.arange(len(arrays))
+        return cls(
+            arrays, array_index, np.zeros_like(array_index), np.array([len(array) for array in arrays], np.int64)
+        )
 
     @classmethod
-    def join(cls, parts: list[Counts]) -> Counts:
+    def join(cls, parts: list[PackedCounts]) -> PackedCounts:
         """Concatenate the masks of all parts, in order, without copying their counts."""
-        firsts = accumulate([len(part.arrays) for part in parts], initial=0)
-        which = [part.which + first for part, first in zip(parts, firsts, strict=False)]
-        columns = which, [part.begins for part in parts], [part.ends for part in parts]
-        return cls([one for part in parts for one in part.arrays], *(np.concatenate([_NONE, *one]) for one in columns))
+        starts = accumulate([len(part.arrays) for part in parts], initial=0)
+        array_index = [part.array_index + start for part, start in zip(parts, starts, strict=False)]
+        columns = array_index, [part.begins for part in parts], [part.ends for part in parts]
+        return cls(
+            [array for part in parts for array in part.arrays],
+            *(np.concatenate([_NO_INDICES, *column]) for column in columns),
+        )
 
-    def take(self, index: np.ndarray) -> Counts:
+    def take(self, index: np.ndarray) -> PackedCounts:
         """Return the masks with these indices. Their counts are copied, so the others' memory can be freed."""
-        return Counts.of([self[i].copy() for i in index.tolist()])
+        return PackedCounts.from_arrays([self[i].copy() for i in index.tolist()])
 
     def __len__(self) -> int:
-        return len(self.which)
+        return len(self.array_index)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return self.arrays[self.which[i]][self.begins[i] : self.ends[i]]
+        return self.arrays[self.array_index[i]][self.begins[i] : self.ends[i]]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
 
 
-_NONE = np.zeros(0, np.int64)
+_NO_INDICES = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Candidates:
     areas: (N,) int64. predicted_iou, stability: (N,) float32.
     """
 
-    counts: Counts
+    counts: PackedCounts
     boxes: np.ndarray
     areas: np.ndarray
     predicted_iou: np.ndarray
@@ -81,7 +86,7 @@ class Candidates:
     def join(cls, parts: list[Candidates]) -> Candidates:
         """Concatenate the masks of all parts, in order."""
         return cls(
-            Counts.join([part.counts for part in parts]),
+            PackedCounts.join([part.counts for part in parts]),
             *(
                 np.concatenate([np.zeros(shape, dtype), *(getattr(part, name) for part in parts)])
                 for name, shape, dtype in _COLUMNS
@@ -114,12 +119,12 @@ class Filters:
     highest_stability: float
 
     @property
-    def least_decoded(self) -> float:
+    def min_decoded_iou(self) -> float:
         """Lower bound that the decoder's predicted IoU must exceed; see the function of this name."""
-        return least_decoded(self.conf_thres, self.stability_share, self.highest_stability)
+        return min_decoded_iou(self.conf_thres, self.stability_share, self.highest_stability)
 
 
-def least_decoded(conf_thres: float, stability_share: float, highest_stability: float) -> float:
+def min_decoded_iou(conf_thres: float, stability_share: float, highest_stability: float) -> float:
     """Return the bound that the decoder's predicted IoU must exceed for a mask to have a chance to pass `conf_thres`.
 
     A mask passes if its weighted score exceeds `conf_thres`; the bound assumes that its stability is
@@ -129,20 +134,20 @@ def least_decoded(conf_thres: float, stability_share: float, highest_stability: 
     """
     if not stability_share:
         return conf_thres
-    # The margin keeps rounding from dropping a borderline mask here; `Batch.filter` compares exactly.
+    # The margin keeps rounding from dropping a borderline mask here; `PendingBatch.filter` compares exactly.
     return (conf_thres - stability_share * highest_stability) / (1 - stability_share) - 1e-6
 
 
-class Batch:
+class PendingBatch:
     """Masks of one batch, which are first measured, then filtered, then turned into runs.
 
-    started: the measurement, already launched. pairs: (N, 2), the point index and mask index of each mask.
+    results: the measurement, already launched. pairs: (N, 2), the point index and mask index of each mask.
     scores: (points, 3), the IoU that the decoder predicts. points: (points, 2) in pixels of the crop.
     """
 
     def __init__(
         self,
-        started: MasksOnHost | MasksOnGpu,
+        results: CpuMaskResults | GpuMaskResults,
         pairs: np.ndarray,
         scores: np.ndarray,
         points: np.ndarray,
@@ -150,11 +155,11 @@ class Batch:
         image_size: tuple[int, int],
         filters: Filters,
     ) -> None:
-        self.started = started
+        self.results = results
         self._pairs, self._scores, self._points = pairs, scores, points
         self._crop, self._image_size, self._filters = crop, image_size, filters
-        self._kept: tuple[Any, ...] = ()
-        self._counts: list[Counts] = []
+        self._columns: tuple[Any, ...] = ()
+        self._counts: list[PackedCounts] = []
 
     def filter(self) -> bool:
         """Wait for the measurements, apply the filters and request the runs of the masks that pass.
@@ -163,41 +168,41 @@ class Batch:
         """
         # Restrict each step to the masks kept so far: the same work on all masks would take longer than measuring them
         # on a GPU.
-        found, filters, (left, top) = self.started.numbers(), self._filters, self._crop.box[:2]
-        kept = np.flatnonzero(found.stability >= filters.stability_score_thresh)
-        corner = np.array([left, top, left, top])
+        measurements, filters, (left, top) = self.results.measurements(), self._filters, self._crop.box[:2]
+        passed = np.flatnonzero(measurements.stability >= filters.stability_score_thresh)
+        offset = np.array([left, top, left, top])
         if self._crop.box != (0, 0, *self._image_size[::-1]):  # the whole image has no crop edges
-            kept = kept[~near_crop_edge(found.boxes[kept] + corner, self._crop.box, self._image_size)]
-        of_point, share = self._pairs[kept, 0], filters.stability_share
-        scores = self._scores[of_point, self._pairs[kept, 1]]
-        if share:
-            scores = (1 - share) * scores + share * found.stability[kept].astype(np.float32)
-            high = scores > filters.conf_thres
-            kept, of_point, scores = kept[high], of_point[high], scores[high]
-        if not len(kept):
+            passed = passed[~is_near_crop_edge(measurements.boxes[passed] + offset, self._crop.box, self._image_size)]
+        point_index, weight = self._pairs[passed, 0], filters.stability_share
+        scores = self._scores[point_index, self._pairs[passed, 1]]
+        if weight:
+            scores = (1 - weight) * scores + weight * measurements.stability[passed].astype(np.float32)
+            is_above = scores > filters.conf_thres
+            passed, point_index, scores = passed[is_above], point_index[is_above], scores[is_above]
+        if not len(passed):
             return False
-        *others, last = self.started.in_parts(kept)
-        for part in others:
-            self.started.ask(part, last=False)
-            self._counts.append(compact_all(*self.started.runs()))
-        self.started.ask(last)
-        self._kept = (
-            found.boxes[kept] + corner,
-            found.areas[kept],
+        *earlier, last = self.results.split_indices(passed)
+        for part in earlier:
+            self.results.request_runs(part, is_last=False)
+            self._counts.append(compact_counts(*self.results.runs()))
+        self.results.request_runs(last)
+        self._columns = (
+            measurements.boxes[passed] + offset,
+            measurements.areas[passed],
             scores,
-            found.stability[kept],
-            self._points[of_point] + np.array([left, top], np.float64),
-            np.repeat(np.array([self._crop.box], np.int64), len(kept), axis=0),
+            measurements.stability[passed],
+            self._points[point_index] + np.array([left, top], np.float64),
+            np.repeat(np.array([self._crop.box], np.int64), len(passed), axis=0),
         )
         return True
 
     def candidates(self) -> Candidates:
         """Wait for the runs and return the masks that passed. Call after `filter` returned True."""
-        counts = compact_all(*self.started.runs())
-        return Candidates(Counts.join([*self._counts, counts]) if self._counts else counts, *self._kept)
+        counts = compact_counts(*self.results.runs())
+        return Candidates(PackedCounts.join([*self._counts, counts]) if self._counts else counts, *self._columns)
 
 
-class Queue:
+class BatchQueue:
     """Batches that a GPU is working on, in order, so that it has more work queued whenever the host waits for one.
 
     At most two batches of logits are alive at once: the newest batch's, and the previous one's until it has been
@@ -207,12 +212,12 @@ class Queue:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self._measured: list[Batch] = []
-        self._filtered: list[Batch] = []
+        self._measured: list[PendingBatch] = []
+        self._filtered: list[PendingBatch] = []
 
-    def add(self, batch: Batch) -> Iterator[Candidates]:
+    def add(self, batch: PendingBatch) -> Iterator[Candidates]:
         """Advance the earlier batches by one step, yield those that are complete, and enqueue `batch`."""
-        self.device = batch.started.device
+        self.device = batch.results.device
         yield from self._advance()
         self._measured.append(batch)
 
@@ -232,13 +237,13 @@ class Queue:
 
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
-_TOO_LARGE = np.array([1 << 8, 1 << 16, 1 << 32])  # exclusive limit of each dtype but the last
+_DTYPE_LIMITS = np.array([1 << 8, 1 << 16, 1 << 32])  # exclusive limit of each dtype but the last
 # Up to this many counts per mask on average (16 KiB as int32) are kept in their original dtype. Copying them, or even
 # finding the smallest dtype, would cost as much time as a GPU needs to measure a fifth of the masks.
-_FEW = 4096
+_MAX_UNCOMPACTED_COUNTS = 4096
 
 
-def compact_all(counts: np.ndarray, offsets: np.ndarray) -> Counts:
+def compact_counts(counts: np.ndarray, offsets: np.ndarray) -> PackedCounts:
     """Return each mask's counts, copied into the smallest unsigned dtype that holds them.
 
     Short counts in int32, as a GPU returns them, are not copied but viewed as uint32.
@@ -248,17 +253,17 @@ def compact_all(counts: np.ndarray, offsets: np.ndarray) -> Counts:
     """
     # Vectorised over all masks: a few calls per mask would take longer than a GPU needs to measure them.
     begins, ends = offsets[:-1], offsets[1:]
-    which = np.zeros_like(begins)
-    if counts.dtype == np.int32 and len(counts) <= _FEW * len(begins):
-        return Counts([counts.view(np.uint32)], which, begins, ends)
-    largest = np.maximum.reduceat(counts, begins) if len(begins) else counts[:0]
-    kinds = np.searchsorted(_TOO_LARGE, largest.astype(np.int64), side="right")
-    lengths, placed = ends - begins, np.zeros_like(begins)
+    array_index = np.zeros_like(begins)
+    if counts.dtype == np.int32 and len(counts) <= _MAX_UNCOMPACTED_COUNTS * len(begins):
+        return PackedCounts([counts.view(np.uint32)], array_index, begins, ends)
+    max_counts = np.maximum.reduceat(counts, begins) if len(begins) else counts[:0]
+    dtype_index = np.searchsorted(_DTYPE_LIMITS, max_counts.astype(np.int64), side="right")
+    lengths, starts = ends - begins, np.zeros_like(begins)
     arrays: list[np.ndarray] = []
-    for kind in np.unique(kinds).tolist():
-        of_it = np.flatnonzero(kinds == kind)
-        spans = zip(begins[of_it].tolist(), ends[of_it].tolist(), strict=True)
-        parts = [counts[begin:end] for begin, end in spans] if len(of_it) < len(kinds) else [counts]
-        which[of_it], placed[of_it] = len(arrays), np.cumsum(lengths[of_it]) - lengths[of_it]
-        arrays.append(np.concatenate(parts, dtype=_UNSIGNED[kind], casting="unsafe"))
-    return Counts(arrays, which, placed, placed + lengths)
+    for dtype in np.unique(dtype_index).tolist():
+        members = np.flatnonzero(dtype_index == dtype)
+        bounds = zip(begins[members].tolist(), ends[members].tolist(), strict=True)
+        parts = [counts[begin:end] for begin, end in bounds] if len(members) < len(dtype_index) else [counts]
+        array_index[members], starts[members] = len(arrays), np.cumsum(lengths[members]) - lengths[members]
+        arrays.append(np.concatenate(parts, dtype=_UNSIGNED[dtype], casting="unsafe"))
+    return PackedCounts(arrays, array_index, starts, starts + lengths)

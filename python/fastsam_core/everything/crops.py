@@ -38,14 +38,14 @@ def crop_boxes(image_size: tuple[int, int], layers: int, overlap_ratio: float) -
     return boxes
 
 
-def near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]) -> np.ndarray:
+def is_near_crop_edge(boxes: np.ndarray, crop_box: Box, image_size: tuple[int, int]) -> np.ndarray:
     """Return for each box whether one of its sides lies on an edge of the crop that is not an edge of the image.
 
     Such masks are probably cut off. boxes: (N, 4), like `crop_box` (x0, y0, x1, y1) in pixels of the image.
     image_size: (height, width). Returns (N,) bool.
     """
     height, width = image_size
-    at_crop = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE
-    at_picture = np.abs(boxes - np.array([0, 0, width, height])) <= EDGE_TOLERANCE
-    near: np.ndarray = (at_crop & ~at_picture).any(1)
-    return near
+    on_crop_edge = np.abs(boxes - np.array(crop_box)) <= EDGE_TOLERANCE
+    on_image_edge = np.abs(boxes - np.array([0, 0, width, height])) <= EDGE_TOLERANCE
+    is_near: np.ndarray = (on_crop_edge & ~on_image_edge).any(1)
+    return is_near

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..measuring import Fetched
+from ..measuring import AsyncHostCopy
 from ..models.common import to_device
 from ..ops._native_cuda import has_ample_memory, has_kernels_for
-from ..postprocess import MaskResizer, measured_together
+from ..postprocess import MaskResizer, measure_batch_size
 from ..preprocess import resized_shape
 from ..runs import encode_counts
 from .arguments import Crop, check_count, check_image_size, check_number, plan_crops
-from .candidates import Batch, Candidates, Counts, Filters, Queue, compact_all
+from .candidates import BatchQueue, Candidates, Filters, PackedCounts, PendingBatch, compact_counts
 
 Logits = Callable[[list[int], list[int]], Tensor]
 Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
@@ -31,13 +31,13 @@ Decode = Callable[[list[int], Tensor], tuple[Tensor, Logits]]
 # On the CPU, low-resolution logits are requested for as many masks as are measured together: 4 MiB on two threads at an
 # input size of 1024. For very large images the runs of noisy masks (up to 4 bytes per pixel) dominate the memory, so
 # fewer masks are processed at once; the bound doubles on four or more threads.
-_FEWEST = 4
-_PIXELS_AT_ONCE = 1 << 26
+_MIN_MASKS_PER_BATCH = 4
+_MAX_PIXELS_PER_BATCH = 1 << 26
 # Where GPU kernels measure the masks: enough to keep the GPU busy while the host prepares the next chunk. Two chunks of
 # 256 MiB of logits are alive at an input size of 1024. Half as many masks on a GPU with little memory.
-_GPU_LOGITS_CHUNK = 1024
+_GPU_BATCH_SIZE = 1024
 # Masks whose small regions are removed in one call hold about this many counts together: 8 MiB as int64.
-_CLEANED_AT_ONCE = 1 << 20
+_COUNTS_PER_CLEANUP = 1 << 20
 _NO_COUNTS = np.zeros(0, np.int64)
 
 
@@ -130,20 +130,22 @@ def generate_masks(
     if long_side % 4:
         raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
 
-    found, queue = Candidates.join([]), Queue()
+    result, queue = Candidates.join([]), BatchQueue()
     with torch.no_grad():
         for crop in crops:
             candidates = _crop_candidates(decode, crop, size, batch_size, long_side, filters, queue)
-            found = Candidates.join([found, _best(Candidates.join(list(candidates)), box_thresh, queue.device)])
+            result = Candidates.join(
+                [result, _suppress_duplicates(Candidates.join(list(candidates)), box_thresh, queue.device)]
+            )
         if len(crops) > 1:
-            areas = (found.crop_boxes[:, 2:] - found.crop_boxes[:, :2]).prod(1)
-            found = found.take(_survivors(found, 1 / areas.astype(np.float32), crop_thresh, queue.device))
+            areas = (result.crop_boxes[:, 2:] - result.crop_boxes[:, :2]).prod(1)
+            result = result.take(_nms_indices(result, 1 / areas.astype(np.float32), crop_thresh, queue.device))
         if min_area > 0:
-            found, changed = _without_small_regions(found, size, min_area)
+            result, changed = _remove_small_regions(result, size, min_area)
             # Prefer masks that needed no cleaning over those that were changed.
-            found = found.take(_survivors(found, ~changed, max(box_thresh, crop_thresh), queue.device))
-        rles = encode_counts(list(found.counts), height, width)
-    return _records(found, rles)
+            result = result.take(_nms_indices(result, ~changed, max(box_thresh, crop_thresh), queue.device))
+        rles = encode_counts(list(result.counts), height, width)
+    return _to_records(result, rles)
 
 
 def count_batches(
@@ -169,7 +171,7 @@ def _crop_candidates(
     batch_size: int,
     long_side: int,
     filters: Filters,
-    queue: Queue,
+    queue: BatchQueue,
 ) -> Iterator[Candidates]:
     """Yield the masks of one crop that pass the filters, ordered by point and then by mask index."""
     corner = crop.box[0], crop.box[1]
@@ -181,31 +183,33 @@ def _crop_candidates(
         points = crop.points[start : start + batch_size]
         decoded = decode(list(crop.box), torch.from_numpy((points * factor).astype(np.float32)))
         predicted_iou, logits = _checked_decode(decoded, len(points))
-        size = _masks_at_once(crop.size, predicted_iou)
-        resizer.prepare_for(predicted_iou)  # while the GPU computes the scores
-        scores = Fetched(predicted_iou).wait()
-        pairs = (scores > filters.least_decoded).nonzero()
-        for chunk in pairs.split(size) if len(pairs) else ():
+        chunk_size = _logits_batch_size(crop.size, predicted_iou)
+        resizer.cache_axes_for(predicted_iou)  # while the GPU computes the scores
+        scores = AsyncHostCopy(predicted_iou).wait()
+        pairs = (scores > filters.min_decoded_iou).nonzero()
+        for chunk in pairs.split(chunk_size) if len(pairs) else ():
             low_res = _checked_logits(logits(chunk[:, 0].tolist(), chunk[:, 1].tolist()), len(chunk), resizer)
-            started = resizer.start(low_res, 0.0, filters.stability_score_offset, image_size, corner)
-            yield from queue.add(Batch(started, chunk.numpy(), scores.numpy(), points, crop, image_size, filters))
-            if not started.on_gpu:
+            results = resizer.measure_async(low_res, 0.0, filters.stability_score_offset, image_size, corner)
+            yield from queue.add(
+                PendingBatch(results, chunk.numpy(), scores.numpy(), points, crop, image_size, filters)
+            )
+            if not results.is_cuda:
                 yield from queue.drain()
     yield from queue.drain()
 
 
-def _best(candidates: Candidates, box_thresh: float, device: torch.device) -> Candidates:
+def _suppress_duplicates(candidates: Candidates, box_thresh: float, device: torch.device) -> Candidates:
     """Return one crop's masks that survive NMS; the memory of the others can then be freed."""
-    return candidates.take(_survivors(candidates, candidates.predicted_iou, box_thresh, device))
+    return candidates.take(_nms_indices(candidates, candidates.predicted_iou, box_thresh, device))
 
 
-def _masks_at_once(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
+def _logits_batch_size(crop_size: tuple[int, int], predicted_iou: Tensor) -> int:
     """Return for how many masks to request logits at once."""
     if has_kernels_for(predicted_iou):
-        return _GPU_LOGITS_CHUNK if has_ample_memory(predicted_iou.device) else -(-_GPU_LOGITS_CHUNK // 2)
-    most = measured_together()
-    pixels = _PIXELS_AT_ONCE * min(2, most // 16)
-    return max(_FEWEST, min(most, pixels // (crop_size[0] * crop_size[1])))
+        return _GPU_BATCH_SIZE if has_ample_memory(predicted_iou.device) else -(-_GPU_BATCH_SIZE // 2)
+    max_masks = measure_batch_size()
+    pixels = _MAX_PIXELS_PER_BATCH * min(2, max_masks // 16)
+    return max(_MIN_MASKS_PER_BATCH, min(max_masks, pixels // (crop_size[0] * crop_size[1])))
 
 
 def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
@@ -239,7 +243,7 @@ def _checked_logits(low_res: Any, count: int, resizer: MaskResizer) -> Tensor:
     return low_res
 
 
-def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device: torch.device) -> np.ndarray:
+def _nms_indices(candidates: Candidates, scores: np.ndarray, thresh: float, device: torch.device) -> np.ndarray:
     """Return the indices that survive box NMS, ordered by descending score and then by index.
 
     device: where the masks were measured; NMS runs there if a GPU kernel is available, else on the CPU.
@@ -247,48 +251,54 @@ def _survivors(candidates: Candidates, scores: np.ndarray, thresh: float, device
     if len(candidates.counts) < 2:
         return np.arange(len(candidates.counts))
     boxes = torch.from_numpy(candidates.boxes.astype(np.float32))
-    order = torch.from_numpy(scores.astype(np.float32))
+    priority = torch.from_numpy(scores.astype(np.float32))
     if device.type == "cuda" and not ops.why("nms", torch.empty(0, 4, device=device))["cuda"]:
-        boxes, order = to_device(boxes, device), to_device(order, device)
-    return ops.nms(boxes, order, thresh).cpu().numpy()
+        boxes, priority = to_device(boxes, device), to_device(priority, device)
+    return ops.nms(boxes, priority, thresh).cpu().numpy()
 
 
-def _without_small_regions(
+def _remove_small_regions(
     candidates: Candidates, image_size: tuple[int, int], min_area: float
 ) -> tuple[Candidates, np.ndarray]:
     """Return the candidates without small holes and islands, and an (N,) bool array of which masks had any."""
     counts, boxes, areas = list(candidates.counts), candidates.boxes.copy(), candidates.areas.copy()
     changed = np.zeros(len(counts), bool)
-    lengths = np.array([len(one) for one in counts], np.int64)
+    lengths = np.array([len(array) for array in counts], np.int64)
     # Process groups of masks with about this many counts together: the operation takes int64, and all masks at once
     # could need too much memory.
-    for part in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(np.cumsum(lengths) // _CLEANED_AT_ONCE)) + 1):
-        runs = torch.from_numpy(np.concatenate([_NO_COUNTS, *(counts[i] for i in part.tolist())]))
+    for part in np.split(
+        np.arange(len(counts)), np.flatnonzero(np.diff(np.cumsum(lengths) // _COUNTS_PER_CLEANUP)) + 1
+    ):
+        new_counts = torch.from_numpy(np.concatenate([_NO_COUNTS, *(counts[i] for i in part.tolist())]))
         offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[part])]))
-        runs, offsets, changes = ops.mask_remove_small_regions(runs, offsets, *image_size, min_area)
-        which = np.flatnonzero(changes.numpy())
-        if not len(which):
+        new_counts, offsets, changes = ops.mask_remove_small_regions(new_counts, offsets, *image_size, min_area)
+        changed_index = np.flatnonzero(changes.numpy())
+        if not len(changed_index):
             continue
-        changed[part[which]] = True
-        cleaned = compact_all(runs.numpy(), offsets.numpy()).take(which)
-        for i, one in zip(part[which].tolist(), cleaned, strict=True):
-            counts[i] = one
+        changed[part[changed_index]] = True
+        cleaned = compact_counts(new_counts.numpy(), offsets.numpy()).take(changed_index)
+        for i, array in zip(part[changed_index].tolist(), cleaned, strict=True):
+            counts[i] = array
         heights = torch.full((len(part),), image_size[0], device="cpu")
-        box = ops.rle_to_bbox(runs, offsets, heights).numpy()[which]  # x, y, w, h; zeros for an empty mask
-        boxes[part[which]] = np.concatenate([box[:, :2], box[:, :2] + np.maximum(box[:, 2:] - 1, 0)], 1)
-        areas[part[which]] = ops.rle_area(runs, offsets).numpy()[which]
-    return replace(candidates, counts=Counts.of(counts), boxes=boxes, areas=areas), changed
+        cleaned_boxes = ops.rle_to_bbox(new_counts, offsets, heights).numpy()[
+            changed_index
+        ]  # x, y, w, h; zeros for an empty mask
+        boxes[part[changed_index]] = np.concatenate(
+            [cleaned_boxes[:, :2], cleaned_boxes[:, :2] + np.maximum(cleaned_boxes[:, 2:] - 1, 0)], 1
+        )
+        areas[part[changed_index]] = ops.rle_area(new_counts, offsets).numpy()[changed_index]
+    return replace(candidates, counts=PackedCounts.from_arrays(counts), boxes=boxes, areas=areas), changed
 
 
-def _records(found: Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _to_records(candidates: Candidates, rles: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the candidates as the records that `generate_masks` describes. rles: one per candidate."""
     columns = (
-        found.areas,
-        _xywh(found.boxes),
-        found.predicted_iou,
-        found.points,
-        found.stability,
-        _xywh(found.crop_boxes),
+        candidates.areas,
+        _xywh(candidates.boxes),
+        candidates.predicted_iou,
+        candidates.points,
+        candidates.stability,
+        _xywh(candidates.crop_boxes),
     )
     return [
         {

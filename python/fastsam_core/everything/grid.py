@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._limits import MOST_POINTS
+from .._limits import MAX_POINTS_PER_SIDE
 
 
 @lru_cache(maxsize=16)  # every image uses the same grids
@@ -31,8 +31,8 @@ def layer_grids(points_stride: int, layers: int, downscale_factor: float) -> lis
     The rounding is the reference's. Raises ValueError if points_stride is above the limit, or if a layer would have no
     points.
     """
-    if points_stride > MOST_POINTS:
-        raise ValueError(f"the points per side must be at most {MOST_POINTS}, not {points_stride}")
+    if points_stride > MAX_POINTS_PER_SIDE:
+        raise ValueError(f"the points per side must be at most {MAX_POINTS_PER_SIDE}, not {points_stride}")
     grids = []
     for layer in range(layers + 1):
         per_side = int(points_stride / downscale_factor**layer)

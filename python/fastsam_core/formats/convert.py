@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arguments import UsageError, check_keys
-from .._log import counted
+from .._log import format_count
 from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
@@ -182,9 +182,11 @@ def run(values: dict[str, Any]) -> None:
     check_keys(values, list(dict.fromkeys(["images", "names", *_option_names(WRITERS[to])])), f"convert to={to}")
     conversion = convert_labels(data, output, from_=from_, to=to, **values)
     skipped = (
-        f"; {counted(conversion.left_out, 'object')} skipped, not representable in {to}" if conversion.left_out else ""
+        f"; {format_count(conversion.left_out, 'object')} skipped, not representable in {to}"
+        if conversion.left_out
+        else ""
     )
     print(
-        f"{counted(conversion.images, 'image')}, {counted(conversion.objects, 'object')}{skipped}; "
+        f"{format_count(conversion.images, 'image')}, {format_count(conversion.objects, 'object')}{skipped}; "
         f"saved to {Path(output)}"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._log import logger
-from ..plotting.output import usual_suffix, write_image
+from ..plotting.output import default_suffix, write_image
 
 if TYPE_CHECKING:
     from ..results import Results
@@ -38,7 +38,7 @@ def save(results: Results, save_dir: str | Path, file_name: str | Path = "im.jpg
             logger.warning("%s: box %d lies outside the image; no crop is written", results.path, i)
             continue
         crop = results.orig_img[top:bottom, left:right]
-        target = _unused_path(Path(save_dir) / _folder_name(results.name_of(class_id)), stem, usual_suffix(crop))
+        target = _unused_path(Path(save_dir) / _folder_name(results.name_of(class_id)), stem, default_suffix(crop))
         write_image(target, crop)
         written.append(target)
     return written

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ..sources.arrays import orientation
-from ..sources.decode import opened, read_image, read_size
-from ..sources.paths import IMAGE_SUFFIXES, files_below
+from ..sources.arrays import exif_orientation
+from ..sources.decode import open_image, read_image, read_size
+from ..sources.paths import IMAGE_SUFFIXES, find_files
 
 
 def walk(folder: str | os.PathLike[str], suffixes: frozenset[str] | set[str]) -> Iterator[str]:
@@ -18,7 +18,7 @@ def walk(folder: str | os.PathLike[str], suffixes: frozenset[str] | set[str]) ->
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"no such folder: {os.fspath(folder)}")
-    return iter(files_below(folder, suffixes))
+    return iter(find_files(folder, suffixes))
 
 
 def by_stem(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
@@ -45,8 +45,8 @@ def upright_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            image_format, image = opened(file)
-            if not 2 <= orientation(image) <= 8:
+            image_format, image = open_image(file)
+            if not 2 <= exif_orientation(image) <= 8:
                 file.seek(0)
                 return file.read()
         import cv2

@@ -7,8 +7,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .._files import seen_from
-from ..config import _number, _switch
+from .._files import relative_posix
+from ..config import _boolean, _number
 from . import image_files
 from ._writing import FolderWriter, json_text, round_for_json, safe_relative_path
 from .labels import ImageLabels
@@ -42,7 +42,7 @@ class LabelMeWriter(FolderWriter):
         embed_images: bool = False,
         tolerance: float = 0.0,
     ) -> None:
-        self.embed_images = _switch("embed_images", embed_images)
+        self.embed_images = _boolean("embed_images", embed_images)
         if self.embed_images and images is None:
             raise ValueError("embed_images needs images=<their folder>")
         self.tolerance = _number(0)("tolerance", tolerance)
@@ -92,4 +92,4 @@ class LabelMeWriter(FolderWriter):
             return PurePosixPath(file_name.replace("\\", "/")).name, None
         path = self.images / safe_relative_path(file_name)
         data = base64.b64encode(image_files.upright_bytes(path)).decode("ascii") if self.embed_images else None
-        return seen_from(folder, path), data
+        return relative_posix(folder, path), data

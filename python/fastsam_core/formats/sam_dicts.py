@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._tensors import tensor_of
+from .._tensors import to_tensor
 from ..masks import Masks
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def _to_float(values: Any, row: int, default: float | None) -> float | None:
 def _to_list(values: Any, row: int, default: list[Any]) -> list[Any]:
     if values is None:
         return default
-    return tensor_of(values[row]).double().tolist()
+    return to_tensor(values[row]).double().tolist()

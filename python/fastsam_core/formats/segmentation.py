@@ -92,7 +92,7 @@ class Segmentation:
             outlines.join([outlines.simplify(contour, tolerance) for contour in (part.exterior, *part.holes)]).astype(
                 np.float64
             )
-            for part in outlines.trace(outlines.runs_of(self.rle))
+            for part in outlines.trace(outlines.runs_from_rle(self.rle))
         ]
 
     def to_single_polygon(self, tolerance: float = 0.0) -> NDArray[np.float64]:
@@ -104,7 +104,7 @@ class Segmentation:
             return outlines.join(self._polygons)
         contours = [
             outlines.simplify(contour, tolerance)
-            for part in outlines.trace(outlines.runs_of(self.rle))
+            for part in outlines.trace(outlines.runs_from_rle(self.rle))
             for contour in (part.exterior, *part.holes)
         ]
         return outlines.join(contours).astype(np.float64) if contours else np.zeros((0, 2))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._log import logger
-from ..config import _number, _switch
+from ..config import _boolean, _number
 from . import class_names, image_files, yolo
 from ._reading import read_text
 from ._writing import FolderWriter
@@ -38,7 +38,7 @@ class YoloWriter(FolderWriter):
 
     def __init__(self, folder: str | os.PathLike[str], *, tolerance: float = 0.0, scores: bool = False) -> None:
         self.tolerance = _number(0)("tolerance", tolerance)
-        self.scores = _switch("scores", scores)
+        self.scores = _boolean("scores", scores)
         super().__init__(folder)
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._files import home
-from .._log import counted
+from .._files import cache_folder
+from .._log import format_count
 from ..device import select_device
 from .checkpoint_paths import as_path, as_text, download_official, not_a_file_error, not_found_error
 from .download import download
@@ -87,14 +87,14 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         return path
     spec = MODELS.get(text) or (_find_spec(text) if path.name == text else None)
     if spec is None:
-        home_path = home() / text
+        home_path = cache_folder() / text
         if os.path.isfile(home_path):
             return home_path
         if os.path.exists(path):
             raise not_a_file_error(text)
         raise _unknown_model_error(text)
     names = [text, *spec.file_names] if text != spec.name else list(spec.file_names)
-    folders = [Path(), home()] if text == spec.name else [home()]
+    folders = [Path(), cache_folder()] if text == spec.name else [cache_folder()]
     for folder in folders:
         for name in names:
             if os.path.isfile(folder / name):
@@ -126,7 +126,9 @@ def identify(state: Mapping[str, Tensor], expected_name: str | None = None) -> s
     )
     hint = f"; it looks like {foreign_kind}" if foreign_kind else ""
     expected = expected_name or f"one of: {', '.join(MODELS)}"
-    raise ValueError(f"found {counted(len(state), 'tensor')} ({first}...){hint}. Expected the state dict of {expected}")
+    raise ValueError(
+        f"found {format_count(len(state), 'tensor')} ({first}...){hint}. Expected the state dict of {expected}"
+    )
 
 
 def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
@@ -142,8 +144,8 @@ def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
     non_finite = [key for key, value in model.state_dict().items() if not _is_finite(value)]
     if non_finite:
         raise ValueError(
-            f"NaN or infinite numbers in {counted(len(non_finite), 'tensor')}, such as {non_finite[0]}: the file is "
-            "damaged, or the training that made it went wrong"
+            f"NaN or infinite numbers in {format_count(len(non_finite), 'tensor')}, such as {non_finite[0]}: the file "
+            "is damaged, or the training that made it went wrong"
         )
 
 
@@ -160,7 +162,7 @@ def describe_differences(name: str, state: Mapping[str, Tensor]) -> str:
     shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected_shapes(name)[key]}" for key in mismatched]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
-        f"{counted(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
+        f"{format_count(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
         for keys, what in parts
         if keys
     )

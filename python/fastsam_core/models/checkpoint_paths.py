@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .._files import home, write_text
+from .._files import cache_folder, write_text
 from .._log import logger
 from .checksums import published_checksum
 from .download import download, sha256_of
@@ -22,7 +22,7 @@ def find_checkpoint(model: str | os.PathLike[str], official: Mapping[str, Sequen
     ValueError as `download_official` does.
     """
     text = as_text(model)
-    for candidate in (as_path(text), home() / text):
+    for candidate in (as_path(text), cache_folder() / text):
         if os.path.isfile(candidate):
             return candidate
     if text in official:
@@ -55,7 +55,7 @@ def download_official(name: str, urls: Sequence[str]) -> Path:
 
     Raises ConnectionError if no address can be reached, ValueError if the content is wrong.
     """
-    target, failures = home() / name, []
+    target, failures = cache_folder() / name, []
     checksum_file = target.with_name(f"{name}.sha256")
     for url in urls:
         checksum = published_checksum(url)
@@ -75,7 +75,7 @@ def download_official(name: str, urls: Sequence[str]) -> Path:
         if not expected:
             write_text(checksum_file, f"{sha256_of(path)}  {name}\n")
         return path
-    raise ConnectionError(f"{name} is neither in the current folder nor in {home()}: " + " | ".join(failures))
+    raise ConnectionError(f"{name} is neither in the current folder nor in {cache_folder()}: " + " | ".join(failures))
 
 
 def _read_checksum_file(checksum_file: Path) -> str | None:
@@ -108,6 +108,6 @@ def not_found_error(text: str, official: Iterable[str]) -> FileNotFoundError:
     close = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return FileNotFoundError(
-        f"no checkpoint {text!r} in {os.getcwd()} or {home()}, and no official model of that name "
+        f"no checkpoint {text!r} in {os.getcwd()} or {cache_folder()}, and no official model of that name "
         f"({', '.join(names)}){hint}"
     )

@@ -274,7 +274,7 @@ def _lock(path: Path) -> Iterator[None]:
         file = _locks.open_file(path, os.O_CREAT)
         try:
             # The previous holder removes the file, so another process may already have locked a new one.
-            if _locks.lock(file, path) and _locks.is_still(file, path):
+            if _locks.try_lock(file, path) and _locks.is_same_file(file, path):
                 break
         except BaseException:
             os.close(file)
@@ -287,4 +287,4 @@ def _lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _locks.remove(file, path)
+        _locks.close_and_remove(file, path)

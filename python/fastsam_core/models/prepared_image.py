@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from .._tensors import tensor_of
+from .._tensors import to_tensor
 from .decoder_folded import FoldedImage
 from .decoder_gpu import GpuImage, can_use_decoder_kernels
 from .decoder_tiled import TiledImage
@@ -49,7 +49,7 @@ class PreparedImage:
             )
         self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
         self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
-        self.embedding = tensor_of(embedding).to(self.dtype)
+        self.embedding = to_tensor(embedding).to(self.dtype)
         self.position, self.no_mask = _shared_embeddings(model.prompt_encoder, self.dtype)
         self._is_standard = is_unmodified(self.decoder) and self.decoder.is_standard()
         self._image_decoder: ImageDecoder | None = None

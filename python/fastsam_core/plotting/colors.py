@@ -54,48 +54,50 @@ DISTANCES = np.linalg.norm(_LAB[:, None] - _LAB[None], axis=2)
 MIN_DISTANCE = 0.15
 
 
-def neighbours(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, int]]:
+def adjacent_pairs(label_map: np.ndarray, long_side: int = 384) -> set[tuple[int, int]]:
     """Return the pairs (smaller, larger) of labels that are adjacent in an integer map (H, W).
 
     Negative labels are background. The map is first subsampled to a long side of about `long_side`, and labels count as
     adjacent there up to a distance of 3, because the eye sees them side by side.
     """
     step = max(1, max(label_map.shape) // long_side)
-    thin = label_map[::step, ::step]
+    subsampled = label_map[::step, ::step]
     pairs: set[tuple[int, int]] = set()
     for gap in (1, 3):
-        for first, second in ((thin[:, :-gap], thin[:, gap:]), (thin[:-gap], thin[gap:])):
+        for first, second in ((subsampled[:, :-gap], subsampled[:, gap:]), (subsampled[:-gap], subsampled[gap:])):
             touching = (first != second) & (first >= 0) & (second >= 0)
-            one, other = first[touching].astype(np.int64), second[touching].astype(np.int64)
-            both = np.unique(np.minimum(one, other) << 32 | np.maximum(one, other))
-            pairs.update(zip((both >> 32).tolist(), (both & 0xFFFFFFFF).tolist(), strict=True))
+            first_labels, second_labels = first[touching].astype(np.int64), second[touching].astype(np.int64)
+            packed_pairs = np.unique(
+                np.minimum(first_labels, second_labels) << 32 | np.maximum(first_labels, second_labels)
+            )
+            pairs.update(zip((packed_pairs >> 32).tolist(), (packed_pairs & 0xFFFFFFFF).tolist(), strict=True))
     return pairs
 
 
-def assign(wanted: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+def assign_colors(preferred: Sequence[int], order: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Return a palette index for each object so that neighbours get distinguishable colours.
 
-    wanted: preferred colour of each object, modulo the palette size. order: order in which objects choose. pairs:
+    preferred: preferred colour of each object, modulo the palette size. order: order in which objects choose. pairs:
     neighbouring objects. An object gets its preferred colour, unless that is closer than `MIN_DISTANCE` to a
     neighbour's. Then it gets the colour farthest from its neighbours' colours, and among equally far ones the least
     used.
     """
     size = len(PALETTE)
-    beside: dict[int, list[int]] = {}
+    adjacent: dict[int, list[int]] = {}
     for first, second in pairs:
-        beside.setdefault(first, []).append(second)
-        beside.setdefault(second, []).append(first)
+        adjacent.setdefault(first, []).append(second)
+        adjacent.setdefault(second, []).append(first)
     chosen: dict[int, int] = {}
     # Preferred colours of later objects count as used, so that replacements avoid them.
-    used = np.bincount([wish % size for wish in wanted], minlength=size)
+    use_count = np.bincount([color_index % size for color_index in preferred], minlength=size)
     for i in order:
-        color = wanted[i] % size
-        used[color] -= 1
-        taken = [chosen[j] for j in beside.get(i, []) if j in chosen]
-        if taken:
-            nearest = DISTANCES[:, taken].min(1)
+        color = preferred[i] % size
+        use_count[color] -= 1
+        adjacent_colors = [chosen[j] for j in adjacent.get(i, []) if j in chosen]
+        if adjacent_colors:
+            nearest = DISTANCES[:, adjacent_colors].min(1)
             if nearest[color] < MIN_DISTANCE:
-                color = int(np.lexsort((used, -np.minimum(nearest, 2 * MIN_DISTANCE).round(3)))[0])
+                color = int(np.lexsort((use_count, -np.minimum(nearest, 2 * MIN_DISTANCE).round(3)))[0])
         chosen[i] = color
-        used[color] += 1
-    return [chosen[i] for i in range(len(wanted))]
+        use_count[color] += 1
+    return [chosen[i] for i in range(len(preferred))]

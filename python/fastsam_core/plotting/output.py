@@ -14,7 +14,7 @@ from .._files import atomic_path
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NOTEBOOK_SIDE = 1024
 # libjpeg's limit on the sides of an image, in pixels.
-_LONGEST_JPEG = 65500
+_MAX_JPEG_SIDE = 65500
 
 
 def to_pil(bgr: np.ndarray) -> Any:
@@ -24,11 +24,11 @@ def to_pil(bgr: np.ndarray) -> Any:
     return Image.fromarray(np.ascontiguousarray(bgr[..., ::-1]))
 
 
-def to_bgr(picture: Any) -> np.ndarray:
+def to_bgr(image: Any) -> np.ndarray:
     """Convert a PIL image to a BGR array (H, W, 3). An array is returned unchanged."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+    if isinstance(image, np.ndarray):
+        return image
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
 
 
 def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
@@ -39,27 +39,27 @@ def write_image(target: str | os.PathLike[str], bgr: np.ndarray) -> None:
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"can't write {str(target)!r}: the suffix must be one of {', '.join(SUFFIXES)}")
-    content = encoded(bgr, suffix)
+    content = encode_image(bgr, suffix)
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 
 
-def usual_suffix(bgr: np.ndarray) -> str:
+def default_suffix(bgr: np.ndarray) -> str:
     """Return the default suffix for an image file: ".jpg", or ".png" if the image is too large for JPEG."""
-    return ".jpg" if max(bgr.shape[:2]) <= _LONGEST_JPEG else ".png"
+    return ".jpg" if max(bgr.shape[:2]) <= _MAX_JPEG_SIDE else ".png"
 
 
-def encoded(bgr: np.ndarray, suffix: str) -> bytes:
+def encode_image(bgr: np.ndarray, suffix: str) -> bytes:
     """Encode an image in the format of `suffix`. Raises ValueError if the format can't hold it."""
     import cv2
 
-    done, data = cv2.imencode(suffix, bgr)
-    if not done:
+    success, data = cv2.imencode(suffix, bgr)
+    if not success:
         raise ValueError(f"an image of {bgr.shape[1]} x {bgr.shape[0]} pixels can't be written as {suffix}")
     return data.tobytes()
 
 
-def png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
+def encode_png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
     """Encode an image as PNG, downscaled to at most `long_side` pixels in width and height."""
     import cv2
 
@@ -67,7 +67,7 @@ def png(bgr: np.ndarray, long_side: int = NOTEBOOK_SIDE) -> bytes:
     if scale < 1:
         size = max(1, round(bgr.shape[1] * scale)), max(1, round(bgr.shape[0] * scale))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-    return encoded(bgr, ".png")
+    return encode_image(bgr, ".png")
 
 
 def show_image(bgr: np.ndarray, title: str = "") -> None:

@@ -95,12 +95,12 @@ class SamAutomaticMaskGenerator:
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self._config()  # raises for invalid values now rather than in `generate`
-        own = self.predictor.model.mask_scoring
-        if own != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
+        scoring = self.predictor.model.mask_scoring
+        if scoring != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
             warn_once(
                 f"{self.predictor.model.name} scores its masks lower than Meta's models do, so few pass the default "
-                f"thresholds; pred_iou_thresh={own.conf_thres}, "
-                f"stability_score_thresh={own.stability_score_thresh} suit it"
+                f"thresholds; pred_iou_thresh={scoring.conf_thres}, "
+                f"stability_score_thresh={scoring.stability_score_thresh} suit it"
             )
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
@@ -138,9 +138,9 @@ class SamAutomaticMaskGenerator:
             }
         )
 
-    def _segmentation(self, found: dict[str, Any]) -> Any:
+    def _segmentation(self, rle_dict: dict[str, Any]) -> Any:
         if self.output_mode == "coco_rle":
-            return found
+            return rle_dict
         if self.output_mode == "uncompressed_rle":
-            return {"size": found["size"], "counts": unpack(found)[0].tolist()}
-        return np.ascontiguousarray(rle.decode(found)).view(bool)
+            return {"size": rle_dict["size"], "counts": unpack(rle_dict)[0].tolist()}
+        return np.ascontiguousarray(rle.decode(rle_dict)).view(bool)

@@ -46,7 +46,7 @@ class SamPredictor:
         if not isinstance(image, np.ndarray):
             raise TypeError(f"image must be a NumPy array (H, W, 3), not {type(image).__name__}")
         features = encode(self.model, [image if image_format == "BGR" else image[..., ::-1]])
-        self._take(features, (image.shape[0], image.shape[1]))
+        self._set_features(features, (image.shape[0], image.shape[1]))
 
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
         """Encode an RGB image (1, 3, h, w) that `transform` has scaled.
@@ -59,10 +59,10 @@ class SamPredictor:
             raise ValueError(f"transformed_image must be (1, 3, h, w) with a long side of {side}, not {shape}")
         with torch.no_grad():
             features = self.model.encode_image(self.model.preprocess(transformed_image.to(self.device)))
-        self._take(features, original_image_size)
+        self._set_features(features, original_image_size)
         self.input_size = shape[2], shape[3]
 
-    def _take(self, features: Tensor, original_size: tuple[int, ...]) -> None:
+    def _set_features(self, features: Tensor, original_size: tuple[int, ...]) -> None:
         """Set the embedding of an image, replacing that of the previous one."""
         self.reset_image()
         self.original_size = int(original_size[0]), int(original_size[1])
@@ -102,7 +102,7 @@ class SamPredictor:
         if point_coords is not None:
             if point_labels is None:
                 raise ValueError("point_labels are needed with point_coords")
-            points = _finite("point_coords", point_coords)
+            points = _finite_array("point_coords", point_coords)
             points = points if points.size else points.reshape(0, 2)  # tools pass [] once all clicks are undone
             if points.ndim != 2 or points.shape[1] != 2:
                 raise ValueError(f"point_coords must be (P, 2) x, y, not {points.shape}")
@@ -115,7 +115,7 @@ class SamPredictor:
                 )
             labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
         if box is not None:
-            corners = _finite("box", box)
+            corners = _finite_array("box", box)
             if corners.size != 4:
                 raise ValueError(f"box is one object's (4,), not {corners.shape}; predict_torch takes several")
             scaled = self.transform.apply_boxes(corners, self.original_size)
@@ -158,15 +158,15 @@ class SamPredictor:
         )
         shape = (*low_res.shape[:2], *self.original_size)
         resizer = MaskResizer(self.input_size, self.original_size, self.model.image_size)
-        flat = low_res.flatten(0, 1)
+        all_logits = low_res.flatten(0, 1)
         if return_logits:
             masks = low_res.new_empty(shape)
-            for place, logits in enumerate(flat):
-                masks.view(-1, *self.original_size)[place] = resizer.logits(logits)
+            for index, logits in enumerate(all_logits):
+                masks.view(-1, *self.original_size)[index] = resizer.logits(logits)
             return masks, predicted_iou, low_res
-        pixels = torch.empty(flat.shape[0], *self.original_size, dtype=torch.bool, device="cpu")
+        pixels = torch.empty(all_logits.shape[0], *self.original_size, dtype=torch.bool, device="cpu")
         done = 0
-        for part in resizer.measure_parts(flat, self.model.mask_threshold):
+        for part in resizer.measure_in_batches(all_logits, self.model.mask_threshold):
             count = len(part.areas)
             pixels[done : done + count] = ops.rle_decode(part.counts, part.offsets, *self.original_size)
             done += count
@@ -189,7 +189,7 @@ class SamPredictor:
         self.is_image_set = False
         self.features = None
         self.original_size = self.input_size = (0, 0)
-        self._ready: tuple[list[Any], int, PreparedImage] | None = None
+        self._prepared_cache: tuple[list[Any], int, PreparedImage] | None = None
 
     def _check_image(self) -> None:
         if not self.is_image_set:
@@ -199,18 +199,22 @@ class SamPredictor:
         """Return the decoder's precomputed form of `features`, cached until these or the weights change."""
         features = self.get_image_embedding()
         weights = [cached(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
-        made_from, changes = [features, *weights], version_of(features)
-        ready = self._ready
+        sources, version = [features, *weights], version_of(features)
+        cached_result = self._prepared_cache
         if (
-            ready is None
-            or ready[1] != changes
-            or any(one is not other for one, other in zip(ready[0], made_from, strict=True))
+            cached_result is None
+            or cached_result[1] != version
+            or any(source is not other for source, other in zip(cached_result[0], sources, strict=True))
         ):
-            self._ready = ready = made_from, changes, self.model.prepare(features.to(self.device).float())
-        return ready[2]
+            self._prepared_cache = cached_result = (
+                sources,
+                version,
+                self.model.prepare(features.to(self.device).float()),
+            )
+        return cached_result[2]
 
 
-def _finite(name: str, values: Any) -> np.ndarray:
+def _finite_array(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite pixel coordinates, not {array.tolist()}")

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from .._log import warn_once
-from .._tensors import check_plain
+from .._tensors import check_dense
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ORIENTATION = 0x0112  # EXIF tag
 # EXIF orientation -> name of the Pillow transpose that makes the image upright (EXIF 2.32, 4.6.4 A).
-_UPRIGHT = {
+_TRANSPOSE_BY_ORIENTATION = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
     4: "FLIP_TOP_BOTTOM",
@@ -27,7 +27,7 @@ _UPRIGHT = {
 }
 
 # A 16-bit image whose maximum is below this probably holds samples of at most 14 bits.
-_DARK = 1 << 14
+_MAX_14_BIT = 1 << 14
 
 
 def check_array(array: NDArray[Any]) -> None:
@@ -64,7 +64,7 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
-        if 0 < int(array.max()) < _DARK:
+        if 0 < int(array.max()) < _MAX_14_BIT:
             warn_once(
                 "a 16-bit image uses only a part of its range, so its high bytes, which are kept, are dark: scale it "
                 "to 0..65535 first, for example image << 4 for 12 bits"
@@ -92,7 +92,7 @@ def from_pil(image: Image) -> NDArray[np.uint8]:
         raise ValueError(f"Pillow can't decode the image: {error}") from error
     if image.width < 1 or image.height < 1:
         raise ValueError(f"the image has no pixels: {image.width} x {image.height}")
-    method = _UPRIGHT.get(orientation(image))
+    method = _TRANSPOSE_BY_ORIENTATION.get(exif_orientation(image))
     if method is not None:
         image = image.transpose(pillow.Transpose[method])
     mode = image.mode
@@ -121,12 +121,12 @@ def from_tensor(tensor: torch.Tensor) -> list[NDArray[np.uint8]]:
     check_tensor(tensor)
     batch = tensor.detach()
     batch = batch.reshape((1,) * (4 - batch.ndim) + tuple(batch.shape))
-    return [_picture(image) for image in batch]
+    return [_chw_to_bgr(image) for image in batch]
 
 
 def check_tensor(tensor: torch.Tensor) -> None:
     """Raise ValueError or TypeError unless `from_tensor` accepts the tensor's shape, dtype and layout."""
-    check_plain(tensor, "an image tensor")
+    check_dense(tensor, "an image tensor")
     shape, dtype = tuple(tensor.shape), tensor.dtype
     if tensor.ndim not in (2, 3, 4):
         raise ValueError(f"an image tensor is (B, 3, H, W), (3, H, W) or (H, W), RGB, not {shape}")
@@ -139,15 +139,17 @@ def check_tensor(tensor: torch.Tensor) -> None:
         raise ValueError(f"an image tensor is floating point in [0, 1], uint8 or bool, not {dtype}")
 
 
-def _picture(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
+def _chw_to_bgr(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
     if image.dtype == torch.bool:
         image = image.to(torch.uint8) * 255
     elif image.dtype != torch.uint8:
         image = image.float()
-        low, high = (float(value) for value in torch.aminmax(image))
-        if not (low >= -1e-3 and high <= 255):  # also true for NaN
-            raise ValueError(f"a floating-point image tensor holds RGB in [0, 1], but its values span [{low}, {high}]")
-        if high > 1 + 1e-3:
+        minimum, maximum = (float(value) for value in torch.aminmax(image))
+        if not (minimum >= -1e-3 and maximum <= 255):  # also true for NaN
+            raise ValueError(
+                f"a floating-point image tensor holds RGB in [0, 1], but its values span [{minimum}, {maximum}]"
+            )
+        if maximum > 1 + 1e-3:
             warn_once("an image tensor has values above 1: assumed to be 0 to 255; divide by 255 to be unambiguous")
         else:
             image = image * 255
@@ -156,7 +158,7 @@ def _picture(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
     return np.ascontiguousarray(rgb.flip(0).permute(1, 2, 0).cpu().numpy())
 
 
-def orientation(image: Image) -> int:
+def exif_orientation(image: Image) -> int:
     """Return the EXIF orientation, 1 to 8. From 5 on, making the image upright swaps width and height."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._log import warn_once
-from .arrays import from_pil, orientation
+from .arrays import exif_orientation, from_pil
 
 # 2^28 pixels: 805 MB of BGR; every camera and most scanners stay below it.
 DEFAULT_MAX_PIXELS = 2**28
@@ -35,7 +35,7 @@ _DECODERS = {
     "AVIF": ("AvifImagePlugin", "AvifImageFile"),
     "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
 }
-_STARTS = (
+_SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"BM", "BMP"),
@@ -68,17 +68,17 @@ def max_pixels() -> int:
     return int(text)
 
 
-def sniff(head: bytes) -> str | None:
+def sniff(header: bytes) -> str | None:
     """Return the image format that a file's first bytes (at least 16) indicate, or None."""
-    for start, name in _STARTS:
-        if head.startswith(start):
+    for signature, name in _SIGNATURES:
+        if header.startswith(signature):
             return name
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
         return "WebP"
-    if head[4:8] == b"ftyp":
-        if head[8:12] in (b"avif", b"avis"):
+    if header[4:8] == b"ftyp":
+        if header[8:12] in (b"avif", b"avis"):
             return "AVIF"
-        if head[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
+        if header[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
             return "HEIF"
     return None
 
@@ -94,16 +94,16 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     size is checked before any pixel is decoded.
     """
     limit = max_pixels()
-    name, picture = opened(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
-    check_size(picture.width, picture.height, limit)
+    name, image = open_image(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    check_size(image.width, image.height, limit)
     try:
-        picture.load()
-        pixels = from_pil(picture)
+        image.load()
+        pixels = from_pil(image)
     except Exception as error:
         raise ValueError(f"damaged or unsupported {name} file: {_reason(error)}") from error
     # `is_animated` may read beyond the first frame; damage there doesn't affect the decoded image.
     with suppress(Exception):
-        if getattr(picture, "is_animated", False):
+        if getattr(image, "is_animated", False):
             warn_once(f"a {name} file has several frames or pages; only the first is used")
     return pixels
 
@@ -113,22 +113,22 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
     Raises FileNotFoundError if there is no file, ValueError if it isn't an image.
     """
-    _check_file(path)
+    _check_regular_file(path)
     try:
         with open(path, "rb") as file:
-            name, picture = opened(file)
+            name, image = open_image(file)
             # Some versions of Pillow already apply the orientation to a TIFF's `size`.
-            width, height = (picture.tag_v2[256], picture.tag_v2[257]) if name == "TIFF" else picture.size
-            # For a PNG, `orientation` would decode all pixels to look for EXIF data after them.
-            sideways = (name != "PNG" or _png_may_be_turned(file, picture.info)) and 5 <= orientation(picture) <= 8
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if name == "TIFF" else image.size
+            # For a PNG, `exif_orientation` would decode all pixels to look for EXIF data after them.
+            is_rotated = (name != "PNG" or _png_may_be_rotated(file, image.info)) and 5 <= exif_orientation(image) <= 8
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
     if width < 1 or height < 1:
         raise ValueError(f"the image has no pixels: {width} x {height}")
-    return (width, height) if sideways else (height, width)
+    return (width, height) if is_rotated else (height, width)
 
 
-def _png_may_be_turned(file: BinaryIO, info: dict[Any, Any]) -> bool:
+def _png_may_be_rotated(file: BinaryIO, info: dict[Any, Any]) -> bool:
     """Return whether a PNG has EXIF data, or XMP with an orientation, judged by its chunk headers."""
     if "exif" in info or "Raw profile type exif" in info:
         return True
@@ -162,7 +162,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     Raises FileNotFoundError if there is no file, ValueError if it can't be read or decoded.
     """
-    _check_file(path)
+    _check_regular_file(path)
     try:
         with open(path, "rb") as file:
             return decode_image(file)
@@ -170,7 +170,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
 
 
-def _check_file(path: str | os.PathLike[str]) -> None:
+def _check_regular_file(path: str | os.PathLike[str]) -> None:
     if not os.path.isfile(path):
         # Reading a named pipe or a device could block or never end.
         if os.path.exists(path):
@@ -178,30 +178,30 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
 
 
-def opened(file: BinaryIO) -> tuple[str, Any]:
+def open_image(file: BinaryIO) -> tuple[str, Any]:
     """Open a binary file at its beginning as a Pillow image, reading only the header. Return its format and the image.
 
     Raises ValueError if the file is empty, of an unsupported format, or has a damaged header.
     """
-    head = file.read(64)
+    header = file.read(64)
     file.seek(0)
-    if not head:
+    if not header:
         raise ValueError("the file is empty")
-    name = sniff(head)
+    name = sniff(header)
     if name is None:
-        start = head.lstrip().lower()
-        found = next((text for begin, text in _NOT_IMAGES if start.startswith(begin)), "of an unknown format")
-        raise ValueError(f"not an image: this is {found} (accepted: {', '.join(_DECODERS)})")
-    opener = _opener(name)
+        start = header.lstrip().lower()
+        description = next((text for prefix, text in _NOT_IMAGES if start.startswith(prefix)), "of an unknown format")
+        raise ValueError(f"not an image: this is {description} (accepted: {', '.join(_DECODERS)})")
+    opener = _image_opener(name)
     try:
-        picture = opener(file, "")
-        picture.size  # noqa: B018 - some headers are read only now
+        image = opener(file, "")
+        image.size  # noqa: B018 - some headers are read only now
     except Exception as error:  # decoders raise exceptions of many types: struct.error, SyntaxError, KeyError...
         raise ValueError(f"damaged {name} header: {_reason(error)}") from error
-    return name, picture
+    return name, image
 
 
-def _opener(name: str) -> Any:
+def _image_opener(name: str) -> Any:
     if name == "HEIF":
         from PIL import Image
 

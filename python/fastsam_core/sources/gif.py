@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .._log import logger
 from .arrays import from_pil
-from .decode import check_size, opened
+from .decode import check_size, open_image
 from .item import Item
 
 
@@ -23,23 +23,23 @@ def gif_items(file: str | os.PathLike[str], path: str, vid_stride: int) -> Itera
     A damaged frame ends the iteration with a warning. Raises ValueError if the first frame can't be decoded.
     """
     with open(file, "rb") as handle:
-        _, picture = opened(handle)
-        check_size(picture.width, picture.height)
-        number, frames = 0, None
+        _, image = open_image(handle)
+        check_size(image.width, image.height)
+        frame_number, frames = 0, None
         while True:
             try:
-                frames = frames or int(picture.n_frames)
-                if number >= frames:
+                frames = frames or int(image.n_frames)
+                if frame_number >= frames:
                     return
-                picture.seek(number)
-                pixels = from_pil(picture)
+                image.seek(frame_number)
+                pixels = from_pil(image)
             except Exception as error:  # decoders raise exceptions of many types
-                if number == 0:
+                if frame_number == 0:
                     raise ValueError(f"damaged GIF file: {error}") from error
-                logger.warning("%s ended before frame %d of %d: %s", path, number, frames, error)
+                logger.warning("%s ended before frame %d of %d: %s", path, frame_number, frames, error)
                 return
-            duration = picture.info.get("duration")  # milliseconds
+            duration = image.info.get("duration")  # milliseconds
             yield Item(
-                pixels, path, frame=number, kind="video", fps=1000 / duration if duration else None, frames=frames
+                pixels, path, frame=frame_number, kind="video", fps=1000 / duration if duration else None, frames=frames
             )
-            number += vid_stride
+            frame_number += vid_stride

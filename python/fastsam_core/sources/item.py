@@ -59,23 +59,23 @@ class Source:
         *,
         path: str | None = None,
         total: int | None = None,
-        expected: Callable[[], int | None] | None = None,
+        estimate_total: Callable[[], int | None] | None = None,
     ) -> None:
         self.kind = kind
         self.path = path
         self.total = total
         self._items = items
-        self._expected = expected
-        self._running: list[Iterator[Item]] = []
+        self._estimate_total = estimate_total
+        self._iterators: list[Iterator[Item]] = []
 
     def __iter__(self) -> Iterator[Item]:
-        running = self._items()
-        self._running.append(running)
+        iterator = self._items()
+        self._iterators.append(iterator)
         try:
-            yield from running
+            yield from iterator
         finally:
-            if running in self._running:
-                self._running.remove(running)
+            if iterator in self._iterators:
+                self._iterators.remove(iterator)
 
     def __len__(self) -> int:
         if self.total is None:
@@ -85,19 +85,19 @@ class Source:
     def __bool__(self) -> bool:
         return True
 
-    def expected(self) -> int | None:
+    def estimate_total(self) -> int | None:
         """Return the number of items for progress bars: `total`, or else the sum from video headers, or else None."""
         if self.total is not None:
             return self.total
-        return self._expected() if self._expected is not None else None
+        return self._estimate_total() if self._estimate_total is not None else None
 
     def close(self) -> None:
         """Stop running iterations: end stream readers and close files. Safe to call twice."""
-        for running in self._running:
-            close = getattr(running, "close", None)
+        for iterator in self._iterators:
+            close = getattr(iterator, "close", None)
             if close is not None:
                 close()
-        self._running.clear()
+        self._iterators.clear()
 
     def __enter__(self) -> Source:
         return self

@@ -32,20 +32,20 @@ from .paths import (
     glob_entries,
     is_url,
     list_entries,
-    missing,
+    missing_file_error,
     suffix_of,
     text_entries,
     url_entry,
 )
 from .stream import stream_items
-from .video import expected_frames, video_items
+from .video import expected_frame_count, video_items
 
 ACCEPTED = (
     "a path, folder, glob pattern, list file (.txt, .csv), URL, video, stream address, camera number, NumPy array "
     "(BGR), Pillow image, torch tensor (RGB), encoded bytes, a binary file object, or a list or iterator of these"
 )
-# A unit of a source, such as a file: its name, and a function that returns an iterator over its items.
-_Unit = tuple[str, Callable[[], Iterator[Item]]]
+# A part of a source, such as a file: its name, and a function that returns an iterator over its items.
+_LazyItems = tuple[str, Callable[[], Iterator[Item]]]
 
 
 def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False) -> Source:
@@ -79,22 +79,22 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     if isinstance(source, bool) or source is None:
         raise TypeError(f"source is {source!r}; accepted: {ACCEPTED}")
     if isinstance(source, (int, np.integer)):
-        return _stream_source([_camera(int(source))], str(source), vid_stride, stream_buffer)
+        return _stream_source([_check_camera_number(int(source))], str(source), vid_stride, stream_buffer)
     if isinstance(source, (str, os.PathLike)):
-        return _text_source(_text(source), vid_stride, stream_buffer)
+        return _string_source(_path_string(source), vid_stride, stream_buffer)
     if isinstance(source, (list, tuple)):
-        return _list_source(source, vid_stride)
+        return _sequence_source(source, vid_stride)
     if isinstance(source, Iterator) and not isinstance(source, IOBase):
-        return Source("iterator", lambda: _iterate(source, vid_stride))
-    units = _memory_units(source, 0)
-    return Source("arrays", lambda: _reported(units, strict=len(units) == 1), total=len(units))
+        return Source("iterator", lambda: _iterate_elements(source, vid_stride))
+    lazy_items = _in_memory_items(source, 0)
+    return Source("arrays", lambda: _indexed_items(lazy_items, strict=len(lazy_items) == 1), total=len(lazy_items))
 
 
-def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
+def _string_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
     if not text.strip():
         raise ValueError(f"source is an empty string; accepted: {ACCEPTED}")
     if text.isascii() and text.isdigit():
-        return _stream_source([_camera(int(text))], text, vid_stride, stream_buffer)
+        return _stream_source([_check_camera_number(int(text))], text, vid_stride, stream_buffer)
     if text.lower().startswith(STREAM_SCHEMES):
         return _stream_source([text], text, vid_stride, stream_buffer)
     if is_url(text):
@@ -110,12 +110,12 @@ def _text_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
         if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
             hint = "" if "://" in text else "; pass it as str"  # Path collapses the two slashes of a URL into one
             raise ValueError(f"{text!r} is not a supported address (http, https, rtsp, rtmp, tcp, udp){hint}")
-        raise missing(path)
+        raise missing_file_error(path)
     suffix = suffix_of(path)
     if suffix in LIST_SUFFIXES:
         return _entries_source("images", list_entries(path), os.path.abspath(path), vid_stride)
     if suffix == ".streams":
-        return _stream_source(_addresses(path), os.path.abspath(path), vid_stride, stream_buffer)
+        return _stream_source(_read_stream_addresses(path), os.path.abspath(path), vid_stride, stream_buffer)
     return _entry_source(file_entry(path), vid_stride)
 
 
@@ -134,50 +134,61 @@ def _entry_source(entry: Entry, vid_stride: int) -> Source:
     is_video = entry.kind.startswith("video")
     return Source(
         "video" if is_video else "image",
-        lambda: _reported([_entry_unit(entry, vid_stride)], strict=True),
-        path=entry.text,
+        lambda: _indexed_items([_lazy_entry_items(entry, vid_stride)], strict=True),
+        path=entry.location,
         total=None if is_video else 1,
-        expected=lambda: expected_frames(entry.text, vid_stride),
+        estimate_total=lambda: expected_frame_count(entry.location, vid_stride),
     )
 
 
 def _entries_source(kind: Any, entries: list[Entry], path: str | None, vid_stride: int) -> Source:
-    def expected() -> int | None:
-        counts = [expected_frames(e.text, vid_stride) if e.kind.startswith("video") else 1 for e in entries]
+    def estimate_total() -> int | None:
+        counts = [
+            expected_frame_count(entry.location, vid_stride) if entry.kind.startswith("video") else 1
+            for entry in entries
+        ]
         return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
 
-    videos = any(entry.kind.startswith("video") for entry in entries)
-    units = [_entry_unit(entry, vid_stride) for entry in entries]
-    return Source(kind, lambda: _reported(units), path=path, total=None if videos else len(units), expected=expected)
+    has_videos = any(entry.kind.startswith("video") for entry in entries)
+    lazy_items = [_lazy_entry_items(entry, vid_stride) for entry in entries]
+    return Source(
+        kind,
+        lambda: _indexed_items(lazy_items),
+        path=path,
+        total=None if has_videos else len(lazy_items),
+        estimate_total=estimate_total,
+    )
 
 
-def _list_source(elements: Sequence[Any], vid_stride: int) -> Source:
+def _sequence_source(elements: Sequence[Any], vid_stride: int) -> Source:
     if not elements:
         raise ValueError("source is an empty list")
     entries: list[Entry] = []
-    units: list[_Unit] = []
-    for place, element in enumerate(elements):
+    lazy_items: list[_LazyItems] = []
+    for index, element in enumerate(elements):
         try:
-            found = _element(element)
+            element_entries = _element_entries(element)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"source[{place}]: {error}") from error
-        if found is None:
-            units += _memory_units(element, len(units))
+            raise type(error)(f"source[{index}]: {error}") from error
+        if element_entries is None:
+            lazy_items += _in_memory_items(element, len(lazy_items))
         else:
-            entries += found
-            units += [_entry_unit(entry, vid_stride) for entry in found]
-    if entries and len(entries) == len(units) and not any(entry.exists() for entry in entries):
-        raise FileNotFoundError(f"none of the {len(entries)} files of the list exists; {missing(entries[0].text)}")
-    if len(entries) == len(units):
+            entries += element_entries
+            lazy_items += [_lazy_entry_items(entry, vid_stride) for entry in element_entries]
+    if entries and len(entries) == len(lazy_items) and not any(entry.exists() for entry in entries):
+        raise FileNotFoundError(
+            f"none of the {len(entries)} files of the list exists; {missing_file_error(entries[0].location)}"
+        )
+    if len(entries) == len(lazy_items):
         return _entries_source("images", entries, None, vid_stride)
-    videos = any(entry.kind.startswith("video") for entry in entries)
-    return Source("arrays", lambda: _reported(units), total=None if videos else len(units))
+    has_videos = any(entry.kind.startswith("video") for entry in entries)
+    return Source("arrays", lambda: _indexed_items(lazy_items), total=None if has_videos else len(lazy_items))
 
 
-def _element(element: Any) -> list[Entry] | None:
+def _element_entries(element: Any) -> list[Entry] | None:
     """Return the entries of an element of a list or iterator, or None for an image in memory, after checking it."""
     if isinstance(element, (str, os.PathLike)):
-        text = _text(element)
+        text = _path_string(element)
         if not text.strip():
             raise ValueError("an empty string")
         if text.lower().startswith(STREAM_SCHEMES) or suffix_of(text) == ".streams":
@@ -186,30 +197,30 @@ def _element(element: Any) -> list[Entry] | None:
             return text_entries(text)
         except FileNotFoundError:
             return [file_entry(expand_user(text))]  # in a list, an empty folder or pattern is reported later, not fatal
-    _memory_units(element, 0)
+    _in_memory_items(element, 0)
     return None
 
 
-def _memory_units(value: Any, first: int) -> list[_Unit]:
-    """Return the units of an image in memory, or of a batch of images. Shapes and dtypes are checked now, pixels later.
+def _in_memory_items(value: Any, first: int) -> list[_LazyItems]:
+    """Return the lazy items of an image in memory, or of a batch of images. Only shapes and dtypes are checked now.
 
     first: number of the first image in `image<i>.jpg` names.
     """
     if isinstance(value, torch.Tensor):
         check_tensor(value)
-        images = list(value) if value.ndim == 4 else [value]
-        return [(f"image{first + i}.jpg", _lazy(_first_picture, v)) for i, v in enumerate(images)]
+        batch_images = list(value) if value.ndim == 4 else [value]
+        return [(f"image{first + i}.jpg", _lazy_item(_first_image, image)) for i, image in enumerate(batch_images)]
     name = f"image{first}.jpg"
     if isinstance(value, np.ndarray):
         check_array(value)
-        return [(name, _lazy(from_array, value))]
+        return [(name, _lazy_item(from_array, value))]
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return [(name, _lazy(decode_image, value))]
+        return [(name, _lazy_item(decode_image, value))]
     if isinstance(value, IOBase) or (hasattr(value, "read") and hasattr(value, "seek")):
-        return [(name, _lazy(lambda: decode_image(_all_bytes(value))))]
+        return [(name, _lazy_item(lambda: decode_image(_read_all_bytes(value))))]
     if _is_pil(value):
         file = getattr(value, "filename", "")
-        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy(from_pil, value))]
+        return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy_item(from_pil, value))]
     raise TypeError(f"a {type(value).__name__} can't be a source; accepted: {ACCEPTED}")
 
 
@@ -218,7 +229,7 @@ def _is_pil(value: Any) -> bool:
     return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__)
 
 
-def _all_bytes(file: Any) -> bytes:
+def _read_all_bytes(file: Any) -> bytes:
     """Return all bytes of a binary file object, from its beginning if it is seekable."""
     if isinstance(file, BytesIO):
         return file.getvalue()
@@ -233,45 +244,47 @@ def _all_bytes(file: Any) -> bytes:
     return data
 
 
-def _first_picture(tensor: torch.Tensor) -> NDArray[np.uint8]:
+def _first_image(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return from_tensor(tensor)[0]
 
 
-def _lazy(make: Callable[..., NDArray[np.uint8]], *given: Any) -> Callable[[], Iterator[Item]]:
+def _lazy_item(decode: Callable[..., NDArray[np.uint8]], *args: Any) -> Callable[[], Iterator[Item]]:
     def items() -> Iterator[Item]:
-        yield Item(make(*given), "")
+        yield Item(decode(*args), "")
 
     return items
 
 
-def _entry_unit(entry: Entry, vid_stride: int) -> _Unit:
-    return entry.text, lambda: _entry_items(entry, vid_stride)
+def _lazy_entry_items(entry: Entry, vid_stride: int) -> _LazyItems:
+    return entry.location, lambda: _entry_items(entry, vid_stride)
 
 
 def _entry_items(entry: Entry, vid_stride: int) -> Iterator[Item]:
     if entry.kind == "image":
-        yield Item(read_image(entry.text), entry.text)
+        yield Item(read_image(entry.location), entry.location)
     elif entry.kind == "image_url":
-        yield Item(decode_image(web.fetch(entry.text)), entry.text)
+        yield Item(decode_image(web.fetch(entry.location)), entry.location)
     elif entry.kind == "video":
-        yield from video_items(entry.text, entry.text, vid_stride=vid_stride)
+        yield from video_items(entry.location, entry.location, vid_stride=vid_stride)
     else:
         with tempfile.TemporaryDirectory(prefix="fastsam-") as folder:
-            file = os.path.join(folder, "video" + suffix_of(entry.text))
+            file = os.path.join(folder, "video" + suffix_of(entry.location))
             with open(file, "wb") as handle:
-                web.fetch_into(entry.text, handle, web.MAX_VIDEO_BYTES)
-            yield from video_items(file, entry.text, vid_stride=vid_stride)
+                web.fetch_into(entry.location, handle, web.MAX_VIDEO_BYTES)
+            yield from video_items(file, entry.location, vid_stride=vid_stride)
 
 
-def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endless: bool = False) -> Iterator[Item]:
-    """Yield the items of all units, with `path`, `index` and `total` set.
+def _indexed_items(
+    lazy_items: list[_LazyItems], *, strict: bool = False, first: int = 0, unknown_total: bool = False
+) -> Iterator[Item]:
+    """Yield the items of all parts of a source, with `path`, `index` and `total` set.
 
-    A failing unit raises if `strict`; else it is logged and yields one item with `error`. first: index of the first
-    unit. endless: the total is unknown.
+    A failing part raises if `strict`; else it is logged and yields one item with `error`. first: index of the first
+    part. unknown_total: the total is unknown.
     """
-    total = None if endless else len(units)
-    for place, (path, make) in enumerate(units):
-        items = make()
+    total = None if unknown_total else len(lazy_items)
+    for position, (path, open_items) in enumerate(lazy_items):
+        items = open_items()
         while True:
             try:
                 item = next(items)
@@ -284,27 +297,27 @@ def _reported(units: list[_Unit], *, strict: bool = False, first: int = 0, endle
                         raise ValueError(f"{path}: {reason}") from error
                     raise
                 logger.warning("skipped %s: %s", path, reason)
-                yield Item(None, path, reason, None, first + place, total)
+                yield Item(None, path, reason, None, first + position, total)
                 break
-            yield replace(item, path=path, index=first + place, total=total)
+            yield replace(item, path=path, index=first + position, total=total)
 
 
-def _iterate(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
+def _iterate_elements(elements: Iterator[Any], vid_stride: int) -> Iterator[Item]:
     first = 0
     for element in elements:
         # Copy arrays: a camera loop may refill one buffer while earlier frames wait for their batch or lie in results.
         element = element.copy() if isinstance(element, np.ndarray) else element
         if element is None:  # one unreadable file among many, as from a generator over cv2.imread(path)
-            units = [(f"image{first}.jpg", _lazy(_no_picture))]
-        elif (found := _element(element)) is None:
-            units = _memory_units(element, first)
+            lazy_items = [(f"image{first}.jpg", _lazy_item(_raise_no_image))]
+        elif (entries := _element_entries(element)) is None:
+            lazy_items = _in_memory_items(element, first)
         else:
-            units = [_entry_unit(entry, vid_stride) for entry in found]
-        yield from _reported(units, first=first, endless=True)
-        first += len(units)
+            lazy_items = [_lazy_entry_items(entry, vid_stride) for entry in entries]
+        yield from _indexed_items(lazy_items, first=first, unknown_total=True)
+        first += len(lazy_items)
 
 
-def _no_picture() -> NDArray[np.uint8]:
+def _raise_no_image() -> NDArray[np.uint8]:
     raise ValueError("None instead of an image, as cv2.imread returns for a file that it can't read")
 
 
@@ -314,7 +327,7 @@ def _stream_source(addresses: list[int | str], path: str, vid_stride: int, strea
     )
 
 
-def _addresses(path: str) -> list[int | str]:
+def _read_stream_addresses(path: str) -> list[int | str]:
     """Return the streams in a *.streams file: addresses, camera numbers, or paths of videos relative to the file.
 
     Lines that start with `#` are comments. Raises ValueError if the file names no stream, or something else than these;
@@ -327,28 +340,30 @@ def _addresses(path: str) -> list[int | str]:
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise ValueError(f"{path} names no stream: one address, camera number or video file per line is needed")
-    return [_address(line, os.path.dirname(os.path.abspath(path))) for line in lines]
+    return [_parse_stream_address(line, os.path.dirname(os.path.abspath(path))) for line in lines]
 
 
-def _address(line: str, base: str) -> int | str:
+def _parse_stream_address(line: str, base: str) -> int | str:
     if line.isascii() and line.isdigit():
-        return _camera(int(line))
+        return _check_camera_number(int(line))
     if "://" in line:
         return line
-    found = next((p for p in (os.path.join(base, line), expand_user(line)) if os.path.isfile(p)), None)
-    if found is None:
-        raise missing(os.path.join(base, line))
-    if suffix_of(found) not in VIDEO_SUFFIXES:
+    path = next(
+        (candidate for candidate in (os.path.join(base, line), expand_user(line)) if os.path.isfile(candidate)), None
+    )
+    if path is None:
+        raise missing_file_error(os.path.join(base, line))
+    if suffix_of(path) not in VIDEO_SUFFIXES:
         raise ValueError(f"{line!r} is neither an address, a camera number nor a video file")
-    return os.path.abspath(found)
+    return os.path.abspath(path)
 
 
-def _camera(number: int) -> int:
+def _check_camera_number(number: int) -> int:
     if not 0 <= number < 1000:
         raise ValueError(f"a camera number is 0, 1, 2..., not {number}")
     return number
 
 
-def _text(source: str | os.PathLike[Any]) -> str:
+def _path_string(source: str | os.PathLike[Any]) -> str:
     text = os.fspath(source)
     return os.fsdecode(text) if isinstance(text, bytes) else text

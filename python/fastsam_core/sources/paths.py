@@ -21,22 +21,22 @@ VIDEO_SUFFIXES = frozenset(
 )
 LIST_SUFFIXES = frozenset((".txt", ".csv"))
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "tcp://", "udp://")
-_LONGEST_PATH = 4096  # Linux's limit; other systems have lower ones
+_MAX_PATH_LENGTH = 4096  # Linux's limit; other systems have lower ones
 # Values of a CSV file's first cell that mark a header row.
-_HEADERS = frozenset(
+_CSV_HEADERS = frozenset(
     ("path", "paths", "file", "files", "filename", "file_name", "image", "images", "image_path", "url")
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or URL that yields one or more items. `text` is its absolute path or its URL."""
+    """One file or URL that yields one or more items. `location` is its absolute path or its URL."""
 
     kind: Literal["image", "video", "image_url", "video_url"]
-    text: str
+    location: str
 
     def exists(self) -> bool:
-        return self.kind.endswith("url") or os.path.lexists(self.text)
+        return self.kind.endswith("url") or os.path.lexists(self.location)
 
 
 def is_url(text: str) -> bool:
@@ -73,7 +73,7 @@ def folder_entries(folder: str) -> list[Entry]:
     Sub-folders and hidden files are skipped. Raises FileNotFoundError if there is no image or video.
     """
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    entries = _media(os.path.join(folder, name) for name in names)
+    entries = _media_entries(os.path.join(folder, name) for name in names)
     if not entries:
         raise FileNotFoundError(
             f"no image or video in the folder {folder} ({len(names)} other entries; suffixes looked for: "
@@ -83,41 +83,41 @@ def folder_entries(folder: str) -> list[Entry]:
     return entries
 
 
-def files_below(
-    root: str | os.PathLike[str], suffixes: Collection[str], skipped: str | os.PathLike[str] | None = None
+def find_files(
+    root: str | os.PathLike[str], suffixes: Collection[str], excluded: str | os.PathLike[str] | None = None
 ) -> list[str]:
     """Return the sorted paths, relative to `root` with `/`, of all files below it that have one of the suffixes.
 
-    Hidden files and folders and the folder `skipped` are left out. Symbolic links are followed, except in cycles.
+    Hidden files and folders and the folder `excluded` are left out. Symbolic links are followed, except in cycles.
     """
-    left_out = _identity(skipped) if skipped is not None and os.path.isdir(skipped) else None
-    found: list[str] = []
+    excluded_id = _folder_id(excluded) if excluded is not None and os.path.isdir(excluded) else None
+    files: list[str] = []
 
-    def visit(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        identity = _identity(folder)
-        if identity in above or (prefix and identity == left_out):
+    def visit(folder: str, prefix: str, ancestors: frozenset[tuple[int, int]]) -> None:
+        identity = _folder_id(folder)
+        if identity in ancestors or (prefix and identity == excluded_id):
             return
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if _leads_to_folder(entry):
-                    visit(entry.path, f"{prefix}{entry.name}/", above | {identity})
+                if _is_folder(entry):
+                    visit(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})
                 elif os.path.splitext(entry.name)[1].lower() in suffixes:
-                    found.append(prefix + entry.name)
+                    files.append(prefix + entry.name)
 
     visit(os.fspath(root), "", frozenset())
-    return sorted(found)
+    return sorted(files)
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # for example a link to itself
         return False
 
 
-def _identity(folder: str | os.PathLike[str]) -> tuple[int, int]:
+def _folder_id(folder: str | os.PathLike[str]) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
@@ -128,7 +128,7 @@ def glob_entries(pattern: str) -> list[Entry]:
     Raises FileNotFoundError if there is none.
     """
     matches = glob.glob(pattern, recursive=True)
-    entries = _media(matches)
+    entries = _media_entries(matches)
     if not entries:
         what = f"{len(matches)} entries match, but none is an image or video" if matches else "nothing matches"
         raise FileNotFoundError(f"{what}: {pattern} (looked up from {os.getcwd()})")
@@ -151,7 +151,7 @@ def list_entries(path: str) -> list[Entry]:
             lines = [row[0].strip() for row in csv.reader(text.splitlines()) if row]
         except csv.Error as error:
             raise ValueError(f"{path} is not a list of files: {error}") from error
-        if lines and lines[0].lower() in _HEADERS:
+        if lines and lines[0].lower() in _CSV_HEADERS:
             lines = lines[1:]
     else:
         lines = [line.strip() for line in text.splitlines()]
@@ -161,8 +161,8 @@ def list_entries(path: str) -> list[Entry]:
         raise FileNotFoundError(f"the list file {path} names no file")
     if not any(entry.exists() for entry in entries):
         raise FileNotFoundError(
-            f"none of the {len(entries)} files that {path} names exists, the first being {entries[0].text}; paths are "
-            f"taken relative to the list file, then to {os.getcwd()}"
+            f"none of the {len(entries)} files that {path} names exists, the first being {entries[0].location}; paths "
+            f"are taken relative to the list file, then to {os.getcwd()}"
         )
     return entries
 
@@ -181,50 +181,50 @@ def text_entries(text: str) -> list[Entry]:
     return [file_entry(path)]
 
 
-def missing(path: str) -> FileNotFoundError:
+def missing_file_error(path: str) -> FileNotFoundError:
     """Return the error for a path that doesn't exist. Its message says where it was looked for and suggests names."""
-    if len(path) > _LONGEST_PATH or path.startswith("data:"):
+    if len(path) > _MAX_PATH_LENGTH or path.startswith("data:"):
         return FileNotFoundError(
             f"no such file: {path[:30]!r}..., of {len(path):,} characters; for an image in base64 pass the bytes, "
             "base64.b64decode(text), and for a data: URL those of the part after the comma"
         )
-    whole = Path(os.path.abspath(path))
-    if os.path.isdir(whole.parent):
-        close = difflib.get_close_matches(whole.name, sorted(os.listdir(whole.parent)), n=3, cutoff=0.6)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    absolute = Path(os.path.abspath(path))
+    if os.path.isdir(absolute.parent):
+        similar = difflib.get_close_matches(absolute.name, sorted(os.listdir(absolute.parent)), n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
     else:
-        nearest = next((folder for folder in whole.parents if os.path.isdir(folder)), None)
-        hint = f"; the folder {whole.parent} does not exist" + (f", but {nearest} does" if nearest else "")
-    return FileNotFoundError(f"no such file or folder: {path} (looked for {whole}){hint}")
+        nearest = next((folder for folder in absolute.parents if os.path.isdir(folder)), None)
+        hint = f"; the folder {absolute.parent} does not exist" + (f", but {nearest} does" if nearest else "")
+    return FileNotFoundError(f"no such file or folder: {path} (looked for {absolute}){hint}")
 
 
 def expand_user(text: str) -> str:
     return os.path.expanduser(text) if text.startswith("~") else text
 
 
-def _line_entries(line: str, base: str, listed_in: str) -> list[Entry]:
+def _line_entries(line: str, base: str, list_file: str) -> list[Entry]:
     if is_url(line):
         return [url_entry(line)]
     line = expand_user(line)
-    found = next((p for p in (os.path.join(base, line), line) if os.path.lexists(p)), None)
-    if found is None and glob.has_magic(line):
-        beside = os.path.join(glob.escape(base), line)
-        hits = _media(glob.glob(beside, recursive=True)) or _media(glob.glob(line, recursive=True))
-        if hits:
-            return hits
-    if found is None:
+    path = next((candidate for candidate in (os.path.join(base, line), line) if os.path.lexists(candidate)), None)
+    if path is None and glob.has_magic(line):
+        pattern = os.path.join(glob.escape(base), line)
+        matches = _media_entries(glob.glob(pattern, recursive=True)) or _media_entries(glob.glob(line, recursive=True))
+        if matches:
+            return matches
+    if path is None:
         return [file_entry(os.path.join(base, line))]
-    if os.path.isdir(found):
+    if os.path.isdir(path):
         try:
-            return folder_entries(found)
+            return folder_entries(path)
         except FileNotFoundError:
-            return [file_entry(found)]  # a folder without images is reported later, not fatal
-    if suffix_of(found) in LIST_SUFFIXES:
-        raise ValueError(f"{listed_in} names {line}: list files can't be nested")
-    return [file_entry(found)]
+            return [file_entry(path)]  # a folder without images is reported later, not fatal
+    if suffix_of(path) in LIST_SUFFIXES:
+        raise ValueError(f"{list_file} names {line}: list files can't be nested")
+    return [file_entry(path)]
 
 
-def _media(paths: Iterable[str]) -> list[Entry]:
-    kept = sorted((path for path in paths if not os.path.isdir(path)), key=natural_key)
-    images = [file_entry(path) for path in kept if suffix_of(path) in IMAGE_SUFFIXES]
-    return images + [file_entry(path) for path in kept if suffix_of(path) in VIDEO_SUFFIXES]
+def _media_entries(paths: Iterable[str]) -> list[Entry]:
+    files = sorted((path for path in paths if not os.path.isdir(path)), key=natural_key)
+    images = [file_entry(path) for path in files if suffix_of(path) in IMAGE_SUFFIXES]
+    return images + [file_entry(path) for path in files if suffix_of(path) in VIDEO_SUFFIXES]

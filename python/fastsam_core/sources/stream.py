@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import for_opencv
+from .._files import opencv_path
 from .._log import logger
 from .arrays import from_array
 from .item import Item
-from .video import announced
+from .video import frame_count_and_fps
 
 BUFFER = 30  # frames that a buffered stream holds before its reader blocks
 TIMEOUT = 30.0  # seconds without a frame after which a stream counts as dead
@@ -26,7 +26,7 @@ _RETRIES = 3
 class StreamReader(threading.Thread):
     """Reads one stream in the background.
 
-    address: a camera number, a URL or the path of a video. changed: condition that guards the frames and is notified
+    address: a camera number, a URL or the path of a video. condition: condition that guards the frames and is notified
     when one is added or taken and when the reader ends. buffered: if true, hold up to `BUFFER` frames and block the
     reader when full; else hold only the latest frame and drop frames that weren't taken in time. vid_stride: keep every
     `vid_stride`-th frame.
@@ -35,32 +35,32 @@ class StreamReader(threading.Thread):
     is None at the end of a file.
     """
 
-    def __init__(self, address: int | str, changed: threading.Condition, *, buffered: bool, vid_stride: int) -> None:
+    def __init__(self, address: int | str, condition: threading.Condition, *, buffered: bool, vid_stride: int) -> None:
         super().__init__(name=f"fastsam stream {address}", daemon=True)
         self.address = address
         self.fps: float | None = None
         self.error: str | None = None
         self.ended = False
         self.last_frame = time.monotonic()
-        self._changed = changed
+        self._condition = condition
         self._frames: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=BUFFER if buffered else 1)
         self._buffered = buffered
         self._stride = vid_stride
-        self._stop_asked = threading.Event()
+        self._stop_requested = threading.Event()
         self._is_url = isinstance(address, str) and "://" in address
 
     def take(self) -> tuple[int, NDArray[np.uint8]] | None:
-        """Return the next (buffered) or latest frame with its number, or None. The caller must hold `changed`."""
+        """Return the next (buffered) or latest frame with its number, or None. The caller must hold `condition`."""
         if not self._frames:
             return None
         frame = self._frames.popleft()
-        self._changed.notify_all()
+        self._condition.notify_all()
         return frame
 
-    def ask_stop(self) -> None:
-        self._stop_asked.set()
-        with self._changed:
-            self._changed.notify_all()
+    def request_stop(self) -> None:
+        self._stop_requested.set()
+        with self._condition:
+            self._condition.notify_all()
 
     def run(self) -> None:
         try:
@@ -68,22 +68,22 @@ class StreamReader(threading.Thread):
         except Exception as error:  # an exception in a thread would be lost otherwise
             self.error = f"{type(error).__name__}: {error}"
         finally:
-            with self._changed:
+            with self._condition:
                 self.ended = True
-                self._changed.notify_all()
+                self._condition.notify_all()
 
     def _read(self) -> None:
-        number, failures = 0, 0
-        while not self._stop_asked.is_set():
+        frame_number, failures = 0, 0
+        while not self._stop_requested.is_set():
             capture = open_capture(self.address)
             try:
                 if capture.isOpened():
-                    self.fps = announced(capture)[1]
-                    before = number
-                    number = self._read_frames(capture, number)
-                    failures = 0 if number > before else failures
+                    self.fps = frame_count_and_fps(capture)[1]
+                    first_number = frame_number
+                    frame_number = self._read_frames(capture, frame_number)
+                    failures = 0 if frame_number > first_number else failures
                     if not self._is_url:
-                        self.error = "no frame can be decoded" if number == before else None
+                        self.error = "no frame can be decoded" if frame_number == first_number else None
                         return
                     self.error = "the stream stopped"
                 else:
@@ -93,25 +93,25 @@ class StreamReader(threading.Thread):
             failures += 1
             if not self._is_url or failures > _RETRIES:
                 return
-            self._stop_asked.wait(2.0 ** (failures - 1))
+            self._stop_requested.wait(2.0 ** (failures - 1))
 
-    def _read_frames(self, capture: Any, number: int) -> int:
-        while not self._stop_asked.is_set() and capture.grab():
+    def _read_frames(self, capture: Any, frame_number: int) -> int:
+        while not self._stop_requested.is_set() and capture.grab():
             self.last_frame = time.monotonic()  # for skipped frames too, since they show that the stream is alive
-            if number % self._stride == 0:
-                good, image = capture.retrieve()
-                if not good:
+            if frame_number % self._stride == 0:
+                success, image = capture.retrieve()
+                if not success:
                     break
-                self._put(number, from_array(image))
-            number += 1
-        return number
+                self._put(frame_number, from_array(image))
+            frame_number += 1
+        return frame_number
 
-    def _put(self, number: int, image: NDArray[np.uint8]) -> None:
-        with self._changed:
-            while self._buffered and len(self._frames) == BUFFER and not self._stop_asked.is_set():
-                self._changed.wait(1.0)
-            self._frames.append((number, image))
-            self._changed.notify_all()
+    def _put(self, frame_number: int, image: NDArray[np.uint8]) -> None:
+        with self._condition:
+            while self._buffered and len(self._frames) == BUFFER and not self._stop_requested.is_set():
+                self._condition.wait(1.0)
+            self._frames.append((frame_number, image))
+            self._condition.notify_all()
 
 
 def open_capture(address: int | str) -> Any:
@@ -121,7 +121,7 @@ def open_capture(address: int | str) -> Any:
     if isinstance(address, str) and "://" in address:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS]
         return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
-    return cv2.VideoCapture(for_opencv(address) if isinstance(address, str) else address)
+    return cv2.VideoCapture(opencv_path(address) if isinstance(address, str) else address)
 
 
 def stream_items(
@@ -133,41 +133,41 @@ def stream_items(
     A stream that can't be opened, stops, or delivers no frame for `timeout` seconds is logged and dropped while the
     others continue. Raises ConnectionError at the end if no stream delivered a frame.
     """
-    changed = threading.Condition()
-    readers = [StreamReader(a, changed, buffered=stream_buffer, vid_stride=vid_stride) for a in addresses]
-    live = dict(enumerate(readers))
+    condition = threading.Condition()
+    readers = [StreamReader(address, condition, buffered=stream_buffer, vid_stride=vid_stride) for address in addresses]
+    active = dict(enumerate(readers))
     reasons: dict[int, str] = {}
-    given = 0
+    num_frames = 0
     try:
         for reader in readers:
             reader.start()
-        while live:
-            with changed:
-                taken = [(i, reader, reader.take()) for i, reader in live.items()]
+        while active:
+            with condition:
+                taken = [(i, reader, reader.take()) for i, reader in active.items()]
                 if not any(frame for _, _, frame in taken):
-                    for i, reader in list(live.items()):
-                        silent = time.monotonic() - reader.last_frame > timeout
-                        if reader.ended or silent:
+                    for i, reader in list(active.items()):
+                        timed_out = time.monotonic() - reader.last_frame > timeout
+                        if reader.ended or timed_out:
                             reason = reader.error or (None if reader.ended else f"no frame for {timeout:g} seconds")
                             if reason:
                                 reasons[i] = reason
                                 logger.warning("stream %s: %s", reader.address, reason)
-                            del live[i]
-                    if live:
-                        changed.wait(min(1.0, timeout))
+                            del active[i]
+                    if active:
+                        condition.wait(min(1.0, timeout))
                     continue
             for i, reader, frame in taken:
                 if frame is not None:
-                    given += 1
+                    num_frames += 1
                     yield Item(
                         frame[1], str(reader.address), None, frame[0], i, len(readers), kind="stream", fps=reader.fps
                     )
     finally:
         for reader in readers:
-            reader.ask_stop()
+            reader.request_stop()
         for reader in readers:
             if reader.ident is not None:
                 reader.join(timeout=2.0)  # a reader stuck in a driver is abandoned; it is a daemon thread
-    if not given:
+    if not num_frames:
         first = next(iter(reasons.items()), (0, "it gave no frame"))
         raise ConnectionError(f"stream {addresses[first[0]]}: {first[1]}")

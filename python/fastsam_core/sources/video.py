@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from .._files import for_opencv
+from .._files import opencv_path
 from .._log import logger
 from .arrays import from_array
 from .decode import check_size
 from .gif import gif_items, is_gif
 from .item import Item
 
-_MOST_DAMAGED = 100  # consecutive damaged frames after which the rest of the video is given up
+_MAX_CONSECUTIVE_DAMAGED = 100  # consecutive damaged frames after which the rest of the video is given up
 
 
 def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
@@ -33,22 +33,22 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
     if is_gif(file):
         yield from gif_items(file, path, vid_stride)
         return
-    capture = cv2.VideoCapture(for_opencv(file))
+    capture = cv2.VideoCapture(opencv_path(file))
     try:
         if not capture.isOpened():
             raise ValueError("not a video that OpenCV can read: damaged, empty, or of an unknown codec")
-        frames, fps = announced(capture)
+        frames, fps = frame_count_and_fps(capture)
         check_size(int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
-        number = end = decoded = 0  # end: one past the last frame that could be decoded
-        while number == end or (number < (frames or 0) and number - end < _MOST_DAMAGED):
-            good, image = capture.grab(), None
-            if good and number % vid_stride == 0:
-                good, image = capture.retrieve()
-            number += 1
-            if good:
-                end, decoded = number, decoded + 1
-            if good and image is not None:
-                yield Item(from_array(image), path, frame=number - 1, kind="video", fps=fps, frames=frames)
+        frame_number = end = decoded = 0  # end: one past the last frame that could be decoded
+        while frame_number == end or (frame_number < (frames or 0) and frame_number - end < _MAX_CONSECUTIVE_DAMAGED):
+            success, image = capture.grab(), None
+            if success and frame_number % vid_stride == 0:
+                success, image = capture.retrieve()
+            frame_number += 1
+            if success:
+                end, decoded = frame_number, decoded + 1
+            if success and image is not None:
+                yield Item(from_array(image), path, frame=frame_number - 1, kind="video", fps=fps, frames=frames)
     finally:
         capture.release()
     if not decoded:
@@ -60,26 +60,26 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
         logger.warning("%s ended after %d of the %d frames that its header declares", path, end, frames)
 
 
-def announced(capture: Any) -> tuple[int | None, float | None]:
+def frame_count_and_fps(capture: Any) -> tuple[int | None, float | None]:
     """Return (number of frames, frames per second) from the header of a capture; None for a missing value."""
     import cv2
 
-    count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    num_frames, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     return (
-        int(count) if math.isfinite(count) and 0 < count < 1e9 else None,
+        int(num_frames) if math.isfinite(num_frames) and 0 < num_frames < 1e9 else None,
         float(fps) if math.isfinite(fps) and 0 < fps < 1e6 else None,
     )
 
 
-def expected_frames(file: str, vid_stride: int) -> int | None:
+def expected_frame_count(file: str, vid_stride: int) -> int | None:
     """Return how many items `video_items` will yield according to the video's header, or None if it doesn't say."""
     import cv2
 
     if not os.path.isfile(file):
         return None
-    capture = cv2.VideoCapture(for_opencv(file))
+    capture = cv2.VideoCapture(opencv_path(file))
     try:
-        frames = announced(capture)[0] if capture.isOpened() else None
+        frames = frame_count_and_fps(capture)[0] if capture.isOpened() else None
     finally:
         capture.release()
     return None if frames is None else math.ceil(frames / vid_stride)

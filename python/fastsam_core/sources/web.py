@@ -33,22 +33,22 @@ def fetch(url: str, limit: int = MAX_IMAGE_BYTES, *, timeout: float = TIMEOUT, d
 
 def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> None:
     """Write the body of an http(s) response to an open binary file as it arrives. Errors are those of `fetch`."""
-    end = time.monotonic() + deadline
+    end_time = time.monotonic() + deadline
     with _open(url, timeout) as response:
-        announced = response.headers.get("Content-Length", "")
-        if announced.isdecimal() and int(announced) > limit:
-            raise ValueError(f"{url} holds {int(announced):,} bytes, more than the limit of {limit:,}")
+        content_length = response.headers.get("Content-Length", "")
+        if content_length.isdecimal() and int(content_length) > limit:
+            raise ValueError(f"{url} holds {int(content_length):,} bytes, more than the limit of {limit:,}")
         received = 0
         # `read1` returns what has arrived; `read` would block until the chunk is full and miss the deadline.
         while chunk := response.read1(_CHUNK):
             received += len(chunk)
             if received > limit:
                 raise ValueError(f"{url} holds more than the limit of {limit:,} bytes")
-            if time.monotonic() > end:
+            if time.monotonic() > end_time:
                 raise ConnectionError(f"{url}: only {received:,} bytes within {deadline:g} seconds")
             file.write(chunk)
-        if announced.isdecimal() and received != int(announced):
-            raise ConnectionError(f"{url}: the answer broke off after {received:,} of {int(announced):,} bytes")
+        if content_length.isdecimal() and received != int(content_length):
+            raise ConnectionError(f"{url}: the answer broke off after {received:,} of {int(content_length):,} bytes")
 
 
 def content_type(url: str, *, timeout: float = TIMEOUT) -> str:

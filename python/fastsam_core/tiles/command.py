@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from .._arguments import UsageError, check_keys
-from .._log import counted
+from .._log import format_count
 
 OPTIONS = {
     "source": "an image or GeoTIFF of any size; GeoTIFFs need the extra `geo`",
@@ -44,7 +44,7 @@ def run(values: dict[str, Any]) -> None:
         _check_georeference(source)
     objects = segment(source, **options)
     objects.save(output)
-    print(f"{counted(len(objects), 'object')} saved to {output}")
+    print(f"{format_count(len(objects), 'object')} saved to {output}")
 
 
 def _check_georeference(source: str) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from .._files import check_folder
-from ..base_tensor import select
+from .._files import check_writable
+from ..base_tensor import resolve_index
 from ..outlines import Outline, trace
 from ..runs import MaskRuns
 from . import run_algebra
@@ -122,7 +122,7 @@ class RasterObjects(Sequence[RasterObject]):
         For example, `objects[objects.areas > 500]`.
         """
         if not isinstance(index, int | np.integer):
-            return self._subset(np.arange(len(self))[select(index, len(self))])
+            return self._subset(np.arange(len(self))[resolve_index(index, len(self))])
         box = self.boxes[index]
         x1, y1, x2, y2 = box.tolist()
         return RasterObject(
@@ -182,7 +182,7 @@ class RasterObjects(Sequence[RasterObject]):
             raise ValueError(f"{os.fspath(path)!r} can't be created: {ancestor} is not a folder")
         if target.suffix.lower() not in SUFFIXES or target.is_dir():
             raise ValueError(f"objects are saved as a {', '.join(SUFFIXES)} file, not {os.fspath(path)!r}")
-        check_folder(target.parent)
+        check_writable(target.parent)
         return target
 
     def __repr__(self) -> str:

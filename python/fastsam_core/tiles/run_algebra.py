@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import ops
 from .._rle_algebra import INTERSECTION
-from ..outlines import runs_of
+from ..outlines import runs_from_rle
 from ..runs import MaskRuns, encode_counts
 from .grid import Box
 
@@ -30,7 +30,7 @@ def translate(runs: MaskRuns, dx: int, dy: int) -> MaskRuns:
 
 def from_rle(rle: RLE, left: int, top: int) -> MaskRuns:
     """Return the runs of a COCO RLE whose upper left pixel is at (left, top)."""
-    return translate(runs_of(rle), left, top)
+    return translate(runs_from_rle(rle), left, top)
 
 
 def to_rle(runs: MaskRuns, box: Box) -> RLE:

@@ -96,7 +96,7 @@ class ModelSegmenter:
                 yield [
                     TileMask(record["segmentation"], record["predicted_iou"], record["stability_score"])
                     for record in records
-                    if record["predicted_iou"] > config.conf_of(model)
+                    if record["predicted_iou"] > config.conf_for(model)
                 ]
 
 

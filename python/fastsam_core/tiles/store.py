@@ -57,7 +57,7 @@ class TileFiles:
             raise ValueError(f"work_dir must be a folder, but {self.folder} or a folder above it is a file") from None
         self._lock = _locks.open_file(self.folder / ".lock", os.O_CREAT)
         try:
-            if not _locks.lock(self._lock, self.folder):
+            if not _locks.try_lock(self._lock, self.folder):
                 raise ValueError(f"another process is segmenting tiles into {self.folder}; wait for it")
             self._check_settings()
             # A killed process may have left temporary files.

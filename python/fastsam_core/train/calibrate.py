@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .._files import check_folder
+from .._files import check_writable
 from .._log import logger
 from ..models.checkpoint import load_model
 from ..models.decoder_folded import FoldedImage
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"--{name} is {minimum} or more, not {getattr(options, name)}")
         if options.output.is_dir():
             raise ValueError(f"--output is a file to write, but {options.output} is a folder")
-        check_folder(options.output.parent)
+        check_writable(options.output.parent)
         model = load_model(options.model, options.device)
         data = SceneDataset(model.image_size, seed=options.seed + 1_000_003)
         samples = collect_iou_samples(model, data, options.pictures, options.prompts, options.seed, options.workers)

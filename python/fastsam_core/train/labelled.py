@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from .._log import logger
-from ..config import _number, _whole
+from ..config import _integer, _number
 from ..evaluate.datasets import Example, MaskDataset, open_dataset
 from ..preprocess import resized_shape
 from .mask_resizing import MaskPatch, resize_mask
@@ -64,7 +64,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         size: int,
         min_area: float = MIN_AREA,
     ) -> None:
-        self.size = _whole(32)("size", size)
+        self.size = _integer(32)("size", size)
         self.min_area = _number(0)("min_area", min_area)
         if self.min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")

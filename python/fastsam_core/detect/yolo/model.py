@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...model_facade import MAKING, ModelFacade, Summary
+from ...model_facade import CREATION_LOCK, ModelFacade, Summary
 from ...prediction_loop import Callback
 from ...results import Results
 from .flops import gflops
@@ -78,7 +78,7 @@ class YOLO(ModelFacade):
     predict = __call__
 
     def _prepare_predictor(self) -> YoloPredictor:
-        with MAKING:
+        with CREATION_LOCK:
             if self.predictor is None:
                 options = {**self._default_options, "model": self.loaded}
                 self.predictor = self._predictor_class(overrides=options, _callbacks=self.callbacks)

@@ -87,11 +87,11 @@ class YoloPredictor(PredictionLoop):
 
         def run_batch(batch: list[Item], writer: ResultWriter | None) -> list[Results]:
             with self._lock:
-                self._begin(batch)
+                self._begin_batch(batch)
                 results_of_batch = [postprocess(result) for result in self._predict(batch, loaded, config)]
-                return self._end(batch, results_of_batch, config, writer)
+                return self._end_batch(batch, results_of_batch, config, writer)
 
-        results = self._loop(source_items, config, run_batch)
+        results = self._run_loop(source_items, config, run_batch)
         return results if stream else list(results)
 
     def setup_model(self, model: Any = None, config: Config | None = None) -> LoadedNetwork:

@@ -39,7 +39,7 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     def prepared(native: bool) -> Any:
         image = model.prepare(embedding)
         if not native:
-            image._folded = FoldedImage(model.mask_decoder, image.embedding, image.position, image.no_mask)
+            image._image_decoder = FoldedImage(model.mask_decoder, image.embedding, image.position, image.no_mask)
         return image
 
     def masks(native: bool) -> Callable[[], Any]:
@@ -60,7 +60,7 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     for native in (False, True):
         with torch.inference_mode():
             image = prepared(native)
-            assert image.folded
+            assert image.image_decoder
 
         def one_click(image: Any = image) -> Any:
             with torch.inference_mode():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_gpu import GpuImage, serves_decoder
+from fastsam_core.models.decoder_gpu import GpuImage, can_use_decoder_kernels
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._attention.windows import partition, unpartition
 
@@ -198,7 +198,7 @@ def decode_work(context: Context, decoder_type: Any, prompts: int, mask_fraction
     """Decode prompts, then upscale three masks for `mask_fraction` of them. Preparing the image isn't timed."""
     prompts = context.size(prompts, 4)
     decoder, image, sparse = decoder_inputs(context, prompts)
-    if decoder_type is GpuImage and not context.tiny and not serves_decoder(decoder, *image):
+    if decoder_type is GpuImage and not context.tiny and not can_use_decoder_kernels(decoder, *image):
         raise Skipped("the kernels don't serve here; `fastsam doctor` says why")
     prepared, tokens = decoder_type(decoder, *image), image[0].shape[-1] ** 2
     masked_prompts = list(range(round(prompts * mask_fraction)))
@@ -272,7 +272,7 @@ def plain_decoder(context: Context) -> Workload:
 
 def decoder_check(context: Context) -> tuple[float, float]:
     decoder, image, sparse = decoder_inputs(context, 8)
-    decoder_type = GpuImage if serves_decoder(decoder, *image) or context.tiny else FoldedImage
+    decoder_type = GpuImage if can_use_decoder_kernels(decoder, *image) or context.tiny else FoldedImage
     rows, masks = [i for i in range(8) for _ in range(3)], [1, 2, 3] * 8
     ours = decoder_type(decoder, *image).decode(sparse, (1, 2, 3)).logits(rows, masks)
     reference_masks = decoder.predict_masks(image[0], image[1], sparse, image[2])[0]
@@ -285,7 +285,7 @@ def decoder_check(context: Context) -> tuple[float, float]:
 
 # For each operation: multiply-adds, and bytes of coefficients read and written, per image token and prompt.
 OPERATIONS = {
-    "decoder_first_look": (1_800, 0),
+    "decoder_first_token_to_image": (1_800, 0),
     "decoder_first_pass": (13_000, 2 * 57),
     "decoder_second_pass": (25_000, 2 * (57 + 114)),
     "decoder_upscale": (UPSCALE_MACS, 2 * 114 + 3 * 64),

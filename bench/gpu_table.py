@@ -8,8 +8,8 @@ from typing import Any
 from .summarise import RESULTS
 
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
-# Names of rows that are too detailed for the tables: parts of the decoder.
-_DECODER_PARTS = ("first_look", "first_pass", "second_pass", "upscale")
+# Names of rows that are too detailed for the tables: parts of the decoder; in older results the first is first_look.
+_DECODER_PARTS = ("first_token_to_image", "first_look", "first_pass", "second_pass", "upscale")
 # Rows that README.md shows, as (group, name).
 _HEADLINES = (
     ("everything", "sam_b, photo to RLE, bfloat16, 1024 at once"),

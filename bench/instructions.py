@@ -61,9 +61,9 @@ def operations(cpu: Any) -> dict[str, tuple[Call, float]]:
 
     gram = np.eye(ROWS, dtype=np.float32)[None] * 4
     values, state = draw(HEADS, PANELS * 16, 16), np.abs(draw(1, PANELS, 2 * ROWS + 2, 16)) / 4
-    attended, mixed = empty(1, HEADS, TOKENS, HEAD_DIM), empty(1, ROWS, ROWS)
+    attended, coefficient_sum = empty(1, HEADS, TOKENS, HEAD_DIM), empty(1, ROWS, ROWS)
     first_image = draw(PANELS, 4 * INNER, 16), values, np.abs(draw(PANELS, 16)) + 4, 1e-5
-    first = *first_image, vectors(), vectors(), gram, vectors(), square(), PANELS * 16, state, attended, mixed
+    first = *first_image, vectors(), vectors(), gram, vectors(), square(), PANELS * 16, state, attended, coefficient_sum
     second_image = draw(PANELS, 6 * INNER, 16), values, np.abs(draw(PANELS, 2, 16)) + 4, 9.0, 1e-5
     biases = [draw(1, ROWS) / 4 for _ in range(3)]
     tokens = vectors(), square(), biases[0], vectors(), gram, biases[1], vectors(), square(), biases[2], gram

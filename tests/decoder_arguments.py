@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsam_core.models.decoder_features import decoder_weights, features, place
+from fastsam_core.models.decoder_features import compute_features, derive_decoder_weights, project_position
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._decoder.chain import Chain
 from fastsam_core.ops._decoder.panels import to_panels
@@ -27,14 +27,14 @@ def cast(op: str, given: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]
     }.get(op, ())
     half = dtype in (torch.float16, torch.bfloat16)
 
-    def convert(x: Any, place: Any) -> Any:
+    def convert(x: Any, position: Any) -> Any:
         if isinstance(x, list) and x and isinstance(x[0], Tensor):
             return [convert(part, name) for part, name in zip(x, ImageParts._fields, strict=True)]
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
-        return x.to(torch.float32 if half and place in exact else dtype)
+        return x.to(torch.float32 if half and position in exact else dtype)
 
-    return tuple(convert(x, place) for place, x in enumerate(given))
+    return tuple(convert(x, position) for position, x in enumerate(given))
 
 
 def arguments_in(dtype: torch.dtype, op: str, **sizes: Any) -> tuple[Any, ...]:
@@ -47,8 +47,8 @@ def chain_of(given: tuple[Any, ...], outputs: int = 5) -> tuple[Chain, tuple[Any
 
     The first `outputs` tokens of the first prompt serve as the output tokens that all prompts share.
     """
-    tokens, weights, sizes, image, *of_image, chosen, state = given
-    chain = Chain(tokens[0, :outputs], weights, TokenSizes(*sizes), ImageParts(*image), *of_image)
+    tokens, weights, sizes, image, *image_args, chosen, state = given
+    chain = Chain(tokens[0, :outputs], weights, TokenSizes(*sizes), ImageParts(*image), *image_args)
     return chain, (tokens[:, outputs:], chosen, state)
 
 
@@ -76,7 +76,7 @@ def arguments(
     def panels(*shape: int) -> Tensor:
         return to_panels(draw(*shape))
 
-    if op == "decoder_first_look":
+    if op == "decoder_first_token_to_image":
         values = torch.zeros(heads, -(-length // 16) * 16, -(-width // 16) * 16)
         values[:, :length, :width] = draw(heads, length, width)
         return draw(heads, prompts * tokens, width), panels(length, heads * width), values, length
@@ -92,13 +92,13 @@ def arguments(
         return factor @ factor.mT
 
     if op == "decoder_upscale":
-        index, asked = torch.tensor([1, 0, 1, 0, 0]), torch.tensor([prompts - 1, 0])
+        index, selected = torch.tensor([1, 0, 1, 0, 0]), torch.tensor([prompts - 1, 0])
         middle, narrow, out = dim // 4, dim // 8, torch.zeros(5, 4 * grid[0], 4 * grid[1])
         state = panels(prompts, length, 2 * rows + 2)
         factors = draw(2, 4 * middle, 2 * rows + 2) / 8
         first = panels(length, 4 * middle), draw(4 * middle)
         steps = draw(middle), draw(middle), 1e-6, draw(4 * narrow, middle), draw(4 * narrow)
-        return state, asked, factors, index, draw(5, narrow), *first, *steps, *grid, out
+        return state, selected, factors, index, draw(5, narrow), *first, *steps, *grid, out
     values = torch.zeros(heads, -(-length // 16) * 16, -(-width // 16) * 16)
     values[:, :length, :width] = draw(heads, length, width)
     mix = [draw(prompts, rows, rows) / rows**0.5 for _ in range(3)]
@@ -109,10 +109,10 @@ def arguments(
         return *image, vectors(), vectors(), gram(), vectors(), mix[0], length, state
     image = panels(length, 6 * heads * width), values, panels(length, 2).abs() + 4, 9.0, 1e-5
     state = panels(prompts, length, 2 * rows + 2).abs() / 4
-    look = draw(prompts, heads, max(1, tokens - 2), width) / 4
-    look_mix = draw(prompts, look.shape[1] * look.shape[2], 2 * rows + 2) / rows**0.5
-    of_tokens = vectors(), mix[0], bias[0], vectors(), gram(), bias[1], vectors(), mix[1], bias[2], gram()
-    return *image, *of_tokens, look, look_mix, length, state
+    queries = draw(prompts, heads, max(1, tokens - 2), width) / 4
+    queries_mix = draw(prompts, queries.shape[1] * queries.shape[2], 2 * rows + 2) / rows**0.5
+    token_operands = vectors(), mix[0], bias[0], vectors(), gram(), bias[1], vectors(), mix[1], bias[2], gram()
+    return *image, *token_operands, queries, queries_mix, length, state
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -135,16 +135,22 @@ def _of_prompts(
     assert isinstance(decoder, MaskDecoder)
     length = grid[0] * grid[1]
     source, position = torch.randn(2, length, dim, generator=generator)
-    weights = decoder_weights(decoder)
-    of_image = features(weights, source, place(weights, position))
-    given = torch.randn(prompts, tokens, dim, generator=generator)
+    weights = derive_decoder_weights(decoder)
+    image_features = compute_features(weights, source, project_position(weights, position))
+    input_tokens = torch.randn(prompts, tokens, dim, generator=generator)
     if op == "decoder_prompts":
         chosen = [0, *range(1, tokens, 2)]
         state = torch.zeros(prompts, -(-length // 16), 2 * heads * tokens + 2, 16)
-        own = weights.weights, list(weights.sizes), list(of_image.image), weights.constant, weights.eps
-        return given, *own, heads, length, chosen, state
-    own = torch.randn(2, prompts, heads, tokens, dim // 2 // heads, generator=generator)
+        tail = (
+            weights.token_weights,
+            list(weights.token_sizes),
+            list(image_features.parts),
+            weights.constant,
+            weights.eps,
+        )
+        return input_tokens, *tail, heads, length, chosen, state
+    token_values = torch.randn(2, prompts, heads, tokens, dim // 2 // heads, generator=generator)
     final = torch.randn(prompts, 3, dim, generator=generator)
-    asked, index = torch.tensor([prompts - 1, 0]), torch.tensor([1, 0, 1, 0, 0])
+    selected, index = torch.tensor([prompts - 1, 0]), torch.tensor([1, 0, 1, 0, 0])
     pairs, layers = (index, torch.tensor([0, 1, 1, 0, 0])), (weights.mask_layers, weights.mask_sizes)
-    return final, own[0], own[1], asked, *pairs, [3, 1], *layers, *weights.enlarge_mix
+    return final, token_values[0], token_values[1], selected, *pairs, [3, 1], *layers, *weights.conv1_mix

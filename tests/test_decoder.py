@@ -15,7 +15,7 @@ from decoder_arguments import arguments, randomised
 from fastsam_core import ops
 from fastsam_core.models import registry
 from fastsam_core.models.decoder_folded import FoldedImage
-from fastsam_core.models.decoder_tiled import PROMPTS_KEPT, TiledImage
+from fastsam_core.models.decoder_tiled import MAX_CACHED_PROMPTS, TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.ops._decoder.panels import from_panels
 from fastsam_core.ops._decoder.weights import mask_shapes
@@ -23,8 +23,8 @@ from fastsam_core.ops._native import cpu_module
 from fastsam_core.ops._threads import thread_count
 from siblings import each_sibling, use_sibling
 
-LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
-OPS = (*LOOKS, "decoder_prompts", "decoder_mask_factors")
+IMAGE_OPS = ("decoder_first_token_to_image", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
+OPS = (*IMAGE_OPS, "decoder_prompts", "decoder_mask_factors")
 SMALL = {"heads": 4, "prompts": 3, "tokens": 7, "dim": 64, "grid": (5, 7)}
 
 
@@ -92,9 +92,9 @@ def test_is_as_accurate_as_the_plain_decoder_at_full_size(sibling: str, monkeypa
 
 @each_sibling
 @torch.no_grad()
-def test_equals_the_plain_decoder_on_images_of_several_stretches(sibling: str, monkeypatch: Any) -> None:
+def test_equals_the_plain_decoder_on_images_of_several_spans(sibling: str, monkeypatch: Any) -> None:
     use_sibling(monkeypatch, sibling)
-    compare(decoder_of(64, 4), (2, 300), 1, 21)  # the last stretch is short
+    compare(decoder_of(64, 4), (2, 300), 1, 21)  # the last span is short
 
 
 @pytest.mark.parametrize("prompts", [0, 1, 5, 64])
@@ -114,7 +114,7 @@ def run(call: Callable[..., Any], op: str, given: tuple[Any, ...]) -> list[Tenso
         return list(result)
     if op == "decoder_prompts":
         return [*result, from_panels(given[-1], given[7])]
-    if op == "decoder_first_look":
+    if op == "decoder_first_token_to_image":
         return [result]
     if op == "decoder_upscale":
         return [given[-1]]
@@ -149,9 +149,9 @@ def test_siblings_agree(sibling: str, op: str, size: dict[str, Any]) -> None:
 @each_sibling
 def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str) -> None:
     given = list(arguments(op, **SMALL))
-    keys, look = (4, 7) if op == "decoder_first_pass" else (5, 15)
+    keys, queries = (4, 7) if op == "decoder_first_pass" else (5, 15)
     large = [*given]
-    large[keys], large[look] = given[keys] * 1e4, given[look] * 1e4
+    large[keys], large[queries] = given[keys] * 1e4, given[queries] * 1e4
     for result in run(ops.siblings(op)[sibling], op, tuple(large)):
         assert bool(result.isfinite().all())
     for value in (float("nan"), float("inf"), -float("inf")):
@@ -181,14 +181,14 @@ def test_wrong_arguments_are_value_errors(sibling: str, op: str) -> None:
 
 @each_sibling
 def test_upscale_refuses_prompt_indices_out_of_range(sibling: str) -> None:
-    state, asked, factors, index, *rest = arguments("decoder_upscale", **SMALL)
+    state, selected, factors, index, *rest = arguments("decoder_upscale", **SMALL)
     upscale = ops.siblings("decoder_upscale")[sibling]
     for wrong in (-1, 2):
-        with pytest.raises(ValueError, match="index must be indices of the prompts in asked"):
-            upscale(state, asked, factors, index.clone().fill_(wrong), *rest)
+        with pytest.raises(ValueError, match="index must be indices of the prompts in selected"):
+            upscale(state, selected, factors, index.clone().fill_(wrong), *rest)
     for wrong in (-1, SMALL["prompts"]):
-        with pytest.raises(ValueError, match="asked must be indices of the prompts that were decoded"):
-            upscale(state, asked.clone().fill_(wrong), factors, index, *rest)
+        with pytest.raises(ValueError, match="selected must be indices of the prompts that were decoded"):
+            upscale(state, selected.clone().fill_(wrong), factors, index, *rest)
 
 
 @each_sibling
@@ -232,22 +232,22 @@ def test_mask_factors_refuse_tokens_without_channels(sibling: str) -> None:
 @torch.no_grad()
 def test_masks_made_while_decoding_equal_those_made_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.models.decoder_tiled.PROMPTS_PER_CHUNK", 8)
-    decoder, count = decoder_of(64, 4), PROMPTS_KEPT + 11
+    decoder, count = decoder_of(64, 4), MAX_CACHED_PROMPTS + 11
     embedding, position, dense = inputs(64, (6, 6))
     sparse = torch.randn(count, 2, 64)
     image = TiledImage(decoder, embedding, position, dense)
     folded = FoldedImage(decoder, embedding, position, dense).decode(sparse)
     later, iou = image.decode(sparse), folded.predicted_iou()
-    above = float(iou[:, 1:].median())
-    at_once = image.decode(sparse, (1, 2, 3), above)
+    iou_threshold = float(iou[:, 1:].median())
+    at_once = image.decode(sparse, (1, 2, 3), iou_threshold)
     torch.testing.assert_close(later.predicted_iou(), iou, rtol=1e-4, atol=1e-5)
-    wanted = torch.tensor([count - 1, 0, 7, 8, PROMPTS_KEPT, 3, 0])
+    wanted = torch.tensor([count - 1, 0, 7, 8, MAX_CACHED_PROMPTS, 3, 0])
     masks = torch.tensor([1, 2, 3, 0, 1, 2, 2])
     expected = folded.logits(wanted, masks)
     for decoded in (later, at_once):
         torch.testing.assert_close(decoded.logits(wanted, masks), expected, rtol=1e-4, atol=1e-5)
         assert decoded.logits([], []).shape == (0, 24, 24)
-    pairs = (at_once.predicted_iou()[:, 1:] > above).nonzero()
+    pairs = (at_once.predicted_iou()[:, 1:] > iou_threshold).nonzero()
     in_order = at_once.logits(pairs[:, 0], pairs[:, 1] + 1)
     torch.testing.assert_close(in_order, folded.logits(pairs[:, 0], pairs[:, 1] + 1), rtol=1e-4, atol=1e-5)
     assert len(pairs) and in_order.data_ptr() == at_once.logits(pairs[:1, 0], pairs[:1, 1] + 1).data_ptr()
@@ -260,7 +260,7 @@ def test_folded_decoding_equals_plain_for_any_chunk_size(monkeypatch: pytest.Mon
     plain, plain_iou = decoder.predict_masks(given[0], given[1], sparse, given[2])
     prompts, masks = torch.tensor([7, 0, 3, 7, 2, 6, 7]), torch.tensor([1, 2, 3, 0, 1, 2, 1])
     for together in ((4, 1), (3, 2), (32, 16)):  # decoded, and upscaled
-        monkeypatch.setattr("fastsam_core.models.decoder_folded._ON_CPU", together)
+        monkeypatch.setattr("fastsam_core.models.decoder_folded._CPU_CHUNK_SIZES", together)
         decoded = FoldedImage(decoder, *given).decode(sparse)
         torch.testing.assert_close(decoded.predicted_iou(), plain_iou, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(decoded.logits(prompts, masks), plain[prompts, masks], rtol=1e-4, atol=1e-4)
@@ -272,7 +272,7 @@ def test_decoder_with_hooks_falls_back_to_pytorch(caplog: pytest.LogCaptureFixtu
     model = registry.build("sam_nano").eval()
     embedding = torch.zeros(1, model.prompt_encoder.embed_dim, *[model.prompt_encoder.grid_size] * 2)
     if cpu_module is not None:
-        assert isinstance(model.prepare(embedding).folded, TiledImage)
+        assert isinstance(model.prepare(embedding).image_decoder, TiledImage)
     seen: list[Tensor] = []
     model.mask_decoder.iou_prediction_head.register_forward_hook(lambda module, args, result: seen.append(result))
     prepared = [model.prepare(embedding) for _ in range(2)][1]
@@ -280,7 +280,7 @@ def test_decoder_with_hooks_falls_back_to_pytorch(caplog: pytest.LogCaptureFixtu
     assert message.startswith("MaskDecoder has hooks")
     low_res, iou = model.decode_prompts(prepared, torch.rand(2, 1, 2) * 100, torch.ones(2, 1))
     expected = model.mask_scoring.predicted_iou(torch.cat(seen)[:, :1], low_res)
-    assert prepared.folded is None and torch.equal(expected, iou)
+    assert prepared.image_decoder is None and torch.equal(expected, iou)
 
 
 @torch.no_grad()
@@ -290,10 +290,10 @@ def test_buffers_of_image_tokens_are_reused_but_results_kept(monkeypatch: pytest
     image = TiledImage(decoder, *inputs(64, (6, 6)))
     image.decode(torch.randn(16, 2, 64), (0,))  # two chunks of 8 prompts
     # One buffer for each thread that decoded a chunk.
-    spares = {(spare.data_ptr(), len(spare)) for spare in image._spare}
+    buffers = {(buffer.data_ptr(), len(buffer)) for buffer in image._free_buffers}
     for count in (1, 8, 3):
         image.decode(torch.randn(count, 2, 64), (0,))
-        assert {(spare.data_ptr(), len(spare)) for spare in image._spare} == spares
+        assert {(buffer.data_ptr(), len(buffer)) for buffer in image._free_buffers} == buffers
     image.decode(torch.randn(40, 2, 64))  # all masks: their image tokens are kept and must not be overwritten
     kept = image.decode(torch.randn(3, 2, 64))
     expected = kept.logits([0, 2], [1, 1]).clone()

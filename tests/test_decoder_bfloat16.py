@@ -38,8 +38,8 @@ def upscale(sibling: str, given: tuple[Any, ...]) -> Tensor:
 
 
 def with_bfloat16_matrices(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Convert both matrices, `factors` and `enlarge_more`, to bfloat16."""
-    return tuple(x.to(BF16) if place in (2, 10) else x for place, x in enumerate(given))
+    """Convert both matrices, `factors` and `conv2`, to bfloat16."""
+    return tuple(x.to(BF16) if position in (2, 10) else x for position, x in enumerate(given))
 
 
 def in_float64(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -60,7 +60,7 @@ def check_error(sibling: str, given: tuple[Any, ...]) -> None:
     "size",
     [
         SIZE,
-        {**SIZE, "heads": 8, "dim": 256, "grid": (9, 65)},  # over several stretches
+        {**SIZE, "heads": 8, "dim": 256, "grid": (9, 65)},  # over several spans
         {**SIZE, "heads": 1, "dim": 12, "grid": (1, 17)},  # an odd number of channels
         {**SIZE, "heads": 3, "dim": 24, "tokens": 1, "grid": (2, 8)},
     ],
@@ -73,11 +73,11 @@ def test_errors_are_at_most_twice_the_references(sibling: str, size: dict[str, A
 @each_set
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 9])
 def test_masks_of_a_prompt_do_not_depend_on_their_number(sibling: str, count: int) -> None:
-    state, asked, factors, _, _, *rest, out = arguments(OP, **SIZE)
+    state, selected, factors, _, _, *rest, out = arguments(OP, **SIZE)
     generator = torch.Generator().manual_seed(2)
     index = torch.ones(count, dtype=torch.long)
     weights = torch.randn(count, 8, generator=generator)
-    given = state, asked, factors, index, weights, *rest, out[:1].expand(count, -1, -1).contiguous()
+    given = state, selected, factors, index, weights, *rest, out[:1].expand(count, -1, -1).contiguous()
     if not count:
         assert upscale(sibling, with_bfloat16_matrices(given)).shape == out[:0].shape
         return
@@ -104,7 +104,7 @@ def test_same_bits_for_any_number_of_threads(sibling: str) -> None:
 def test_nan_and_infinity_stay_within_their_image_token(sibling: str, value: float) -> None:
     state, *rest = with_bfloat16_matrices(arguments(OP, **SIZE))
     clean = upscale(sibling, (state, *rest))
-    state[0, 0, 3, 9] = value  # token 9 (row 1, column 2) of state 0, which belongs to the second prompt of `asked`
+    state[0, 0, 3, 9] = value  # token 9 (row 1, column 2) of state 0, which belongs to the second prompt of `selected`
     given = upscale(sibling, (state, *rest))
     of_prompt = rest[2] == 1
     assert not given[of_prompt, 4:8, 8:12].isfinite().any()
@@ -115,7 +115,7 @@ def test_nan_and_infinity_stay_within_their_image_token(sibling: str, value: flo
 @pytest.mark.parametrize("places", [(2,), (10,)])
 def test_matrices_of_different_dtypes_are_refused(places: tuple[int, ...]) -> None:
     given = tuple(x.to(BF16) if i in places else x for i, x in enumerate(arguments(OP, **SIZE)))
-    with pytest.raises(ValueError, match=r"(factors|enlarge_more) must be torch"):
+    with pytest.raises(ValueError, match=r"(factors|conv2) must be torch"):
         ops.decoder_upscale(*given)
     half = tuple(x.half() if i in (2, 10) else x for i, x in enumerate(arguments(OP, **SIZE)))
     with pytest.raises(ValueError, match=r"factors must be torch\.float32, not torch\.float16"):
@@ -141,7 +141,7 @@ def test_logits_are_rounded_and_predicted_iou_is_not(sibling: str, monkeypatch: 
     use_sibling(monkeypatch, sibling)
     model = nano()
     plain, rounded = model.prepare(EMBEDDING), model.prepare(EMBEDDING, matrices=BF16)
-    assert isinstance(rounded.folded, TiledImage) and rounded.dtype == F32
+    assert isinstance(rounded.image_decoder, TiledImage) and rounded.dtype == F32
     exact, iou = model._decode(plain, *PROMPTS, None, None, 5, True)
     logits, same_iou = model._decode(rounded, *PROMPTS, None, None, 5, True)
     assert torch.equal(iou, same_iou) and logits.dtype == F32
@@ -161,7 +161,7 @@ def test_matrices_dtype_is_ignored_by_pytorchs_decoding() -> None:
     same = [cast.decode_prompts(cast.prepare(EMBEDDING, None, kind), *PROMPTS) for kind in (BF16, F32)]
     model.mask_decoder.transformer.blocks[0].mlp.register_forward_hook(lambda *_: None)
     image = model.prepare(EMBEDDING, matrices=BF16)
-    assert image.folded is None, "the decoder itself is called"
+    assert image.image_decoder is None, "the decoder itself is called"
     same += [model.decode_prompts(given, *PROMPTS) for given in (image, EMBEDDING)]
     for given, expected in zip(same[::2], same[1::2], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))

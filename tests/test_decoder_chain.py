@@ -85,15 +85,15 @@ def test_precomputed_chain_of_an_image_equals_the_operation(
 @each_form
 @each_half
 @pytest.mark.parametrize("tokens", [1, 7, 8])
-def test_laid_out_factors_equal_those_of_the_operation(sibling: str, dtype: torch.dtype, tokens: int) -> None:
+def test_packed_factors_equal_those_of_the_operation(sibling: str, dtype: torch.dtype, tokens: int) -> None:
     given = arguments_in(dtype, "decoder_mask_factors", **{**SIZE, "prompts": 3, "tokens": tokens})
     with _native_cuda.use_module(module_of(sibling)):
-        (factors, weights), (laid_out, same) = (
-            cuda.mask_factors(*moved_for(given, sibling), laid_out=laid_out) for laid_out in (False, True)
+        (factors, weights), (packed, same) = (
+            cuda.mask_factors(*moved_for(given, sibling), packed=packed) for packed in (False, True)
         )
     rows = 16 * tokens + 2
     expected = matrices(F.pad(factors, (0, (128 if rows <= 128 else 160) - rows)))
-    assert torch.equal(laid_out.flatten(), expected.flatten()) and torch.equal(weights, same)
+    assert torch.equal(packed.flatten(), expected.flatten()) and torch.equal(weights, same)
 
 
 @needs_module
@@ -134,13 +134,13 @@ def test_many_rows_of_wide_layers_give_the_same_as_few(sibling: str, count: int,
     sizes = [*hidden, 32]
     size = mask_shapes(256, *sizes)[1]
     layers = (torch.randn(4, size, generator=generator) / 16).bfloat16()
-    asked, index, column = torch.arange(count) % 3, torch.arange(count - 1, -1, -1), torch.arange(count) % 4
+    selected, index, column = torch.arange(count) % 3, torch.arange(count - 1, -1, -1), torch.arange(count) % 4
     weights = [2, 0, 3, 1], layers, sizes, first, second, rest
-    given = final, *owns, asked, index, column, *weights
+    given = final, *owns, selected, index, column, *weights
     check_mean_errors(sibling, "decoder_mask_factors", [given])
     call = ops.siblings("decoder_mask_factors")[sibling]
     factors, found = call(*given)
-    few_factors, few = call(final, *owns, asked[-10:], torch.arange(9, -1, -1), column[:10], *weights)
+    few_factors, few = call(final, *owns, selected[-10:], torch.arange(9, -1, -1), column[:10], *weights)
     assert torch.equal(factors[-10:], few_factors) and torch.equal(found[:10], few)
     if sibling == EMULATED:
         with threads_backwards():
@@ -209,16 +209,16 @@ def test_zero_prompts_or_masks_give_empty_results(sibling: str) -> None:
     results = ops.siblings("decoder_prompts")[sibling](tokens[:0], *given, state[:0])
     assert [x.shape for x in results] == [(0, 4, 256), (0, 4), (0, 8, 7, 16), (0, 8, 7, 16)]
     call = ops.siblings("decoder_mask_factors")[sibling]
-    *own, asked, index, column, masks, layers, sizes, first, second, rest = arguments_in(
+    *token_args, selected, index, column, masks, layers, sizes, first_mix, second_mix, constant_mix = arguments_in(
         torch.float16, "decoder_mask_factors", **SIZE
     )
-    weights = masks, layers, sizes, first, second, rest
-    factors, found = call(*own, asked[:0], index[:0], column[:0], *weights)
+    weights = masks, layers, sizes, first_mix, second_mix, constant_mix
+    factors, found = call(*token_args, selected[:0], index[:0], column[:0], *weights)
     assert factors.shape == (0, 256, 114) and found.shape == (0, 32)
-    factors, found = call(*own, asked, index[:0], column[:0], *weights)
-    assert torch.equal(factors, call(*own, asked, index, column, *weights)[0]) and found.shape == (0, 32)
-    final, *others = own
-    factors, found = call(final[:, :1], *others, asked, index[:0], column[:0], [], *weights[1:])
+    factors, found = call(*token_args, selected, index[:0], column[:0], *weights)
+    assert torch.equal(factors, call(*token_args, selected, index, column, *weights)[0]) and found.shape == (0, 32)
+    final, *others = token_args
+    factors, found = call(final[:, :1], *others, selected, index[:0], column[:0], [], *weights[1:])
     assert factors.shape == (2, 256, 114) and found.shape == (0, 32)
 
 
@@ -226,8 +226,8 @@ def test_zero_prompts_or_masks_give_empty_results(sibling: str) -> None:
 @each_half
 @each_form
 def test_nan_and_large_numbers_do_not_change_other_prompts(sibling: str, dtype: torch.dtype) -> None:
-    # A single panel of image tokens: over several, prompts that share a warp of the first look change each other's last
-    # bits when one of them makes the warp rescale its sums.
+    # A single panel of image tokens: over several, prompts that share a warp of the first token-to-image attention
+    # change each other's last bits when one of them makes the warp rescale its sums.
     tokens, *given, state = arguments_in(dtype, "decoder_prompts", **{**SIZE, "grid": (1, 15)})
     call = ops.siblings("decoder_prompts")[sibling]
     expected = run(call, "decoder_prompts", (tokens, *given, state))
@@ -242,25 +242,25 @@ def test_nan_and_large_numbers_do_not_change_other_prompts(sibling: str, dtype: 
 @pytest.mark.parametrize("wrong", [-1, 2, 2**62, -(2**63)])
 def test_indices_out_of_range_do_not_affect_other_results(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors on the CPU are checked. On a GPU, where that would wait for the device, kernels clamp indices instead."""
-    *own, asked, index, column, masks, layers, sizes, first, second, rest = arguments_in(
+    *token_args, selected, index, column, masks, layers, sizes, first_mix, second_mix, constant_mix = arguments_in(
         torch.float16, "decoder_mask_factors", **SIZE
     )
     call = ops.siblings("decoder_mask_factors")[EMULATED]
-    weights = masks, layers, sizes, first, second, rest
-    expected = call(*own, asked, index, column, *weights)
+    weights = masks, layers, sizes, first_mix, second_mix, constant_mix
+    expected = call(*token_args, selected, index, column, *weights)
     for which in range(3):
-        numbers = [asked.clone(), index.clone(), column.clone()]
-        numbers[which][1] = wrong
+        indices = [selected.clone(), index.clone(), column.clone()]
+        indices[which][1] = wrong
         with pytest.raises(ValueError, match="must be from 0"):
-            call(*own, *numbers, *weights)
+            call(*token_args, *indices, *weights)
     with monkeypatch.context() as without:
-        without.setattr(cuda, "check_numbers", lambda *given: None)
+        without.setattr(cuda, "check_indices", lambda *given: None)
         for which in range(3):
-            numbers = [asked.clone(), index.clone(), column.clone()]
-            numbers[which][1] = wrong
-            factors, found = call(*own, *numbers, *weights)
+            indices = [selected.clone(), index.clone(), column.clone()]
+            indices[which][1] = wrong
+            factors, found = call(*token_args, *indices, *weights)
             assert torch.equal(factors[0], expected[0][0])
-            assert torch.equal(found[3:], expected[1][3:])  # weights of the prompt that `asked` names first
+            assert torch.equal(found[3:], expected[1][3:])  # weights of the prompt that `selected` names first
 
 
 @needs_module

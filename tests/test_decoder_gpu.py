@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_map_only
 import cuda_emulation
 from decoder_arguments import arguments_in
 from fastsam_core.models import decoder_gpu, prepared_image, registry
-from fastsam_core.models.decoder_features import prepared
+from fastsam_core.models.decoder_features import prepare_decoder
 from fastsam_core.models.decoder_folded import DecodedPrompts, FoldedImage
-from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, serves_decoder
+from fastsam_core.models.decoder_gpu import GpuImage, GpuPrompts, can_use_decoder_kernels
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder
 from fastsam_core.models.prepared_image import PreparedImage
@@ -162,14 +162,16 @@ def test_gpu_image_is_used_only_where_kernels_serve(monkeypatch: pytest.MonkeyPa
     model = registry.build("sam_nano").eval()
     grid, channels = model.image_size // 16, model.prompt_encoder.embed_dim
     embedding = torch.randn(1, channels, grid, grid)
-    assert isinstance(model.prepare(embedding).folded, FoldedImage | TiledImage)
-    assert not serves_decoder(model.mask_decoder, embedding)
+    assert isinstance(model.prepare(embedding).image_decoder, FoldedImage | TiledImage)
+    assert not can_use_decoder_kernels(model.mask_decoder, embedding)
     decoder, given, _ = decoder_and_inputs(torch.float16)
-    assert not serves_decoder(decoder, *given)  # on the CPU
-    monkeypatch.setattr(prepared_image, "serves_decoder", lambda *given: True)
+    assert not can_use_decoder_kernels(decoder, *given)  # on the CPU
+    monkeypatch.setattr(prepared_image, "can_use_decoder_kernels", lambda *given: True)
     monkeypatch.setattr(prepared_image, "can_use_native", lambda *given: False)
     image = model.prepare(embedding)
-    assert isinstance(image.folded, GpuImage) and image.folded is image.folded is image.form_for(1)
+    assert isinstance(
+        image.image_decoder, GpuImage
+    ) and image.image_decoder is image.image_decoder is image.image_decoder_for(1)
     points, labels = torch.rand(5, 1, 2) * model.image_size, torch.ones(5, 1)
     ours, iou = model.decode_prompts(image, points, labels, multimask_output=True)
     monkeypatch.undo()
@@ -185,13 +187,13 @@ def test_few_float32_prompts_use_the_plain_decoder_on_a_gpu(kind: Any, monkeypat
     model.set_image_size(64)
     embedding, points = torch.randn(1, model.prompt_encoder.embed_dim, 4, 4), 64 * torch.rand(5, 1, 2)
     monkeypatch.setattr(prepared_image, "_on_gpu", lambda embedding: True)
-    monkeypatch.setattr(PreparedImage, "_kind", lambda image: kind)
+    monkeypatch.setattr(PreparedImage, "_image_decoder_type", lambda image: kind)
     image = model.prepare(embedding)
-    image.get_ready()
+    image.warm_up()
     few, _ = model.decode_prompts(image, points[:4], torch.ones(4, 1), multimask_output=True)
-    assert image._folded is None
+    assert image._image_decoder is None
     many, _ = model.decode_prompts(image, points, torch.ones(5, 1), multimask_output=True)
-    assert isinstance(image._folded, kind)
+    assert isinstance(image._image_decoder, kind)
     torch.testing.assert_close(few, many[:4], rtol=1e-3, atol=1e-3)
 
 
@@ -201,14 +203,14 @@ def test_form_made_during_graph_capture_is_not_cached(kind: Any, monkeypatch: py
     model = registry.build("sam_nano").eval()
     model.set_image_size(64)
     image = model.prepare(torch.randn(1, model.prompt_encoder.embed_dim, 4, 4))
-    monkeypatch.setattr(PreparedImage, "_kind", lambda image: kind)
-    monkeypatch.setattr(prepared_image, "capturing", lambda: True)
-    assert isinstance(image.folded, kind) and image.folded is not image.folded
-    monkeypatch.setattr(prepared_image, "capturing", lambda: False)
-    image.get_ready()
-    monkeypatch.setattr(prepared_image, "capturing", lambda: True)
-    assert image.folded is image.folded
-    assert kind is FoldedImage or "_ready" in vars(image.folded)
+    monkeypatch.setattr(PreparedImage, "_image_decoder_type", lambda image: kind)
+    monkeypatch.setattr(prepared_image, "is_capturing", lambda: True)
+    assert isinstance(image.image_decoder, kind) and image.image_decoder is not image.image_decoder
+    monkeypatch.setattr(prepared_image, "is_capturing", lambda: False)
+    image.warm_up()
+    monkeypatch.setattr(prepared_image, "is_capturing", lambda: True)
+    assert image.image_decoder is image.image_decoder
+    assert kind is FoldedImage or "_prepared" in vars(image.image_decoder)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -246,7 +248,7 @@ def test_on_a_gpu_it_is_as_accurate_as_the_plain_decoder(dtype: torch.dtype) -> 
 @torch.no_grad()
 def test_on_a_gpu_a_narrower_decoder_is_as_accurate(dtype: torch.dtype, dim: int) -> None:
     decoder, given, _ = decoder_and_inputs(dtype, "cuda", dim=dim)
-    assert serves_decoder(decoder, *given)
+    assert can_use_decoder_kernels(decoder, *given)
     check_accuracy(dtype, "cuda", (PROMPTS, 1), dim)
 
 
@@ -271,7 +273,7 @@ def test_on_a_gpu_a_thousand_prompts_give_the_same_as_few(dtype: torch.dtype) ->
 @torch.no_grad()
 def test_on_a_gpu_nothing_synchronises_and_repeats_are_equal(count: int, dtype: torch.dtype) -> None:
     decoder, given, sparse = decoder_and_inputs(dtype, "cuda")
-    assert serves_decoder(decoder, *given)
+    assert can_use_decoder_kernels(decoder, *given)
 
     def run() -> Tensor:
         decoded = GpuImage(decoder, *given).decode(sparse[:count], (1, 2, 3))
@@ -306,7 +308,7 @@ def test_on_a_gpu_decoding_can_be_captured_in_a_graph(count: int, dtype: torch.d
 def test_on_a_gpu_another_stream_waits_for_prepared_features() -> None:
     decoder, given, sparse = decoder_and_inputs(torch.bfloat16, "cuda")
     expected = GpuImage(decoder_and_inputs(torch.bfloat16, "cuda")[0], *given).decode(sparse).predicted_iou()
-    prepared(decoder, for_gpu=True)
+    prepare_decoder(decoder, for_gpu=True)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(50_000_000)  # some tens of milliseconds

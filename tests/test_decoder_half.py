@@ -18,7 +18,7 @@ from fastsam_core import ops
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._decoder import cuda
 from siblings import EMULATED, names_of, threads_backwards
-from test_decoder import LOOKS, run
+from test_decoder import IMAGE_OPS, run
 
 CUDA = [name for name in names_of("decoder_upscale") if name.startswith("cuda")]
 
@@ -68,7 +68,7 @@ def check_mean_errors(sibling: str, op: str, draws: list[tuple[Any, ...]]) -> No
 
 @each_form
 @each_dtype
-@pytest.mark.parametrize("op", LOOKS)
+@pytest.mark.parametrize("op", IMAGE_OPS)
 @pytest.mark.parametrize(
     "size",
     [
@@ -112,23 +112,23 @@ def test_many_prompts_share_blocks_and_give_the_same(sibling: str, op: str) -> N
 @each_form
 def test_many_masks_equal_few_though_blocks_are_larger(sibling: str) -> None:
     size = {**SIZE, "grid": (1, 265)}  # 17 panels; a block takes more of them when there are many masks
-    state, asked, factors, _, weights, *rest = arguments_in(torch.bfloat16, "decoder_upscale", **size)
+    state, selected, factors, _, weights, *rest = arguments_in(torch.bfloat16, "decoder_upscale", **size)
     upscale, numbers = ops.siblings("decoder_upscale")[sibling], torch.arange(128)
     out = torch.full((128, *rest[-1].shape[1:]), torch.nan)
-    given = asked[numbers % 2], factors[numbers % 2], numbers, weights[numbers % 5]
+    given = selected[numbers % 2], factors[numbers % 2], numbers, weights[numbers % 5]
     upscale(state, *given, *rest[:-1], out)
     expected = torch.full_like(out[-10:], torch.nan)
-    upscale(state, asked, factors, numbers[-10:] % 2, weights[numbers[-10:] % 5], *rest[:-1], expected)
+    upscale(state, selected, factors, numbers[-10:] % 2, weights[numbers[-10:] % 5], *rest[:-1], expected)
     assert torch.equal(out[-10:], expected)
 
 
 @each_form
 @each_dtype
-def test_second_pass_accepts_looks_of_any_width(sibling: str, dtype: torch.dtype) -> None:
-    *given, look, look_mix, length, state = arguments_in(dtype, "decoder_second_pass", **SIZE)
-    rows = look_mix.unflatten(1, look.shape[1:3])
+def test_second_pass_accepts_any_number_of_query_tokens(sibling: str, dtype: torch.dtype) -> None:
+    *given, queries, queries_mix, length, state = arguments_in(dtype, "decoder_second_pass", **SIZE)
+    rows = queries_mix.unflatten(1, queries.shape[1:3])
     for width in range(1, 6):
-        narrower = look[:, :, :width].contiguous(), rows[:, :, :width].flatten(1, 2)
+        narrower = queries[:, :, :width].contiguous(), rows[:, :, :width].flatten(1, 2)
         check_errors(sibling, "decoder_second_pass", (*given, *narrower, length, state))
 
 
@@ -136,24 +136,24 @@ def test_second_pass_accepts_looks_of_any_width(sibling: str, dtype: torch.dtype
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
 def test_upscale_accepts_any_number_of_masks(sibling: str, count: int, dtype: torch.dtype) -> None:
-    state, asked, factors, _, weights, *rest = arguments_in(dtype, "decoder_upscale", **SIZE)
+    state, selected, factors, _, weights, *rest = arguments_in(dtype, "decoder_upscale", **SIZE)
     generator = torch.Generator().manual_seed(2)
     index = torch.randint(0, 2, (count,), generator=generator)
     weights = torch.randn(count, 32, generator=generator).to(dtype)
     out = torch.full((count, *rest[-1].shape[1:]), torch.nan)
-    check_errors(sibling, "decoder_upscale", (state, asked, factors, index, weights, *rest[:-1], out))
+    check_errors(sibling, "decoder_upscale", (state, selected, factors, index, weights, *rest[:-1], out))
 
 
 @each_form
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_masks_with_wrong_indices_are_nan_and_others_unchanged(sibling: str, dtype: torch.dtype) -> None:
     upscale = ops.siblings("decoder_upscale")[sibling]
-    state, asked, factors, index, *rest, out = arguments_in(dtype, "decoder_upscale", **SIZE)
-    upscale(state, asked, factors, index, *rest, out)
+    state, selected, factors, index, *rest, out = arguments_in(dtype, "decoder_upscale", **SIZE)
+    upscale(state, selected, factors, index, *rest, out)
     kept = out.clone()
     for wrong in (-1, 2, 2**62, -(2**63)):
         index[2] = wrong
-        upscale(state, asked, factors, index, *rest, out)
+        upscale(state, selected, factors, index, *rest, out)
         assert out[2].isnan().all() and torch.equal(out[[0, 1, 3, 4]], kept[[0, 1, 3, 4]])
     for wrong in (-1, len(state), 2**62):
         upscale(state, torch.tensor([wrong, 0]), factors, torch.tensor([1, 0, 1, 1, 0]), *rest, out)
@@ -183,9 +183,9 @@ def shifted(x: Tensor) -> Tensor:
 @each_form
 def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, dtype: torch.dtype) -> None:
     given = list(arguments_in(dtype, op, **SIZE))
-    keys, look = (4, 7) if op == "decoder_first_pass" else (5, 15)
+    keys, queries = (4, 7) if op == "decoder_first_pass" else (5, 15)
     large = [*given]
-    large[keys], large[look] = given[keys] * 300, given[look] * 300
+    large[keys], large[queries] = given[keys] * 300, given[queries] * 300
     for result in run(ops.siblings(op)[sibling], op, tuple(large)):
         assert bool(result.isfinite().all())
     for value in (float("nan"), float("inf"), -float("inf")):
@@ -195,12 +195,12 @@ def test_large_scores_stay_finite_and_nan_does_not_crash(sibling: str, op: str, 
 
 
 @each_form
-@pytest.mark.parametrize("op", ["decoder_first_look", "decoder_first_pass", "decoder_second_pass"])
+@pytest.mark.parametrize("op", ["decoder_first_token_to_image", "decoder_first_pass", "decoder_second_pass"])
 def test_zero_prompts_give_empty_results(sibling: str, op: str) -> None:
     check_errors(sibling, op, arguments_in(torch.float16, op, **{**SIZE, "prompts": 0}))
 
 
-@pytest.mark.parametrize("op", LOOKS)
+@pytest.mark.parametrize("op", IMAGE_OPS)
 def test_arguments_without_kernels_fall_back_to_pytorch_and_log_it(
     op: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +227,7 @@ def test_arguments_without_kernels_fall_back_to_pytorch_and_log_it(
 def test_unvalidated_float32_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native_cuda, "use_unvalidated", False)
     with _native_cuda.use_module(None):
-        for op in LOOKS:
+        for op in IMAGE_OPS:
             assert "not yet validated on a GPU; FASTSAM_CUDA_KERNELS=1" in cuda.why_not(op, torch.empty(0))
             assert not cuda.why_not(op, torch.empty(0, dtype=torch.bfloat16))
             monkeypatch.setattr(_native_cuda, "use_unvalidated", True)
@@ -240,10 +240,10 @@ def test_unvalidated_float32_kernels_are_opt_in(monkeypatch: pytest.MonkeyPatch)
 
 @each_form
 @each_dtype
-def test_first_look_does_not_depend_on_other_prompts(sibling: str, dtype: torch.dtype) -> None:
-    q, keys, values, length = arguments_in(dtype, "decoder_first_look", **{**SIZE, "grid": (5, 40)})
-    look = ops.siblings("decoder_first_look")[sibling]
-    alone = look(q[:, 7:].contiguous(), keys, values, length)
+def test_first_token_to_image_does_not_depend_on_other_prompts(sibling: str, dtype: torch.dtype) -> None:
+    q, keys, values, length = arguments_in(dtype, "decoder_first_token_to_image", **{**SIZE, "grid": (5, 40)})
+    attention = ops.siblings("decoder_first_token_to_image")[sibling]
+    alone = attention(q[:, 7:].contiguous(), keys, values, length)
     q[:, :7] *= 8  # now these have much larger scores than the others, and their maxima come late
-    together = look(q, keys, values, length)
+    together = attention(q, keys, values, length)
     assert torch.equal(together[:, 7:], alone)

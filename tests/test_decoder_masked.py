@@ -137,9 +137,9 @@ def test_masks_image_buffer_is_reused_and_results_stay() -> None:
     model = model_of()
     prompts, image = prompts_of(model, 1), model.prepare(embedding_of(model))
     first, _ = model.decode_prompts(image, **prompts)
-    kept, expected = image.folded._masked._spare[0]["base"].data_ptr(), first.clone()  # type: ignore[union-attr]
+    kept, expected = image.image_decoder._masked._free_buffers[0]["base"].data_ptr(), first.clone()  # type: ignore[union-attr]
     model.decode_prompts(image, **prompts | {"masks": -prompts["masks"]})
-    assert image.folded._masked._spare[0]["base"].data_ptr() == kept and torch.equal(first, expected)  # type: ignore[union-attr]
+    assert image.image_decoder._masked._free_buffers[0]["base"].data_ptr() == kept and torch.equal(first, expected)  # type: ignore[union-attr]
 
 
 @native
@@ -230,7 +230,7 @@ def test_prompts_with_masks_prepare_no_image_without_native_code(monkeypatch: py
     model = model_of()
     image = model.prepare(embedding_of(model))
     model.decode_prompts(image, **prompts_of(model, 1))
-    assert image._folded is None
+    assert image._image_decoder is None
 
 
 @native

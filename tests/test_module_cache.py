@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fake_cuda_graphs import random_images, vit
 from fastsam_core.models import decoder_features, module_cache, sam_model, tiny_vit
-from fastsam_core.models.decoder_features import prepared
+from fastsam_core.models.decoder_features import prepare_decoder
 from fastsam_core.models.decoder_gpu import GpuImage
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.image_encoder import ImageEncoderViT
@@ -59,8 +59,8 @@ def decoded(model: SamModel, on_gpu: bool = False) -> list[Tensor]:
     """Decode an image the way the CPU does or, with PyTorch's operations, the way a GPU does."""
     image = model.prepare(embedding_of(model))
     if on_gpu:
-        image._folded = GpuImage(image.decoder, image.embedding, image.position, image.no_mask)
-    folded = image._folded or image.folded
+        image._image_decoder = GpuImage(image.decoder, image.embedding, image.position, image.no_mask)
+    folded = image._image_decoder or image.image_decoder
     tokens = model.prompt_encoder.sparse(POINTS, LABELS, None).to(image.dtype)
     found = folded.decode(tokens)
     return [found.predicted_iou(), found.logits(range(6), [1, 2, 3, 0, 1, 2])]
@@ -151,8 +151,8 @@ def test_copies_and_pickles_do_not_share_the_cache() -> None:
 @native
 def test_weights_are_prepared_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    make = decoder_features.decoder_weights
-    monkeypatch.setattr(decoder_features, "decoder_weights", lambda decoder: made.append(0) or make(decoder))
+    make = decoder_features.derive_decoder_weights
+    monkeypatch.setattr(decoder_features, "derive_decoder_weights", lambda decoder: made.append(0) or make(decoder))
     model = model_of()
     for _ in range(3):
         decoded(model)
@@ -160,11 +160,11 @@ def test_weights_are_prepared_once_for_all_images(monkeypatch: pytest.MonkeyPatc
     with torch.no_grad():
         model.train()
         for _ in range(2):
-            prepared(model.mask_decoder)
+            prepare_decoder(model.mask_decoder)
         model.eval()
     assert len(made) == 3  # nothing is cached in training mode
     for _ in range(2):  # nor with gradients enabled
-        prepared(model.mask_decoder)
+        prepare_decoder(model.mask_decoder)
     assert len(made) == 5
 
 
@@ -270,15 +270,17 @@ def test_weights_of_a_cast_copy_are_not_checked_again(monkeypatch: pytest.Monkey
     model = model_of()
     half = in_dtype(model.mask_decoder, torch.bfloat16)
     assert isinstance(half, MaskDecoder)
-    first = prepared(half, for_gpu=True)
+    first = prepare_decoder(half, for_gpu=True)
     looked: list[nn.Module] = []
     fingerprint = module_cache._fingerprint
     monkeypatch.setattr(module_cache, "_fingerprint", lambda module: looked.append(module) or fingerprint(module))
-    assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepared(half, for_gpu=True) is first
+    assert in_dtype(model.mask_decoder, torch.bfloat16) is half and prepare_decoder(half, for_gpu=True) is first
     assert looked == [model.mask_decoder]
     scale_weight_in_place(model)
     changed = in_dtype(model.mask_decoder, torch.bfloat16)
-    assert isinstance(changed, MaskDecoder) and changed is not half and prepared(changed, for_gpu=True) is not first
+    assert (
+        isinstance(changed, MaskDecoder) and changed is not half and prepare_decoder(changed, for_gpu=True) is not first
+    )
 
 
 @torch.no_grad()
@@ -358,17 +360,17 @@ def test_changed_position_embedding_is_prepared_anew(monkeypatch: pytest.MonkeyP
     decoder = model_of().mask_decoder
     assert isinstance(decoder, MaskDecoder)
     place = torch.randn(1, decoder.iou_token.embedding_dim, 8, 8)
-    own = prepared(decoder)
-    before = own.place(place)
-    assert prepared(decoder).place(place) is before
+    own = prepare_decoder(decoder)
+    before = own.project_position(place)
+    assert prepare_decoder(decoder).project_position(place) is before
     place.mul_(2)
-    assert torch.equal(own.place(place).given, 2 * before.given)
-    assert torch.equal(own.place(place.clone()).products, own.place(place).products)
+    assert torch.equal(own.project_position(place).embedding, 2 * before.embedding)
+    assert torch.equal(own.project_position(place.clone()).products, own.project_position(place).products)
     # Another stream prepares its own, because this stream's work may not be finished.
-    before = own.place(place)
+    before = own.project_position(place)
     monkeypatch.setattr(decoder_features, "stream_key", lambda device: (device, "another stream"))
-    after = own.place(place)
-    assert after is not before and own.place(place) is after
+    after = own.project_position(place)
+    assert after is not before and own.project_position(place) is after
 
 
 @torch.no_grad()

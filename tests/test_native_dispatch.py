@@ -264,7 +264,7 @@ def test_pickled_prepared_image_omits_the_derived_cache(model: SamModel, images:
         points, labels = torch.full((1, 1, 2), 99.0), torch.ones(1, 1)
         expected = model.decode_prompts(prepared, points, labels)[0]
         copy = pickle.loads(pickle.dumps(prepared))
-        assert copy._folded is None
+        assert copy._image_decoder is None
         torch.testing.assert_close(model.decode_prompts(copy, points, labels)[0], expected)
 
 

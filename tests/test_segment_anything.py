@@ -338,7 +338,7 @@ def test_generator_refuses_invalid_arguments_and_images(sam: segment_anything.Sa
     ):
         with pytest.raises(ValueError, match=message):
             SamAutomaticMaskGenerator(sam, **arguments)
-    for name in ("crop_n_layers", "crop_n_points_downscale_factor"):
+    for name in ("crop_n_layers", "crop_n_points_downscale_factor", "pred_iou_thresh"):
         with pytest.raises(TypeError, match=f"{name} must be a"):
             SamAutomaticMaskGenerator(sam, **{name: "2"})
     for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "photo.jpg"):

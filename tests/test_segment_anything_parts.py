@@ -101,7 +101,7 @@ def test_custom_prompt_encoder_and_decoder() -> None:
     masks, scores = decoder(*given, multimask_output=True)
     assert masks.shape == (1, 5, 64, 64) and scores.shape == (1, 5)
     assert torch.equal(masks, decoder.predict_masks(*given)[0][:, 1:])
-    assert decoder.num_mask_tokens == 6 and not decoder.is_usual()
+    assert decoder.num_mask_tokens == 6 and not decoder.is_standard()
 
 
 @torch.no_grad()

@@ -10,46 +10,46 @@ namespace {
 
 namespace dec = fastsam::decoder;
 
-// Cuts a flat array into consecutive pieces, each padded to a multiple of 16 values. `end` checks that none is left
-// over.
-class Taker {
+// Cuts a flat array into consecutive pieces, each padded to a multiple of 16 values. `check_end` checks that none is
+// left over.
+class WeightReader {
  public:
-  Taker(const float* data, int64_t size) : next_(data), left_(size) {}
+  WeightReader(const float* data, int64_t size) : next_(data), remaining_(size) {}
 
-  const float* take(int64_t size) {
-    const int64_t whole = padded(size);
-    require(whole <= left_, "there are fewer weights than the sizes ask for");
+  const float* read(int64_t size) {
+    const int64_t padded_size = padded(size);
+    require(padded_size <= remaining_, "there are fewer weights than the sizes ask for");
     const float* piece = next_;
-    next_ += whole, left_ -= whole;
+    next_ += padded_size, remaining_ -= padded_size;
     return piece;
   }
   dec::TokenLayer layer(int64_t k, int64_t n) {
-    const float* weight = take(n * k);
-    return {weight, take(n), n, k};
+    const float* weight = read(n * k);
+    return {weight, read(n), n, k};
   }
   dec::TokenNorm norm(int64_t width) {
-    const float* weight = take(width);
-    return {weight, take(width)};
+    const float* weight = read(width);
+    return {weight, read(width)};
   }
-  void end() const { require(left_ == 0, "there are more weights than the sizes ask for"); }
+  void check_end() const { require(remaining_ == 0, "there are more weights than the sizes ask for"); }
 
  private:
   const float* next_;
-  int64_t left_;
+  int64_t remaining_;
 };
 
-dec::TokenBlock take_block(Taker& taker, int64_t width, int64_t inner, int64_t hidden) {
+dec::TokenBlock read_block(WeightReader& reader, int64_t width, int64_t inner, int64_t hidden) {
   dec::TokenBlock block{};
   for (dec::TokenLayer* layer : {&block.self_q, &block.self_k, &block.self_v, &block.self_out}) {
-    *layer = taker.layer(width, width);
+    *layer = reader.layer(width, width);
   }
-  block.norm1 = taker.norm(width);
-  block.look_q = taker.layer(width, inner), block.look_out = taker.layer(inner, width);
-  block.norm2 = taker.norm(width);
-  block.mlp1 = taker.layer(width, hidden);
-  block.mlp2 = taker.layer(hidden, width);
-  block.norm3 = taker.norm(width);
-  block.answer_k = taker.layer(width, inner), block.answer_v = taker.layer(width, inner);
+  block.norm1 = reader.norm(width);
+  block.token_to_image_q = reader.layer(width, inner), block.token_to_image_out = reader.layer(inner, width);
+  block.norm2 = reader.norm(width);
+  block.mlp1 = reader.layer(width, hidden);
+  block.mlp2 = reader.layer(hidden, width);
+  block.norm3 = reader.norm(width);
+  block.image_to_token_k = reader.layer(width, inner), block.image_to_token_v = reader.layer(width, inner);
   return block;
 }
 
@@ -58,14 +58,15 @@ dec::TokenBlock take_block(Taker& taker, int64_t width, int64_t inner, int64_t h
 void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vector<int64_t>& sizes,
                      const std::vector<Floats>& image, double constant, double eps, int64_t heads, int64_t length,
                      const std::vector<int64_t>& chosen, Floats state, Floats final_tokens, Floats iou,
-                     Floats first_own, Floats second_own, int64_t threads) {
+                     Floats first_token_values, Floats second_token_values, int64_t threads) {
   require(tokens.ndim() == 3 && tokens.shape(1) > 0 && tokens.shape(2) > 0, "tokens must be (prompts, tokens, width)");
-  require(first_own.ndim() == 4 && first_own.shape(3) > 0, "values must be (prompts, heads, tokens, head_dim)");
+  require(first_token_values.ndim() == 4 && first_token_values.shape(3) > 0,
+          "values must be (prompts, heads, tokens, head_dim)");
   require(heads > 0 && tokens.shape(2) % heads == 0, "the width must be a multiple of heads");
   require(length > 0, "length must be positive");
   dec::Prompts job{};
   job.prompts = tokens.shape(0), job.tokens = tokens.shape(1), job.width = tokens.shape(2);
-  job.heads = heads, job.head_dim = first_own.shape(3), job.length = length, job.eps = static_cast<float>(eps);
+  job.heads = heads, job.head_dim = first_token_values.shape(3), job.length = length, job.eps = static_cast<float>(eps);
   const int64_t inner = heads * job.head_dim, rows = heads * job.tokens, width = job.width;
   require(sizes.size() == 7, "sizes must hold seven numbers");
   for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
@@ -73,26 +74,26 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   const int64_t panels = num_panels(length);
 
   require(weights.ndim() == 1, "weights must be one-dimensional");
-  Taker taker(weights.data(), weights.size());
-  job.first = take_block(taker, width, inner, sizes[2]);
-  job.second = take_block(taker, width, inner, sizes[3]);
-  job.final_q = taker.layer(width, inner), job.final_out = taker.layer(inner, width);
-  job.final_norm = taker.norm(width);
-  job.iou1 = taker.layer(width, sizes[4]);
-  job.iou2 = taker.layer(sizes[4], sizes[5]);
-  job.iou3 = taker.layer(sizes[5], sizes[6]);
+  WeightReader reader(weights.data(), weights.size());
+  job.first = read_block(reader, width, inner, sizes[2]);
+  job.second = read_block(reader, width, inner, sizes[3]);
+  job.final_q = reader.layer(width, inner), job.final_out = reader.layer(inner, width);
+  job.final_norm = reader.norm(width);
+  job.iou1 = reader.layer(width, sizes[4]);
+  job.iou2 = reader.layer(sizes[4], sizes[5]);
+  job.iou3 = reader.layer(sizes[5], sizes[6]);
   dec::TokenMixes& mixes = job.mixes;
-  for (const float** matrix : {&mixes.gram1, &mixes.look1, &mixes.seen1}) *matrix = taker.take(inner * inner);
-  mixes.seen1_bias = taker.take(inner);
-  mixes.keys = taker.take(inner * inner), mixes.keys_bias = taker.take(inner);
-  mixes.own = taker.take(inner * inner), mixes.own_bias = taker.take(inner);
-  mixes.cross = taker.take(inner * inner), mixes.cross_bias = taker.take(inner);
-  mixes.gram2 = taker.take(inner * inner);
-  mixes.look2_first = taker.take(inner * inner), mixes.look2_second = taker.take(inner * inner);
-  mixes.look2_rest = taker.take(inner);
-  mixes.seen2_first = taker.take(inner * inner), mixes.seen2_second = taker.take(inner * inner);
-  mixes.seen2_rest = taker.take(inner), mixes.seen2_bias = taker.take(inner);
-  taker.end();
+  for (const float** matrix : {&mixes.gram1, &mixes.queries1, &mixes.values1}) *matrix = reader.read(inner * inner);
+  mixes.values1_bias = reader.read(inner);
+  mixes.keys = reader.read(inner * inner), mixes.keys_bias = reader.read(inner);
+  mixes.gram2_first = reader.read(inner * inner), mixes.gram2_first_bias = reader.read(inner);
+  mixes.cross = reader.read(inner * inner), mixes.cross_bias = reader.read(inner);
+  mixes.gram2_second = reader.read(inner * inner);
+  mixes.queries2_first = reader.read(inner * inner), mixes.queries2_second = reader.read(inner * inner);
+  mixes.queries2_constant = reader.read(inner);
+  mixes.values2_first = reader.read(inner * inner), mixes.values2_second = reader.read(inner * inner);
+  mixes.values2_constant = reader.read(inner), mixes.values2_bias = reader.read(inner);
+  reader.check_end();
 
   require(image.size() == 8, "image must have eight parts");
   require(has_shape(image[0], {panels, inner, kPanel}), "first_keys must be (panels, inner, 16)");
@@ -118,62 +119,65 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
           "state must be (prompts, panels, 2 * rows + 2, 16)");
   require(has_shape(final_tokens, {job.prompts, job.chosen_count, width}), "final must be (prompts, chosen, width)");
   require(has_shape(iou, {job.prompts, job.iou3.n}), "iou must be (prompts, masks)");
-  for (const Floats* own : {&first_own, &second_own}) {
-    require(has_shape(*own, {job.prompts, heads, job.tokens, job.head_dim}),
+  for (const Floats* token_values : {&first_token_values, &second_token_values}) {
+    require(has_shape(*token_values, {job.prompts, heads, job.tokens, job.head_dim}),
             "values must be (prompts, heads, tokens, head_dim)");
   }
-  job.given = tokens.data();
+  job.input_tokens = tokens.data();
   job.state = state.mutable_data(), job.final_tokens = final_tokens.mutable_data(), job.iou = iou.mutable_data();
-  job.first_own = first_own.mutable_data(), job.second_own = second_own.mutable_data();
+  job.first_token_values = first_token_values.mutable_data(),
+  job.second_token_values = second_token_values.mutable_data();
   py::gil_scoped_release release;
   dec::decode_prompts(job, threads);
 }
 
 // masks: for each chosen token after the first, which row of `layers` (masks, packed weights) belongs to it. sizes:
 // outputs of the three layers in such a row.
-void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, const Floats& second_own,
-                          const Int64s& asked, const Int64s& index, const Int64s& column,
-                          const std::vector<int64_t>& masks, const Floats& layers, const std::vector<int64_t>& sizes,
-                          const Floats& first, const Floats& second, const Floats& rest, Floats factors, Floats weights,
-                          int64_t threads) {
+void decoder_mask_factors(const Floats& final_tokens, const Floats& first_token_values,
+                          const Floats& second_token_values, const Int64s& selected, const Int64s& index,
+                          const Int64s& column, const std::vector<int64_t>& masks, const Floats& layers,
+                          const std::vector<int64_t>& sizes, const Floats& first_mix, const Floats& second_mix,
+                          const Floats& constant_mix, Floats factors, Floats weights, int64_t threads) {
   require(final_tokens.ndim() == 3 && final_tokens.shape(1) > 0 && final_tokens.shape(2) > 0,
           "final must be (prompts, chosen, width)");
-  require(first_own.ndim() == 4, "values must be (prompts, heads, tokens, head_dim)");
-  require(rest.ndim() == 1, "rest must be (4 * middle)");
-  require(asked.ndim() == 1 && index.ndim() == 1 && column.ndim() == 1,
-          "asked, index and column must be one-dimensional");
+  require(first_token_values.ndim() == 4, "values must be (prompts, heads, tokens, head_dim)");
+  require(constant_mix.ndim() == 1, "constant_mix must be (4 * middle)");
+  require(selected.ndim() == 1 && index.ndim() == 1 && column.ndim() == 1,
+          "selected, index and column must be one-dimensional");
   require(index.size() == column.size(), "index and column must be of one length");
   dec::MaskFactors job{};
   job.prompts = final_tokens.shape(0), job.chosen_count = final_tokens.shape(1), job.width = final_tokens.shape(2);
-  job.heads = first_own.shape(1), job.tokens = first_own.shape(2), job.head_dim = first_own.shape(3);
+  job.heads = first_token_values.shape(1), job.tokens = first_token_values.shape(2),
+  job.head_dim = first_token_values.shape(3);
   const int64_t inner = job.heads * job.head_dim;
-  job.wide = rest.size(), job.asked_count = asked.size(), job.count = index.size();
-  require(has_shape(first_own, {job.prompts, job.heads, job.tokens, job.head_dim}),
+  job.conv1_channels = constant_mix.size(), job.selected_count = selected.size(), job.count = index.size();
+  require(has_shape(first_token_values, {job.prompts, job.heads, job.tokens, job.head_dim}),
           "values must be of the same prompts as final");
-  require(has_shape(second_own, {job.prompts, job.heads, job.tokens, job.head_dim}),
-          "second_own must be like first_own");
-  require(has_shape(first, {job.wide, inner}), "first must be (4 * middle, inner)");
-  require(has_shape(second, {job.wide, inner}), "second must be (4 * middle, inner)");
-  require(has_shape(factors, {job.asked_count, job.wide, 2 * job.heads * job.tokens + 2}),
-          "factors must be (asked, wide, rows)");
+  require(has_shape(second_token_values, {job.prompts, job.heads, job.tokens, job.head_dim}),
+          "second_token_values must be like first_token_values");
+  require(has_shape(first_mix, {job.conv1_channels, inner}), "first_mix must be (4 * middle, inner)");
+  require(has_shape(second_mix, {job.conv1_channels, inner}), "second_mix must be (4 * middle, inner)");
+  require(has_shape(factors, {job.selected_count, job.conv1_channels, 2 * job.heads * job.tokens + 2}),
+          "factors must be (selected, 4 * middle, rows)");
   require(sizes.size() == 3, "sizes must hold three numbers");
   for (const int64_t size : sizes) require(size > 0 && size <= (int64_t{1} << 20), "sizes must be from 1 to 2^20");
   require(layers.ndim() == 2, "layers must be (masks, weights)");
   require(static_cast<int64_t>(masks.size()) + 1 == job.chosen_count,
           "there must be a mask for each chosen token but the first");
   require(has_shape(weights, {job.count, sizes[2]}), "weights must be (count, outputs of the last layer)");
-  std::vector<dec::TokenLayer> of_masks;
+  std::vector<dec::TokenLayer> mask_layers;
   for (const int64_t mask : masks) {
     require(mask >= 0 && mask < layers.shape(0), "masks must be indices of rows of layers");
-    Taker taker(layers.data() + mask * layers.shape(1), layers.shape(1));
-    of_masks.push_back(taker.layer(job.width, sizes[0]));
-    of_masks.push_back(taker.layer(sizes[0], sizes[1]));
-    of_masks.push_back(taker.layer(sizes[1], sizes[2]));
-    taker.end();
+    WeightReader reader(layers.data() + mask * layers.shape(1), layers.shape(1));
+    mask_layers.push_back(reader.layer(job.width, sizes[0]));
+    mask_layers.push_back(reader.layer(sizes[0], sizes[1]));
+    mask_layers.push_back(reader.layer(sizes[1], sizes[2]));
+    reader.check_end();
   }
-  job.final_tokens = final_tokens.data(), job.first_own = first_own.data(), job.second_own = second_own.data();
-  job.asked = asked.data(), job.index = index.data(), job.column = column.data(), job.layers = of_masks.data();
-  job.first = first.data(), job.second = second.data(), job.rest = rest.data();
+  job.final_tokens = final_tokens.data(), job.first_token_values = first_token_values.data(),
+  job.second_token_values = second_token_values.data();
+  job.selected = selected.data(), job.index = index.data(), job.column = column.data(), job.layers = mask_layers.data();
+  job.first_mix = first_mix.data(), job.second_mix = second_mix.data(), job.constant_mix = constant_mix.data();
   job.factors = factors.mutable_data(), job.weights = weights.mutable_data();
   py::gil_scoped_release release;
   dec::mask_factors(job, threads);
@@ -184,10 +188,12 @@ void decoder_mask_factors(const Floats& final_tokens, const Floats& first_own, c
 void bind_decoder_tokens(py::module_& m) {
   m.def("decoder_prompts", &decoder_prompts, exact("tokens"), exact("weights"), py::arg("sizes"), exact("image"),
         py::arg("constant"), py::arg("eps"), py::arg("heads"), py::arg("length"), py::arg("chosen"), exact("state"),
-        exact("final_tokens"), exact("iou"), exact("first_own"), exact("second_own"), py::arg("threads"));
-  m.def("decoder_mask_factors", &decoder_mask_factors, exact("final_tokens"), exact("first_own"), exact("second_own"),
-        exact("asked"), exact("index"), exact("column"), py::arg("masks"), exact("layers"), py::arg("sizes"),
-        exact("first"), exact("second"), exact("rest"), exact("factors"), exact("weights"), py::arg("threads"));
+        exact("final_tokens"), exact("iou"), exact("first_token_values"), exact("second_token_values"),
+        py::arg("threads"));
+  m.def("decoder_mask_factors", &decoder_mask_factors, exact("final_tokens"), exact("first_token_values"),
+        exact("second_token_values"), exact("selected"), exact("index"), exact("column"), py::arg("masks"),
+        exact("layers"), py::arg("sizes"), exact("first_mix"), exact("second_mix"), exact("constant_mix"),
+        exact("factors"), exact("weights"), py::arg("threads"));
 }
 
 }  // namespace fastsam::bindings

@@ -1,5 +1,5 @@
-// A bump allocator for floats, whose pieces begin at cache lines. `take` does not check the capacity: the caller sums
-// up padded(size) of all pieces beforehand.
+// A bump allocator for floats, whose pieces begin at cache lines. `allocate` does not check the capacity: the caller
+// sums up padded(size) of all pieces beforehand.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace fastsam::decoder {
 class Arena {
  public:
   explicit Arena(int64_t floats) : memory_(floats), next_(memory_.data()) {}
-  float* take(int64_t floats) {
+  float* allocate(int64_t floats) {
     float* piece = next_;
     next_ += padded(floats);
     return piece;

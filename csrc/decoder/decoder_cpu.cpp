@@ -1,4 +1,4 @@
-// The image side of the mask decoder on the CPU (decoder.h): packs operands, distributes prompts and stretches of the
+// The image side of the mask decoder on the CPU (decoder.h): packs operands, distributes prompts and spans of the
 // image to threads, and runs the kernels of the selected instruction set (decoder_table.h).
 #include "decoder/decoder.h"
 
@@ -21,18 +21,18 @@
 namespace fastsam::decoder {
 namespace {
 
-// The image is divided into stretches of this many panels. Sums over the image are always formed per stretch and then
+// The image is divided into spans of this many panels. Sums over the image are always formed per span and then
 // merged in order, so that they don't depend on the number of threads.
-constexpr int64_t kStretch = 32;
-// Number of panels that the passes process for one prompt before the next prompt's turn; the same as kVisit in
-// look.inc.
-constexpr int64_t kVisit = 4;
-// Number of rows of the first look per piece of work.
-constexpr int64_t kLookRows = 48;
+constexpr int64_t kSpanPanels = 32;
+// Number of panels that the passes process for one prompt before the next prompt's turn; the same as kStepPanels in
+// token_to_image.inc.
+constexpr int64_t kStepPanels = 4;
+// Number of rows of the first token-to-image attention per piece of work.
+constexpr int64_t kQueryRows = 48;
 
-int64_t stretches_of(int64_t panels) { return (panels + kStretch - 1) / kStretch; }
+int64_t count_spans(int64_t panels) { return (panels + kSpanPanels - 1) / kSpanPanels; }
 // Number of pieces of work below which a thread costs more than it saves.
-int64_t grain_of(int64_t panels) { return std::max<int64_t>(1, kStretch / std::max<int64_t>(1, panels)); }
+int64_t grain_size(int64_t panels) { return std::max<int64_t>(1, kSpanPanels / std::max<int64_t>(1, panels)); }
 
 // Return the bytes of a core's second-level cache as the system reports it, or else 512 KB, which is common.
 int64_t second_level_cache() {
@@ -44,60 +44,60 @@ int64_t second_level_cache() {
 }
 
 // Return how many prompts to process together, given the bytes of one prompt's operands and of the image's part in a
-// visit. All but the first prompt read the image's part (160 and 224 KB in the two passes of SAM's decoder) from the
+// step. All but the first prompt read the image's part (160 and 224 KB in the two passes of SAM's decoder) from the
 // second-level cache, but too many prompts would evict their own operands (36 and 81 KB) from it.
-int64_t together(int64_t operands, int64_t image) {
-  constexpr int64_t kLeast = 2, kMost = 8;  // more than 8 would save little
-  const int64_t room = second_level_cache() / 5 * 4 - image;
-  return std::min(kMost, std::max(kLeast, room / std::max<int64_t>(1, operands)));
+int64_t max_prompts_per_group(int64_t operand_bytes, int64_t image_bytes) {
+  constexpr int64_t kMinPrompts = 2, kMaxPrompts = 8;  // more than 8 would save little
+  const int64_t available = second_level_cache() / 5 * 4 - image_bytes;
+  return std::min(kMaxPrompts, std::max(kMinPrompts, available / std::max<int64_t>(1, operand_bytes)));
 }
 
-int64_t sums_size(int64_t columns, int64_t wide, int64_t mixed_rows) {
-  return 2 * padded(columns) + padded(columns * wide) + padded(mixed_rows * columns);
+int64_t sums_size(int64_t columns, int64_t padded_dim, int64_t num_coefficients) {
+  return 2 * padded(columns) + padded(columns * padded_dim) + padded(num_coefficients * columns);
 }
 
-DecoderSums take_sums(Arena& memory, int64_t columns, int64_t wide, int64_t mixed_rows) {
-  float* largest = memory.take(columns);
-  float* total = memory.take(columns);
-  float* seen = memory.take(columns * wide);
-  return {largest, total, seen, memory.take(mixed_rows * columns)};
+DecoderSums allocate_sums(Arena& memory, int64_t columns, int64_t padded_dim, int64_t num_coefficients) {
+  float* max_score = memory.allocate(columns);
+  float* weight_sum = memory.allocate(columns);
+  float* value_sum = memory.allocate(columns * padded_dim);
+  return {max_score, weight_sum, value_sum, memory.allocate(num_coefficients * columns)};
 }
 
-// Sizes of a pass, the same for every prompt. mixed_rows: number of coefficients of an image token that the look uses.
-// columns: padded number of look rows. wide: padded head_dim.
+// Sizes of a pass, the same for every prompt. num_coefficients: number of coefficients of an image token that
+// token-to-image attention uses. columns: padded number of query rows. padded_dim: padded head_dim.
 struct Sizes {
-  int64_t rows, look_rows, mixed_rows, columns, wide;
+  int64_t rows, query_rows, num_coefficients, columns, padded_dim;
 
   Sizes(const Pass& pass, const DecoderKernels& isa) : Sizes(pass, pass.tokens, pass.heads * pass.tokens, isa) {}
   Sizes(const SecondPass& pass, const DecoderKernels& isa)
-      : Sizes(pass, pass.look_tokens, 2 * pass.heads * pass.tokens + 2, isa) {}
+      : Sizes(pass, pass.query_tokens, 2 * pass.heads * pass.tokens + 2, isa) {}
 
  private:
-  Sizes(const Pass& pass, int64_t look_tokens, int64_t mixed, const DecoderKernels& isa)
+  Sizes(const Pass& pass, int64_t query_tokens, int64_t coefficients, const DecoderKernels& isa)
       : rows(pass.heads * pass.tokens),
-        look_rows(pass.heads * look_tokens),
-        mixed_rows(mixed),
-        columns(isa.columns(look_rows)),
-        wide(padded(pass.head_dim)) {}
+        query_rows(pass.heads * query_tokens),
+        num_coefficients(coefficients),
+        columns(isa.columns(query_rows)),
+        padded_dim(padded(pass.head_dim)) {}
 };
 
 // The operands of one prompt, packed for the selected instruction set.
 template <typename AnyPass, typename Operands>
-class Packed {
+class PackedOperands {
  public:
-  Packed(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa)
+  PackedOperands(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa)
       : pass_(pass), sizes_(sizes), isa_(isa), memory_(size(pass, sizes)) {}
 
   static int64_t size(const AnyPass& pass, const Sizes& sizes) {
     constexpr bool kSecond = std::is_same_v<AnyPass, SecondPass>;
     const int64_t vectors = padded(sizes.rows * pass.head_dim), square = padded(sizes.rows * sizes.rows);
-    return (kSecond ? 4 : 3) * vectors + (kSecond ? 4 : 1) * square + padded(sizes.look_rows * sizes.mixed_rows);
+    return (kSecond ? 4 : 3) * vectors + (kSecond ? 4 : 1) * square + padded(sizes.query_rows * sizes.num_coefficients);
   }
 
   Operands pack(int64_t prompt) {
     prompt_ = prompt;
     memory_.clear();
-    const int64_t rows = sizes_.rows, look_tokens = sizes_.look_rows / pass_.heads;
+    const int64_t rows = sizes_.rows, query_tokens = sizes_.query_rows / pass_.heads;
     Operands operands{};
     DecoderPass& common = operands;
     common = {pass_.length,
@@ -108,21 +108,21 @@ class Packed {
               pass_.values,
               pass_.norms,
               pass_.eps,
-              heads(pass_.keys, pass_.tokens),
-              heads(pass_.cross, pass_.tokens),
-              triangle(pass_.gram),
-              heads(pass_.look, look_tokens),
-              matrix(pass_.look_mix, sizes_.look_rows, sizes_.mixed_rows),
+              pack_heads(pass_.keys, pass_.tokens),
+              pack_heads(pass_.cross, pass_.tokens),
+              pack_triangle(pass_.gram),
+              pack_heads(pass_.queries, query_tokens),
+              pack_matrix(pass_.queries_mix, sizes_.query_rows, sizes_.num_coefficients),
               pass_.state + prompt * num_panels(pass_.length) * (2 * rows + 2) * kPanel};
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
-      operands.look_tokens = look_tokens;
+      operands.query_tokens = query_tokens;
       operands.constant = pass_.constant;
-      operands.keys_mix = matrix(pass_.keys_mix, rows, rows);
+      operands.keys_mix = pack_matrix(pass_.keys_mix, rows, rows);
       operands.keys_bias = pass_.keys_bias + prompt * rows;
-      operands.own = heads(pass_.own, pass_.tokens);
-      operands.own_gram = triangle(pass_.own_gram);
-      operands.own_bias = pass_.own_bias + prompt * rows;
-      operands.cross_mix = matrix(pass_.cross_mix, rows, rows);
+      operands.first_cross = pack_heads(pass_.first_cross, pass_.tokens);
+      operands.first_gram = pack_triangle(pass_.first_gram);
+      operands.first_bias = pass_.first_bias + prompt * rows;
+      operands.cross_mix = pack_matrix(pass_.cross_mix, rows, rows);
       operands.cross_bias = pass_.cross_bias + prompt * rows;
     }
     return operands;
@@ -130,22 +130,22 @@ class Packed {
 
  private:
   // Pack (heads * tokens, head_dim), each head as a left-hand side of its own.
-  const float* heads(const float* x, int64_t tokens) {
-    const int64_t part = tokens * pass_.head_dim;
-    float* out = memory_.take(pass_.heads * part);
+  const float* pack_heads(const float* x, int64_t tokens) {
+    const int64_t head_size = tokens * pass_.head_dim;
+    float* out = memory_.allocate(pass_.heads * head_size);
     for (int64_t h = 0; h < pass_.heads; ++h) {
-      isa_.pack_slivers(x + (prompt_ * pass_.heads + h) * part, tokens, pass_.head_dim, pass_.head_dim, 1,
-                        out + h * part);
+      isa_.pack_slivers(x + (prompt_ * pass_.heads + h) * head_size, tokens, pass_.head_dim, pass_.head_dim, 1,
+                        out + h * head_size);
     }
     return out;
   }
-  const float* matrix(const float* x, int64_t rows, int64_t depth) {
-    float* out = memory_.take(rows * depth);
+  const float* pack_matrix(const float* x, int64_t rows, int64_t depth) {
+    float* out = memory_.allocate(rows * depth);
     isa_.pack_slivers(x + prompt_ * rows * depth, rows, depth, depth, 1, out);
     return out;
   }
-  const float* triangle(const float* x) {
-    float* out = memory_.take(sizes_.rows * sizes_.rows);
+  const float* pack_triangle(const float* x) {
+    float* out = memory_.allocate(sizes_.rows * sizes_.rows);
     isa_.pack_triangle(x + prompt_ * sizes_.rows * sizes_.rows, sizes_.rows, out);
     return out;
   }
@@ -161,19 +161,20 @@ class Packed {
 template <typename AnyPass, typename Operands>
 class PassWorker {
  public:
-  PassWorker(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t most)
-      : pass_(pass), sizes_(sizes), isa_(isa), scratch_(isa.pass_scratch(sizes.rows)) {
-    for (int64_t i = 0; i < most; ++i) packed_.push_back(std::make_unique<Packed<AnyPass, Operands>>(pass, sizes, isa));
+  PassWorker(const AnyPass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t max_prompts)
+      : pass_(pass), sizes_(sizes), isa_(isa), scratch_(isa.pass_scratch_size(sizes.rows)) {
+    for (int64_t i = 0; i < max_prompts; ++i)
+      packed_.push_back(std::make_unique<PackedOperands<AnyPass, Operands>>(pass, sizes, isa));
   }
 
-  void take(int64_t first, int64_t count) {
+  void pack(int64_t first, int64_t count) {
     operands_.clear();
     for (int64_t i = 0; i < count; ++i) operands_.push_back(packed_[static_cast<size_t>(i)]->pack(first + i));
   }
 
-  // Process one stretch of the image; `sums` has one element per prompt that was taken.
-  void run(int64_t stretch, const DecoderSums* sums) {
-    const int64_t first = stretch * kStretch, last = std::min(first + kStretch, num_panels(pass_.length));
+  // Process one span of the image; `sums` has one element per prompt that was taken.
+  void run(int64_t span, const DecoderSums* sums) {
+    const int64_t first = span * kSpanPanels, last = std::min(first + kSpanPanels, num_panels(pass_.length));
     const auto count = static_cast<int64_t>(operands_.size());
     if constexpr (std::is_same_v<AnyPass, SecondPass>) {
       isa_.second_pass(operands_.data(), count, first, last, sums, scratch_.data());
@@ -187,21 +188,22 @@ class PassWorker {
   const Sizes& sizes_;
   const DecoderKernels& isa_;
   Floats scratch_;
-  std::vector<std::unique_ptr<Packed<AnyPass, Operands>>> packed_;
+  std::vector<std::unique_ptr<PackedOperands<AnyPass, Operands>>> packed_;
   std::vector<Operands> operands_;
 };
 
-// The sums of `prompts` prompts over each stretch of the image. Those of one stretch are adjacent.
-class Stretches {
+// The sums of `prompts` prompts over each span of the image. Those of one span are adjacent.
+class SpanSums {
  public:
-  Stretches(const Sizes& sizes, int64_t stretches, int64_t prompts)
-      : prompts_(prompts), memory_(stretches * prompts * sums_size(sizes.columns, sizes.wide, sizes.mixed_rows)) {
-    for (int64_t i = 0; i < stretches * prompts; ++i) {
-      sums_.push_back(take_sums(memory_, sizes.columns, sizes.wide, sizes.mixed_rows));
+  SpanSums(const Sizes& sizes, int64_t spans, int64_t prompts)
+      : prompts_(prompts),
+        memory_(spans * prompts * sums_size(sizes.columns, sizes.padded_dim, sizes.num_coefficients)) {
+    for (int64_t i = 0; i < spans * prompts; ++i) {
+      sums_.push_back(allocate_sums(memory_, sizes.columns, sizes.padded_dim, sizes.num_coefficients));
     }
   }
-  const DecoderSums* of(int64_t stretch, int64_t prompt) const {
-    return &sums_[static_cast<size_t>(stretch * prompts_ + prompt)];
+  const DecoderSums* at(int64_t span, int64_t prompt) const {
+    return &sums_[static_cast<size_t>(span * prompts_ + prompt)];
   }
 
   void finish(const Pass& pass, const Sizes& sizes, const DecoderKernels& isa, int64_t i, int64_t prompt) const {
@@ -209,9 +211,9 @@ class Stretches {
     for (size_t at = static_cast<size_t>(i); at < sums_.size(); at += static_cast<size_t>(prompts_)) {
       parts.push_back(sums_[at]);
     }
-    isa.finish(parts.data(), static_cast<int64_t>(parts.size()), sizes.look_rows, pass.head_dim, sizes.mixed_rows,
-               pass.seen + prompt * sizes.look_rows * pass.head_dim,
-               pass.mixed + prompt * sizes.mixed_rows * sizes.look_rows);
+    isa.finish(parts.data(), static_cast<int64_t>(parts.size()), sizes.query_rows, pass.head_dim,
+               sizes.num_coefficients, pass.value_sum + prompt * sizes.query_rows * pass.head_dim,
+               pass.coefficient_sum + prompt * sizes.num_coefficients * sizes.query_rows);
   }
 
  private:
@@ -228,38 +230,39 @@ void run_pass(const AnyPass& pass, int64_t projections, int64_t threads) {
   const DecoderKernels& isa = kernels().decoder;
   const Sizes sizes(pass, isa);
   using Worker = PassWorker<AnyPass, Operands>;
-  const int64_t visit = kVisit * kPanel * projections * pass.heads * pass.head_dim, bytes = sizeof(float);
-  const int64_t group = together(Packed<AnyPass, Operands>::size(pass, sizes) * bytes, visit * bytes);
-  const int64_t panels = num_panels(pass.length), stretches = stretches_of(panels);
+  const int64_t step = kStepPanels * kPanel * projections * pass.heads * pass.head_dim, bytes = sizeof(float);
+  const int64_t group =
+      max_prompts_per_group(PackedOperands<AnyPass, Operands>::size(pass, sizes) * bytes, step * bytes);
+  const int64_t panels = num_panels(pass.length), spans = count_spans(panels);
   threads = std::max<int64_t>(1, threads);
 
-  // Threads get whole prompts as long as there is at least one for each; the remaining prompts are split by stretches.
-  const int64_t alone = threads == 1 ? pass.prompts : pass.prompts / threads * threads;
-  fork_join(threads, alone, grain_of(panels), [&](int64_t begin, int64_t end) {
-    const int64_t most = std::min(group, end - begin);
-    Worker worker(pass, sizes, isa, most);
-    const Stretches sums(sizes, stretches, most);
-    for (int64_t prompt = begin; prompt < end; prompt += most) {
-      const int64_t count = std::min(most, end - prompt);
-      worker.take(prompt, count);
-      for (int64_t i = 0; i < stretches; ++i) worker.run(i, sums.of(i, 0));
+  // Threads get whole prompts as long as there is at least one for each; the remaining prompts are split by spans.
+  const int64_t unsplit = threads == 1 ? pass.prompts : pass.prompts / threads * threads;
+  fork_join(threads, unsplit, grain_size(panels), [&](int64_t begin, int64_t end) {
+    const int64_t max_prompts = std::min(group, end - begin);
+    Worker worker(pass, sizes, isa, max_prompts);
+    const SpanSums sums(sizes, spans, max_prompts);
+    for (int64_t prompt = begin; prompt < end; prompt += max_prompts) {
+      const int64_t count = std::min(max_prompts, end - prompt);
+      worker.pack(prompt, count);
+      for (int64_t i = 0; i < spans; ++i) worker.run(i, sums.at(i, 0));
       for (int64_t i = 0; i < count; ++i) sums.finish(pass, sizes, isa, i, prompt + i);
     }
   });
-  const int64_t rest = pass.prompts - alone;
-  if (rest == 0) return;
-  const Stretches sums(sizes, stretches, rest);
-  fork_join(threads, rest * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
+  const int64_t remaining = pass.prompts - unsplit;
+  if (remaining == 0) return;
+  const SpanSums sums(sizes, spans, remaining);
+  fork_join(threads, remaining * spans, grain_size(panels), [&](int64_t begin, int64_t end) {
     Worker worker(pass, sizes, isa, 1);
-    int64_t taken = -1;
+    int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t i = item / stretches, stretch = item % stretches;
-      if (i != taken) worker.take(alone + i, 1);
-      taken = i;
-      worker.run(stretch, sums.of(stretch, i));
+      const int64_t i = item / spans, span = item % spans;
+      if (i != packed) worker.pack(unsplit + i, 1);
+      packed = i;
+      worker.run(span, sums.at(span, i));
     }
   });
-  for (int64_t i = 0; i < rest; ++i) sums.finish(pass, sizes, isa, i, alone + i);
+  for (int64_t i = 0; i < remaining; ++i) sums.finish(pass, sizes, isa, i, unsplit + i);
 }
 
 }  // namespace
@@ -268,38 +271,40 @@ void first_pass(const Pass& pass, int64_t threads) { run_pass<Pass, DecoderPass>
 
 void second_pass(const SecondPass& pass, int64_t threads) { run_pass<SecondPass, DecoderSecondPass>(pass, 6, threads); }
 
-void first_look(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows, int64_t head_dim,
-                int64_t length, float* out, int64_t threads) {
+void first_token_to_image(const float* q, const float* keys, const float* values, int64_t heads, int64_t rows,
+                          int64_t head_dim, int64_t length, float* out, int64_t threads) {
   const DecoderKernels& isa = kernels().decoder;
-  const int64_t panels = num_panels(length), wide = padded(head_dim);
-  const int64_t pieces = (rows + kLookRows - 1) / kLookRows, inner = heads * head_dim;
-  fork_join(threads, heads * pieces, grain_of(panels), [&](int64_t begin, int64_t end) {
-    const Floats scratch(isa.first_look_scratch(kLookRows, head_dim));
+  const int64_t panels = num_panels(length), padded_dim = padded(head_dim);
+  const int64_t pieces = (rows + kQueryRows - 1) / kQueryRows, inner = heads * head_dim;
+  fork_join(threads, heads * pieces, grain_size(panels), [&](int64_t begin, int64_t end) {
+    const Floats scratch(isa.first_token_to_image_scratch_size(kQueryRows, head_dim));
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t head = item / pieces, first = item % pieces * kLookRows;
+      const int64_t head = item / pieces, first = item % pieces * kQueryRows;
       const int64_t at = (head * rows + first) * head_dim;
-      isa.first_look(q + at, std::min(kLookRows, rows - first), head_dim, keys + head * head_dim * kPanel,
-                     inner * kPanel, values + head * panels * kPanel * wide, length, out + at, scratch.data());
+      isa.first_token_to_image(q + at, std::min(kQueryRows, rows - first), head_dim, keys + head * head_dim * kPanel,
+                               inner * kPanel, values + head * panels * kPanel * padded_dim, length, out + at,
+                               scratch.data());
     }
   });
 }
 
-void check_asked(const int64_t* asked, int64_t asked_count, int64_t prompts, const int64_t* index, int64_t count) {
-  const auto beyond = [](const int64_t* numbers, int64_t n, int64_t end) {
-    return std::any_of(numbers, numbers + n, [=](int64_t number) { return number < 0 || number >= end; });
+void check_indices(const int64_t* selected, int64_t selected_count, int64_t prompts, const int64_t* index,
+                   int64_t count) {
+  const auto out_of_range = [](const int64_t* indices, int64_t n, int64_t end) {
+    return std::any_of(indices, indices + n, [=](int64_t index) { return index < 0 || index >= end; });
   };
-  if (beyond(asked, asked_count, prompts)) {
-    throw std::invalid_argument("asked must be indices of the prompts that were decoded");
+  if (out_of_range(selected, selected_count, prompts)) {
+    throw std::invalid_argument("selected must be indices of the prompts that were decoded");
   }
-  if (beyond(index, count, asked_count)) {
-    throw std::invalid_argument("index must be indices of the prompts in asked");
+  if (out_of_range(index, count, selected_count)) {
+    throw std::invalid_argument("index must be indices of the prompts in selected");
   }
 }
 
 void upscale(const Upscaling& up, int64_t threads) {
   if (up.dtype == DType::float16) throw std::invalid_argument("upscaling on the CPU takes float32 and bfloat16");
   if (up.count == 0) return;
-  check_asked(up.asked, up.asked_count, up.prompts, up.index, up.count);
+  check_indices(up.selected, up.selected_count, up.prompts, up.index, up.count);
   // Sort masks by prompt: a prompt's image tokens are upscaled once for all of its masks.
   std::vector<int64_t> order(static_cast<size_t>(up.count));
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -308,40 +313,39 @@ void upscale(const Upscaling& up, int64_t threads) {
   std::vector<const float*> weights;
   std::vector<float*> outs;
   std::vector<size_t> begins;
-  int64_t most = 0;
+  int64_t max_masks = 0;
   for (size_t i = 0; i < order.size(); ++i) {
     if (i == 0 || up.index[order[i]] != up.index[order[i - 1]]) begins.push_back(i);
     weights.push_back(up.weights + order[i] * up.narrow);
     outs.push_back(up.out + order[i] * logits);
-    most = std::max(most, static_cast<int64_t>(i - begins.back()) + 1);
+    max_masks = std::max(max_masks, static_cast<int64_t>(i - begins.back()) + 1);
   }
   const auto prompts = static_cast<int64_t>(begins.size());
   begins.push_back(order.size());
 
-  const bool narrow_numbers = up.dtype == DType::bfloat16;
-  const UpscaleKernels& isa = narrow_numbers ? kernels().upscale_bfloat16 : kernels().upscale;
-  const int64_t wide = 4 * up.middle, more_size = 4 * up.narrow * up.middle;
-  const Floats enlarge_more(more_size);
-  isa.pack(up.enlarge_more, 4 * up.narrow, up.middle, enlarge_more.data());
+  const bool is_bfloat16 = up.dtype == DType::bfloat16;
+  const UpscaleKernels& isa = is_bfloat16 ? kernels().upscale_bfloat16 : kernels().upscale;
+  const int64_t conv1_channels = 4 * up.middle, conv2_size = 4 * up.narrow * up.middle;
+  const Floats conv2(conv2_size);
+  isa.pack(up.conv2, 4 * up.narrow, up.middle, conv2.data());
 
-  const int64_t panels = num_panels(up.height * up.width), stretches = stretches_of(panels);
-  fork_join(threads, prompts * stretches, grain_of(panels), [&](int64_t begin, int64_t end) {
-    const Floats factors(wide * up.rows), scratch(isa.scratch(up.rows, up.middle, up.narrow, most));
-    const DecoderUpscaling operands{up.middle, up.narrow,           up.rows,
-                                    up.base,   factors.data(),      up.bias,
-                                    up.norm,   enlarge_more.data(), up.enlarge_more_bias};
+  const int64_t panels = num_panels(up.height * up.width), spans = count_spans(panels);
+  fork_join(threads, prompts * spans, grain_size(panels), [&](int64_t begin, int64_t end) {
+    const Floats factors(conv1_channels * up.rows), scratch(isa.scratch(up.rows, up.middle, up.narrow, max_masks));
+    const DecoderUpscaling operands{up.middle, up.narrow, up.rows,      up.base,      factors.data(),
+                                    up.bias,   up.norm,   conv2.data(), up.conv2_bias};
     int64_t prepared = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t group = item / stretches, first = item % stretches * kStretch;
+      const int64_t group = item / spans, first = item % spans * kSpanPanels;
       const size_t at = begins[static_cast<size_t>(group)], next = begins[static_cast<size_t>(group) + 1];
-      const int64_t asked = up.index[order[at]];
+      const int64_t selected = up.index[order[at]];
       if (group != prepared) {
-        const int64_t bytes = asked * wide * up.rows * (narrow_numbers ? 2 : 4);
-        isa.pack(static_cast<const char*>(up.factors) + bytes, wide, up.rows, factors.data());
+        const int64_t bytes = selected * conv1_channels * up.rows * (is_bfloat16 ? 2 : 4);
+        isa.pack(static_cast<const char*>(up.factors) + bytes, conv1_channels, up.rows, factors.data());
         prepared = group;
       }
-      isa.run(operands, up.state + up.asked[asked] * panels * up.rows * kPanel, first,
-              std::min(first + kStretch, panels), up.height, up.width, weights.data() + at, outs.data() + at,
+      isa.run(operands, up.state + up.selected[selected] * panels * up.rows * kPanel, first,
+              std::min(first + kSpanPanels, panels), up.height, up.width, weights.data() + at, outs.data() + at,
               static_cast<int64_t>(next - at), scratch.data());
     }
   });

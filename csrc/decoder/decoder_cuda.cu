@@ -25,12 +25,12 @@ void check_image(int64_t panels, int64_t length) {
 
 }  // namespace
 
-void first_look(const FirstLook& look, DType dtype, void* stream) {
-  check_image(look.panels, look.length);
-  require(look.rows >= 0, "decoder: sizes must not be negative");
-  if (dtype == DType::float32) return first_look_of<float>(look, stream);
-  if (dtype == DType::float16) return first_look_of<half>(look, stream);
-  if (dtype == DType::bfloat16) return first_look_of<bfloat16>(look, stream);
+void first_token_to_image(const FirstTokenToImage& attention, DType dtype, void* stream) {
+  check_image(attention.panels, attention.length);
+  require(attention.rows >= 0, "decoder: sizes must not be negative");
+  if (dtype == DType::float32) return run_first_token_to_image<float>(attention, stream);
+  if (dtype == DType::float16) return run_first_token_to_image<half>(attention, stream);
+  if (dtype == DType::bfloat16) return run_first_token_to_image<bfloat16>(attention, stream);
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
 }
 
@@ -38,10 +38,10 @@ void pass(const Pass& pass, DType dtype, int64_t shared_memory, void* stream) {
   check_image(pass.panels, pass.length);
   require(pass.prompts >= 0, "decoder: sizes must not be negative");
   require(pass.tokens >= 1 && pass.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
-  require(pass.second || !pass.narrow, "decoder: only the second pass has a narrow look");
-  if (dtype == DType::float32) return pass_of<float>(pass, shared_memory, stream);
-  if (dtype == DType::float16) return pass_of<half>(pass, shared_memory, stream);
-  if (dtype == DType::bfloat16) return pass_of<bfloat16>(pass, shared_memory, stream);
+  require(pass.second || !pass.few_queries, "decoder: only the second pass takes few queries");
+  if (dtype == DType::float32) return run_pass<float>(pass, shared_memory, stream);
+  if (dtype == DType::float16) return run_pass<half>(pass, shared_memory, stream);
+  if (dtype == DType::bfloat16) return run_pass<bfloat16>(pass, shared_memory, stream);
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
 }
 
@@ -49,11 +49,11 @@ void upscale(const Upscaling& up, DType dtype, void* stream) {
   require(up.height >= 1 && up.width >= 1 && up.height <= int64_t{1} << 28,
           "decoder: height and width must be at least 1, and height at most 2^28");
   check_image((up.height * up.width + 15) / 16, up.height * up.width);
-  require(up.asked_count >= 0, "decoder: sizes must not be negative");
+  require(up.selected_count >= 0, "decoder: sizes must not be negative");
   require(up.rows >= 3 && up.rows <= 2 * kRows + 2, "decoder: there are kernels for 3 to 130 coefficients");
-  if (dtype == DType::float32) return upscale_of<float>(up, stream);
-  if (dtype == DType::float16) return upscale_of<half>(up, stream);
-  if (dtype == DType::bfloat16) return upscale_of<bfloat16>(up, stream);
+  if (dtype == DType::float32) return run_upscale<float>(up, stream);
+  if (dtype == DType::float16) return run_upscale<half>(up, stream);
+  if (dtype == DType::bfloat16) return run_upscale<bfloat16>(up, stream);
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
 }
 

@@ -5,7 +5,7 @@
 // registers and shared memory. In a product, a warp's rows are 16 image tokens and its columns the 8 prompt tokens of
 // one of 8 heads. So one head is one step of depth 16, the softmax over a head's tokens is over four lanes, and
 // coefficients become the left factor of the next product without leaving their registers. There are kernels for 8
-// heads of 16 channels, up to 8 tokens, `middle` = 64 and `narrow` = 32: the sizes of every SAM. They need compute
+// heads of 16 channels, up to 8 tokens, `middle` = 64 and `few_queries` = 32: the sizes of every SAM. They need compute
 // capability 8.0; the caller checks it.
 //
 // Lower bounds on time, for 1,024 prompts of 7 tokens on 4,096 image tokens, with three masks each, all upscaled. A
@@ -36,7 +36,7 @@ namespace fastsam::decoder::cuda {
 constexpr int kHeads = 8, kDim = 16, kTokens = 8, kMiddle = 64, kNarrow = 32;
 constexpr int kRows = kHeads * kTokens;
 // Upper bounds on a block's shared memory in bytes, for 16-bit elements and for float32.
-constexpr int64_t kSharedBytes = 160 * 1024, kSharedBytesOfFloats = 192 * 1024;
+constexpr int64_t kSharedBytes = 160 * 1024, kSharedBytesFloat32 = 192 * 1024;
 // Number of prompts from which on a block of a pass processes several.
 constexpr int64_t kManyPrompts = 64;
 
@@ -45,7 +45,9 @@ constexpr int64_t kManyPrompts = 64;
 // the maximum for the upscaling, whose size may vary because it forms no sums over the image.
 constexpr int64_t kPartPanels = 64;
 constexpr int kUpscalePanels = 96;
-FASTSAM_HD constexpr int64_t parts_of(int64_t panels, int64_t each) { return (panels + each - 1) / each; }
+FASTSAM_HD constexpr int64_t count_parts(int64_t panels, int64_t part_panels) {
+  return (panels + part_panels - 1) / part_panels;
+}
 
 // Number of steps of 16 coefficients in the upscaling. Coefficients are padded to 128; with 8 tokens there are
 // 2 * 64 + 2 = 130, which need a ninth step, and kernels take steps in pairs.
@@ -59,8 +61,8 @@ FASTSAM_HD constexpr int upscale_steps(int64_t rows) { return rows <= 128 ? 8 : 
 //   matrices    8 columns x depth 32 in 512 bytes: two such vectors, interleaved by lane; in float32 consecutive
 // A prompt has `kRows` rows, 8 for each head; rows beyond its tokens are zero. Pointers are aligned to 16 bytes.
 
-// The first block's attention of tokens to the image: first_look of decoder.h.
-struct FirstLook {
+// The first block's attention of tokens to the image: first_token_to_image of decoder.h.
+struct FirstTokenToImage {
   const void* q;       // (heads, rows, 16), scaled
   const void* keys;    // fragments (panels, heads) of tokens x channels
   const void* values;  // fragments (heads, panels) of channels x tokens
@@ -71,47 +73,48 @@ struct FirstLook {
 // The operands of either pass; see decoder.h for what is computed. Operands that only the second pass has are null in
 // the first.
 struct Pass {
-  const void* image;                                   // fragments (panels, 4 or 6, heads) of tokens x channels
-  const void* values;                                  // fragments (heads, panels) of channels x tokens
-  const float* norms;                                  // (panels, 16); in the second pass (panels, 2, 16)
-  const void *keys, *own, *cross;                      // vectors (prompts, heads)
-  const void *keys_mix, *own_gram, *cross_mix, *gram;  // matrices (prompts, 8, 2)
-  const float *keys_bias, *own_bias, *cross_bias;      // (prompts, kRows)
-  const void* look;        // vectors (prompts, heads); in a narrow look the odd heads use columns 4 to 7
-  const void* look_mix;    // matrices (prompts, 8 or 4, 2 or 4), for all coefficients but the last two
-  const float* look_rest;  // (prompts, 64 or 32, 2), for the last two coefficients
-  void* state;             // (prompts, panels, 2 * heads * tokens + 2, 16)
-  // Output: partial sums over each part of the image, with weights 2^(score * log2(e) - top).
-  float *tops, *totals;  // (prompts, parts, columns), 64 columns, or 32 in a narrow look
-  float* seen;           // (prompts, parts, heads, 16, 8)
-  float* mixed;  // (prompts, parts, 64, columns); in the second pass 130 rows, those of the last two coefficients last
+  const void* image;                                     // fragments (panels, 4 or 6, heads) of tokens x channels
+  const void* values;                                    // fragments (heads, panels) of channels x tokens
+  const float* norms;                                    // (panels, 16); in the second pass (panels, 2, 16)
+  const void *keys, *first_cross, *cross;                // vectors (prompts, heads)
+  const void *keys_mix, *first_gram, *cross_mix, *gram;  // matrices (prompts, 8, 2)
+  const float *keys_bias, *first_bias, *cross_bias;      // (prompts, kRows)
+  const void* queries;            // vectors (prompts, heads); with few queries the odd heads use columns 4 to 7
+  const void* queries_mix;        // matrices (prompts, 8 or 4, 2 or 4), for all coefficients but the last two
+  const float* queries_mix_last;  // (prompts, 64 or 32, 2), for the last two coefficients
+  void* state;                    // (prompts, panels, 2 * heads * tokens + 2, 16)
+  // Output: partial sums over each part of the image, with weights 2^(score * log2(e) - max_score).
+  float *max_scores, *weight_sums;  // (prompts, parts, columns), 64 columns, or 32 with few queries
+  float* value_sums;                // (prompts, parts, heads, 16, 8)
+  float* coefficient_sums;          // (prompts, parts, 64, columns); in the second pass 130 rows, those of the last two
+                                    // coefficients last
   float eps, constant;
   int64_t prompts, tokens, panels, length;
-  bool second, narrow;  // narrow: a look of at most 4 tokens, only in the second pass
+  bool second, few_queries;  // few_queries: queries of at most 4 tokens, only in the second pass
 };
 
 // The upscaling of decoder.h, with masks sorted by prompt.
 struct Upscaling {
   const void* state;                     // (prompts, panels, rows, 16)
-  const int64_t* asked;                  // (asked_count), prompts; the caller has checked the range
-  const void* factors;                   // matrices (asked_count, 32, 4 or 5), for `upscale_steps` / 2
-  const int64_t* first;                  // (asked_count + 1), the first mask of each prompt, ascending
-  const int64_t* places;                 // (count), the index in `out` of each mask
-  const void* weights;                   // (count, 32), sorted like `places`
+  const int64_t* selected;               // (selected_count), prompts; the caller has checked the range
+  const void* factors;                   // matrices (selected_count, 32, 4 or 5), for `upscale_steps` / 2
+  const int64_t* mask_offsets;           // (selected_count + 1), the first mask of each prompt, ascending
+  const int64_t* out_indices;            // (count), the index in `out` of each mask
+  const void* weights;                   // (count, 32), sorted like `out_indices`
   const void* base;                      // fragments (panels, 16) of tokens x channels
   const float* bias;                     // (256)
   const float *norm_weight, *norm_bias;  // (64)
   float norm_eps;
-  const void* enlarge_more;        // matrices (16, 2)
-  const float* enlarge_more_bias;  // (128)
-  float* out;                      // (count, 4 * height, 4 * width)
-  int64_t asked_count, rows, height, width;
+  const void* conv2;        // matrices (16, 2)
+  const float* conv2_bias;  // (128)
+  float* out;               // (count, 4 * height, 4 * width)
+  int64_t selected_count, rows, height, width;
 };
 
 // Launch the kernels. `shared_memory` is the device's shared memory per multiprocessor in bytes, which decides how many
 // prompts a block processes. Throws std::invalid_argument for a size without a kernel, std::runtime_error if a launch
 // fails.
-void first_look(const FirstLook& look, DType dtype, void* stream);
+void first_token_to_image(const FirstTokenToImage& queries, DType dtype, void* stream);
 void pass(const Pass& pass, DType dtype, int64_t shared_memory, void* stream);
 void upscale(const Upscaling& upscaling, DType dtype, void* stream);
 

@@ -3,8 +3,8 @@
 
 namespace fastsam::decoder::cuda {
 
-template void first_look_of<bfloat16>(const FirstLook&, void*);
-template void pass_of<bfloat16>(const Pass&, int64_t, void*);
-template void upscale_of<bfloat16>(const Upscaling&, void*);
+template void run_first_token_to_image<bfloat16>(const FirstTokenToImage&, void*);
+template void run_pass<bfloat16>(const Pass&, int64_t, void*);
+template void run_upscale<bfloat16>(const Upscaling&, void*);
 
 }  // namespace fastsam::decoder::cuda

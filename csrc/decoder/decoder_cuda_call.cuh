@@ -7,10 +7,10 @@
 namespace fastsam::decoder::cuda {
 
 template <typename T>
-void first_look_of(const FirstLook& look, void* stream);
+void run_first_token_to_image(const FirstTokenToImage& attention, void* stream);
 template <typename T>
-void pass_of(const Pass& pass, int64_t shared, void* stream);
+void run_pass(const Pass& pass, int64_t shared_memory, void* stream);
 template <typename T>
-void upscale_of(const Upscaling& upscaling, void* stream);
+void run_upscale(const Upscaling& upscaling, void* stream);
 
 }  // namespace fastsam::decoder::cuda

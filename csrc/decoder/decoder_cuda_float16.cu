@@ -3,8 +3,8 @@
 
 namespace fastsam::decoder::cuda {
 
-template void first_look_of<half>(const FirstLook&, void*);
-template void pass_of<half>(const Pass&, int64_t, void*);
-template void upscale_of<half>(const Upscaling&, void*);
+template void run_first_token_to_image<half>(const FirstTokenToImage&, void*);
+template void run_pass<half>(const Pass&, int64_t, void*);
+template void run_upscale<half>(const Upscaling&, void*);
 
 }  // namespace fastsam::decoder::cuda

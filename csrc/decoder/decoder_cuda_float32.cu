@@ -3,8 +3,8 @@
 
 namespace fastsam::decoder::cuda {
 
-template void first_look_of<float>(const FirstLook&, void*);
-template void pass_of<float>(const Pass&, int64_t, void*);
-template void upscale_of<float>(const Upscaling&, void*);
+template void run_first_token_to_image<float>(const FirstTokenToImage&, void*);
+template void run_pass<float>(const Pass&, int64_t, void*);
+template void run_upscale<float>(const Upscaling&, void*);
 
 }  // namespace fastsam::decoder::cuda

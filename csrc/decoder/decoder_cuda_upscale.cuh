@@ -6,7 +6,7 @@
 #pragma once
 
 #include "common/half_pairs.h"
-#include "decoder/decoder_cuda_parts.cuh"
+#include "decoder/decoder_cuda_fragments.cuh"
 
 namespace fastsam::decoder::cuda {
 
@@ -16,28 +16,29 @@ template <typename T, int kSteps>
 struct UpscaleShape {
   // With 16-bit elements, there are as many warps as shared memory has room for their coefficients. In float32 it has
   // room for the factors of one sub-cell only, and coefficients are loaded directly to registers.
-  static constexpr bool kFloat = kWide<T> > 1;
+  static constexpr bool kFloat = kSizeFactor<T> > 1;
   static constexpr int kCells = kFloat ? 1 : 4;
   static constexpr int kThreads = kSteps == 8 && !kFloat ? 512 : 384, kWarps = kThreads / kWarp;
   // Sizes in 16-byte vectors.
-  static constexpr int kFactors = kCells * kMiddle / 8 * (kSteps / 2) * kWarp * kWide<T>, kMore = 32 * kWarp * kWide<T>;
+  static constexpr int kFactors = kCells * kMiddle / 8 * (kSteps / 2) * kWarp * kSizeFactor<T>,
+                       kConv2 = 32 * kWarp * kSizeFactor<T>;
   static constexpr int kCoefficients = kFloat ? 0 : kWarps * kSteps * kWarp;
   static constexpr int kFloats = 4 * kMiddle + 2 * kMiddle + 4 * kNarrow;
   static constexpr int kOuts = kWarps * kMasksAtOnce / 2;
-  static constexpr size_t kBytes = 16 * size_t{kFactors + kMore + kCoefficients + kOuts + kFloats / 4};
+  static constexpr size_t kBytes = 16 * size_t{kFactors + kConv2 + kCoefficients + kOuts + kFloats / 4};
 };
 
-// GELU, x * Phi(x) with the normal distribution Phi, of two elements. Arguments must be multiplied by kTaken, and
-// results are multiplied by kGiven, both powers of two. Results are packed as a pair of half, three bits finer than
-// bfloat16, for use as a left factor.
+// GELU, x * Phi(x) with the normal distribution Phi, of two elements. Arguments must be multiplied by kInputScale, and
+// results are multiplied by kOutputScale, both powers of two. Results are packed as a pair of half, three bits finer
+// than bfloat16, for use as a left factor.
 //
 // For half and float32: erfc's approximation of Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964),
 // 7.1.26, to 1e-7.
 template <typename T>
 struct Gelu {
-  static constexpr float kTaken = 1.0f, kGiven = 1.0f;
+  static constexpr float kInputScale = 1.0f, kOutputScale = 1.0f;
 
-  static __device__ __forceinline__ float of_one(float x) {
+  static __device__ __forceinline__ float apply_scalar(float x) {
     const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, fmaf(0.3275911f, z, 1.0f));
     float series = fmaf(1.061405429f, t, -1.453152027f);
     series = fmaf(series, t, 1.421413741f);
@@ -46,16 +47,18 @@ struct Gelu {
     const float beyond = 0.5f * t * series * exp2_approx(-kLog2E * z * z) * x;
     return x > 0.0f ? x - beyond : beyond;
   }
-  static __device__ __forceinline__ uint32_t of(float x, float y) { return pack<half>(of_one(x), of_one(y)); }
+  static __device__ __forceinline__ uint32_t apply(float x, float y) {
+    return pack<half>(apply_scalar(x), apply_scalar(y));
+  }
 };
 // For bfloat16: x (1 + tanh(p(x))) / 2, where p is a fit of atanh(erf(x / sqrt(2))) up to |x| = 4; beyond, the tanh is
 // 1 to 6e-5. The fit is accurate to 3e-5, to which half precision and the GPU's tanh add an error of 2^-11 of x. The
 // argument is x / 4, whose square a saturating product clamps to 1. Returning half of the result saves a doubling.
 template <>
 struct Gelu<bfloat16> {
-  static constexpr float kTaken = 0.25f, kGiven = 0.5f;
+  static constexpr float kInputScale = 0.25f, kOutputScale = 0.5f;
 
-  static __device__ __forceinline__ uint32_t of(float x, float y) {
+  static __device__ __forceinline__ uint32_t apply(float x, float y) {
     const uint32_t both = pack<half>(x, y), square = pair_mul_sat(both, both);
     const uint32_t slope =
         pair_fma(square, pair_fma(square, pack<half>(-0.35996f, -0.35996f), pack<half>(2.36836f, 2.36836f)),
@@ -66,7 +69,9 @@ struct Gelu<bfloat16> {
 
 template <>
 struct Gelu<float> : Gelu<half> {
-  static __device__ __forceinline__ float2 of(float x, float y) { return make_float2(of_one(x), of_one(y)); }
+  static __device__ __forceinline__ float2 apply(float x, float y) {
+    return make_float2(apply_scalar(x), apply_scalar(y));
+  }
 };
 
 // The type of factors from the first GELU on.
@@ -81,7 +86,7 @@ __device__ __forceinline__ Pair<Factor<T>> as_factors(Pair<T> both, float times)
 }
 
 // LayerNorm over the 64 channels of each row, then GELU, packed as a left factor. `weight` and `bias` must be
-// multiplied by Gelu<T>::kTaken.
+// multiplied by Gelu<T>::kInputScale.
 template <typename T>
 __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight, const float* bias, float eps,
                                           Pair<Factor<T>> (&to)[4][4]) {
@@ -90,23 +95,23 @@ __device__ __forceinline__ void norm_gelu(float (&x)[8][4], const float* weight,
     float sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (int n = 0; n < 8; ++n) sum += x[n][2 * half] + x[n][2 * half + 1];
-    const float mean = sum_of_row(sum) * (1.0f / kMiddle);
+    const float mean = row_sum(sum) * (1.0f / kMiddle);
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const float away = x[n][2 * half + j] - mean;
-        x[n][2 * half + j] = away;
-        squares = fmaf(away, away, squares);
+        const float centred = x[n][2 * half + j] - mean;
+        x[n][2 * half + j] = centred;
+        squares = fmaf(centred, centred, squares);
       }
     }
-    const float factor = rsqrtf(fmaf(sum_of_row(squares), 1.0f / kMiddle, eps));
+    const float factor = rsqrtf(fmaf(row_sum(squares), 1.0f / kMiddle, eps));
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const float2 by = *reinterpret_cast<const float2*>(weight + 8 * n + 2 * pair());
       const float2 add = *reinterpret_cast<const float2*>(bias + 8 * n + 2 * pair());
       to[n / 2][n % 2 * 2 + half] =
-          Gelu<T>::of(fmaf(x[n][2 * half] * factor, by.x, add.x), fmaf(x[n][2 * half + 1] * factor, by.y, add.y));
+          Gelu<T>::apply(fmaf(x[n][2 * half] * factor, by.x, add.x), fmaf(x[n][2 * half + 1] * factor, by.y, add.y));
     }
   }
 }
@@ -119,44 +124,44 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Shape = UpscaleShape<T, kSteps>;
   DYNAMIC_SHARED(uint4, factors);
-  uint4* const more = factors + Shape::kFactors;
-  auto* const coefficients = reinterpret_cast<uint32_t*>(more + Shape::kMore) + warp() * kSteps * 4 * kWarp;
+  uint4* const conv2 = factors + Shape::kFactors;
+  auto* const coefficients = reinterpret_cast<uint32_t*>(conv2 + Shape::kConv2) + warp() * kSteps * 4 * kWarp;
   // Where the masks go; each warp keeps a copy of its own.
-  auto* const outs = reinterpret_cast<float**>(more + Shape::kMore + Shape::kCoefficients) + warp() * kMasksAtOnce;
-  auto* const bias = reinterpret_cast<float*>(more + Shape::kMore + Shape::kCoefficients + Shape::kOuts);
+  auto* const outs = reinterpret_cast<float**>(conv2 + Shape::kConv2 + Shape::kCoefficients) + warp() * kMasksAtOnce;
+  auto* const bias = reinterpret_cast<float*>(conv2 + Shape::kConv2 + Shape::kCoefficients + Shape::kOuts);
   float *const norm_weight = bias + 4 * kMiddle, *const norm_bias = norm_weight + kMiddle,
-               *const more_bias = norm_bias + kMiddle;
-  const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = parts_of(panels, part_panels);
+               *const conv2_bias = norm_bias + kMiddle;
+  const int64_t tokens = up.height * up.width, panels = (tokens + 15) / 16, parts = count_parts(panels, part_panels);
   constexpr int kGroups = 4 / Shape::kCells;  // blocks that divide the first step's sub-cells
   const int64_t group_of_cells = blockIdx.x / parts, begin = blockIdx.x % parts * part_panels;
-  const int64_t asked = group_of_cells / kGroups;
+  const int64_t selected = group_of_cells / kGroups;
   const int first_cell = static_cast<int>(group_of_cells % kGroups) * Shape::kCells;
   const int64_t end = min(begin + part_panels, panels);
-  const int64_t first = up.first[asked], last = up.first[asked + 1];
+  const int64_t first = up.mask_offsets[selected], last = up.mask_offsets[selected + 1];
   if (first >= last) return;
   const int thread = static_cast<int>(threadIdx.x);
   copy_vectors(factors, static_cast<const uint4*>(up.factors) + group_of_cells * Shape::kFactors, Shape::kFactors,
                thread, Shape::kThreads);
-  copy_vectors(more, up.enlarge_more, Shape::kMore, thread, Shape::kThreads);
+  copy_vectors(conv2, up.conv2, Shape::kConv2, thread, Shape::kThreads);
   copy_floats(bias, up.bias, 4 * kMiddle, thread, Shape::kThreads);
-  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
-  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, Shape::kThreads, Gelu<T>::kTaken);
-  copy_floats(more_bias, up.enlarge_more_bias, 4 * kNarrow, thread, Shape::kThreads, Gelu<T>::kTaken);
+  copy_floats(norm_weight, up.norm_weight, kMiddle, thread, Shape::kThreads, Gelu<T>::kInputScale);
+  copy_floats(norm_bias, up.norm_bias, kMiddle, thread, Shape::kThreads, Gelu<T>::kInputScale);
+  copy_floats(conv2_bias, up.conv2_bias, 4 * kNarrow, thread, Shape::kThreads, Gelu<T>::kInputScale);
   cp_async_commit();
   cp_async_wait<0>();
   // Convert the second step's matrix to factors, scaled from the results of the first GELU to the arguments of the
   // second. A thread converts only what it has copied itself, so no barrier is needed before.
   if constexpr (!Shape::kFloat) {
-    for (int i = thread; i < Shape::kMore; i += Shape::kThreads) {
-      constexpr float kTimes = Gelu<T>::kTaken / Gelu<T>::kGiven;
-      const uint4 four = more[i];
-      more[i] = make_uint4(as_factors<T>(four.x, kTimes), as_factors<T>(four.y, kTimes), as_factors<T>(four.z, kTimes),
-                           as_factors<T>(four.w, kTimes));
+    for (int i = thread; i < Shape::kConv2; i += Shape::kThreads) {
+      constexpr float kTimes = Gelu<T>::kInputScale / Gelu<T>::kOutputScale;
+      const uint4 four = conv2[i];
+      conv2[i] = make_uint4(as_factors<T>(four.x, kTimes), as_factors<T>(four.y, kTimes), as_factors<T>(four.z, kTimes),
+                            as_factors<T>(four.w, kTimes));
     }
   }
   __syncthreads();
   const auto* const base = static_cast<const uint4*>(up.base);
-  const T* const state = static_cast<const T*>(up.state) + up.asked[asked] * panels * up.rows * 16;
+  const T* const state = static_cast<const T*>(up.state) + up.selected[selected] * panels * up.rows * 16;
   for (int64_t mask = first; mask < last; mask += kMasksAtOnce) {
     const int masks = static_cast<int>(min(last - mask, int64_t{kMasksAtOnce}));
     // The masks' weights as a right factor of depth 32, with masks as columns.
@@ -164,10 +169,11 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const T* const from = static_cast<const T*>(up.weights) + (mask + min(group(), masks - 1)) * kNarrow;
-      weights[j] = as_factors<T>(*reinterpret_cast<const Pair<T>*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kGiven);
+      weights[j] =
+          as_factors<T>(*reinterpret_cast<const Pair<T>*>(from + 8 * j + 2 * pair()), 1 / Gelu<T>::kOutputScale);
     }
     __syncwarp();  // all lanes have finished with the last masks' `outs`
-    if (lane() < masks) outs[lane()] = up.out + up.places[mask + lane()] * 16 * tokens;
+    if (lane() < masks) outs[lane()] = up.out + up.out_indices[mask + lane()] * 16 * tokens;
     __syncwarp();
     const int width = static_cast<int>(up.width);
     for (int64_t panel = begin + warp(); panel < end; panel += Shape::kWarps) {
@@ -176,10 +182,10 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
       if (panel + Shape::kWarps < end) {
         constexpr int kRow = 16 * sizeof(T);
         const auto* const next = reinterpret_cast<const char*>(from + Shape::kWarps * up.rows * 16);
-        for (int i = lane() * 128; i < up.rows * kRow; i += kWarp * 128) fetch_ahead(next + i);
+        for (int i = lane() * 128; i < up.rows * kRow; i += kWarp * 128) prefetch_l2(next + i);
       }
       Pair<T> left[kSteps][4];
-      float of_base[2];
+      float base_scale[2];
       if constexpr (!Shape::kFloat) {
         for (int i = lane(); i < kSteps * kWarp; i += kWarp) {
           const int row = i / 2;
@@ -191,28 +197,28 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        of_base[half] = to_float(from[(up.rows - 2) * 16 + group() + 8 * half]);
+        base_scale[half] = to_float(from[(up.rows - 2) * 16 + group() + 8 * half]);
       }
       if constexpr (!Shape::kFloat) {
         cp_async_wait<0>();
         __syncwarp();
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) load_turned<T>(left[step], coefficients + step * 4 * kWarp);
+        for (int step = 0; step < kSteps; ++step) load_tiles_transposed<T>(left[step], coefficients + step * 4 * kWarp);
         __syncwarp();
       } else {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
           const T* const rows = from + step * 16 * 16;
-          const int present = static_cast<int>(up.rows) - step * 16;
-          load_columns(left[step], rows, present, rows + 8 * 16, present - 8);
+          const int count = static_cast<int>(up.rows) - step * 16;
+          load_columns(left[step], rows, count, rows + 8 * 16, count - 8);
         }
       }
       const int token = static_cast<int>(panel) * 16 + group();  // fits: there are at most 2^28
-      int64_t places[2];                                         // offset of the first pixel of each of the two tokens
+      int64_t pixel_offsets[2];                                  // offset of the first pixel of each of the two tokens
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int y = (token + 8 * half) / width, x = token + 8 * half - y * width;
-        places[half] = int64_t{16} * y * width + 4 * x;
+        pixel_offsets[half] = int64_t{16} * y * width + 4 * x;
       }
       // This loop and the inner one must not be unrolled: there would not be enough registers.
 #pragma unroll 1
@@ -226,8 +232,8 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
           for (int j = 0; j < 4; ++j) {  // rows g and g + 8 of one group of 8 columns, then of the next
             const float2 two = unpack<T>(image[j]);
             const float* const add = bias + cell * kMiddle + (n + j / 2) * 8 + 2 * pair();
-            sums[n + j / 2][j % 2 * 2] = fmaf(two.x, of_base[j % 2], add[0]);
-            sums[n + j / 2][j % 2 * 2 + 1] = fmaf(two.y, of_base[j % 2], add[1]);
+            sums[n + j / 2][j % 2 * 2] = fmaf(two.x, base_scale[j % 2], add[0]);
+            sums[n + j / 2][j % 2 * 2 + 1] = fmaf(two.y, base_scale[j % 2], add[1]);
           }
         }
 #pragma unroll
@@ -235,7 +241,7 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
 #pragma unroll
           for (int n = 0; n < 8; ++n) {
             const int number = ((cell - first_cell) * 8 + n) * (kSteps / 2) + step / 2;
-            multiply<T>(sums[n], left[step], left[step + 1], factors + number * kWarp * kWide<T>);
+            multiply<T>(sums[n], left[step], left[step + 1], factors + number * kWarp * kSizeFactor<T>);
           }
         }
         Pair<Factor<T>> cells[4][4];
@@ -249,17 +255,17 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
             Pair<Factor<T>> packed[2][4];
 #pragma unroll
             for (int n = 0; n < 4; ++n) {
-              float wide[4];
+              float conv2_sums[4];
 #pragma unroll
-              for (int j = 0; j < 4; ++j) wide[j] = more_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
-              multiply_rows<Factor<T>>(wide, cells, more + (part * 4 + n) * 2 * kWarp * kWide<T>);
+              for (int j = 0; j < 4; ++j) conv2_sums[j] = conv2_bias[part * kNarrow + n * 8 + 2 * pair() + j % 2];
+              multiply_rows<Factor<T>>(conv2_sums, cells, conv2 + (part * 4 + n) * 2 * kWarp * kSizeFactor<T>);
 #pragma unroll
               for (int half = 0; half < 2; ++half) {
-                packed[n / 2][n % 2 * 2 + half] = Gelu<T>::of(wide[2 * half], wide[2 * half + 1]);
+                packed[n / 2][n % 2 * 2 + half] = Gelu<T>::apply(conv2_sums[2 * half], conv2_sums[2 * half + 1]);
               }
             }
-            multiply<Factor<T>>(logits[across], packed[0], right_of(weights[0], weights[1]));
-            multiply<Factor<T>>(logits[across], packed[1], right_of(weights[2], weights[3]));
+            multiply<Factor<T>>(logits[across], packed[0], make_right(weights[0], weights[1]));
+            multiply<Factor<T>>(logits[across], packed[1], make_right(weights[2], weights[3]));
           }
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
@@ -268,7 +274,7 @@ __global__ void __launch_bounds__(UpscaleShape<T, kSteps>::kThreads, 1)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               if (token + 8 * half >= tokens) continue;
-              *reinterpret_cast<float2*>(mask_out + places[half]) =
+              *reinterpret_cast<float2*>(mask_out + pixel_offsets[half]) =
                   make_float2(logits[0][2 * half + j], logits[1][2 * half + j]);
             }
           }

@@ -19,7 +19,7 @@ struct DecoderNorm {
 
 // One prompt's operands of a pass over the image; see decoder.h for their meaning. Operands with a row per prompt token
 // and `head_dim` columns are packed as slivers head by head; other matrices are packed as slivers, except the symmetric
-// `gram` and `own_gram`, which are packed triangles.
+// `gram` and `first_gram`, which are packed triangles.
 struct DecoderPass {
   int64_t length, heads, tokens, head_dim;
   const float* image;   // the image's projections, consecutive within each panel
@@ -29,29 +29,30 @@ struct DecoderPass {
   const float* keys;
   const float* cross;
   const float* gram;
-  const float* look;
-  const float* look_mix;
+  const float* queries;
+  const float* queries_mix;
   float* state;  // panels of 2 * heads * tokens + 2 rows
 };
 
 struct DecoderSecondPass : DecoderPass {
-  int64_t look_tokens;
+  int64_t query_tokens;
   float constant;
   const float* keys_mix;
   const float* keys_bias;
-  const float* own;
-  const float* own_gram;
-  const float* own_bias;
+  const float* first_cross;
+  const float* first_gram;
+  const float* first_bias;
   const float* cross_mix;
   const float* cross_bias;
 };
 
-// The partial results of a look's softmax over one stretch of image tokens, before division by the sum of weights.
+// The partial results of a token-to-image attention over one span of image tokens, before division by the sum of
+// weights.
 struct DecoderSums {
-  float* largest;  // (columns), the largest score
-  float* total;    // (columns), the sum of weights
-  float* seen;     // (columns, head_dim rounded up to 16)
-  float* mixed;    // (rows of the state, columns)
+  float* max_score;        // (columns), the largest score
+  float* weight_sum;       // (columns), the sum of weights
+  float* value_sum;        // (columns, head_dim rounded up to 16)
+  float* coefficient_sum;  // (rows of the state, columns)
 };
 
 // The weights of `output_upscaling`, and the image's part of its first step. Matrices are packed by
@@ -62,8 +63,8 @@ struct DecoderUpscaling {
   const float* factors;          // (4 * middle, rows)
   const float* bias;             // (4 * middle)
   DecoderNorm norm;
-  const float* enlarge_more;       // (4 * narrow, middle)
-  const float* enlarge_more_bias;  // (4 * narrow)
+  const float* conv2;       // (4 * narrow, middle)
+  const float* conv2_bias;  // (4 * narrow)
 };
 
 struct DecoderKernels {
@@ -76,23 +77,23 @@ struct DecoderKernels {
   // Pack a symmetric matrix a for products x . (a x): its upper triangle with the off-diagonal elements doubled, in
   // slivers of at most rows * rows floats.
   void (*pack_triangle)(const float* a, int64_t rows, float* out);
-  // Return the number of floats of scratch memory that the passes and first_look need.
-  int64_t (*pass_scratch)(int64_t rows);
-  int64_t (*first_look_scratch)(int64_t rows, int64_t head_dim);
+  // Return the number of floats of scratch memory that the passes and first_token_to_image need.
+  int64_t (*pass_scratch_size)(int64_t rows);
+  int64_t (*first_token_to_image_scratch_size)(int64_t rows, int64_t head_dim);
   // Run a pass of `count` prompts over panels [first_panel, last_panel), with one `sums` per prompt. The prompts take
   // turns every few panels, so that the image's part of these is in the cache for all but the first prompt.
   void (*first_pass)(const DecoderPass* passes, int64_t count, int64_t first_panel, int64_t last_panel,
                      const DecoderSums* sums, float* scratch);
   void (*second_pass)(const DecoderSecondPass* passes, int64_t count, int64_t first_panel, int64_t last_panel,
                       const DecoderSums* sums, float* scratch);
-  // Merge the sums of `count` stretches, in order, and divide by the sum of weights: seen (rows, head_dim), mixed
-  // (mixed_rows, rows). Overwrites the first stretch's memory.
-  void (*finish)(const DecoderSums* sums, int64_t count, int64_t rows, int64_t head_dim, int64_t mixed_rows,
-                 float* seen, float* mixed);
+  // Merge the sums of `count` spans, in order, and divide by the sum of weights: value_sum (rows, head_dim),
+  // coefficient_sum (num_coefficients, rows). Overwrites the first span's memory.
+  void (*finish)(const DecoderSums* sums, int64_t count, int64_t rows, int64_t head_dim, int64_t num_coefficients,
+                 float* value_sum, float* coefficient_sum);
   // Plain attention of one head: q (rows, head_dim), keys in panels that are key_stride floats apart, values
   // (panels * 16, head_dim rounded up to 16), out (rows, head_dim).
-  void (*first_look)(const float* q, int64_t rows, int64_t head_dim, const float* keys, int64_t key_stride,
-                     const float* values, int64_t length, float* out, float* scratch);
+  void (*first_token_to_image)(const float* q, int64_t rows, int64_t head_dim, const float* keys, int64_t key_stride,
+                               const float* values, int64_t length, float* out, float* scratch);
   // Small product of a prompt's tokens: out (rows, columns) = a b^T, or += if `add`. b is (columns, depth), its rows
   // b_stride apart.
   void (*token_dots)(const float* a, int64_t a_stride, int64_t rows, int64_t depth, const float* b, int64_t b_stride,

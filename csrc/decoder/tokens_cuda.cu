@@ -27,259 +27,285 @@ void require(bool holds, const char* message) {
 unsigned step_blocks(int64_t warps) { return blocks_for(warps, kStepWarps); }
 
 // Plain rows, `stride` elements apart.
-Place rows_of(const void* data, int64_t stride) {
+MatrixLayout row_major(const void* data, int64_t stride) {
   return {const_cast<void*>(data), stride, 0, 16, 1, false, nullptr, 0};
 }
 
-Product product(const TokenLayer& layer, Place x, Place out, int64_t rows, float factor = 1.0f) {
-  return {x, out, rows_of(nullptr, 0), layer.weight, layer.bias, rows, layer.n, layer.k, factor, false, 0};
+Product make_product(const TokenLayer& layer, MatrixLayout x, MatrixLayout out, int64_t rows, float factor = 1.0f) {
+  return {x, out, row_major(nullptr, 0), layer.weight, layer.bias, rows, layer.n, layer.k, factor, false, 0};
 }
 
 // Set each product's first block, and return the total number of blocks of `rows` x `columns` results.
-int64_t count_blocks(Products& all, int64_t rows, int64_t columns) {
+int64_t count_blocks(Products& batch, int64_t rows, int64_t columns) {
   int64_t blocks = 0;
-  for (int i = 0; i < all.count; ++i) {
-    Product& one = all.of[i];
-    one.first_block = static_cast<unsigned>(blocks);
-    blocks += (one.rows + rows - 1) / rows * ((one.n + columns - 1) / columns);
+  for (int i = 0; i < batch.count; ++i) {
+    Product& product = batch.items[i];
+    product.first_block = static_cast<unsigned>(blocks);
+    blocks += (product.rows + rows - 1) / rows * ((product.n + columns - 1) / columns);
   }
   return blocks;
 }
 
 template <typename T, int kSide>
-void start_many(const Products& all, int64_t blocks, void* stream) {
-  launch((many_rows_kernel<T, kSide>), blocks_for(blocks, 1), Square<kSide>::kThreads, Square<kSide>::kBytes,
-         static_cast<cudaStream_t>(stream), all);
+void launch_many_rows(const Products& batch, int64_t blocks, void* stream) {
+  launch((many_rows_kernel<T, kSide>), blocks_for(blocks, 1), SquareTile<kSide>::kThreads, SquareTile<kSide>::kBytes,
+         static_cast<cudaStream_t>(stream), batch);
 }
 
 // Launch independent products together, with the block size that suits their number of blocks.
 template <typename T>
-void start_products(Products& all, void* stream) {
-  int64_t blocks = count_blocks(all, 2 * kTile, 2 * kTile);
-  if (blocks >= kLargeBlocksToFill) return start_many<T, 2>(all, blocks, stream);
-  blocks = count_blocks(all, kTile, kTile);
-  if (blocks >= kBlocksToFill) return start_many<T, 1>(all, blocks, stream);
-  launch((few_rows_kernel<T>), blocks_for(count_blocks(all, kFewRows, kFewColumns), 1), kProductThreads, 0,
-         static_cast<cudaStream_t>(stream), all);
+void launch_products(Products& batch, void* stream) {
+  int64_t blocks = count_blocks(batch, 2 * kTile, 2 * kTile);
+  if (blocks >= kLargeBlocksToFill) return launch_many_rows<T, 2>(batch, blocks, stream);
+  blocks = count_blocks(batch, kTile, kTile);
+  if (blocks >= kBlocksToFill) return launch_many_rows<T, 1>(batch, blocks, stream);
+  launch((few_rows_kernel<T>), blocks_for(count_blocks(batch, kFewRows, kFewColumns), 1), kProductThreads, 0,
+         static_cast<cudaStream_t>(stream), batch);
 }
 
 template <typename T>
 class Decoding {
  public:
-  Decoding(const Prompts& job, DType dtype, int64_t shared, void* stream)
+  Decoding(const Prompts& job, DType dtype, int64_t shared_memory, void* stream)
       : job_(job),
-        at_(job),
-        given_(job.given == nullptr ? at_.given : job.given),
+        memory_(job),
+        input_tokens_(job.input_tokens == nullptr ? memory_.input_tokens : job.input_tokens),
         dtype_(dtype),
-        shared_(shared),
+        shared_memory_(shared_memory),
         stream_(stream) {}
 
   void run() {
-    lay_out_image();
-    put_together();
+    pack_image_parts();
+    assemble_tokens();
     // The first block, whose self-attention adds no position embedding to the tokens.
-    multiply(self_products(job_.first, given_, given_));
+    multiply(self_products(job_.first, input_tokens_, input_tokens_));
     attend_self(job_.first, nullptr);
-    multiply({product(job_.first.look_q, rows_of(at_.placed, kWidth), by_head(at_.look), at_.rows, kScale)});
-    first_look({at_.look, at_.image[0], at_.image[1], at_.keys, at_.rows, at_.panels, job_.length}, dtype_, stream_);
-    update(job_.first, by_head(at_.keys));
+    multiply({make_product(job_.first.token_to_image_q, row_major(memory_.queries_with_pe, kWidth),
+                           by_head(memory_.head_queries), memory_.rows, kScale)});
+    first_token_to_image({memory_.head_queries, memory_.image[0], memory_.image[1], memory_.keys, memory_.rows,
+                          memory_.panels, job_.length},
+                         dtype_, stream_);
+    update_tokens(job_.first, by_head(memory_.keys));
     // One launch together with the second block's self-attention products, which read the same tokens.
-    std::vector<Product> products = answers(job_.first, job_.first_own);
-    for (const Product& one : self_products(job_.second, at_.placed, at_.queries)) products.push_back(one);
+    std::vector<Product> products = image_to_token_products(job_.first, job_.first_token_values);
+    for (const Product& product : self_products(job_.second, memory_.queries_with_pe, memory_.queries))
+      products.push_back(product);
     multiply(products);
-    attend_self(job_.second, at_.queries);
-    multiply(
-        {product(job_.second.look_q, rows_of(at_.placed, kWidth), by_prompt(at_.look, job_.tokens), at_.rows, kScale)});
-    pair_first();
-    Pass look = pass_of(at_.image[2], at_.image[3], job_.norms1);
-    pass(look, dtype_, shared_, stream_);
-    gather<false>();
-    update(job_.second, rows_of(at_.seen_rows, kInner));
-    // Only the chosen tokens take part in the last look.
-    products = answers(job_.second, job_.second_own);
-    products.push_back(
-        product(job_.final_q, chosen_of(at_.placed), by_prompt(at_.look, job_.chosen_count), at_.chosen, kScale));
+    attend_self(job_.second, memory_.queries);
+    multiply({make_product(job_.second.token_to_image_q, row_major(memory_.queries_with_pe, kWidth),
+                           by_prompt(memory_.head_queries, job_.tokens), memory_.rows, kScale)});
+    compute_first_operands();
+    Pass operands = make_pass(memory_.image[2], memory_.image[3], job_.norms1);
+    pass(operands, dtype_, shared_memory_, stream_);
+    merge_sums<false>();
+    update_tokens(job_.second, row_major(memory_.attended, kInner));
+    // Only the chosen tokens take part in the last attention.
+    products = image_to_token_products(job_.second, job_.second_token_values);
+    products.push_back(make_product(job_.final_q, chosen_rows(memory_.queries_with_pe),
+                                    by_prompt(memory_.head_queries, job_.chosen_count), memory_.chosen_rows, kScale));
     multiply(products);
-    pair_second();
-    look = pass_of(at_.image[4], at_.image[5], job_.norms2);
-    look.second = true, look.narrow = at_.narrow;
-    look.keys_mix = at_.keys_mix, look.keys_bias = at_.keys_bias;
-    look.own = at_.own_laid, look.own_gram = at_.own_gram, look.own_bias = at_.own_bias;
-    look.cross_mix = at_.cross_mix, look.cross_bias = at_.cross_bias, look.look_rest = at_.look_rest;
-    pass(look, dtype_, shared_, stream_);
-    gather<true>();
-    Product out = product(job_.final_out, rows_of(at_.seen_rows, kInner), rows_of(at_.sum, kWidth), at_.chosen);
-    out.residual = chosen_of(at_.queries);
+    compute_second_operands();
+    operands = make_pass(memory_.image[4], memory_.image[5], job_.norms2);
+    operands.second = true, operands.few_queries = memory_.few_queries;
+    operands.keys_mix = memory_.keys_mix, operands.keys_bias = memory_.keys_bias;
+    operands.first_cross = memory_.packed_first_cross, operands.first_gram = memory_.first_gram,
+    operands.first_bias = memory_.first_bias;
+    operands.cross_mix = memory_.cross_mix, operands.cross_bias = memory_.cross_bias,
+    operands.queries_mix_last = memory_.queries_mix_last;
+    pass(operands, dtype_, shared_memory_, stream_);
+    merge_sums<true>();
+    Product out = make_product(job_.final_out, row_major(memory_.attended, kInner), row_major(memory_.sum, kWidth),
+                               memory_.chosen_rows);
+    out.residual = chosen_rows(memory_.queries);
     multiply({out});
-    normalise(job_.final_norm, at_.sum, at_.chosen, job_.final_tokens, nullptr);
+    normalise(job_.final_norm, memory_.sum, memory_.chosen_rows, job_.final_tokens, nullptr);
     predict_iou();
   }
 
  private:
-  static constexpr float kScale = 0.25f;          // 1 / sqrt(kDim)
-  static constexpr float kShare = 2.0f / kWidth;  // factor of the cross terms in the variance, a mean over channels
+  static constexpr float kScale = 0.25f;  // 1 / sqrt(kDim)
+  static constexpr float kVarianceScale =
+      2.0f / kWidth;  // factor of the cross terms in the variance, a mean over channels
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
 
   // (heads, rows, kDim)
-  Place by_head(void* data) const { return {data, kDim, 0, at_.rows * kDim, 1, false, nullptr, 0}; }
+  MatrixLayout by_head(void* data) const { return {data, kDim, 0, memory_.rows * kDim, 1, false, nullptr, 0}; }
   // (prompts, heads, count, kDim)
-  static Place by_prompt(void* data, int64_t count) {
+  static MatrixLayout by_prompt(void* data, int64_t count) {
     return {data, count * kInner, kDim, count * kDim, static_cast<int>(count), false, nullptr, 0};
   }
-  Place chosen_of(void* data) const {
+  MatrixLayout chosen_rows(void* data) const {
     return {data, job_.tokens * kWidth, kWidth, 16, job_.chosen_count, true, nullptr, 0};
   }
 
   void multiply(const std::vector<Product>& products) {
-    Products all{};
-    std::copy(std::begin(job_.chosen), std::end(job_.chosen), all.chosen);
-    for (const Product& one : products) all.of[all.count++] = one;
-    start_products<T>(all, stream_);
+    Products batch{};
+    std::copy(std::begin(job_.chosen), std::end(job_.chosen), batch.chosen);
+    for (const Product& product : products) batch.items[batch.count++] = product;
+    launch_products<T>(batch, stream_);
   }
 
-  void lay_out_image() {
-    if (job_.laid_out) return;
-    lay_out({job_.first_keys, job_.first_values, job_.image1, job_.values1, job_.image2, job_.values2}, at_.image,
-            job_.length, stream_);
+  void pack_image_parts() {
+    if (job_.packed) return;
+    pack_image({job_.first_keys, job_.first_values, job_.image1, job_.values1, job_.image2, job_.values2},
+               memory_.image, job_.length, stream_);
   }
 
-  void put_together() {
-    if (job_.given != nullptr) return;
-    launch(tokens_kernel, step_blocks(at_.rows), kStepThreads, 0, stream(),
-           (Tokens{job_.output, job_.sparse, at_.given, at_.rows, static_cast<unsigned>(job_.tokens),
-                   static_cast<unsigned>(job_.outputs)}));
+  void assemble_tokens() {
+    if (job_.input_tokens != nullptr) return;
+    launch(gather_tokens_kernel, step_blocks(memory_.rows), kStepThreads, 0, stream(),
+           (TokenGather{job_.output, job_.sparse, memory_.input_tokens, memory_.rows,
+                        static_cast<unsigned>(job_.tokens), static_cast<unsigned>(job_.outputs)}));
   }
 
-  void normalise(const TokenNorm& norm, const void* x, int64_t rows, void* out, void* placed) {
-    const void* const given = placed == nullptr ? nullptr : given_;
+  void normalise(const TokenNorm& norm, const void* x, int64_t rows, void* out, void* queries_with_pe) {
+    const void* const input_tokens = queries_with_pe == nullptr ? nullptr : input_tokens_;
     launch((normalise_kernel<T>), step_blocks(rows), kStepThreads, 0, stream(),
-           (Normalising{x, norm.weight, norm.bias, given, out, placed, rows, job_.eps}));
+           (LayerNormArgs{x, norm.weight, norm.bias, input_tokens, out, queries_with_pe, rows, job_.eps}));
   }
 
-  std::vector<Product> self_products(const TokenBlock& block, const void* placed, const void* queries) const {
-    const Place of_placed = rows_of(placed, kWidth), of_queries = rows_of(queries, kWidth);
-    return {product(block.self_q, of_placed, rows_of(at_.q, kWidth), at_.rows),
-            product(block.self_k, of_placed, rows_of(at_.k, kWidth), at_.rows),
-            product(block.self_v, of_queries, rows_of(at_.v, kWidth), at_.rows)};
+  std::vector<Product> self_products(const TokenBlock& block, const void* queries_with_pe, const void* queries) const {
+    const MatrixLayout with_pe_rows = row_major(queries_with_pe, kWidth), query_rows = row_major(queries, kWidth);
+    return {make_product(block.self_q, with_pe_rows, row_major(memory_.q, kWidth), memory_.rows),
+            make_product(block.self_k, with_pe_rows, row_major(memory_.k, kWidth), memory_.rows),
+            make_product(block.self_v, query_rows, row_major(memory_.v, kWidth), memory_.rows)};
   }
 
   // Self-attention, an optional residual (may be null), then the norm: to `queries`, and plus the input tokens to
-  // `placed`.
+  // `queries_with_pe`.
   void attend_self(const TokenBlock& block, const void* residual) {
     launch((self_attention_kernel<T>), step_blocks(job_.prompts * kHeads), kStepThreads, 0, stream(),
-           (SelfAttention{at_.q, at_.k, at_.v, at_.mlp, job_.prompts, static_cast<int>(job_.tokens)}));
-    Product out = product(block.self_out, rows_of(at_.mlp, kWidth), rows_of(at_.sum, kWidth), at_.rows);
-    out.residual = rows_of(residual, kWidth);
+           (SelfAttention{memory_.q, memory_.k, memory_.v, memory_.mlp, job_.prompts, static_cast<int>(job_.tokens)}));
+    Product out =
+        make_product(block.self_out, row_major(memory_.mlp, kWidth), row_major(memory_.sum, kWidth), memory_.rows);
+    out.residual = row_major(residual, kWidth);
     multiply({out});
-    normalise(block.norm1, at_.sum, at_.rows, at_.queries, at_.placed);
+    normalise(block.norm1, memory_.sum, memory_.rows, memory_.queries, memory_.queries_with_pe);
   }
 
-  // The rest of a block after its look, whose result is `seen`: projection, residual, norm, MLP, residual, norm.
-  void update(const TokenBlock& block, Place seen) {
-    Product out = product(block.look_out, seen, rows_of(at_.sum, kWidth), at_.rows);
-    out.residual = rows_of(at_.queries, kWidth);
+  // The rest of a block after its token-to-image attention, with the result `attended`: projection, residual, norm,
+  // MLP, residual, norm.
+  void update_tokens(const TokenBlock& block, MatrixLayout attended) {
+    Product out = make_product(block.token_to_image_out, attended, row_major(memory_.sum, kWidth), memory_.rows);
+    out.residual = row_major(memory_.queries, kWidth);
     multiply({out});
-    normalise(block.norm2, at_.sum, at_.rows, at_.q, nullptr);
-    Product hidden = product(block.mlp1, rows_of(at_.q, kWidth), rows_of(at_.mlp, block.mlp1.n), at_.rows);
+    normalise(block.norm2, memory_.sum, memory_.rows, memory_.q, nullptr);
+    Product hidden =
+        make_product(block.mlp1, row_major(memory_.q, kWidth), row_major(memory_.mlp, block.mlp1.n), memory_.rows);
     hidden.relu = true;
     multiply({hidden});
-    out = product(block.mlp2, rows_of(at_.mlp, block.mlp1.n), rows_of(at_.sum, kWidth), at_.rows);
-    out.residual = rows_of(at_.q, kWidth);
+    out = make_product(block.mlp2, row_major(memory_.mlp, block.mlp1.n), row_major(memory_.sum, kWidth), memory_.rows);
+    out.residual = row_major(memory_.q, kWidth);
     multiply({out});
-    normalise(block.norm3, at_.sum, at_.rows, at_.queries, at_.placed);
+    normalise(block.norm3, memory_.sum, memory_.rows, memory_.queries, memory_.queries_with_pe);
   }
 
   // The products for keys and values in the attention of image tokens to these tokens.
-  std::vector<Product> answers(const TokenBlock& block, void* own) const {
-    return {product(block.answer_k, rows_of(at_.placed, kWidth), by_prompt(at_.keys, job_.tokens), at_.rows, kScale),
-            product(block.answer_v, rows_of(at_.queries, kWidth), by_prompt(own, job_.tokens), at_.rows)};
+  std::vector<Product> image_to_token_products(const TokenBlock& block, void* token_values) const {
+    return {make_product(block.image_to_token_k, row_major(memory_.queries_with_pe, kWidth),
+                         by_prompt(memory_.keys, job_.tokens), memory_.rows, kScale),
+            make_product(block.image_to_token_v, row_major(memory_.queries, kWidth),
+                         by_prompt(token_values, job_.tokens), memory_.rows)};
   }
 
-  Pairing pairing(const void* x, const void* mix, const void* own, void* matrix, void* vectors, float factor) const {
-    Pairing one{};
-    one.x = x, one.mix = mix, one.own = own, one.matrix = matrix, one.vectors = vectors, one.factor = factor;
-    one.count = static_cast<int>(job_.tokens), one.depth = 2;
-    return one;
+  BilinearForm make_bilinear(const void* x, const void* mix, const void* values, void* matrix, void* vectors,
+                             float factor) const {
+    BilinearForm form{};
+    form.x = x, form.mix = mix, form.values = values, form.matrix = matrix, form.vectors = vectors,
+    form.factor = factor;
+    form.count = static_cast<int>(job_.tokens), form.depth = 2;
+    return form;
   }
 
-  void pair_first() {
-    Pairings all{};
-    all.of[all.count++] = pairing(at_.keys, nullptr, nullptr, nullptr, at_.keys_laid, 1.0f);
-    all.of[all.count++] = pairing(job_.first_own, job_.mixes.gram1, job_.first_own, at_.gram, at_.cross_laid, kShare);
-    all.of[all.count++] = pairing(at_.look, job_.mixes.look1, job_.first_own, at_.look_mix, at_.look_laid, 1.0f);
-    start(all);
+  void compute_first_operands() {
+    BilinearForms batch{};
+    batch.items[batch.count++] = make_bilinear(memory_.keys, nullptr, nullptr, nullptr, memory_.packed_keys, 1.0f);
+    batch.items[batch.count++] = make_bilinear(job_.first_token_values, job_.mixes.gram1, job_.first_token_values,
+                                               memory_.gram, memory_.packed_cross, kVarianceScale);
+    batch.items[batch.count++] = make_bilinear(memory_.head_queries, job_.mixes.queries1, job_.first_token_values,
+                                               memory_.queries_mix, memory_.packed_queries, 1.0f);
+    launch_bilinear(batch);
   }
 
-  void pair_second() {
+  void compute_second_operands() {
     const TokenMixes& mixes = job_.mixes;
-    const void *first = job_.first_own, *second = job_.second_own;
-    Pairings all{};
-    Pairing* one = &(all.of[all.count++] = pairing(at_.keys, mixes.keys, first, at_.keys_mix, at_.keys_laid, 1.0f));
-    one->along = mixes.keys_bias, one->bias = at_.keys_bias;
-    one = &(all.of[all.count++] = pairing(first, mixes.own, first, at_.own_gram, at_.own_laid, kShare));
-    one->along = mixes.own_bias, one->bias = at_.own_bias;
-    one = &(all.of[all.count++] = pairing(second, mixes.cross, first, at_.cross_mix, at_.cross_laid, kShare));
+    const void *first = job_.first_token_values, *second = job_.second_token_values;
+    BilinearForms batch{};
+    BilinearForm* form = &(batch.items[batch.count++] = make_bilinear(memory_.keys, mixes.keys, first, memory_.keys_mix,
+                                                                      memory_.packed_keys, 1.0f));
+    form->dot_vector = mixes.keys_bias, form->bias = memory_.keys_bias;
+    form = &(batch.items[batch.count++] = make_bilinear(first, mixes.gram2_first, first, memory_.first_gram,
+                                                        memory_.packed_first_cross, kVarianceScale));
+    form->dot_vector = mixes.gram2_first_bias, form->bias = memory_.first_bias;
+    form = &(batch.items[batch.count++] =
+                 make_bilinear(second, mixes.cross, first, memory_.cross_mix, memory_.packed_cross, kVarianceScale));
     // The softmax weights of each head sum to 1, so adding constant / heads to this bias adds the variance's constant.
-    one->along = mixes.cross_bias, one->bias = at_.cross_bias, one->constant = job_.constant;
-    all.of[all.count++] = pairing(second, mixes.gram2, second, at_.gram, nullptr, 1.0f);
-    one = &(all.of[all.count++] = pairing(at_.look, mixes.look2_first, first, at_.look_mix, at_.look_laid, 1.0f));
-    one->along = mixes.look2_rest, one->bias = at_.look_rest;
-    one->look = true, one->count = job_.chosen_count, one->depth = 4;
-    one = &(all.of[all.count++] = pairing(at_.look, mixes.look2_second, second, at_.look_mix, nullptr, 1.0f));
-    one->look = true, one->count = job_.chosen_count, one->depth = 4, one->first_depth = 2;
-    all.narrow = at_.narrow;
-    start(all);
+    form->dot_vector = mixes.cross_bias, form->bias = memory_.cross_bias, form->constant = job_.constant;
+    batch.items[batch.count++] = make_bilinear(second, mixes.gram2_second, second, memory_.gram, nullptr, 1.0f);
+    form = &(batch.items[batch.count++] = make_bilinear(memory_.head_queries, mixes.queries2_first, first,
+                                                        memory_.queries_mix, memory_.packed_queries, 1.0f));
+    form->dot_vector = mixes.queries2_constant, form->bias = memory_.queries_mix_last;
+    form->is_queries = true, form->count = job_.chosen_count, form->depth = 4;
+    form = &(batch.items[batch.count++] = make_bilinear(memory_.head_queries, mixes.queries2_second, second,
+                                                        memory_.queries_mix, nullptr, 1.0f));
+    form->is_queries = true, form->count = job_.chosen_count, form->depth = 4, form->first_depth = 2;
+    batch.few_queries = memory_.few_queries;
+    launch_bilinear(batch);
   }
 
-  void start(Pairings& all) {
-    all.prompts = job_.prompts, all.tokens = static_cast<int>(job_.tokens);
-    const unsigned blocks = blocks_for(int64_t{step_blocks(job_.prompts)} * kHeads * all.count, 1);
-    launch((pairs_kernel<T>), blocks, kStepThreads, 0, stream(), all);
+  void launch_bilinear(BilinearForms& batch) {
+    batch.prompts = job_.prompts, batch.tokens = static_cast<int>(job_.tokens);
+    const unsigned blocks = blocks_for(int64_t{step_blocks(job_.prompts)} * kHeads * batch.count, 1);
+    launch((bilinear_kernel<T>), blocks, kStepThreads, 0, stream(), batch);
   }
 
-  Pass pass_of(const void* image, const void* values, const float* norms) const {
+  Pass make_pass(const void* image, const void* values, const float* norms) const {
     Pass pass{};
     pass.image = image, pass.values = values, pass.norms = norms;
-    pass.keys = at_.keys_laid, pass.cross = at_.cross_laid, pass.gram = at_.gram;
-    pass.look = at_.look_laid, pass.look_mix = at_.look_mix, pass.state = job_.state;
-    pass.tops = at_.tops, pass.totals = at_.totals, pass.seen = at_.seen, pass.mixed = at_.mixed;
+    pass.keys = memory_.packed_keys, pass.cross = memory_.packed_cross, pass.gram = memory_.gram;
+    pass.queries = memory_.packed_queries, pass.queries_mix = memory_.queries_mix, pass.state = job_.state;
+    pass.max_scores = memory_.max_scores, pass.weight_sums = memory_.weight_sums, pass.value_sums = memory_.value_sums,
+    pass.coefficient_sums = memory_.coefficient_sums;
     pass.eps = job_.eps;
-    pass.prompts = job_.prompts, pass.tokens = job_.tokens, pass.panels = at_.panels, pass.length = job_.length;
+    pass.prompts = job_.prompts, pass.tokens = job_.tokens, pass.panels = memory_.panels, pass.length = job_.length;
     return pass;
   }
 
   template <bool kSecond>
-  void gather() {
+  void merge_sums() {
     const TokenMixes& mixes = job_.mixes;
-    Gathering job{};
-    job.tops = at_.tops, job.totals = at_.totals, job.seen = at_.seen, job.mixed = at_.mixed;
-    job.own[0] = job_.first_own, job.own[1] = job_.second_own;
-    job.mix[0] = kSecond ? mixes.seen2_first : mixes.seen1, job.mix[1] = mixes.seen2_second;
-    job.rest = mixes.seen2_rest, job.bias = kSecond ? mixes.seen2_bias : mixes.seen1_bias;
-    job.out = at_.seen_rows, job.prompts = job_.prompts, job.parts = at_.parts;
+    AttentionMerge job{};
+    job.max_scores = memory_.max_scores, job.weight_sums = memory_.weight_sums, job.value_sums = memory_.value_sums,
+    job.coefficient_sums = memory_.coefficient_sums;
+    job.token_values[0] = job_.first_token_values, job.token_values[1] = job_.second_token_values;
+    job.mix[0] = kSecond ? mixes.values2_first : mixes.values1, job.mix[1] = mixes.values2_second;
+    job.constant = mixes.values2_constant, job.bias = kSecond ? mixes.values2_bias : mixes.values1_bias;
+    job.out = memory_.attended, job.prompts = job_.prompts, job.parts = memory_.parts;
     job.tokens = static_cast<int>(job_.tokens);
-    job.count = kSecond ? job_.chosen_count : job.tokens, job.narrow = kSecond && at_.narrow;
+    job.count = kSecond ? job_.chosen_count : job.tokens, job.few_queries = kSecond && memory_.few_queries;
     const unsigned blocks = blocks_for((job_.prompts + 1) / 2 * (kHeads / 2), 1);
-    launch((gather_kernel<T, kSecond>), blocks, kStepThreads, 0, stream(), job);
+    launch((merge_attention_kernel<T, kSecond>), blocks, kStepThreads, 0, stream(), job);
   }
 
   void predict_iou() {
-    const Place tokens = rows_of(job_.final_tokens, int64_t{job_.chosen_count} * kWidth);
-    Product one = product(job_.iou1, tokens, rows_of(at_.iou1, job_.iou1.n), job_.prompts);
-    one.relu = true;
-    multiply({one});
-    one = product(job_.iou2, rows_of(at_.iou1, job_.iou1.n), rows_of(at_.iou2, job_.iou2.n), job_.prompts);
-    one.relu = true;
-    multiply({one});
-    multiply({product(job_.iou3, rows_of(at_.iou2, job_.iou2.n), rows_of(job_.iou, job_.iou3.n), job_.prompts)});
+    const MatrixLayout tokens = row_major(job_.final_tokens, int64_t{job_.chosen_count} * kWidth);
+    Product product = make_product(job_.iou1, tokens, row_major(memory_.iou1, job_.iou1.n), job_.prompts);
+    product.relu = true;
+    multiply({product});
+    product = make_product(job_.iou2, row_major(memory_.iou1, job_.iou1.n), row_major(memory_.iou2, job_.iou2.n),
+                           job_.prompts);
+    product.relu = true;
+    multiply({product});
+    multiply({make_product(job_.iou3, row_major(memory_.iou2, job_.iou2.n), row_major(job_.iou, job_.iou3.n),
+                           job_.prompts)});
   }
 
   const Prompts& job_;
-  const Memory at_;
-  const void* const given_;
+  const Memory memory_;
+  const void* const input_tokens_;
   DType dtype_;
-  int64_t shared_;
+  int64_t shared_memory_;
   void* stream_;
 };
 
@@ -293,12 +319,13 @@ void check_block(const TokenBlock& block) {
     check_layer(*layer, kWidth);
     require(layer->n == kWidth, "decoder: there are kernels for 256 channels");
   }
-  for (const TokenLayer* layer : {&block.look_q, &block.answer_k, &block.answer_v}) {
+  for (const TokenLayer* layer : {&block.token_to_image_q, &block.image_to_token_k, &block.image_to_token_v}) {
     check_layer(*layer, kWidth);
     require(layer->n == kInner, "decoder: there are kernels for cross-attention of 128 channels");
   }
-  check_layer(block.look_out, kInner), check_layer(block.mlp1, kWidth), check_layer(block.mlp2, block.mlp1.n);
-  require(block.look_out.n == kWidth && block.mlp2.n == kWidth, "decoder: there are kernels for 256 channels");
+  check_layer(block.token_to_image_out, kInner), check_layer(block.mlp1, kWidth), check_layer(block.mlp2, block.mlp1.n);
+  require(block.token_to_image_out.n == kWidth && block.mlp2.n == kWidth,
+          "decoder: there are kernels for 256 channels");
 }
 
 void check(const Prompts& job) {
@@ -319,41 +346,43 @@ void check(const Prompts& job) {
 }
 
 template <typename T>
-void factors_of(const MaskFactors& job, void* stream) {
-  const MaskMemory at(job);
-  const auto on = static_cast<cudaStream_t>(stream);
-  const unsigned blocks = step_blocks(job.asked_count * (job.wide / 16));
-  if (job.laid_out) {
-    launch((factors_kernel<T, true>), blocks, kStepThreads, 0, on, job);
+void run_mask_factors(const MaskFactors& job, void* stream) {
+  const MaskMemory memory(job);
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  const unsigned blocks = step_blocks(job.selected_count * (job.conv1_channels / 16));
+  if (job.packed) {
+    launch((factors_kernel<T, true>), blocks, kStepThreads, 0, cuda_stream, job);
   } else {
-    launch((factors_kernel<T, false>), blocks, kStepThreads, 0, on, job);
+    launch((factors_kernel<T, false>), blocks, kStepThreads, 0, cuda_stream, job);
   }
   if (job.count == 0) return;
-  for (int begin = 0; begin < at.masks; begin += kMostProducts) {
+  for (int begin = 0; begin < memory.masks; begin += kMaxProducts) {
     for (int i = 0; i < 3; ++i) {
-      Products all{};
-      for (int mask = begin; mask < std::min(begin + kMostProducts, at.masks); ++mask) {
+      Products batch{};
+      for (int mask = begin; mask < std::min(begin + kMaxProducts, memory.masks); ++mask) {
         const TokenLayer& layer = job.layers[mask][i];
-        // The mask token of each prompt in `asked`.
-        Place x = rows_of(static_cast<const T*>(job.final_tokens) + (1 + mask) * kWidth, job.chosen_count * kWidth);
-        x.index = job.asked, x.groups = job.prompts;
-        if (i > 0) x = rows_of(at.of(i - 1, mask), layer.k);
-        Product& one = all.of[all.count++] = product(layer, x, rows_of(at.of(i, mask), layer.n), job.asked_count);
-        one.relu = i < 2;
+        // The mask token of each prompt in `selected`.
+        MatrixLayout x =
+            row_major(static_cast<const T*>(job.final_tokens) + (1 + mask) * kWidth, job.chosen_count * kWidth);
+        x.row_index = job.selected, x.num_groups = job.prompts;
+        if (i > 0) x = row_major(memory.output(i - 1, mask), layer.k);
+        Product& product = batch.items[batch.count++] =
+            make_product(layer, x, row_major(memory.output(i, mask), layer.n), job.selected_count);
+        product.relu = i < 2;
       }
-      start_products<T>(all, stream);
+      launch_products<T>(batch, stream);
     }
   }
   const int narrow = job.layers[0][2].n;
-  launch(choose_kernel, blocks_for(job.count * narrow, kStepThreads), kStepThreads, 0, on, job,
-         static_cast<const uint16_t*>(at.made[2]), narrow);
+  launch(select_weights_kernel, blocks_for(job.count * narrow, kStepThreads), kStepThreads, 0, cuda_stream, job,
+         static_cast<const uint16_t*>(memory.outputs[2]), narrow);
 }
 
 void check(const MaskFactors& job) {
   require(job.prompts >= 1 && job.tokens >= 1 && job.tokens <= kTokens, "decoder: there are kernels for 1 to 8 tokens");
-  require(job.asked_count >= 1 && job.asked_count <= int64_t{1} << 24 && job.count >= 0,
+  require(job.selected_count >= 1 && job.selected_count <= int64_t{1} << 24 && job.count >= 0,
           "decoder: there must be 1 to 2^24 prompts");
-  require(job.wide >= 16 && job.wide % 16 == 0, "decoder: 4 * middle must be a multiple of 16");
+  require(job.conv1_channels >= 16 && job.conv1_channels % 16 == 0, "decoder: 4 * middle must be a multiple of 16");
   require(job.chosen_count >= 1 && job.chosen_count <= kTokens && (job.chosen_count > 1 || job.count == 0),
           "decoder: there must be a token for each mask");
   for (int mask = 0; mask + 1 < job.chosen_count; ++mask) {
@@ -366,21 +395,21 @@ void check(const MaskFactors& job) {
 
 }  // namespace
 
-int64_t mask_factors_scratch(const MaskFactors& job) {
+int64_t mask_factors_scratch_bytes(const MaskFactors& job) {
   check(job);
-  MaskFactors sized = job;
-  sized.scratch = nullptr;
-  return MaskMemory(sized).bytes;
+  MaskFactors without_scratch = job;
+  without_scratch.scratch = nullptr;
+  return MaskMemory(without_scratch).bytes;
 }
 
 void mask_factors(const MaskFactors& job, DType dtype, void* stream) {
   check(job);
-  if (dtype == DType::float16) return factors_of<half>(job, stream);
-  if (dtype == DType::bfloat16) return factors_of<bfloat16>(job, stream);
+  if (dtype == DType::float16) return run_mask_factors<half>(job, stream);
+  if (dtype == DType::bfloat16) return run_mask_factors<bfloat16>(job, stream);
   throw std::invalid_argument("decoder: there are no kernels for this dtype");
 }
 
-void lay_out(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream) {
+void pack_image(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream) {
   Fragments parts{};
   for (int i = 0; i < kImageParts; ++i) {
     parts.from[i] = from[i], parts.to[i] = to[i];
@@ -390,11 +419,11 @@ void lay_out(const void* const (&from)[kImageParts], void* const (&to)[kImagePar
          parts);
 }
 
-int64_t prompts_scratch(const Prompts& job) {
+int64_t prompts_scratch_bytes(const Prompts& job) {
   check(job);
-  Prompts sized = job;
-  sized.scratch = nullptr;
-  return Memory(sized).bytes();
+  Prompts without_scratch = job;
+  without_scratch.scratch = nullptr;
+  return Memory(without_scratch).bytes();
 }
 
 void decode_prompts(const Prompts& job, DType dtype, int64_t shared_memory, void* stream) {

@@ -33,18 +33,18 @@ struct TokenNorm {
 struct TokenBlock {
   TokenLayer self_q, self_k, self_v, self_out;
   TokenNorm norm1;
-  TokenLayer look_q, look_out;
+  TokenLayer token_to_image_q, token_to_image_out;
   TokenNorm norm2;
   TokenLayer mlp1, mlp2;
   TokenNorm norm3;
-  TokenLayer answer_k, answer_v;
+  TokenLayer image_to_token_k, image_to_token_v;
 };
 
 struct TokenMixes {
-  const void *gram1, *look1, *seen1, *seen1_bias;
-  const void *keys, *keys_bias, *own, *own_bias, *cross, *cross_bias, *gram2;
-  const void *look2_first, *look2_second, *look2_rest;
-  const void *seen2_first, *seen2_second, *seen2_rest, *seen2_bias;
+  const void *gram1, *queries1, *values1, *values1_bias;
+  const void *keys, *keys_bias, *gram2_first, *gram2_first_bias, *cross, *cross_bias, *gram2_second;
+  const void *queries2_first, *queries2_second, *queries2_constant;
+  const void *values2_first, *values2_second, *values2_constant, *values2_bias;
 };
 
 struct Prompts {
@@ -58,53 +58,53 @@ struct Prompts {
   // What was precomputed of the image, in panels of 16 tokens as in decoder.h.
   const void *first_keys, *first_values, *image1, *values1, *image2, *values2;
   const float *norms1, *norms2;
-  const float* constant;  // the constant of the second pass's variance, on the device
-  bool laid_out;          // whether the 16-bit parts of the image are fragments already, see `lay_out`
-  const void* given;      // (prompts, tokens, kWidth), or null: then a prompt's tokens are `output`, then `sparse`
-  const void* output;     // (outputs, kWidth), the same for all prompts
-  const void* sparse;     // (prompts, tokens - outputs, kWidth)
+  const float* constant;     // the constant of the second pass's variance, on the device
+  bool packed;               // whether the 16-bit parts of the image are fragments already, see `pack_image`
+  const void* input_tokens;  // (prompts, tokens, kWidth), or null: then a prompt's tokens are `output`, then `sparse`
+  const void* output;        // (outputs, kWidth), the same for all prompts
+  const void* sparse;        // (prompts, tokens - outputs, kWidth)
   int64_t outputs;
   int chosen[kTokens];  // tokens whose result is wanted, the first that of the IoU
   int chosen_count;
-  void* state;         // (prompts, panels, 2 * heads * tokens + 2, 16)
-  void* final_tokens;  // (prompts, chosen_count, kWidth)
-  void* iou;           // (prompts, iou3.n)
-  void* first_own;     // (prompts, heads, tokens, kDim)
-  void* second_own;
-  void* scratch;  // `prompts_scratch` bytes, aligned to 256
+  void* state;               // (prompts, panels, 2 * heads * tokens + 2, 16)
+  void* final_tokens;        // (prompts, chosen_count, kWidth)
+  void* iou;                 // (prompts, iou3.n)
+  void* first_token_values;  // (prompts, heads, tokens, kDim)
+  void* second_token_values;
+  void* scratch;  // `prompts_scratch_bytes` bytes, aligned to 256
 };
 
 // Rearrange the precomputed parts of an image, except the norms, from panels to the fragments of decoder_cuda.h. Parts
 // are in the order of `Prompts`: first_keys, first_values, image1, values1, image2, values2. Asynchronous.
 constexpr int kImageParts = 6;
-void lay_out(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream);
+void pack_image(const void* const (&from)[kImageParts], void* const (&to)[kImageParts], int64_t length, void* stream);
 
 // Return the bytes of scratch memory that a call needs. Only the sizes in `job` are used.
-int64_t prompts_scratch(const Prompts& job);
+int64_t prompts_scratch_bytes(const Prompts& job);
 
 // Throws like `pass` in decoder_cuda.h.
 void decode_prompts(const Prompts& job, DType dtype, int64_t shared_memory, void* stream);
 
 // The operands of mask_factors, which computes what `upscale` needs of each prompt (`factors`) and mask (`weights`), in
-// five launches for up to four masks. Elements of `asked`, `index` and `column` that are out of range are clamped.
+// five launches for up to four masks. Elements of `selected`, `index` and `column` that are out of range are clamped.
 // Mask tokens are numbered from 0 in the order of the chosen tokens after the first.
 struct MaskFactors {
-  int64_t prompts, tokens, asked_count, count;
-  int wide;                                           // 4 * middle, a multiple of 16
-  int chosen_count;                                   // tokens of a prompt, of which the masks' come after the first
-  const void *final_tokens, *first_own, *second_own;  // outputs of `decode_prompts`
-  const int64_t* asked;                               // (asked_count), prompts
-  const int64_t *index, *column;                      // (count): each mask's place in `asked`, its token's number
-  TokenLayer layers[kTokens][3];                      // of each mask token, all of the same sizes
-  const void *first, *second;                         // (wide, kInner)
-  const void* rest;                                   // (wide)
-  void* factors;                                      // output (asked_count, wide, 2 * heads * tokens + 2)
-  bool laid_out;                                      // whether to store `factors` as matrices, for `upscale`
-  void* weights;                                      // output (count, narrow)
-  void* scratch;                                      // `mask_factors_scratch` bytes, aligned to 256
+  int64_t prompts, tokens, selected_count, count;
+  int conv1_channels;  // 4 * middle, a multiple of 16
+  int chosen_count;    // tokens of a prompt, of which the masks' come after the first
+  const void *final_tokens, *first_token_values, *second_token_values;  // outputs of `decode_prompts`
+  const int64_t* selected;                                              // (selected_count), prompts
+  const int64_t *index, *column;       // (count): each mask's place in `selected`, its token's number
+  TokenLayer layers[kTokens][3];       // of each mask token, all of the same sizes
+  const void *first_mix, *second_mix;  // (conv1_channels, kInner)
+  const void* constant_mix;            // (conv1_channels)
+  void* factors;                       // output (selected_count, conv1_channels, 2 * heads * tokens + 2)
+  bool packed;                         // whether to store `factors` as matrices, for `upscale`
+  void* weights;                       // output (count, narrow)
+  void* scratch;                       // `mask_factors_scratch_bytes` bytes, aligned to 256
 };
 
-int64_t mask_factors_scratch(const MaskFactors& job);
+int64_t mask_factors_scratch_bytes(const MaskFactors& job);
 void mask_factors(const MaskFactors& job, DType dtype, void* stream);
 
 }  // namespace fastsam::decoder::cuda

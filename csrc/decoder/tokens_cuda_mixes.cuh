@@ -1,37 +1,38 @@
-// Kernels between a prompt's tokens and the passes over the image: pairs_kernel computes a pass's operands from tokens,
-// gather_kernel turns a pass's sums into values, and factors_kernel computes the upscaling's factors. In the first two,
-// a warp has one head of one prompt. Its tokens fill 8 of the 16 rows of a left factor, and the result of a product
-// becomes the left factor of the next without leaving its registers.
+// Kernels between a prompt's tokens and the passes over the image: bilinear_kernel computes a pass's operands from
+// tokens, merge_attention_kernel turns a pass's sums into values, and factors_kernel computes the upscaling's factors.
+// In the first two, a warp has one head of one prompt. Its tokens fill 8 of the 16 rows of a left factor, and the
+// result of a product becomes the left factor of the next without leaving its registers.
 #pragma once
 
 #include "decoder/tokens_cuda_steps.cuh"
 
 namespace fastsam::decoder::cuda {
 
-// Computes x mix own^T for one prompt, where rows of x and `own` are zero outside their head's channels, and stores it
-// and x itself in the layouts of decoder_cuda.h.
-struct Pairing {
-  const void* x;          // (prompts, heads, count, kDim)
-  const void* mix;        // (kInner, kInner), or null to store only x
-  const void* own;        // (prompts, heads, tokens, kDim)
-  void* matrix;           // output, matrices `depth` * 32 deep, of which 64 are written, from `first_depth` * 32 on
-  void* vectors;          // output, vectors of x * factor, or null
-  const void* along;      // (kInner), or null: the products of x with its head's part go to `bias`
-  const float* constant;  // one number, of which 1 / heads is added to these products, or null
-  float* bias;            // output (prompts, kRows); in a look (prompts, heads * each, 2), (0, product) for each row
+// Computes x mix values^T for one prompt, where rows of x and `values` are zero outside their head's channels, and
+// stores it and x itself in the layouts of decoder_cuda.h.
+struct BilinearForm {
+  const void* x;           // (prompts, heads, count, kDim)
+  const void* mix;         // (kInner, kInner), or null to store only x
+  const void* values;      // (prompts, heads, tokens, kDim)
+  void* matrix;            // output, matrices `depth` * 32 deep, of which 64 are written, from `first_depth` * 32 on
+  void* vectors;           // output, vectors of x * factor, or null
+  const void* dot_vector;  // (kInner), or null: the products of x with its head's part go to `bias`
+  const float* constant;   // one number, of which 1 / heads is added to these products, or null
+  float*
+      bias;  // output (prompts, kRows); if is_queries (prompts, heads * tokens per head, 2), (0, product) for each row
   float factor;
   int count, depth, first_depth;
-  bool look;  // whether x are `count` queries of a look, which may be narrow
+  bool is_queries;  // whether x are `count` queries of token-to-image attention, which may be few
 };
 
-constexpr int kMostPairings = 6;
+constexpr int kMaxBilinearForms = 6;
 
-struct Pairings {
-  Pairing of[kMostPairings];
+struct BilinearForms {
+  BilinearForm items[kMaxBilinearForms];
   int count;
   int64_t prompts;
   int tokens;
-  bool narrow;
+  bool few_queries;
 };
 
 // Load a lane's part of a row of 16 channels: channels 2t, 2t + 1, and 2t + 8, 2t + 9.
@@ -43,8 +44,9 @@ __device__ __forceinline__ uint2 load_vector(const void* rows, int64_t row, bool
 }
 
 // Load two elements of a column, in adjacent rows, as a pair; missing ones are zero.
-__device__ __forceinline__ uint32_t load_column(const void* of, int64_t at, int64_t pitch, bool first, bool second) {
-  const auto* const from = static_cast<const uint16_t*>(of) + at;
+__device__ __forceinline__ uint32_t load_column(const void* matrix, int64_t at, int64_t pitch, bool first,
+                                                bool second) {
+  const auto* const from = static_cast<const uint16_t*>(matrix) + at;
   return (first ? static_cast<uint32_t>(__ldg(from)) : 0) | (second ? static_cast<uint32_t>(__ldg(from + pitch)) : 0)
                                                                 << 16;
 }
@@ -65,86 +67,91 @@ struct HeadRows {
 
 // A block has one head of one pairing for kStepWarps prompts, one per warp.
 template <typename T>
-__global__ void __launch_bounds__(kStepThreads) pairs_kernel(const __grid_constant__ Pairings all) {
+__global__ void __launch_bounds__(kStepThreads) bilinear_kernel(const __grid_constant__ BilinearForms batch) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   __shared__ HeadRows<1> mix;
-  const unsigned each_prompt = static_cast<unsigned>(all.count) * kHeads, number = blockIdx.x % each_prompt;
+  const unsigned blocks_per_prompt = static_cast<unsigned>(batch.count) * kHeads,
+                 number = blockIdx.x % blocks_per_prompt;
   const int head = static_cast<int>(number % kHeads);
-  const Pairing& one = all.of[number / kHeads];
-  const int64_t prompt = int64_t{blockIdx.x / each_prompt} * kStepWarps + warp();
-  if (one.mix != nullptr) mix.copy(one.mix, head);
+  const BilinearForm& form = batch.items[number / kHeads];
+  const int64_t prompt = int64_t{blockIdx.x / blocks_per_prompt} * kStepWarps + warp();
+  if (form.mix != nullptr) mix.copy(form.mix, head);
   __syncthreads();
-  if (prompt >= all.prompts) return;
-  const bool narrow = one.look && all.narrow;
-  // Two heads of a narrow look share 8 columns.
-  const int each = narrow ? kTokens / 2 : kTokens, shift = narrow ? head % 2 * each : 0, token = group() - shift;
-  const bool column = token >= 0 && token < each, inside = column && token < one.count;
-  const uint2 x = load_vector<T>(one.x, (prompt * kHeads + head) * one.count + (inside ? token : 0), inside);
+  if (prompt >= batch.prompts) return;
+  const bool few_queries = form.is_queries && batch.few_queries;
+  // With few queries, two heads share 8 columns.
+  const int tokens_per_head = few_queries ? kTokens / 2 : kTokens, shift = few_queries ? head % 2 * tokens_per_head : 0,
+            token = group() - shift;
+  const bool column = token >= 0 && token < tokens_per_head, inside = column && token < form.count;
+  const uint2 x = load_vector<T>(form.x, (prompt * kHeads + head) * form.count + (inside ? token : 0), inside);
   const float2 low = unpack<T>(x.x), high = unpack<T>(x.y);
-  if (one.vectors != nullptr) {
-    static_cast<uint2*>(one.vectors)[(prompt * kHeads + head) * kWarp + lane()] =
-        make_uint2(pack<T>(low.x * one.factor, low.y * one.factor), pack<T>(high.x * one.factor, high.y * one.factor));
+  if (form.vectors != nullptr) {
+    static_cast<uint2*>(form.vectors)[(prompt * kHeads + head) * kWarp + lane()] = make_uint2(
+        pack<T>(low.x * form.factor, low.y * form.factor), pack<T>(high.x * form.factor, high.y * form.factor));
   }
-  if (one.along != nullptr) {
-    const auto* const along = static_cast<const T*>(one.along) + head * kDim + 2 * pair();
-    const float products = low.x * to_float(along[0]) + low.y * to_float(along[1]) + high.x * to_float(along[8]) +
-                           high.y * to_float(along[9]);
-    const float sum = sum_of_row(products);
+  if (form.dot_vector != nullptr) {
+    const auto* const dot_vector = static_cast<const T*>(form.dot_vector) + head * kDim + 2 * pair();
+    const float products = low.x * to_float(dot_vector[0]) + low.y * to_float(dot_vector[1]) +
+                           high.x * to_float(dot_vector[8]) + high.y * to_float(dot_vector[9]);
+    const float sum = row_sum(products);
     if (pair() == 0 && column) {
-      if (one.look) {
-        float* const to = one.bias + ((prompt * kHeads + head) * each + token) * 2;
+      if (form.is_queries) {
+        float* const to = form.bias + ((prompt * kHeads + head) * tokens_per_head + token) * 2;
         to[0] = 0.0f, to[1] = sum;
       } else {
-        const float more = one.constant != nullptr && inside ? *one.constant * (1.0f / kHeads) : 0.0f;
-        one.bias[(prompt * kHeads + head) * kTokens + token] = sum + more;
+        const float constant = form.constant != nullptr && inside ? *form.constant * (1.0f / kHeads) : 0.0f;
+        form.bias[(prompt * kHeads + head) * kTokens + token] = sum + constant;
       }
     }
   }
-  if (one.mix == nullptr) return;
+  if (form.mix == nullptr) return;
   const uint32_t left[4] = {x.x, 0, x.y, 0};
   uint32_t out[kHeads];
 #pragma unroll
-  for (int other = 0; other < kHeads; ++other) {
+  for (int other_head = 0; other_head < kHeads; ++other_head) {
     float y[2][4] = {};
     uint32_t columns[4];
-    ldmatrix_x4_trans(columns, &mix.chunks[lane() % 16][2 * other + lane() / 16]);
+    ldmatrix_x4_trans(columns, &mix.chunks[lane() % 16][2 * other_head + lane() / 16]);
 #pragma unroll
     for (int n = 0; n < 2; ++n) mma_m16n8k16<T>(y[n], left, columns[2 * n], columns[2 * n + 1]);
     const uint32_t between[4] = {pack<T>(y[0][0], y[0][1]), 0, pack<T>(y[1][0], y[1][1]), 0};
-    const bool there = group() < all.tokens;
-    const uint2 own = load_vector<T>(one.own, (prompt * kHeads + other) * all.tokens + (there ? group() : 0), there);
+    const bool has_token = group() < batch.tokens;
+    const uint2 values = load_vector<T>(
+        form.values, (prompt * kHeads + other_head) * batch.tokens + (has_token ? group() : 0), has_token);
     float d[4] = {};
-    mma_m16n8k16<T>(d, between, own.x, own.y);
-    out[other] = pack<T>(d[0], d[1]);
+    mma_m16n8k16<T>(d, between, values.x, values.y);
+    out[other_head] = pack<T>(d[0], d[1]);
   }
   if (!column) return;
-  const int columns = narrow ? head / 2 : head, blocks = one.look && all.narrow ? kHeads / 2 : kHeads;
+  const int columns = few_queries ? head / 2 : head,
+            blocks = form.is_queries && batch.few_queries ? kHeads / 2 : kHeads;
   auto* const to =
-      static_cast<uint4*>(one.matrix) + ((prompt * blocks + columns) * one.depth + one.first_depth) * kWarp + lane();
+      static_cast<uint4*>(form.matrix) + ((prompt * blocks + columns) * form.depth + form.first_depth) * kWarp + lane();
   to[0] = make_uint4(out[0], out[1], out[2], out[3]);
   to[kWarp] = make_uint4(out[4], out[5], out[6], out[7]);
 #endif
 }
 
-// Merges a look's sums over the parts of the image, and computes its output: the seen values, plus the mixed
-// coefficients times the prompt's values (`own`) through `mix`, plus the constant coefficient's part and the bias.
-struct Gathering {
-  const float *tops, *totals, *seen, *mixed;  // as in Pass
-  const void* own[2];                         // (prompts, heads, tokens, kDim), the values of either block's tokens
-  const void* mix[2];                         // (kInner, kInner), one for each of `own`
-  const void* rest;                           // (kInner), for the constant coefficient; or null
-  const void* bias;                           // (kInner)
-  void* out;                                  // (prompts, count, kInner)
+// Merges an attention's sums over the parts of the image, and computes its output: the sum of image values, plus the
+// summed coefficients times the prompt's values (`token_values`) through `mix`, plus the constant coefficient's part
+// and the bias.
+struct AttentionMerge {
+  const float *max_scores, *weight_sums, *value_sums, *coefficient_sums;  // as in Pass
+  const void* token_values[2];  // (prompts, heads, tokens, kDim), the values of either block's tokens
+  const void* mix[2];           // (kInner, kInner), one for each of `token_values`
+  const void* constant;         // (kInner), for the constant coefficient; or null
+  const void* bias;             // (kInner)
+  void* out;                    // (prompts, count, kInner)
   int64_t prompts, parts;
   int tokens, count;
-  bool narrow;
+  bool few_queries;
 };
 
 // A block has two adjacent heads of kStepWarps / 2 prompts: each warp has one head of one prompt.
 template <typename T, bool kSecond>
-__global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_constant__ Gathering job) {
+__global__ void __launch_bounds__(kStepThreads) merge_attention_kernel(const __grid_constant__ AttentionMerge job) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  constexpr int kBlocks = kSecond ? 2 : 1, kMixedRows = kSecond ? 2 * kRows + 2 : kRows;
+  constexpr int kBlocks = kSecond ? 2 : 1, kNumCoefficients = kSecond ? 2 * kRows + 2 : kRows;
   constexpr int kPairs = kHeads / 2;  // pairs of adjacent heads
   __shared__ HeadRows<2> mix[kBlocks];
   const int first_head = static_cast<int>(blockIdx.x % kPairs) * 2, head = first_head + warp() % 2;
@@ -153,56 +160,58 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
   for (int block = 0; block < kBlocks; ++block) mix[block].copy(job.mix[block], first_head);
   __syncthreads();
   if (prompt >= job.prompts) return;
-  const int each = job.narrow ? kTokens / 2 : kTokens, columns = kHeads * each;
+  const int tokens_per_head = job.few_queries ? kTokens / 2 : kTokens, columns = kHeads * tokens_per_head;
   const bool inside = group() < job.count;
-  const int token = inside ? group() : 0, column = head * each + token;
-  const int seen_column = token + (job.narrow ? head % 2 * each : 0);
-  float top = -INFINITY, total = 0.0f;
+  const int token = inside ? group() : 0, column = head * tokens_per_head + token;
+  const int value_column = token + (job.few_queries ? head % 2 * tokens_per_head : 0);
+  float max_score = -INFINITY, weight_sum = 0.0f;
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
-    top = fmaxf(top, job.tops[part * columns + column]);
+    max_score = fmaxf(max_score, job.max_scores[part * columns + column]);
   }
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
-    total += exp2_approx(job.tops[part * columns + column] - top) * job.totals[part * columns + column];
+    weight_sum +=
+        exp2_approx(job.max_scores[part * columns + column] - max_score) * job.weight_sums[part * columns + column];
   }
-  float mixed[kBlocks][kHeads][2] = {}, d[2][2] = {}, rest = 0.0f;
+  float coefficients[kBlocks][kHeads][2] = {}, d[2][2] = {}, constant_sum = 0.0f;
   for (int64_t part = prompt * job.parts; part < (prompt + 1) * job.parts; ++part) {
-    const float factor = exp2_approx(job.tops[part * columns + column] - top) / total;
-    const float* const from = job.mixed + part * kMixedRows * columns + column;
-    const float* const seen = job.seen + (part * kHeads + head) * kDim * 8 + seen_column;
+    const float factor = exp2_approx(job.max_scores[part * columns + column] - max_score) / weight_sum;
+    const float* const from = job.coefficient_sums + part * kNumCoefficients * columns + column;
+    const float* const value_sums = job.value_sums + (part * kHeads + head) * kDim * 8 + value_column;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
-        for (int other = 0; other < kHeads; ++other) {
-          const int row = block * kRows + other * kTokens + 2 * pair() + j;
-          mixed[block][other][j] = fmaf(from[row * columns], factor, mixed[block][other][j]);
+        for (int other_head = 0; other_head < kHeads; ++other_head) {
+          const int row = block * kRows + other_head * kTokens + 2 * pair() + j;
+          coefficients[block][other_head][j] = fmaf(from[row * columns], factor, coefficients[block][other_head][j]);
         }
       }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) d[n][j] = fmaf(seen[(8 * n + 2 * pair() + j) * 8], factor, d[n][j]);
+      for (int n = 0; n < 2; ++n) d[n][j] = fmaf(value_sums[(8 * n + 2 * pair() + j) * 8], factor, d[n][j]);
     }
-    if (kSecond) rest = fmaf(from[(2 * kRows + 1) * columns], factor, rest);
+    if (kSecond) constant_sum = fmaf(from[(2 * kRows + 1) * columns], factor, constant_sum);
   }
   float out[2][4] = {};
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
-    for (int other = 0; other < kHeads; ++other) {
+    for (int other_head = 0; other_head < kHeads; ++other_head) {
       // A head has 8 tokens, so only the lower half of the depth is used.
-      const uint32_t left[4] = {inside ? pack<T>(mixed[block][other][0], mixed[block][other][1]) : 0, 0, 0, 0};
+      const uint32_t left[4] = {
+          inside ? pack<T>(coefficients[block][other_head][0], coefficients[block][other_head][1]) : 0, 0, 0, 0};
       const bool first = 2 * pair() < job.tokens, second = 2 * pair() + 1 < job.tokens;
       uint32_t between[4] = {};
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const int64_t at = ((prompt * kHeads + other) * job.tokens + 2 * pair()) * kDim + 8 * n + group();
+        const int64_t at = ((prompt * kHeads + other_head) * job.tokens + 2 * pair()) * kDim + 8 * n + group();
         float values[4] = {};
-        mma_m16n8k16<T>(values, left, load_column(job.own[block], at, kDim, first, second), 0);
+        mma_m16n8k16<T>(values, left, load_column(job.token_values[block], at, kDim, first, second), 0);
         between[2 * n] = pack<T>(values[0], values[1]);
       }
       uint32_t columns[4];
       const int row = warp() % 2 * kDim + lane() / 16 * 8 + lane() % 8;
-      ldmatrix_x4(columns, &mix[block].chunks[row][2 * other + lane() / 8 % 2]);
+      ldmatrix_x4(columns, &mix[block].chunks[row][2 * other_head + lane() / 8 % 2]);
 #pragma unroll
       for (int n = 0; n < 2; ++n) mma_m16n8k16<T>(out[n], between, columns[2 * n], columns[2 * n + 1]);
     }
@@ -216,7 +225,7 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
     for (int j = 0; j < 2; ++j) {
       const int channel = head * kDim + 8 * n + 2 * pair() + j;
       result[j] = d[n][j] + out[n][j] + to_float(static_cast<const T*>(job.bias)[channel]);
-      if (kSecond) result[j] = fmaf(rest, to_float(static_cast<const T*>(job.rest)[channel]), result[j]);
+      if (kSecond) result[j] = fmaf(constant_sum, to_float(static_cast<const T*>(job.constant)[channel]), result[j]);
     }
     *reinterpret_cast<uint32_t*>(to + 8 * n) = pack<T>(result[0], result[1]);
   }
@@ -224,35 +233,36 @@ __global__ void __launch_bounds__(kStepThreads) gather_kernel(const __grid_const
 }
 
 // Compute the factors of the upscaling's first step: products of the rows of `first` and `second` with a prompt's
-// values. A warp has 16 rows for one prompt in `asked`. Adjacent warps have different prompts and the same rows, so
-// they share reads of the weights. kLaidOut: store matrices (decoder_cuda.h) for `upscale`.
-template <typename T, bool kLaidOut>
+// values. A warp has 16 rows for one prompt in `selected`. Adjacent warps have different prompts and the same rows, so
+// they share reads of the weights. kPacked: store matrices (decoder_cuda.h) for `upscale`.
+template <typename T, bool kPacked>
 __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_constant__ MaskFactors job) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   constexpr int kPitch = 16 * 10 + 8;  // avoids bank conflicts between 8 adjacent rows
-  __shared__ uint32_t tiles[kLaidOut ? kStepWarps : 1][kLaidOut ? 16 * kPitch / 2 : 1];
+  __shared__ uint32_t tiles[kPacked ? kStepWarps : 1][kPacked ? 16 * kPitch / 2 : 1];
   const int tokens = static_cast<int>(job.tokens), rows = kHeads * tokens, columns = 2 * rows + 2;
-  const int64_t number = warp_of_grid();
-  if (number >= job.asked_count * (job.wide / 16)) return;
-  const int64_t asked = number % job.asked_count;
-  const int first_row = static_cast<int>(number / job.asked_count) * 16;
-  const int64_t prompt = max(int64_t{0}, min(__ldg(job.asked + asked), job.prompts - 1));
-  const int pitch = kLaidOut ? kPitch : columns, depth = kLaidOut ? 16 * upscale_steps(columns) : columns;
-  const uint32_t* const tile = tiles[kLaidOut ? warp() : 0];
-  T* const to = kLaidOut ? reinterpret_cast<T*>(tiles[warp()])
-                         : static_cast<T*>(job.factors) + (asked * job.wide + first_row) * columns;
+  const int64_t number = global_warp();
+  if (number >= job.selected_count * (job.conv1_channels / 16)) return;
+  const int64_t selected = number % job.selected_count;
+  const int first_row = static_cast<int>(number / job.selected_count) * 16;
+  const int64_t prompt = max(int64_t{0}, min(__ldg(job.selected + selected), job.prompts - 1));
+  const int pitch = kPacked ? kPitch : columns, depth = kPacked ? 16 * upscale_steps(columns) : columns;
+  const uint32_t* const tile = tiles[kPacked ? warp() : 0];
+  T* const to = kPacked ? reinterpret_cast<T*>(tiles[warp()])
+                        : static_cast<T*>(job.factors) + (selected * job.conv1_channels + first_row) * columns;
 #pragma unroll
   for (int block = 0; block < 2; ++block) {
-    const auto* const mix = static_cast<const uint2*>(block == 0 ? job.first : job.second) +
+    const auto* const mix = static_cast<const uint2*>(block == 0 ? job.first_mix : job.second_mix) +
                             int64_t{first_row + group()} * (kInner / 4) + pair();
-    const auto* const own = static_cast<const uint2*>(block == 0 ? job.first_own : job.second_own) +
-                            (prompt * rows + group()) * (kDim / 4) + pair();
+    const auto* const token_values =
+        static_cast<const uint2*>(block == 0 ? job.first_token_values : job.second_token_values) +
+        (prompt * rows + group()) * (kDim / 4) + pair();
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
       // Each lane loads four adjacent channels. The order of the depth is arbitrary as long as both factors agree.
       const uint2 upper = __ldg(mix + head * (kDim / 4)), lower = __ldg(mix + 8 * (kInner / 4) + head * (kDim / 4));
       const uint32_t left[4] = {upper.x, lower.x, upper.y, lower.y};
-      const uint2 right = group() < tokens ? __ldg(own + head * tokens * (kDim / 4)) : make_uint2(0, 0);
+      const uint2 right = group() < tokens ? __ldg(token_values + head * tokens * (kDim / 4)) : make_uint2(0, 0);
       float d[4] = {};
       mma_m16n8k16<T>(d, left, right.x, right.y);
 #pragma unroll
@@ -263,13 +273,13 @@ __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_cons
     }
   }
   const int row = lane() % 16;
-  const T rest = static_cast<const T*>(job.rest)[first_row + row], zero = from_float<T>(0.0f);
+  const T constant = static_cast<const T*>(job.constant_mix)[first_row + row], zero = from_float<T>(0.0f);
   for (int column = 2 * rows + lane() / 16; column < depth; column += 2) {
-    to[row * pitch + column] = column == 2 * rows + 1 ? rest : zero;
+    to[row * pitch + column] = column == 2 * rows + 1 ? constant : zero;
   }
-  if (!kLaidOut) return;
+  if (!kPacked) return;
   __syncwarp();
-  auto* out = static_cast<uint4*>(job.factors) + (asked * job.wide + first_row) * (depth / 8) + lane();
+  auto* out = static_cast<uint4*>(job.factors) + (selected * job.conv1_channels + first_row) * (depth / 8) + lane();
   for (int half = 0; half < 2; ++half) {
     const uint32_t* const from = tile + (8 * half + group()) * (kPitch / 2) + pair();
     for (int at = 0; at < depth / 2; at += 16, out += kWarp) {
@@ -279,16 +289,17 @@ __global__ void __launch_bounds__(kStepThreads) factors_kernel(const __grid_cons
 #endif
 }
 
-// Copy to each mask the weights that its token and prompt produced. `from` is (masks, asked_count, narrow). A thread
+// Copy to each mask the weights that its token and prompt produced. `from` is (masks, selected_count, narrow). A thread
 // has one element.
 __global__ void __launch_bounds__(kStepThreads)
-    choose_kernel(const __grid_constant__ MaskFactors job, const uint16_t* from, int narrow) {
+    select_weights_kernel(const __grid_constant__ MaskFactors job, const uint16_t* from, int narrow) {
   const int64_t number = int64_t{blockIdx.x} * kStepThreads + threadIdx.x;
   if (number >= job.count * narrow) return;
   const int64_t mask = number / narrow;
   const int64_t column = max(int64_t{0}, min(job.column[mask], int64_t{job.chosen_count} - 2));
-  const int64_t asked = max(int64_t{0}, min(job.index[mask], job.asked_count - 1));
-  static_cast<uint16_t*>(job.weights)[number] = from[(column * job.asked_count + asked) * narrow + number % narrow];
+  const int64_t selected = max(int64_t{0}, min(job.index[mask], job.selected_count - 1));
+  static_cast<uint16_t*>(job.weights)[number] =
+      from[(column * job.selected_count + selected) * narrow + number % narrow];
 }
 
 }  // namespace fastsam::decoder::cuda

@@ -114,28 +114,28 @@ def decoder_prompts(
     state: NDArray[np.float32],  # (prompts, panels, 2 * heads * tokens + 2, 16)
     final_tokens: NDArray[np.float32],  # (prompts, K, width)
     iou: NDArray[np.float32],  # (prompts, masks)
-    first_own: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
-    second_own: NDArray[np.float32],  # like first_own
+    first_token_values: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
+    second_token_values: NDArray[np.float32],  # like first_token_values
     threads: int,
 ) -> None: ...
 def decoder_mask_factors(
     final_tokens: NDArray[np.float32],  # (prompts, K, width)
-    first_own: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
-    second_own: NDArray[np.float32],  # like first_own
-    asked: NDArray[np.int64],  # (U,)
+    first_token_values: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
+    second_token_values: NDArray[np.float32],  # like first_token_values
+    selected: NDArray[np.int64],  # (U,)
     index: NDArray[np.int64],  # (count,)
     column: NDArray[np.int64],  # (count,)
     masks: list[int],  # K - 1
     layers: NDArray[np.float32],  # (masks, weights)
     sizes: list[int],  # 3
-    first: NDArray[np.float32],  # (wide, heads * head_dim)
-    second: NDArray[np.float32],  # like first
-    rest: NDArray[np.float32],  # (wide,)
-    factors: NDArray[np.float32],  # (U, wide, 2 * heads * tokens + 2)
+    first_mix: NDArray[np.float32],  # (4 * middle, heads * head_dim)
+    second_mix: NDArray[np.float32],  # like first_mix
+    constant_mix: NDArray[np.float32],  # (4 * middle,)
+    factors: NDArray[np.float32],  # (U, 4 * middle, 2 * heads * tokens + 2)
     weights: NDArray[np.float32],  # (count, narrow)
     threads: int,
 ) -> None: ...
-def decoder_first_look(
+def decoder_first_token_to_image(
     q: NDArray[np.float32],  # (heads, rows, head_dim)
     keys: NDArray[np.float32],  # (panels, heads * head_dim, 16)
     values: NDArray[np.float32],  # (heads, panels * 16, head_dim rounded up to 16)
@@ -151,12 +151,12 @@ def decoder_first_pass(
     keys: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
     cross: NDArray[np.float32],  # like keys
     gram: NDArray[np.float32],  # (prompts, rows, rows)
-    look: NDArray[np.float32],  # like keys
-    look_mix: NDArray[np.float32],  # (prompts, rows, rows)
+    queries: NDArray[np.float32],  # like keys
+    queries_mix: NDArray[np.float32],  # (prompts, rows, rows)
     length: int,
     state: NDArray[np.float32],  # (prompts, panels, 2 * rows + 2, 16)
-    seen: NDArray[np.float32],  # like look
-    mixed: NDArray[np.float32],  # (prompts, rows, rows)
+    value_sum: NDArray[np.float32],  # like queries
+    coefficient_sum: NDArray[np.float32],  # (prompts, rows, rows)
     threads: int,
 ) -> None: ...
 def decoder_second_pass(
@@ -168,24 +168,24 @@ def decoder_second_pass(
     keys: NDArray[np.float32],  # (prompts, heads, tokens, head_dim)
     keys_mix: NDArray[np.float32],  # (prompts, rows, rows)
     keys_bias: NDArray[np.float32],  # (prompts, rows)
-    own: NDArray[np.float32],  # like keys
-    own_gram: NDArray[np.float32],  # (prompts, rows, rows)
-    own_bias: NDArray[np.float32],  # (prompts, rows)
+    first_cross: NDArray[np.float32],  # like keys
+    first_gram: NDArray[np.float32],  # (prompts, rows, rows)
+    first_bias: NDArray[np.float32],  # (prompts, rows)
     cross: NDArray[np.float32],  # like keys
     cross_mix: NDArray[np.float32],  # (prompts, rows, rows)
     cross_bias: NDArray[np.float32],  # (prompts, rows)
     gram: NDArray[np.float32],  # (prompts, rows, rows)
-    look: NDArray[np.float32],  # (prompts, heads, tokens of the look, head_dim)
-    look_mix: NDArray[np.float32],  # (prompts, rows of the look, 2 * rows + 2)
+    queries: NDArray[np.float32],  # (prompts, heads, query tokens, head_dim)
+    queries_mix: NDArray[np.float32],  # (prompts, heads * query tokens, 2 * rows + 2)
     length: int,
     state: NDArray[np.float32],  # (prompts, panels, 2 * rows + 2, 16)
-    seen: NDArray[np.float32],  # like look
-    mixed: NDArray[np.float32],  # (prompts, 2 * rows + 2, rows of the look)
+    value_sum: NDArray[np.float32],  # like queries
+    coefficient_sum: NDArray[np.float32],  # (prompts, 2 * rows + 2, heads * query tokens)
     threads: int,
 ) -> None: ...
 def decoder_upscale(
     state: NDArray[np.float32],  # (prompts, panels, rows, 16)
-    asked: NDArray[np.int64],  # (U,)
+    selected: NDArray[np.int64],  # (U,)
     factors: NDArray[_Number],  # (U, 4 * middle, rows)
     index: NDArray[np.int64],  # (count,)
     weights: NDArray[np.float32],  # (count, narrow)
@@ -194,8 +194,8 @@ def decoder_upscale(
     norm_weight: NDArray[np.float32],  # (middle,)
     norm_bias: NDArray[np.float32],  # (middle,)
     norm_eps: float,
-    enlarge_more: NDArray[_Number],  # (4 * narrow, middle)
-    enlarge_more_bias: NDArray[np.float32],  # (4 * narrow,)
+    conv2: NDArray[_Number],  # (4 * narrow, middle)
+    conv2_bias: NDArray[np.float32],  # (4 * narrow,)
     height: int,
     width: int,
     out: NDArray[np.float32],  # (count, 4 * height, 4 * width)

@@ -66,15 +66,15 @@ def windowed_attention(
 
 # The most shared memory that a block of the decoder's kernels needs: in half precision, and in float32.
 DECODER_SHARED_BYTES: int
-DECODER_SHARED_BYTES_OF_FLOATS: int
+DECODER_SHARED_BYTES_FLOAT32: int
 
 # The decoder's operands have the layouts of ops/_decoder/layouts.py, which `fragments`, `vectors` and `matrices` refer
 # to. They are of `dtype`, unless a comment names another.
 def decoder_parts(length: int) -> int: ...  # parts of the image over which a pass sums separately
-def decoder_prompts_scratch(
-    count: int, sizes: Sequence[int], laid_out: bool, prompts: int, tokens: int, length: int, chosen: Sequence[int]
+def decoder_prompts_scratch_bytes(
+    count: int, sizes: Sequence[int], packed: bool, prompts: int, tokens: int, length: int, chosen: Sequence[int]
 ) -> int: ...
-def decoder_lay_out(
+def decoder_pack_image(
     source: Sequence[int],  # ImageParts without the norms, in panels
     to: Sequence[int],  # fragments of the same sizes, written
     length: int,
@@ -82,14 +82,14 @@ def decoder_lay_out(
 ) -> None: ...
 def decoder_prompts(
     dtype: int,
-    given: int,  # (prompts, tokens - outputs, 256), each prompt's tokens after the output tokens
+    input_tokens: int,  # (prompts, tokens - outputs, 256), each prompt's tokens after the output tokens
     output: int,  # (outputs, 256), the first tokens of every prompt; 0 if `outputs` is 0
     outputs: int,
     weights: int,  # a TokenWeights, packed as in ops/_decoder/weights.py
     count: int,  # number of values in `weights`
     sizes: Sequence[int],  # TokenSizes
     image: Sequence[int],  # ImageParts
-    laid_out: bool,  # ImageParts without the norms are fragments, else panels
+    packed: bool,  # ImageParts without the norms are fragments, else panels
     constant: int,  # () float32
     eps: float,
     prompts: int,
@@ -99,51 +99,51 @@ def decoder_prompts(
     state: int,  # (prompts, panels, 16 * tokens + 2, 16), written, like the following ones
     final_tokens: int,  # (prompts, len(chosen), 256)
     iou: int,  # (prompts, sizes[6])
-    first_own: int,  # (prompts, 8, tokens, 16)
-    second_own: int,  # (prompts, 8, tokens, 16)
-    scratch: int,  # `decoder_prompts_scratch` bytes
+    first_token_values: int,  # (prompts, 8, tokens, 16)
+    second_token_values: int,  # (prompts, 8, tokens, 16)
+    scratch: int,  # `decoder_prompts_scratch_bytes` bytes
     scratch_bytes: int,
     shared_memory: int,
     stream: int,
 ) -> None: ...
-def decoder_mask_factors_scratch(
-    each: int,
+def decoder_mask_factors_scratch_bytes(
+    mask_size: int,
     sizes: Sequence[int],
     masks: Sequence[int],
     prompts: int,
     tokens: int,
-    wide: int,
-    asked_count: int,
+    conv1_channels: int,
+    selected_count: int,
     count: int,
 ) -> int: ...
 def decoder_mask_factors(
     dtype: int,
     final_tokens: int,  # (prompts, len(masks) + 1, 256)
-    first_own: int,  # (prompts, 8, tokens, 16)
-    second_own: int,  # (prompts, 8, tokens, 16)
-    asked: int,  # (asked_count,) int64
+    first_token_values: int,  # (prompts, 8, tokens, 16)
+    second_token_values: int,  # (prompts, 8, tokens, 16)
+    selected: int,  # (selected_count,) int64
     index: int,  # (count,) int64
     column: int,  # (count,) int64
     layers: int,  # (masks, each), packed
-    each: int,
+    mask_size: int,
     sizes: Sequence[int],  # number of outputs of each of the three layers
     masks: Sequence[int],
     prompts: int,
     tokens: int,  # 1 to 8
-    wide: int,
-    asked_count: int,
+    conv1_channels: int,
+    selected_count: int,
     count: int,
-    first: int,  # (wide, 128)
-    second: int,  # (wide, 128)
-    rest: int,  # (wide,)
-    laid_out: bool,  # write `factors` as the matrices of `decoder_upscale`
-    factors: int,  # (asked_count, wide, 16 * tokens + 2), written, like the following ones
+    first_mix: int,  # (conv1_channels, 128)
+    second_mix: int,  # (conv1_channels, 128)
+    constant_mix: int,  # (conv1_channels,)
+    packed: bool,  # write `factors` as the matrices of `decoder_upscale`
+    factors: int,  # (selected_count, conv1_channels, 16 * tokens + 2), written, like the following ones
     weights: int,  # (count, sizes[2])
-    scratch: int,  # `decoder_mask_factors_scratch` bytes
+    scratch: int,  # `decoder_mask_factors_scratch_bytes` bytes
     scratch_bytes: int,
     stream: int,
 ) -> None: ...
-def decoder_first_look(
+def decoder_first_token_to_image(
     dtype: int,
     q: int,  # (8, rows, 16)
     keys: int,  # fragments (panels, 8)
@@ -162,16 +162,16 @@ def decoder_first_pass(
     keys: int,  # vectors (prompts, 8)
     cross: int,  # vectors, like keys
     gram: int,  # matrices (prompts, 64 x 64)
-    look: int,  # vectors, like keys
-    look_mix: int,  # matrices, like gram
+    queries: int,  # vectors, like keys
+    queries_mix: int,  # matrices, like gram
     prompts: int,
     tokens: int,  # 1 to 8
     length: int,
     state: int,  # (prompts, panels, 16 * tokens + 2, 16), written
-    tops: int,  # (prompts, decoder_parts, 64) float32, written, like the following ones; see layouts.merge
-    totals: int,  # (prompts, decoder_parts, 64)
-    seen: int,  # (prompts, decoder_parts, 8, 16, 8)
-    mixed: int,  # (prompts, decoder_parts, 64, 64)
+    max_scores: int,  # (prompts, decoder_parts, 64) float32, written, like the following; see layouts.merge_sums
+    weight_sums: int,  # (prompts, decoder_parts, 64)
+    value_sums: int,  # (prompts, decoder_parts, 8, 16, 8)
+    coefficient_sums: int,  # (prompts, decoder_parts, 64, 64)
     shared_memory: int,
     stream: int,
 ) -> None: ...
@@ -182,47 +182,47 @@ def decoder_second_pass(
     norms: int,  # (panels, 2, 16) float32
     constant: float,
     eps: float,
-    keys: int,  # vectors (prompts, 8), like own and cross
+    keys: int,  # vectors (prompts, 8), like first_cross and cross
     keys_mix: int,  # matrices (prompts, 64 x 64), like the other mixes and grams
     keys_bias: int,  # (prompts, 64) float32, like the other biases
-    own: int,
-    own_gram: int,
-    own_bias: int,
+    first_cross: int,
+    first_gram: int,
+    first_bias: int,
     cross: int,
     cross_mix: int,
     cross_bias: int,
     gram: int,
-    look: int,  # vectors (prompts, 8); as from layouts.narrow_look if `narrow`
-    look_mix: int,  # matrices (prompts, columns x 128), 64 columns, or 32 if `narrow`; not of the last 2 coefficients
-    look_rest: int,  # (prompts, columns, 2) float32, of the last two coefficients
-    narrow: bool,  # a look of at most 4 tokens
+    queries: int,  # vectors (prompts, 8); as from layouts.pack_few_queries if `few_queries`
+    queries_mix: int,  # matrices (prompts, columns x 128), of all but the last 2 coefficients
+    queries_mix_last: int,  # (prompts, columns, 2) float32, of the last two; 64 columns, or 32 if `few_queries`
+    few_queries: bool,  # queries of at most 4 tokens
     prompts: int,
     tokens: int,
     length: int,
     state: int,  # (prompts, panels, 16 * tokens + 2, 16), read and written
-    tops: int,  # (prompts, decoder_parts, columns) float32, written, like the following ones; see layouts.merge
-    totals: int,  # (prompts, decoder_parts, columns)
-    seen: int,  # (prompts, decoder_parts, 8, 16, 8)
-    mixed: int,  # (prompts, decoder_parts, 130, columns)
+    max_scores: int,  # (prompts, decoder_parts, columns) float32, written, like the following; see layouts.merge_sums
+    weight_sums: int,  # (prompts, decoder_parts, columns)
+    value_sums: int,  # (prompts, decoder_parts, 8, 16, 8)
+    coefficient_sums: int,  # (prompts, decoder_parts, 130, columns)
     shared_memory: int,
     stream: int,
 ) -> None: ...
 def decoder_upscale(
     dtype: int,
     state: int,  # (prompts, panels, rows, 16)
-    asked: int,  # (asked_count,) int64
-    factors: int,  # matrices (asked_count, 256 x 128), or 256 x 160 for more than 128 rows
-    first: int,  # (asked_count + 1,) int64, where the masks of each asked prompt begin in places and weights
-    places: int,  # (count,) int64, index of each mask in `out`
+    selected: int,  # (selected_count,) int64
+    factors: int,  # matrices (selected_count, 256 x 128), or 256 x 160 for more than 128 rows
+    mask_offsets: int,  # (selected_count + 1,) int64, where each selected prompt begins in out_indices and weights
+    out_indices: int,  # (count,) int64, index of each mask in `out`
     weights: int,  # (count, 32)
     base: int,  # fragments (panels, 16)
     bias: int,  # (256,) float32
     norm_weight: int,  # (64,) float32
     norm_bias: int,  # (64,) float32
     norm_eps: float,
-    enlarge_more: int,  # matrices (1, 128 x 64)
-    enlarge_more_bias: int,  # (128,) float32
-    asked_count: int,
+    conv2: int,  # matrices (1, 128 x 64)
+    conv2_bias: int,  # (128,) float32
+    selected_count: int,
     rows: int,
     height: int,
     width: int,

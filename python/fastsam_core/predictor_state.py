@@ -105,7 +105,7 @@ class PredictorState(PredictionLoop):
             self._weight_snapshots = self._snapshot_weights()  # tensors may also have been replaced
             prepared = encoded.prepared(self._ready_model(self.args), self.args.dtype)
             with torch.no_grad():
-                prepared.get_ready()  # now, so that the first click doesn't have to wait for it
+                prepared.warm_up()  # now, so that the first click doesn't have to wait for it
             self.current_image = encoded
 
     def reset_image(self) -> None:

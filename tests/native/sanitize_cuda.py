@@ -39,7 +39,8 @@ TOOLS = {
 DEFAULT_TOOLS = ("memcheck", "racecheck", "synccheck")
 ERROR_EXIT_CODE = 9  # exit status of a run in which a tool has found something
 HALVES = (torch.float16, torch.bfloat16)
-LOOKS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")  # float32 forms exist
+# Operations of the decoder that have float32 kernels too.
+FLOAT32_OPS = ("decoder_first_token_to_image", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
 # Sizes with few prompts, and with so many that each block takes several and the products of their tokens fill a GPU.
 # The grid's last panel of 16 cells is incomplete.
 FEW = {"heads": 8, "prompts": 2, "tokens": 8, "dim": 256, "grid": (5, 29)}
@@ -69,7 +70,7 @@ def iter_calls(sibling: str, quick: bool = False) -> Iterator[tuple[str, tuple[A
             for gelu in (False, True):
                 arguments = [tensor.to(dtype) for tensor in example("depthwise3x3")[:3]]
                 yield "depthwise3x3", (*arguments, stride, gelu, arguments[2])
-    for op in LOOKS:
+    for op in FLOAT32_OPS:
         for sizes in (FEW, {**MANY, "prompts": 2}):
             yield op, arguments_in(torch.float32, op, **sizes)
     for dtype in (torch.float32, *HALVES):
@@ -113,7 +114,7 @@ def _decode(prompts: Any, factors: Any) -> None:
     """Run the decoder's calls that bypass the operations."""
     chain, arguments = chain_of(prompts)
     chain(*arguments)
-    mask_factors(*factors, laid_out=True)
+    mask_factors(*factors, packed=True)
 
 
 def main(tools: list[str]) -> None:

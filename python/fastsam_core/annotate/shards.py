@@ -75,7 +75,7 @@ def from_environment(environment: Mapping[str, str]) -> Shard:
 def local_rank(environment: Mapping[str, str]) -> int | None:
     """Return this process's index among those on this machine, by which it picks a GPU; None without a launcher."""
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):
-        if environment.get(name, "").isdigit():
+        if environment.get(name, "").isdecimal():
             return int(environment[name])
     return None
 

@@ -15,15 +15,15 @@ from ..ops._decoder.cuda import mask_factors
 from ..ops._decoder.panels import PANEL
 from ..ops._decoder.upscaler import Upscaler
 from .common import to_device
-from .decoder_features import Features, Upscaling
+from .decoder_features import ImageFeatures, Upscaling
 from .mask_decoder import NUM_MASK_TOKENS
 
 
 class Chunk:
     """Decoded prompts: their predicted IoU, and the data from which their masks are made.
 
-    tokens: (n, T, C), from `MaskDecoder.tokens`. image: features of the image. masks: mask tokens in [0, 4) that may be
-    requested; all of them if empty. memory: called with a shape, returns the tensor that will hold the coefficients.
+    tokens: (n, T, C), from `MaskDecoder.tokens`. features: those of the image. masks: mask tokens in [0, 4) that may be
+    requested; all of them if empty. allocate: called with a shape, returns the tensor that will hold the coefficients.
     chain: the image's kernel chain, if it can take these prompts; `tokens` then lack the output tokens, which the chain
     holds for all prompts.
     """
@@ -31,33 +31,33 @@ class Chunk:
     def __init__(
         self,
         tokens: Tensor,
-        image: Features,
+        features: ImageFeatures,
         masks: Sequence[int],
-        memory: Callable[[tuple[int, ...]], Tensor],
+        allocate: Callable[[tuple[int, ...]], Tensor],
         chain: Chain | None = None,
     ) -> None:
-        self._image = image
+        self._features = features
         self.masks = list(masks) or list(range(NUM_MASK_TOKENS))
-        own = image.decoder
-        rows = (tokens.shape[1] + (chain.outputs if chain is not None else 0)) * own.heads
-        self.state = memory((len(tokens), image.base.shape[0], 2 * rows + 2, PANEL))
+        weights = features.weights
+        rows = (tokens.shape[1] + (chain.outputs if chain is not None else 0)) * weights.heads
+        self.state = allocate((len(tokens), features.base.shape[0], 2 * rows + 2, PANEL))
         chosen = [0, *(1 + mask for mask in self.masks)]
-        self._final, self.iou, self._first_own, self._second_own = (
+        self._final, self.iou, self._first_token_values, self._second_token_values = (
             self._decode(tokens, chosen) if chain is None else chain(tokens, chosen, self.state)
         )
 
     def _decode(self, tokens: Tensor, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decode with the operation `decoder_prompts`, which overwrites `state` with the coefficients."""
-        image, own = self._image, self._image.decoder
+        features, weights = self._features, self._features.weights
         return ops.decoder_prompts(
             tokens,
-            own.weights,
-            list(own.sizes),
-            list(image.image),
-            own.constant,
-            own.eps,
-            own.heads,
-            image.length,
+            weights.token_weights,
+            list(weights.token_sizes),
+            list(features.parts),
+            weights.constant,
+            weights.eps,
+            weights.heads,
+            features.length,
             chosen,
             self.state,
         )
@@ -81,31 +81,33 @@ class Chunk:
         index, masks: (K,) int64. grid: (height, width) of the image tokens. upscaler: the image's upscaler, if it can
         take this chunk; otherwise the operations are called.
         """
-        asked, row = np.unique(index, return_inverse=True)
+        selected, row = np.unique(index, return_inverse=True)
         column = np.zeros(NUM_MASK_TOKENS, np.int64)
         column[self.masks] = range(len(self.masks))
         if upscaler is None:
-            there, of_row, of_column = _there(out.device, asked, row, column[masks])
-            factors, weights = ops.decoder_mask_factors(*self._of_factors(there, of_row, of_column))
-            factors = factors.to(upscaling.enlarge_more.dtype)
-            image = self._image
-            given = self.state, there, factors, of_row, weights, image.base, image.decoder.enlarge_bias
-            ops.decoder_upscale(*given, *upscaling, *grid, out)
+            device_selected, device_row, device_column = _to_device(out.device, selected, row, column[masks])
+            factors, weights = ops.decoder_mask_factors(*self._factor_args(device_selected, device_row, device_column))
+            factors = factors.to(upscaling.conv2.dtype)
+            features = self._features
+            args = self.state, device_selected, factors, device_row, weights, features.base, features.weights.conv1_bias
+            ops.decoder_upscale(*args, *upscaling, *grid, out)
             return
         order = np.argsort(row, kind="stable")  # upscaler needs the masks sorted by prompt
         row, column = row[order], column[masks[order]]
-        begin = np.searchsorted(row, np.arange(len(asked) + 1))
-        there, of_row, of_column, first, places = _there(out.device, asked, row, column, begin, order)
-        factors, weights = mask_factors(*self._of_factors(there, of_row, of_column), laid_out=True)
-        upscaler(self.state, there, factors, first, places, weights, out)
+        offsets = np.searchsorted(row, np.arange(len(selected) + 1))
+        device_selected, device_row, device_column, mask_offsets, out_indices = _to_device(
+            out.device, selected, row, column, offsets, order
+        )
+        factors, weights = mask_factors(*self._factor_args(device_selected, device_row, device_column), packed=True)
+        upscaler(self.state, device_selected, factors, mask_offsets, out_indices, weights, out)
 
-    def _of_factors(self, asked: Tensor, row: Tensor, column: Tensor) -> Any:
+    def _factor_args(self, selected: Tensor, row: Tensor, column: Tensor) -> Any:
         """Return the arguments of `decoder_mask_factors`."""
-        own, decoded = self._image.decoder, (self._final, self._first_own, self._second_own)
-        return *decoded, asked, row, column, self.masks, own.mask_layers, own.mask_sizes, *own.enlarge_mix
+        weights, decoded = self._features.weights, (self._final, self._first_token_values, self._second_token_values)
+        return *decoded, selected, row, column, self.masks, weights.mask_layers, weights.mask_sizes, *weights.conv1_mix
 
 
-def _there(device: torch.device, *numbers: np.ndarray) -> Sequence[Tensor]:
+def _to_device(device: torch.device, *arrays: np.ndarray) -> Sequence[Tensor]:
     """Move several int64 arrays to the device in one copy."""
-    together = torch.from_numpy(np.concatenate(numbers))
-    return to_device(together, device).split([len(part) for part in numbers])
+    joined = torch.from_numpy(np.concatenate(arrays))
+    return to_device(joined, device).split([len(part) for part in arrays])

@@ -1,13 +1,14 @@
 """Precompute what the mask decoder's weights yield for an image, so that no prompt needs image tokens of its own.
 
-Naming: a "look" is an attention of a prompt's tokens to the image, an "answer" an attention of the image tokens to the
-prompt's tokens. The two blocks and the final attention do look, answer, look, answer, look.
+Naming: "token-to-image" attention is that of a prompt's tokens to the image tokens, "image-to-token" attention that of
+the image tokens to the prompt's tokens. Each of the two blocks has both, in this order; the final attention is
+token-to-image. `token_to_image0` to `token_to_image2` read the image tokens X, X1 and X2 below.
 
-Notation: X (L, C) are the image tokens, written as columns below. P (T per head, L) are the weights of an answer, V the
-values of the prompt's tokens in it, W_o its output projection and b_o the bias of that. J = 1 - 1/C subtracts the mean
-over the channels. w and b are the weight and bias of the LayerNorm that follows. The index 1 stands for the first
-block; for the second block, the answer's values and output projection have the index 3, everything else the index 2.
-After the first block, the image tokens are
+Notation: X (L, C) are the image tokens, written as columns below. P (T per head, L) are the weights of an
+image-to-token attention, V the values of the prompt's tokens in it, W_o its output projection and b_o the bias of that.
+J = 1 - 1/C subtracts the mean over the channels. w and b are the weight and bias of the LayerNorm that follows. The
+index 1 stands for the first block; for the second block, the image-to-token attention's values and output projection
+have the index 3, everything else the index 2. After the first block, the image tokens are
 
     X1 = w1 * Z1 / s1 + b1,   Z1 = J (X + b_o1) + J W_o1 V1 P1,   s1^2 = |Z1|^2 / C + eps
 
@@ -17,11 +18,11 @@ turns this into
     X2 = w2 * Z2 / s2 + b2,   Z2 = (D + E V1 P1) / s1 + f + A3 V3 P2,   D = J (w1 * J (X + b_o1)),
     E = J (w1 * J W_o1),   f = J (b1 + b_o3),   A3 = J W_o3
 
-Any product with X1 or X2 (keys and values of the next look, queries of the next answer, the first step of the
-upscaling) is therefore the sum of a product with the image's part, which is projected here to `inner` = heads *
-head_dim channels, and of products of V1 P1 and V3 P2 with `inner` x `inner` matrices, which are made here from the
-weights alone. |Z|^2 is a quadratic form in P. Per image token and prompt, each product takes about 56 x 56
-multiplications (8 heads x 7 tokens) instead of 56 x 256.
+Any product with X1 or X2 (keys and values of the next token-to-image attention, queries of the next image-to-token
+attention, the first step of the upscaling) is therefore the sum of a product with the image's part, which is projected
+here to `inner` = heads * head_dim channels, and of products of V1 P1 and V3 P2 with `inner` x `inner` matrices, which
+are made here from the weights alone. |Z|^2 is a quadratic form in P. Per image token and prompt, each product takes
+about 56 x 56 multiplications (8 heads x 7 tokens) instead of 56 x 256.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .. import ops
 from ..ops._decoder.panels import PANEL, count_panels, to_panels
 from ..ops._decoder.weights import Block, ImageParts, Layer, Mixes, TokenSizes, TokenWeights, pack
 from .common import MLP, LayerNorm2d
-from .decoder_widened import copies_of, repeated, widened
+from .decoder_widened import count_copies, repeat_channels, widen_decoder
 from .mask_decoder import MaskDecoder, TwoWayBlock
 from .module_cache import cached, is_capturing, stream_key, version_of
 from .native import can_use_native
@@ -46,49 +47,49 @@ from .precision import cast_copy, dtype_of
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """Tensors derived from a decoder's weights alone. The `of_` matrices are laid out as in `torch.nn.Linear`."""
+    """Tensors derived from a decoder's weights alone. The `_proj` matrices are laid out as in `torch.nn.Linear`."""
 
     heads: int
     eps: float  # of every LayerNorm
     inner: int  # heads * head_dim
-    # Projects image tokens plus position: keys of the first look, then queries of the first answer.
-    of_placed: Layer  # (2 * inner, C)
-    first_values: Layer
-    first_bias: Tensor  # b_o1
-    of_centred: Tensor  # (4 * inner, C): J W_o1, then w1 times the second look's W_k, W_v and its answer's W_q
+    # Projects image tokens plus position: keys of token_to_image0, then queries of image_to_token1.
+    with_position_proj: Layer  # (2 * inner, C)
+    first_values_proj: Layer
+    first_out_bias: Tensor  # b_o1
+    centred_proj: Tensor  # (4 * inner, C): J W_o1, then w1 times token_to_image1's W_k, W_v, image_to_token2's W_q
     norm_weight: Tensor  # w1
-    of_position: Tensor  # (3 * inner, C): W_k of the second look, W_q of its answer, W_k of the last look
-    of_spread: Tensor  # (4 * inner + 4 * middle, C): E, A3, then w2 times last look's W_k, W_v, first upscaling
-    rest: Tensor  # (C,): f * 2 / C
+    position_proj: Tensor  # (3 * inner, C): W_k of token_to_image1, W_q of image_to_token2, W_k of token_to_image2
+    spread_proj: Tensor  # (4 * inner + 4 * middle, C): E, A3, w2 times token_to_image2's W_k, W_v and conv1
+    constant_vector: Tensor  # (C,): f * 2 / C
     constant: Tensor  # (): |f|^2 / C
-    weights: Tensor  # `TokenWeights`, packed
-    sizes: TokenSizes
+    token_weights: Tensor  # `TokenWeights`, packed
+    token_sizes: TokenSizes
     mask_layers: Tensor  # (masks, packed): the three layers of each mask token's MLP
     mask_sizes: list[int]  # outputs of each of the three layers
     # First step of the upscaling: factors of V1 and of V3, (4 * middle, inner) each, and of the constant,
     # (4 * middle,).
-    enlarge_mix: tuple[Tensor, Tensor, Tensor]
-    enlarge_bias: Tensor  # (4 * middle,)
+    conv1_mix: tuple[Tensor, Tensor, Tensor]
+    conv1_bias: Tensor  # (4 * middle,)
 
 
 @dataclass(frozen=True)
-class Features:
+class ImageFeatures:
     """What the decoder's operations need of one image. base: the image's part in the first step of the upscaling."""
 
-    decoder: DecoderWeights
+    weights: DecoderWeights
     length: int  # number of image tokens
-    image: ImageParts
+    parts: ImageParts
     base: Tensor  # (panels, 4 * middle, 16)
 
 
 @dataclass(frozen=True)
 class Position:
-    """The position embedding of an image's tokens, and its products with `of_position`.
+    """The position embedding of an image's tokens, and its products with `position_proj`.
 
-    given: (L, C). products: (L, 3 * inner).
+    embedding: (L, C). products: (L, 3 * inner).
     """
 
-    given: Tensor
+    embedding: Tensor
     products: Tensor
 
 
@@ -98,11 +99,11 @@ class Upscaling(NamedTuple):
     norm_weight: Tensor
     norm_bias: Tensor
     norm_eps: float
-    enlarge_more: Tensor
-    enlarge_more_bias: Tensor
+    conv2: Tensor
+    conv2_bias: Tensor
 
 
-class Prepared:
+class PreparedDecoder:
     """A decoder prepared for any image: the tensors derived from its weights.
 
     The products of the last position embedding are cached as well.
@@ -111,24 +112,28 @@ class Prepared:
 
     def __init__(self, weights: DecoderWeights, upscaling: Upscaling, copies: int = 1) -> None:
         self.weights, self.upscaling, self.copies = weights, upscaling, copies
-        self._placed: tuple[Tensor, tuple[Any, ...], Position] | None = None
+        self._last_position: tuple[Tensor, tuple[Any, ...], Position] | None = None
 
-    def place(self, position: Tensor) -> Position:
+    def project_position(self, position: Tensor) -> Position:
         """Return the position embedding (1, C, h, w) with its products; those of the last one are cached.
 
         Usually all images share the same tensor.
         """
-        known, state = self._placed, (version_of(position), stream_key(position.device))
-        if known is None or known[0] is not position or known[1] != state:
+        entry, state = self._last_position, (version_of(position), stream_key(position.device))
+        if entry is None or entry[0] is not position or entry[1] != state:
             with torch.inference_mode(False), torch.no_grad():
                 tokens = position.to(self.weights.constant.dtype)[0].flatten(1).T
-                known = position, state, place(self.weights, repeated(tokens, self.copies).contiguous())
+                entry = (
+                    position,
+                    state,
+                    project_position(self.weights, repeat_channels(tokens, self.copies).contiguous()),
+                )
             if not (position.is_inference() or is_capturing()):
-                self._placed = known
-        return known[2]
+                self._last_position = entry
+        return entry[2]
 
 
-def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
+def prepare_decoder(decoder: MaskDecoder, for_gpu: bool = False) -> PreparedDecoder:
     """Return `decoder` prepared for inference; cached on a GPU.
 
     The cached object is replaced when the decoder has changed in a way that PyTorch counts. On a CPU, in training mode
@@ -137,13 +142,15 @@ def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
     decoder's weights are then computed in float32, and only the results are rounded.
     """
 
-    def make() -> Prepared:
+    def make() -> PreparedDecoder:
         with torch.inference_mode(False), torch.no_grad():
             if not for_gpu:
-                return Prepared(decoder_weights(decoder), _upscaling(decoder))
-            dtype, copies = dtype_of(decoder), copies_of(decoder)
-            exact = widened(cast(MaskDecoder, cast_copy(decoder, torch.float32)), copies)
-            return Prepared(rounded(decoder_weights(exact), dtype), _upscaling(exact, dtype), copies)
+                return PreparedDecoder(derive_decoder_weights(decoder), _upscaling(decoder))
+            dtype, copies = dtype_of(decoder), count_copies(decoder)
+            exact = widen_decoder(cast(MaskDecoder, cast_copy(decoder, torch.float32)), copies)
+            return PreparedDecoder(
+                round_weights(derive_decoder_weights(exact), dtype), _upscaling(exact, dtype), copies
+            )
 
     if decoder.training or torch.is_grad_enabled():
         return make()
@@ -157,115 +164,122 @@ def prepared(decoder: MaskDecoder, for_gpu: bool = False) -> Prepared:
 
 def _upscaling(decoder: MaskDecoder, dtype: torch.dtype | None = None) -> Upscaling:
     """Return the weights of the upscaling after its first step, in `dtype` if given."""
-    _, norm, _, enlarge_more, _ = decoder.output_upscaling
+    _, norm, _, conv2, _ = decoder.output_upscaling
     norm = cast(LayerNorm2d, norm)
     dtype = dtype or norm.weight.dtype
-    tensors = norm.weight.detach(), norm.bias.detach(), *as_matrix(enlarge_more)
+    tensors = norm.weight.detach(), norm.bias.detach(), *as_matrix(conv2)
     weight, bias, *more = (tensor.to(dtype) for tensor in tensors)
     return Upscaling(weight, bias, norm.eps, *more)
 
 
-def decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
+def derive_decoder_weights(decoder: MaskDecoder) -> DecoderWeights:
     """Compute the derived tensors in some hundred small steps; the result holds until the weights change."""
     first, second = decoder.transformer.blocks
-    look0, answer1 = first.cross_attn_token_to_image, first.cross_attn_image_to_token
-    look1, answer2 = second.cross_attn_token_to_image, second.cross_attn_image_to_token
-    look2 = decoder.transformer.final_attn_token_to_image
+    token_to_image0, image_to_token1 = first.cross_attn_token_to_image, first.cross_attn_image_to_token
+    token_to_image1, image_to_token2 = second.cross_attn_token_to_image, second.cross_attn_image_to_token
+    token_to_image2 = decoder.transformer.final_attn_token_to_image
     w1, w2 = first.norm4.weight[:, None], second.norm4.weight[:, None]
-    channels, heads = len(w1), look0.num_heads
-    enlarge, enlarge_bias = as_matrix(decoder.output_upscaling[0])
+    channels, heads = len(w1), token_to_image0.num_heads
+    conv1, conv1_bias = as_matrix(decoder.output_upscaling[0])
 
     # Each column has C entries, so centring subtracts the mean over the rows.
-    out1, out2 = _centre(answer1.out_proj.weight), _centre(answer2.out_proj.weight)  # (C, inner)
+    out1, out2 = _centre(image_to_token1.out_proj.weight), _centre(image_to_token2.out_proj.weight)  # (C, inner)
     weighted = w1 * out1
     spread = _centre(weighted)  # E
-    rest = _centre((first.norm4.bias + answer2.out_proj.bias)[:, None])  # f, (C, 1)
-    keys1, values1, keys2, values2 = (m.weight for m in (look1.k_proj, look1.v_proj, look2.k_proj, look2.v_proj))
-    queries2 = answer2.q_proj.weight
-    # `gram`, `own` and `cross` are quadratic forms in a LayerNorm's variance. `look` goes into the scores of a look,
-    # `keys` into those of the second answer, `seen` into the values that a look averages. `first`, `second` and `rest`
-    # are factors of V1 P1, V3 P2 and the constant f.
+    constant_vector = _centre((first.norm4.bias + image_to_token2.out_proj.bias)[:, None])  # f, (C, 1)
+    keys1, values1, keys2, values2 = (
+        m.weight
+        for m in (token_to_image1.k_proj, token_to_image1.v_proj, token_to_image2.k_proj, token_to_image2.v_proj)
+    )
+    queries2 = image_to_token2.q_proj.weight
+    # `gram` and `cross` are quadratic forms in a LayerNorm's variance. `queries` goes into the scores of a
+    # token-to-image attention, `keys` into those of image_to_token2, `values` into what a token-to-image attention
+    # averages. `first`, `second` and `constant` are factors of V1 P1, V3 P2 and the constant f.
     mixes = Mixes(
         gram1=out1.T @ out1 / channels,
-        look1=keys1 @ weighted,
-        seen1=values1 @ weighted,
-        seen1_bias=values1 @ first.norm4.bias + look1.v_proj.bias,
+        queries1=keys1 @ weighted,
+        values1=values1 @ weighted,
+        values1_bias=values1 @ first.norm4.bias + token_to_image1.v_proj.bias,
         keys=queries2 @ weighted,
-        keys_bias=queries2 @ first.norm4.bias + answer2.q_proj.bias,
-        own=spread.T @ spread / channels,
-        own_bias=(spread.T @ rest)[:, 0] * (2 / channels),
+        keys_bias=queries2 @ first.norm4.bias + image_to_token2.q_proj.bias,
+        gram2_first=spread.T @ spread / channels,
+        gram2_first_bias=(spread.T @ constant_vector)[:, 0] * (2 / channels),
         cross=out2.T @ spread * (2 / channels),
-        cross_bias=(out2.T @ rest)[:, 0] * (2 / channels),
-        gram2=out2.T @ out2 / channels,
-        look2_first=keys2 @ (w2 * spread),
-        look2_second=keys2 @ (w2 * out2),
-        look2_rest=(keys2 @ (w2 * rest))[:, 0],
-        seen2_first=values2 @ (w2 * spread),
-        seen2_second=values2 @ (w2 * out2),
-        seen2_rest=(values2 @ (w2 * rest))[:, 0],
-        seen2_bias=values2 @ second.norm4.bias + look2.v_proj.bias,
+        cross_bias=(out2.T @ constant_vector)[:, 0] * (2 / channels),
+        gram2_second=out2.T @ out2 / channels,
+        queries2_first=keys2 @ (w2 * spread),
+        queries2_second=keys2 @ (w2 * out2),
+        queries2_constant=(keys2 @ (w2 * constant_vector))[:, 0],
+        values2_first=values2 @ (w2 * spread),
+        values2_second=values2 @ (w2 * out2),
+        values2_constant=(values2 @ (w2 * constant_vector))[:, 0],
+        values2_bias=values2 @ second.norm4.bias + token_to_image2.v_proj.bias,
     )
     weights = _token_weights(decoder, mixes)
-    heads_of_masks = [cast(MLP, head).layers for head in decoder.output_hypernetworks_mlps]
+    mask_mlps = [cast(MLP, head).layers for head in decoder.output_hypernetworks_mlps]
     return DecoderWeights(
         heads=heads,
         eps=first.norm4.eps,
         inner=len(keys1),
-        of_placed=Layer(*map(torch.cat, zip(_layer(look0.k_proj), _layer(answer1.q_proj), strict=True))),
-        first_values=_layer(look0.v_proj),
-        first_bias=answer1.out_proj.bias.detach(),
-        of_centred=torch.cat([out1.T, torch.cat([keys1, values1, queries2]) * w1.T]),
+        with_position_proj=Layer(
+            *map(torch.cat, zip(_layer(token_to_image0.k_proj), _layer(image_to_token1.q_proj), strict=True))
+        ),
+        first_values_proj=_layer(token_to_image0.v_proj),
+        first_out_bias=image_to_token1.out_proj.bias.detach(),
+        centred_proj=torch.cat([out1.T, torch.cat([keys1, values1, queries2]) * w1.T]),
         norm_weight=w1[:, 0].detach(),
-        of_position=torch.cat([keys1, queries2, keys2]),
-        of_spread=torch.cat([spread, out2, (w2 * keys2.T), (w2 * values2.T), w2 * enlarge.T], 1).T.contiguous(),
-        rest=rest[:, 0] * (2 / channels),
-        constant=rest.square().mean(),
-        weights=pack(weights),
-        sizes=TokenSizes.of(weights),
-        mask_layers=torch.stack([pack(map(_layer, layers)) for layers in heads_of_masks]),
-        mask_sizes=[len(_layer(layer).bias) for layer in heads_of_masks[0]],
-        enlarge_mix=(enlarge @ (w2 * spread), enlarge @ (w2 * out2), (enlarge @ (w2 * rest))[:, 0]),
-        enlarge_bias=enlarge @ second.norm4.bias + enlarge_bias,
+        position_proj=torch.cat([keys1, queries2, keys2]),
+        spread_proj=torch.cat([spread, out2, (w2 * keys2.T), (w2 * values2.T), w2 * conv1.T], 1).T.contiguous(),
+        constant_vector=constant_vector[:, 0] * (2 / channels),
+        constant=constant_vector.square().mean(),
+        token_weights=pack(weights),
+        token_sizes=TokenSizes.from_weights(weights),
+        mask_layers=torch.stack([pack(map(_layer, layers)) for layers in mask_mlps]),
+        mask_sizes=[len(_layer(layer).bias) for layer in mask_mlps[0]],
+        conv1_mix=(conv1 @ (w2 * spread), conv1 @ (w2 * out2), (conv1 @ (w2 * constant_vector))[:, 0]),
+        conv1_bias=conv1 @ second.norm4.bias + conv1_bias,
     )
 
 
-def place(decoder: DecoderWeights, position: Tensor) -> Position:
+def project_position(weights: DecoderWeights, position: Tensor) -> Position:
     """Multiply a position embedding of image tokens, (L, C), with the weights."""
-    return Position(position, _linear(position, decoder.of_position))
+    return Position(position, _linear(position, weights.position_proj))
 
 
-def features(decoder: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None) -> Features:
+def compute_features(
+    weights: DecoderWeights, source: Tensor, position: Position, dtype: torch.dtype | None = None
+) -> ImageFeatures:
     """Compute what the decoder's operations need of one image.
 
     source: (L, C), image tokens including the dense prompt embedding. dtype: the dtype of the results, i.e. that to
     which the decoder's weights have been rounded; `source`'s by default. The norms, which go into LayerNorm's variance,
     always keep the dtype of `source`.
     """
-    dtype, heads = dtype or source.dtype, decoder.heads
-    centred, spread = centred_and_spread(decoder, source + decoder.first_bias)
-    columns = project(decoder, source, centred, spread, position)
-    norms2 = torch.stack([spread.square().mean(1), spread @ decoder.rest], 1)
+    dtype, heads = dtype or source.dtype, weights.heads
+    centred, spread = centred_and_spread(weights, source + weights.first_out_bias)
+    projections = project(weights, source, centred, spread, position)
+    norms2 = torch.stack([spread.square().mean(1), spread @ weights.constant_vector], 1)
     parts = ImageParts(
-        first_keys=to_panels(columns.first_keys, dtype),
-        first_values=_values(columns.first_values, heads, dtype),
-        image1=to_panels(columns.image1, dtype),
-        values1=_values(columns.values1, heads, dtype),
+        first_keys=to_panels(projections.first_keys, dtype),
+        first_values=_to_value_layout(projections.first_values, heads, dtype),
+        image1=to_panels(projections.image1, dtype),
+        values1=_to_value_layout(projections.values1, heads, dtype),
         norms1=to_panels(centred.square().mean(1)[:, None])[:, 0].contiguous(),
-        image2=to_panels(columns.image2, dtype),
-        values2=_values(columns.values2, heads, dtype),
+        image2=to_panels(projections.image2, dtype),
+        values2=_to_value_layout(projections.values2, heads, dtype),
         norms2=to_panels(norms2),
     )
-    return Features(decoder, len(source), parts, to_panels(columns.base, dtype))
+    return ImageFeatures(weights, len(source), parts, to_panels(projections.base, dtype))
 
 
-def centred_and_spread(decoder: DecoderWeights, rows: Tensor) -> tuple[Tensor, Tensor]:
+def centred_and_spread(weights: DecoderWeights, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return J x and J (w1 * J x) for the rows x of `rows`, (L, C) each."""
     centred = rows - rows.mean(dim=1, keepdim=True)
-    weighted = centred * decoder.norm_weight
+    weighted = centred * weights.norm_weight
     return centred, weighted - weighted.mean(dim=1, keepdim=True)
 
 
-class Columns(NamedTuple):
+class Projections(NamedTuple):
     """Products that are linear in the image tokens, (L, ...) each; see `ImageParts`."""
 
     first_keys: Tensor
@@ -278,32 +292,32 @@ class Columns(NamedTuple):
 
 
 def project(
-    decoder: DecoderWeights, source: Tensor, centred: Tensor, spread: Tensor, position: Position | None
-) -> Columns:
+    weights: DecoderWeights, source: Tensor, centred: Tensor, spread: Tensor, position: Position | None
+) -> Projections:
     """Multiply image tokens (L, C) with the weights.
 
     position: None to project something that is added to image tokens, which has neither a position nor a bias.
     """
-    inner = decoder.inner
-    placed, values = decoder.of_placed, decoder.first_values
+    inner = weights.inner
+    with_position_proj, first_values_proj = weights.with_position_proj, weights.first_values_proj
     # One product with a wide matrix is faster than one per projection.
-    cross1, key1, value1, query2 = _linear(centred, decoder.of_centred).chunk(4, dim=1)
-    from_spread = _linear(spread, decoder.of_spread)
-    own, cross2, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
+    cross1, key1, value1, query2 = _linear(centred, weights.centred_proj).chunk(4, dim=1)
+    from_spread = _linear(spread, weights.spread_proj)
+    first_cross2, cross2, key2, value2 = from_spread[:, : 4 * inner].chunk(4, dim=1)
     if position is None:
         position1 = position2 = position3 = torch.zeros_like(key1)
-        first_keys, query1 = _linear(source, placed.weight).chunk(2, dim=1)
-        first_values = _linear(source, values.weight)
+        first_keys, query1 = _linear(source, with_position_proj.weight).chunk(2, dim=1)
+        first_values = _linear(source, first_values_proj.weight)
     else:
         position1, position2, position3 = position.products.chunk(3, dim=1)
-        first_keys, query1 = _linear(source + position.given, *placed).chunk(2, dim=1)
-        first_values = _linear(source, *values)
-    return Columns(
+        first_keys, query1 = _linear(source + position.embedding, *with_position_proj).chunk(2, dim=1)
+        first_values = _linear(source, *first_values_proj)
+    return Projections(
         first_keys=first_keys,
         first_values=first_values,
         image1=torch.cat([query1, cross1, key1, position1], 1),
         values1=value1,
-        image2=torch.cat([query2, position2, own, cross2, key2, position3], 1),
+        image2=torch.cat([query2, position2, first_cross2, cross2, key2, position3], 1),
         values2=value2,
         base=from_spread[:, 4 * inner :],
     )
@@ -317,18 +331,18 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return ops.linear(x, weight, bias) if can_use_native(x) else F.linear(x, weight, bias)
 
 
-def rounded(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
+def round_weights(exact: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
     """Round to half precision what the operations take in it.
 
-    The matrices that `features` multiplies an image with stay exact.
+    The matrices that `compute_features` multiplies an image with stay exact.
     """
-    first, second, rest = exact.enlarge_mix
+    first, second, constant = exact.conv1_mix
     return replace(
         exact,
-        weights=exact.weights.to(dtype),
+        token_weights=exact.token_weights.to(dtype),
         mask_layers=exact.mask_layers.to(dtype),
-        enlarge_mix=(first.to(dtype), second.to(dtype), rest.to(dtype)),
-        enlarge_bias=exact.enlarge_bias.to(dtype),
+        conv1_mix=(first.to(dtype), second.to(dtype), constant.to(dtype)),
+        conv1_bias=exact.conv1_bias.to(dtype),
     )
 
 
@@ -336,13 +350,13 @@ def _token_weights(decoder: MaskDecoder, mixes: Mixes) -> TokenWeights:
     """Collect the weights that `ops.decoder_prompts` applies to the prompts' tokens."""
     transformer = decoder.transformer
     first, second = transformer.blocks
-    look = transformer.final_attn_token_to_image
+    final_attn = transformer.final_attn_token_to_image
     iou1, iou2, iou3 = map(_layer, decoder.iou_prediction_head.layers)
     return TokenWeights(
         _block(first),
         _block(second),
-        _layer(look.q_proj),
-        _layer(look.out_proj),
+        _layer(final_attn.q_proj),
+        _layer(final_attn.out_proj),
         _layer(transformer.norm_final_attn),
         iou1,
         iou2,
@@ -352,11 +366,15 @@ def _token_weights(decoder: MaskDecoder, mixes: Mixes) -> TokenWeights:
 
 
 def _block(block: TwoWayBlock) -> Block:
-    own, look, answer = block.self_attn, block.cross_attn_token_to_image, block.cross_attn_image_to_token
+    self_attn, token_to_image, image_to_token = (
+        block.self_attn,
+        block.cross_attn_token_to_image,
+        block.cross_attn_image_to_token,
+    )
     layers = (
-        *(own.q_proj, own.k_proj, own.v_proj, own.out_proj, block.norm1),
-        *(look.q_proj, look.out_proj, block.norm2),
-        *(block.mlp.lin1, block.mlp.lin2, block.norm3, answer.k_proj, answer.v_proj),
+        *(self_attn.q_proj, self_attn.k_proj, self_attn.v_proj, self_attn.out_proj, block.norm1),
+        *(token_to_image.q_proj, token_to_image.out_proj, block.norm2),
+        *(block.mlp.lin1, block.mlp.lin2, block.norm3, image_to_token.k_proj, image_to_token.v_proj),
     )
     return Block(*map(_layer, layers))
 
@@ -382,7 +400,7 @@ def _centre(columns: Tensor) -> Tensor:
     return columns - columns.mean(dim=0, keepdim=True)
 
 
-def _values(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+def _to_value_layout(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     """Reshape (L, heads * d) to (heads, panels * 16, d rounded up to a multiple of 16), padded with zeros."""
     length, head_dim = len(x), x.shape[1] // heads
     shape = heads, count_panels(length) * PANEL, count_panels(head_dim) * PANEL

@@ -29,10 +29,10 @@ from .mask_decoder import DecoderAttention, MaskDecoder
 MAX_FOLDED_TOKENS = 16
 # CPU: number of prompts to decode together, and to upscale together. Their image tokens (4 MiB each at 64 x 64 x 256)
 # should stay in the last-level cache.
-_ON_CPU = 4, 1
+_CPU_CHUNK_SIZES = 4, 1
 # GPU: bytes of image tokens to decode together, so that computing takes longer than launching the kernels, and limits
 # on the number of prompts. Upscaled tokens take twice the memory, so half as many are upscaled together.
-_BYTES_ON_GPU, _FEWEST_ON_GPU, _MOST_ON_GPU = 256 << 20, 16, 1024
+_GPU_CHUNK_BYTES, _MIN_GPU_PROMPTS, _MAX_GPU_PROMPTS = 256 << 20, 16, 1024
 
 
 class FoldedImage:
@@ -49,36 +49,37 @@ class FoldedImage:
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
         source = (embedding + dense)[0].flatten(1).T.contiguous()  # (L, C)
         pe = position[0].flatten(1).T.contiguous()  # (L, C)
-        placed = source + pe
+        source_with_pe = source + pe
         self.source = source
-        self.together = _ON_CPU
+        self.chunk_sizes = _CPU_CHUNK_SIZES
         if not source.is_cpu:
-            most = prompts_on_gpu(source.numel() * source.element_size(), source.device)
-            self.together = most, most // 2
-        look = first.cross_attn_token_to_image
-        self.first_keys = look.split_heads(look.k_proj(placed)[None])  # (1, heads, L, d)
-        self.first_values = look.split_heads(look.v_proj(source)[None])
-        answer = first.cross_attn_image_to_token
-        self.first_queries = _heads_last(answer, answer.q_proj(placed))  # (heads, d, L)
-        look = second.cross_attn_token_to_image
-        self.second_key_pe = _heads_last(look, pe @ look.k_proj.weight.T)
-        answer = second.cross_attn_image_to_token
-        self.second_query_pe = _heads_last(answer, answer.q_proj(pe))
-        self.final_key_pe = _heads_last(final, pe @ final.k_proj.weight.T)
+            max_prompts = gpu_chunk_size(source.numel() * source.element_size(), source.device)
+            self.chunk_sizes = max_prompts, max_prompts // 2
+        token_to_image = first.cross_attn_token_to_image
+        self.first_keys = token_to_image.split_heads(token_to_image.k_proj(source_with_pe)[None])  # (1, heads, L, d)
+        self.first_values = token_to_image.split_heads(token_to_image.v_proj(source)[None])
+        image_to_token = first.cross_attn_image_to_token
+        # (heads, d, L)
+        self.first_queries = _split_heads_transposed(image_to_token, image_to_token.q_proj(source_with_pe))
+        token_to_image = second.cross_attn_token_to_image
+        self.second_key_pe = _split_heads_transposed(token_to_image, pe @ token_to_image.k_proj.weight.T)
+        image_to_token = second.cross_attn_image_to_token
+        self.second_query_pe = _split_heads_transposed(image_to_token, image_to_token.q_proj(pe))
+        self.final_key_pe = _split_heads_transposed(final, pe @ final.k_proj.weight.T)
 
-    def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> DecodedPrompts:
+    def decode(self, sparse: Tensor, masks: Sequence[int] = (), iou_threshold: float | None = None) -> DecodedPrompts:
         """Decode prompt tokens (N, T, C).
 
         The result holds the image tokens of all N prompts in memory. masks, above: as in `TiledImage.decode`, ignored
         here.
         """
-        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(self.together[0])]
+        chunks = [self._decode_chunk(chunk) for chunk in sparse.split(self.chunk_sizes[0])]
         return DecodedPrompts(
             self.decoder,
             self.grid,
             torch.cat([tokens for tokens, _ in chunks]),
             [source for _, source in chunks],
-            self.together,
+            self.chunk_sizes,
         )
 
     def _decode_chunk(self, sparse: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,30 +89,34 @@ class FoldedImage:
         tokens = self.decoder.tokens(sparse)
 
         queries = first.attend_self(tokens, tokens)
-        queries = first.update_tokens(queries, self._first_look(first.cross_attn_token_to_image, queries + tokens))
+        queries = first.update_tokens(
+            queries, self._first_token_to_image(first.cross_attn_token_to_image, queries + tokens)
+        )
         source = self.source.expand(len(sparse), -1, -1)
-        source = first.norm4(self._answer(first.cross_attn_image_to_token, queries, tokens, source, None))
+        source = first.norm4(self._image_to_token(first.cross_attn_image_to_token, queries, tokens, source, None))
 
         queries = second.attend_self(queries, tokens)
-        look = second.cross_attn_token_to_image
-        queries = second.update_tokens(queries, _look(look, queries + tokens, source, self.second_key_pe))
-        answer = second.cross_attn_image_to_token
-        source = second.norm4(self._answer(answer, queries, tokens, source, self.second_query_pe))
+        token_to_image = second.cross_attn_token_to_image
+        queries = second.update_tokens(
+            queries, _token_to_image(token_to_image, queries + tokens, source, self.second_key_pe)
+        )
+        image_to_token = second.cross_attn_image_to_token
+        source = second.norm4(self._image_to_token(image_to_token, queries, tokens, source, self.second_query_pe))
 
         final = transformer.final_attn_token_to_image
-        attended = _look(final, queries + tokens, source, self.final_key_pe)
+        attended = _token_to_image(final, queries + tokens, source, self.final_key_pe)
         return transformer.norm_final_attn(queries + attended), source
 
-    def _first_look(self, attn: DecoderAttention, placed: Tensor) -> Tensor:
+    def _first_token_to_image(self, attn: DecoderAttention, queries_with_pe: Tensor) -> Tensor:
         """Tokens attend to the image in the first block, where all prompts share keys and values: (n, T, C)."""
-        q = attn.split_heads(attn.q_proj(placed))  # (n, heads, T, d)
+        q = attn.split_heads(attn.q_proj(queries_with_pe))  # (n, heads, T, d)
         count, heads, length, _ = q.shape
         rows = q.transpose(0, 1).reshape(1, heads, count * length, -1)
         out = F.scaled_dot_product_attention(rows, self.first_keys, self.first_values)
         out = out.view(heads, count, length, -1).permute(1, 2, 0, 3).flatten(2)
         return attn.out_proj(out)
 
-    def _answer(
+    def _image_to_token(
         self, attn: DecoderAttention, queries: Tensor, tokens: Tensor, source: Tensor, query_pe: Tensor | None
     ) -> Tensor:
         """Image tokens attend to the prompt's tokens, including the residual: (n, L, C).
@@ -124,7 +129,7 @@ class FoldedImage:
             scores = k @ self.first_queries  # (n, heads, T, L)
         else:
             folded = k @ attn.q_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
-            scores = _plus_product(k @ query_pe, folded, source)
+            scores = _add_matmul(k @ query_pe, folded, source)
         weights = scores.softmax(dim=2).flatten(1, 2)  # over the tokens: (n, heads * T, L)
         out_weight = attn.out_proj.weight.view(-1, heads, width).permute(1, 2, 0)  # (heads, d, C)
         values = attn.split_heads(attn.v_proj(queries)) @ out_weight  # (n, heads, T, C)
@@ -141,7 +146,7 @@ class DecodedPrompts:
     grid: tuple[int, int]
     tokens: Tensor  # (N, 5 + T, C)
     sources: list[Tensor]  # chunks of (n, L, C)
-    together: tuple[int, int]  # prompts per chunk of `sources`, and prompts to upscale together
+    chunk_sizes: tuple[int, int]  # prompts per chunk of `sources`, and prompts to upscale together
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
         return self.decoder.iou_prediction_head(self.tokens[:, 0])
@@ -152,29 +157,29 @@ class DecodedPrompts:
         prompts = torch.as_tensor(prompts, dtype=torch.long, device="cpu")
         masks = torch.as_tensor(masks, dtype=torch.long, device="cpu")
         out = self.tokens.new_empty(len(prompts), 4 * height, 4 * width)
-        asked, row = torch.unique(prompts, return_inverse=True)
-        if not len(asked):
+        unique_prompts, row = torch.unique(prompts, return_inverse=True)
+        if not len(unique_prompts):
             return out
-        device, (chunk, size) = out.device, self.together
-        weights = self.decoder.mask_weights(self.tokens[to_device(asked, device)])  # (U, 4, C / 8)
-        for begin in range(0, len(asked), size):
-            these = asked[begin : begin + size].tolist()
-            upscaled = _upscale(self.decoder, torch.stack([self.sources[i // chunk][i % chunk] for i in these]))
+        device, (chunk, size) = out.device, self.chunk_sizes
+        weights = self.decoder.mask_weights(self.tokens[to_device(unique_prompts, device)])  # (U, 4, C / 8)
+        for begin in range(0, len(unique_prompts), size):
+            chunk_prompts = unique_prompts[begin : begin + size].tolist()
+            upscaled = _upscale(self.decoder, torch.stack([self.sources[i // chunk][i % chunk] for i in chunk_prompts]))
             planes = upscaled.flatten(1, 5) @ weights[begin : begin + size].mT  # (n, L * 16, 4)
             # Both upscaling steps split a cell in two per axis: (n, h, w, a, b, a', b', 4) to (n, 4, h a a', w b b').
             planes = planes.unflatten(1, (height, width, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
-            planes = planes.reshape(len(these), -1, 4 * height, 4 * width)
+            planes = planes.reshape(len(chunk_prompts), -1, 4 * height, 4 * width)
             pairs = ((row >= begin) & (row < begin + size)).nonzero()[:, 0]
-            numbers = pairs, row[pairs] - begin, masks[pairs]
-            at, of_row, mask = (to_device(number, device) for number in numbers)
+            indices = pairs, row[pairs] - begin, masks[pairs]
+            at, of_row, mask = (to_device(index, device) for index in indices)
             out[at] = planes[of_row, mask].to(out.dtype)  # the dtypes differ under autocast
         return out
 
 
-def prompts_on_gpu(nbytes: int, device: torch.device) -> int:
+def gpu_chunk_size(nbytes: int, device: torch.device) -> int:
     """Return how many prompts to decode together with PyTorch on a GPU, if each has `nbytes` of image tokens."""
-    most = _BYTES_ON_GPU if has_ample_memory(device) else _BYTES_ON_GPU // 4
-    return max(_FEWEST_ON_GPU, min(_MOST_ON_GPU, most // nbytes))
+    max_bytes = _GPU_CHUNK_BYTES if has_ample_memory(device) else _GPU_CHUNK_BYTES // 4
+    return max(_MIN_GPU_PROMPTS, min(_MAX_GPU_PROMPTS, max_bytes // nbytes))
 
 
 def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
@@ -182,10 +187,10 @@ def _upscale(decoder: MaskDecoder, source: Tensor) -> Tensor:
 
     source: (n, L, C). Returns (n, L, 2, 2, 2, 2, C / 8): row and column within the first split, then within the second.
     """
-    enlarge, norm, _, enlarge_more, _ = decoder.output_upscaling
+    conv1, norm, _, conv2, _ = decoder.output_upscaling
     norm = cast(LayerNorm2d, norm)
-    x = F.gelu(F.layer_norm(_split_cells(enlarge, source), norm.weight.shape, norm.weight, norm.bias, norm.eps))
-    return F.gelu(_split_cells(enlarge_more, x))
+    x = F.gelu(F.layer_norm(_split_cells(conv1, source), norm.weight.shape, norm.weight, norm.bias, norm.eps))
+    return F.gelu(_split_cells(conv2, x))
 
 
 def _split_cells(conv: nn.Module, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 2, C')
@@ -196,24 +201,24 @@ def _split_cells(conv: nn.Module, x: Tensor) -> Tensor:  # (..., C) -> (..., 2, 
     return split if conv.bias is None else split + conv.bias
 
 
-def _look(attn: DecoderAttention, placed: Tensor, source: Tensor, key_pe: Tensor) -> Tensor:
+def _token_to_image(attn: DecoderAttention, queries_with_pe: Tensor, source: Tensor, key_pe: Tensor) -> Tensor:
     """Tokens attend to their own prompt's image tokens, with folded projections: (n, T, C)."""
-    q = attn.split_heads(attn.q_proj(placed)) * attn.head_dim**-0.5  # (n, heads, T, d)
+    q = attn.split_heads(attn.q_proj(queries_with_pe)) * attn.head_dim**-0.5  # (n, heads, T, d)
     count, heads, length, width = q.shape
     folded = q @ attn.k_proj.weight.view(heads, width, -1)  # (n, heads, T, C)
-    scores = _plus_product(q @ key_pe, folded, source).flatten(1, 2)
-    gathered = (scores.softmax(dim=-1) @ source).view(count, heads, length, -1)  # (n, heads, T, C)
-    values = gathered @ attn.v_proj.weight.view(heads, width, -1).transpose(1, 2)  # (n, heads, T, d)
+    scores = _add_matmul(q @ key_pe, folded, source).flatten(1, 2)
+    attended = (scores.softmax(dim=-1) @ source).view(count, heads, length, -1)  # (n, heads, T, C)
+    values = attended @ attn.v_proj.weight.view(heads, width, -1).transpose(1, 2)  # (n, heads, T, d)
     return attn.out_proj(values.transpose(1, 2).flatten(2) + attn.v_proj.bias)
 
 
-def _plus_product(scores: Tensor, folded: Tensor, source: Tensor) -> Tensor:
+def _add_matmul(scores: Tensor, folded: Tensor, source: Tensor) -> Tensor:
     """Return `scores + folded @ source.mT`, (n, heads, T, L), from folded (n, heads, T, C) and source (n, L, C)."""
     # Autocast doesn't cast the arguments of in-place operations.
     add = torch.baddbmm if torch.is_autocast_enabled(source.device.type) else Tensor.baddbmm_
     return add(scores.flatten(1, 2), folded.flatten(1, 2), source.transpose(1, 2)).view(scores.shape)
 
 
-def _heads_last(attn: DecoderAttention, x: Tensor) -> Tensor:  # (L, heads * d) -> (heads, d, L)
+def _split_heads_transposed(attn: DecoderAttention, x: Tensor) -> Tensor:  # (L, heads * d) -> (heads, d, L)
     """Split the channels into heads and make the image tokens the contiguous axis."""
     return x.T.reshape(attn.num_heads, attn.head_dim, -1).contiguous()

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from ..ops._threads import native_threads, parallel_for, thread_count
 from .decoder_chunk import Chunk
-from .decoder_features import features, prepared
+from .decoder_features import compute_features, prepare_decoder
 from .decoder_masked import MaskedFeatures
 from .mask_decoder import NUM_MASK_TOKENS, MaskDecoder
 
 # Prompts decoded together by one thread; their coefficients take about 57 MiB at 64 x 64. The number doesn't depend on
 # the number of threads, so that the matrix products over a chunk's tokens are the same to the bit.
 PROMPTS_PER_CHUNK = 32
-# Number of prompts whose coefficients are kept for masks that may be requested later; the others are decoded again.
-PROMPTS_KEPT = 32
+# Number of prompts whose coefficients are cached for masks that may be requested later; the others are decoded again.
+MAX_CACHED_PROMPTS = 32
 
 
 class TiledImage:
@@ -47,18 +47,18 @@ class TiledImage:
     ) -> None:
         self.decoder = decoder
         self.grid: tuple[int, int] = (embedding.shape[-2], embedding.shape[-1])
-        self._tokens = embedding, dense
+        self._inputs = embedding, dense
         self._masked: MaskedFeatures | None = None
         with native_threads():
-            own = prepared(decoder)
-            self.features = features(own.weights, self._source(), own.place(position))
-        self._upscaling = own.upscaling._replace(enlarge_more=own.upscaling.enlarge_more.to(matrices))
+            prepared = prepare_decoder(decoder)
+            self.features = compute_features(prepared.weights, self._source(), prepared.project_position(position))
+        self._upscaling = prepared.upscaling._replace(conv2=prepared.upscaling.conv2.to(matrices))
         # Memory for coefficients, reused from call to call: touching fresh pages takes longer than a pass.
-        self._spare: list[Tensor] = []
-        self._spares = 1  # how many blocks to keep
+        self._free_buffers: list[Tensor] = []
+        self._max_free_buffers = 1  # how many blocks to keep
 
     def _source(self) -> Tensor:  # (L, C)
-        embedding, dense = self._tokens
+        embedding, dense = self._inputs
         return (embedding + dense)[0].flatten(1).T.contiguous()
 
     def with_masks(self, mix: Tensor) -> Callable[[Tensor], AbstractContextManager[TiledImage]]:
@@ -80,96 +80,98 @@ class TiledImage:
 
         return image
 
-    def decode(self, sparse: Tensor, masks: Sequence[int] = (), above: float | None = None) -> TiledPrompts:
+    def decode(self, sparse: Tensor, masks: Sequence[int] = (), iou_threshold: float | None = None) -> TiledPrompts:
         """Decode prompts, and make the wanted masks while their coefficients are in memory.
 
-        sparse: prompt tokens (N, T, C). masks: mask tokens in [0, 4) to make at once. above: if given, only for those
-        with a predicted IoU greater than this. Other masks can still be requested; their prompts are then decoded
-        again, except for the first `PROMPTS_KEPT` prompts if `masks` is empty.
+        sparse: prompt tokens (N, T, C). masks: mask tokens in [0, 4) to make at once. iou_threshold: if given, only for
+        those with a predicted IoU greater than this. Other masks can still be requested; their prompts are then decoded
+        again, except for the first `MAX_CACHED_PROMPTS` prompts if `masks` is empty.
         """
-        decoded = TiledPrompts(self, sparse, masks, above)
-        self._spares = thread_count()
-        parallel_for(decoded.add, -(-len(sparse) // PROMPTS_PER_CHUNK))
+        decoded = TiledPrompts(self, sparse, masks, iou_threshold)
+        self._max_free_buffers = thread_count()
+        parallel_for(decoded.decode_chunk, -(-len(sparse) // PROMPTS_PER_CHUNK))
         return decoded
 
     def decode_chunk(self, sparse: Tensor, masks: Sequence[int]) -> Chunk:
         """Decode prompt tokens (n, T, C), as far as these mask tokens need it; all mask tokens if `masks` is empty."""
-        return Chunk(self.decoder.tokens(sparse), self.features, masks, self._take)
+        return Chunk(self.decoder.tokens(sparse), self.features, masks, self._allocate_state)
 
     def upscale(self, chunk: Chunk, index: Tensor, masks: Tensor, out: Tensor) -> None:
         """Write the logits of mask `masks[i]` of prompt `index[i]` of a chunk into out[i]."""
         chunk.upscale(self._upscaling, index.numpy(), masks.numpy(), self.grid, out)
 
-    def _take(self, shape: tuple[int, ...]) -> Tensor:
+    def _allocate_state(self, shape: tuple[int, ...]) -> Tensor:
         """Return memory for a chunk's coefficients. Safe to call from several threads, since `list.pop` is atomic."""
         size = math.prod(shape)
         try:
-            spare = self._spare.pop()
-            if len(spare) >= size:
-                return spare[:size].view(shape)
+            buffer = self._free_buffers.pop()
+            if len(buffer) >= size:
+                return buffer[:size].view(shape)
         except IndexError:
             pass
         return self.features.base.new_empty(shape)
 
-    def give_back(self, chunk: Chunk) -> None:
+    def release_state(self, chunk: Chunk) -> None:
         """Let the next chunk reuse this chunk's memory; nothing may read the chunk's coefficients afterwards."""
-        if len(self._spare) < self._spares:
+        if len(self._free_buffers) < self._max_free_buffers:
             state = chunk.state
-            self._spare.append(state.as_strided((state.untyped_storage().nbytes() // state.itemsize,), (1,), 0))
+            self._free_buffers.append(state.as_strided((state.untyped_storage().nbytes() // state.itemsize,), (1,), 0))
 
 
 class TiledPrompts:
     """N decoded prompts, with the methods of `decoder_folded.DecodedPrompts`."""
 
-    def __init__(self, image: TiledImage, sparse: Tensor, masks: Sequence[int], above: float | None) -> None:
+    def __init__(self, image: TiledImage, sparse: Tensor, masks: Sequence[int], iou_threshold: float | None) -> None:
         height, width = image.grid
-        self._image, self._sparse, self._masks, self._above = image, sparse, list(masks), above
+        self._image, self._sparse, self._masks, self._iou_threshold = image, sparse, list(masks), iou_threshold
         self._iou: dict[int, Tensor] = {}  # (n, 4) of each chunk
         self._chunks: dict[int, Chunk] = {}  # the first chunks, kept if no masks are made at once
         # Masks made at once, ordered by prompt, then by `masks`. Memory of masks that aren't made is never touched.
-        self._made = sparse.new_empty(len(sparse) * len(masks), 4 * height, 4 * width)
-        self._place = torch.full((len(sparse), NUM_MASK_TOKENS), -1, device="cpu")  # index in `_made`, or -1
-        self._count, self._next = 0, 0  # masks made by the chunks before `_next`, the next chunk to reserve its slots
-        self._turn, self._failed = Condition(), False
+        self._eager_logits = sparse.new_empty(len(sparse) * len(masks), 4 * height, 4 * width)
+        # Index in `_eager_logits` of each prompt's masks, or -1.
+        self._eager_index = torch.full((len(sparse), NUM_MASK_TOKENS), -1, device="cpu")
+        # Masks made by the chunks before `_next_chunk`, and the next chunk to reserve its slots.
+        self._num_eager, self._next_chunk = 0, 0
+        self._condition, self._failed = Condition(), False
 
-    def add(self, number: int) -> None:
+    def decode_chunk(self, chunk_index: int) -> None:
         """Decode a chunk. Several threads may call this at once, if chunks are started in order."""
         try:
-            self._add(number)
+            self._decode_chunk(chunk_index)
         except BaseException:
-            with self._turn:  # wake the threads that wait for this chunk
+            with self._condition:  # wake the threads that wait for this chunk
                 self._failed = True
-                self._turn.notify_all()
+                self._condition.notify_all()
             raise
 
-    def _add(self, number: int) -> None:
+    def _decode_chunk(self, chunk_index: int) -> None:
         """Decode a chunk, make the masks that are wanted at once, and give back or keep its coefficients."""
-        start = number * PROMPTS_PER_CHUNK
+        start = chunk_index * PROMPTS_PER_CHUNK
         chunk = self._image.decode_chunk(self._sparse[start : start + PROMPTS_PER_CHUNK], self._masks)
         iou = chunk.iou[:, self._masks]
-        wanted = torch.ones_like(iou, dtype=torch.bool) if self._above is None else iou > self._above
+        wanted = torch.ones_like(iou, dtype=torch.bool) if self._iou_threshold is None else iou > self._iou_threshold
         row, column = wanted.nonzero(as_tuple=True)
-        with self._turn:
+        with self._condition:
             # Chunks reserve their slots in order, so that the masks lie in the order of the prompts.
-            self._turn.wait_for(lambda: self._failed or self._next == number)
+            self._condition.wait_for(lambda: self._failed or self._next_chunk == chunk_index)
             if self._failed:
                 return
-            begin, end = self._count, self._count + len(row)
-            self._count, self._next = end, number + 1
-            self._iou[number] = chunk.iou
-            self._turn.notify_all()
+            begin, end = self._num_eager, self._num_eager + len(row)
+            self._num_eager, self._next_chunk = end, chunk_index + 1
+            self._iou[chunk_index] = chunk.iou
+            self._condition.notify_all()
         if begin < end:
             chosen = torch.tensor(self._masks, device="cpu")[column]
-            self._image.upscale(chunk, row, chosen, self._made[begin:end])
-            self._place[start + row, chosen] = torch.arange(begin, end, device="cpu")
-        if self._masks or start + PROMPTS_PER_CHUNK > PROMPTS_KEPT:
-            self._image.give_back(chunk)
+            self._image.upscale(chunk, row, chosen, self._eager_logits[begin:end])
+            self._eager_index[start + row, chosen] = torch.arange(begin, end, device="cpu")
+        if self._masks or start + PROMPTS_PER_CHUNK > MAX_CACHED_PROMPTS:
+            self._image.release_state(chunk)
         else:
-            self._chunks[number] = chunk
+            self._chunks[chunk_index] = chunk
 
     def predicted_iou(self) -> Tensor:  # (N, 4)
-        iou = [self._iou[number] for number in range(self._next)]
-        return torch.cat([self._made.new_empty(0, NUM_MASK_TOKENS), *iou])
+        iou = [self._iou[chunk_index] for chunk_index in range(self._next_chunk)]
+        return torch.cat([self._eager_logits.new_empty(0, NUM_MASK_TOKENS), *iou])
 
     def logits(self, prompts: Sequence[int] | Tensor, masks: Sequence[int] | Tensor) -> Tensor:
         """Return low-resolution logits (K, 4h, 4w) of K pairs of a prompt in [0, N) and a mask token in [0, 4).
@@ -177,26 +179,26 @@ class TiledPrompts:
         The result may share memory with that of another call, so it must not be written to.
         """
         prompts, masks = (torch.as_tensor(x, dtype=torch.long, device="cpu") for x in (prompts, masks))
-        place = self._place[prompts, masks]
-        if len(place) and int(place[0]) >= 0 and bool((place.diff() == 1).all()):
-            return self._made[int(place[0]) : int(place[0]) + len(place)]
-        out = self._made.new_empty(len(prompts), *self._made.shape[1:])
-        made = (place >= 0).nonzero()[:, 0]
-        out[made] = self._made[place[made]]
-        missing = (place < 0).nonzero()[:, 0]
+        eager_index = self._eager_index[prompts, masks]
+        if len(eager_index) and int(eager_index[0]) >= 0 and bool((eager_index.diff() == 1).all()):
+            return self._eager_logits[int(eager_index[0]) : int(eager_index[0]) + len(eager_index)]
+        out = self._eager_logits.new_empty(len(prompts), *self._eager_logits.shape[1:])
+        available = (eager_index >= 0).nonzero()[:, 0]
+        out[available] = self._eager_logits[eager_index[available]]
+        missing = (eager_index < 0).nonzero()[:, 0]
         for chunk in torch.unique(prompts[missing] // PROMPTS_PER_CHUNK).tolist():
             pairs = missing[prompts[missing] // PROMPTS_PER_CHUNK == chunk]
-            out[pairs] = self._late(chunk, prompts[pairs] % PROMPTS_PER_CHUNK, masks[pairs])
+            out[pairs] = self._decode_pairs(chunk, prompts[pairs] % PROMPTS_PER_CHUNK, masks[pairs])
         return out
 
-    def _late(self, chunk: int, index: Tensor, masks: Tensor) -> Tensor:
+    def _decode_pairs(self, chunk: int, index: Tensor, masks: Tensor) -> Tensor:
         """Return the logits of pairs of one chunk that were not made at once."""
-        out = self._made.new_empty(len(index), *self._made.shape[1:])
+        out = self._eager_logits.new_empty(len(index), *self._eager_logits.shape[1:])
         if chunk in self._chunks:
             self._image.upscale(self._chunks[chunk], index, masks, out)
         else:
-            asked, index = torch.unique(index, return_inverse=True)
-            decoded = self._image.decode_chunk(self._sparse[chunk * PROMPTS_PER_CHUNK + asked], ())
+            prompts, index = torch.unique(index, return_inverse=True)
+            decoded = self._image.decode_chunk(self._sparse[chunk * PROMPTS_PER_CHUNK + prompts], ())
             self._image.upscale(decoded, index, masks, out)
-            self._image.give_back(decoded)
+            self._image.release_state(decoded)
         return out

@@ -196,7 +196,7 @@ def _receive(response: Any, url: str, part: _PartialDownload, offset: int, size:
     else:
         offset = 0
         length = header.get("Content-Length", "")
-        total = int(length) if length.isdigit() else None
+        total = int(length) if length.isdecimal() else None
     if header.get_content_type() == "text/html":
         raise ValueError(f"{url} answers with a web page instead of the file; is there a login page in between?")
     if size is not None and total is not None and total != size:
@@ -243,7 +243,7 @@ def _validator(header: Any) -> str:
 def _total_size(content_range: str | None) -> int | None:
     """Return the total size from a Content-Range header, or None if it doesn't say."""
     text = (content_range or "").rpartition("/")[2]
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def sha256_of(path: Path) -> str:

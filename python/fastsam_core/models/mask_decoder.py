@@ -110,7 +110,7 @@ class MaskDecoder(nn.Module):
         """Return each mask token's weights over the channels of the upscaled embedding."""
         return torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
 
-    def is_usual(self) -> bool:
+    def is_standard(self) -> bool:
         """Return whether the layers are those of the official models, in any width.
 
         The faster forms of the decoder compute only this architecture.
@@ -119,7 +119,7 @@ class MaskDecoder(nn.Module):
             self.num_mask_tokens == NUM_MASK_TOKENS
             and len(self.transformer.layers) == 2
             and len(self.iou_prediction_head.layers) == 3
-            and all(type(self.output_upscaling[place]) is nn.GELU for place in (2, 4))
+            and all(type(self.output_upscaling[index]) is nn.GELU for index in (2, 4))
             and "predict_masks" not in self.__dict__
         )
 
@@ -183,8 +183,8 @@ class TwoWayBlock(nn.Module):
         """
         if self.first:
             return self.norm1(self.self_attn(queries, queries, queries))
-        placed = queries + query_pe
-        return self.norm1(queries + self.self_attn(placed, placed, queries))
+        queries_with_pe = queries + query_pe
+        return self.norm1(queries + self.self_attn(queries_with_pe, queries_with_pe, queries))
 
     def update_tokens(self, queries: Tensor, attended: Tensor) -> Tensor:
         """Apply what follows the tokens' attention to the image: residual, norm, MLP, residual, norm."""

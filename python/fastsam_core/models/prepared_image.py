@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._tensors import to_tensor
 from .decoder_folded import FoldedImage
-from .decoder_gpu import GpuImage, serves_decoder
+from .decoder_gpu import GpuImage, can_use_decoder_kernels
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .module_cache import cached, is_capturing
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # Up to this many prompts are decoded by the plain decoder on a GPU, unless the chain of kernels can take them: per
 # prompt the other forms launch more small steps, and the GPU time they save is negligible here.
-_FEW_ON_GPU = 4
+_MAX_PLAIN_PROMPTS_ON_GPU = 4
 
-Form = FoldedImage | GpuImage | TiledImage
+ImageDecoder = FoldedImage | GpuImage | TiledImage
 
 
 class PreparedImage:
@@ -50,58 +50,58 @@ class PreparedImage:
         self.decoder = cast(MaskDecoder, in_dtype(model.mask_decoder, dtype))
         self.dtype, self.matrices = dtype_of(self.decoder), matrices or torch.float32
         self.embedding = to_tensor(embedding).to(self.dtype)
-        self.position, self.no_mask = _shared(model.prompt_encoder, self.dtype)
-        self._usual = is_unmodified(self.decoder) and self.decoder.is_usual()
-        self._folded: Form | None = None
+        self.position, self.no_mask = _shared_embeddings(model.prompt_encoder, self.dtype)
+        self._is_standard = is_unmodified(self.decoder) and self.decoder.is_standard()
+        self._image_decoder: ImageDecoder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies and pickles what can be recomputed."""
-        return {**self.__dict__, "_folded": None}
+        return {**self.__dict__, "_image_decoder": None}
 
     @property
-    def folded(self) -> Form | None:
+    def image_decoder(self) -> ImageDecoder | None:
         """The decoder form for inference without gradients, made at first use; native where possible.
 
         None for a decoder with hooks or with foreign layers or methods, which only a call of the decoder itself runs.
         """
-        return self._made(self._kind())
+        return self._get_image_decoder(self._image_decoder_type())
 
-    def form_for(self, count: int) -> Form | None:
-        """Return `folded`, or None if the plain decoder is faster for `count` prompts."""
-        kind = self._kind()
-        by_chain = kind is GpuImage and self.dtype != torch.float32
-        if count <= _FEW_ON_GPU and _on_gpu(self.embedding) and not by_chain:
+    def image_decoder_for(self, count: int) -> ImageDecoder | None:
+        """Return `image_decoder`, or None if the plain decoder is faster for `count` prompts."""
+        decoder_type = self._image_decoder_type()
+        uses_chain = decoder_type is GpuImage and self.dtype != torch.float32
+        if count <= _MAX_PLAIN_PROMPTS_ON_GPU and _on_gpu(self.embedding) and not uses_chain:
             return None
-        return self._made(kind)
+        return self._get_image_decoder(decoder_type)
 
-    def get_ready(self) -> None:
+    def warm_up(self) -> None:
         """Compute in advance what the first click needs."""
-        image = self.form_for(1)
+        image = self.image_decoder_for(1)
         if isinstance(image, GpuImage):
             _ = image.features
 
-    def _kind(self) -> type[Form] | None:
+    def _image_decoder_type(self) -> type[ImageDecoder] | None:
         """Return the form to use under the current modes; None if the decoder isn't the usual one."""
-        if not self._usual:
+        if not self._is_standard:
             return None
         tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
         if can_use_native(*tensors):
             return TiledImage
-        return GpuImage if serves_decoder(self.decoder, *tensors) else FoldedImage
+        return GpuImage if can_use_decoder_kernels(self.decoder, *tensors) else FoldedImage
 
-    def _made(self, kind: type[Form] | None) -> Form | None:
+    def _get_image_decoder(self, decoder_type: type[ImageDecoder] | None) -> ImageDecoder | None:
         """Return the stored form if it is of this kind, else make one."""
-        if kind is None:
+        if decoder_type is None:
             return None
-        if isinstance(self._folded, kind):
-            return self._folded
-        given = self.decoder, self.embedding, self.position, self.no_mask
+        if isinstance(self._image_decoder, decoder_type):
+            return self._image_decoder
+        args = self.decoder, self.embedding, self.position, self.no_mask
         device = self.embedding.device.type
         # The form may outlive the autocast context.
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            made = TiledImage(*given, self.matrices) if kind is TiledImage else kind(*given)
+            made = TiledImage(*args, self.matrices) if decoder_type is TiledImage else decoder_type(*args)
         if not is_capturing():  # tensors made in a capture hold nothing before the replay
-            self._folded = made
+            self._image_decoder = made
         return made
 
 
@@ -110,7 +110,7 @@ def _on_gpu(embedding: Tensor) -> bool:
     return embedding.is_cuda
 
 
-def _shared(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _shared_embeddings(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the position embedding of the image tokens and the embedding of "no mask prompt".
 
     All images of a size share them.

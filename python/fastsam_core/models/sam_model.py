@@ -14,14 +14,14 @@ from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, parallel_for, thread_count
 from . import decoder_gpu, decoder_tiled
 from .common import to_device
-from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, prompts_on_gpu
-from .decoder_gpu import serves_decoder
+from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, gpu_chunk_size
+from .decoder_gpu import can_use_decoder_kernels
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .mask_scoring import OFFICIAL
 from .module_cache import cached, evict_stale, is_capturing, stream_key
 from .native import can_use_native, is_unmodified
-from .prepared_image import Form, PreparedImage
+from .prepared_image import ImageDecoder, PreparedImage
 from .prompt_encoder import PromptEncoder
 from .replay import encode
 from .speculative import run_in_dtype
@@ -166,16 +166,16 @@ class SamModel(nn.Module):
         """
         decoder = self.mask_decoder
         probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
-        if not (is_unmodified(decoder) and decoder.is_usual()):
+        if not (is_unmodified(decoder) and decoder.is_standard()):
             return _POINTS_PER_BATCH
         if can_use_native(decoder.iou_token.weight):  # native: its state is float32, whatever `dtype` says
             chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
             return min(_MAX_POINTS_PER_BATCH_ON_CPU, max(_POINTS_PER_BATCH, chunks))
         if not probe.is_cuda:
             return _POINTS_PER_BATCH
-        if not serves_decoder(decoder, probe):
+        if not can_use_decoder_kernels(decoder, probe):
             nbytes = self.prompt_encoder.grid_size**2 * probe.shape[1] * probe.element_size()
-            return max(_POINTS_PER_BATCH, prompts_on_gpu(nbytes, probe.device))
+            return max(_POINTS_PER_BATCH, gpu_chunk_size(nbytes, probe.device))
         return decoder_gpu.prompts_per_chunk(probe.dtype) if has_ample_memory(probe.device) else _POINTS_PER_BATCH
 
     def encode_image(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -274,7 +274,7 @@ class SamModel(nn.Module):
             return scores.new_zeros(*shape, side, side), scores
         # Only the native CPU form takes mask prompts, so no other form is made for them.
         allow_folded = not torch.is_grad_enabled() and (masks is None or can_use_native(image.embedding))
-        folded = image.form_for(count) if allow_folded else None
+        folded = image.image_decoder_for(count) if allow_folded else None
         with _native_threads_context(image.embedding, count):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
@@ -327,7 +327,7 @@ class SamModel(nn.Module):
                 _to_index_tensor(point_index), _to_index_tensor(mask_index)
             ]
         with torch.no_grad():
-            folded = image.folded
+            folded = image.image_decoder
         with torch.no_grad(), _native_threads_context(image.embedding, len(points)):
             sparse = self._point_tokens(image, points, labels)
             if folded is None:
@@ -395,7 +395,7 @@ class SamModel(nn.Module):
         return torch.cat(logits), torch.cat(iou)
 
     @staticmethod
-    def _decode_folded(folded: Form, sparse: Tensor, multimask_output: bool) -> tuple[Tensor, Tensor]:
+    def _decode_folded(folded: ImageDecoder, sparse: Tensor, multimask_output: bool) -> tuple[Tensor, Tensor]:
         """Decode by one of the faster forms; returns logits and predicted IoU as `_decode` does."""
         tokens = [1, 2, 3] if multimask_output else [0]
         logits, ious = [], []

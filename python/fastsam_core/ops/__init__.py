@@ -20,8 +20,8 @@ from . import _native_cuda, schema
 from ._attention.api import attention, windowed_attention
 from ._conv.api import conv3x3, conv_stem, depthwise3x3, mbconv
 from ._decoder.api import (
-    decoder_first_look,
     decoder_first_pass,
+    decoder_first_token_to_image,
     decoder_mask_factors,
     decoder_prompts,
     decoder_second_pass,
@@ -54,8 +54,8 @@ __all__ = [
     "batched_nms",
     "conv3x3",
     "conv_stem",
-    "decoder_first_look",
     "decoder_first_pass",
+    "decoder_first_token_to_image",
     "decoder_mask_factors",
     "decoder_prompts",
     "decoder_second_pass",

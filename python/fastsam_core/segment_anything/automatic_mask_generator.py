@@ -122,11 +122,12 @@ class SamAutomaticMaskGenerator:
 
     def _config(self) -> Config:
         # Built for every call, since users may change the attributes.
+        pred_iou_thresh = check_number("pred_iou_thresh", self.pred_iou_thresh)
         return Config().updated(
             {
                 "points_batch_size": self.points_per_batch,
                 "point_grids": self.point_grids,
-                "conf_thres": self.pred_iou_thresh if self.pred_iou_thresh > 0 else _NO_FILTER,
+                "conf_thres": pred_iou_thresh if pred_iou_thresh > 0 else _NO_FILTER,
                 "stability_score_thresh": self.stability_score_thresh,
                 "stability_score_offset": self.stability_score_offset,
                 "iou": self.box_nms_thresh,

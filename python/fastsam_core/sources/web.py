@@ -36,7 +36,7 @@ def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT
     end_time = time.monotonic() + deadline
     with _open(url, timeout) as response:
         content_length = response.headers.get("Content-Length", "")
-        if content_length.isdigit() and int(content_length) > limit:
+        if content_length.isdecimal() and int(content_length) > limit:
             raise ValueError(f"{url} holds {int(content_length):,} bytes, more than the limit of {limit:,}")
         received = 0
         # `read1` returns what has arrived; `read` would block until the chunk is full and miss the deadline.
@@ -47,7 +47,7 @@ def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT
             if time.monotonic() > end_time:
                 raise ConnectionError(f"{url}: only {received:,} bytes within {deadline:g} seconds")
             file.write(chunk)
-        if content_length.isdigit() and received != int(content_length):
+        if content_length.isdecimal() and received != int(content_length):
             raise ConnectionError(f"{url}: the answer broke off after {received:,} of {int(content_length):,} bytes")
 
 

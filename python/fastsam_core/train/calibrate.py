@@ -108,7 +108,7 @@ def collect_iou_samples(
 
 def _decode(prepared: PreparedImage, sparse: Tensor) -> tuple[Tensor, Tensor]:
     """Decode prompt tokens (N, T, C) to IoU tokens (N, C) and the logits of all masks (N, 4, S / 4, S / 4)."""
-    folded, num_prompts = prepared.folded, len(sparse)
+    folded, num_prompts = prepared.image_decoder, len(sparse)
     assert folded is not None, "a decoder as it was built"
     prompt_index = torch.arange(num_prompts).repeat_interleave(NUM_MASK_TOKENS)
     mask_index = torch.arange(NUM_MASK_TOKENS).repeat(num_prompts)

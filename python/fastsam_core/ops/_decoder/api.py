@@ -4,16 +4,18 @@ No prompt gets image tokens of its own. In the transformer, a prompt's image tok
 plus a combination of the prompt's few value vectors. So a prompt's `state` holds only the scale and the coefficients of
 that combination for each image token. `models.decoder_features` has the algebra and makes the operands.
 
-A *look* is attention from a prompt's tokens to the image tokens. `rows` = heads * tokens, heads outermost. Image tokens
-are stored in panels of 16, channel by channel (`_decoder.panels`), the last one padded with zeros: `length` is the
-number of image tokens, and panels = ceil(length / 16).
+Token-to-image attention is that of a prompt's tokens to the image tokens, image-to-token attention the reverse. A
+*pass* is one sweep over the image tokens that fuses the image-to-token attention of one block with the token-to-image
+attention that follows. `rows` = heads * tokens, heads outermost. Image tokens are stored in panels of 16, channel by
+channel (`_decoder.panels`), the last one padded with zeros: `length` is the number of image tokens, and
+panels = ceil(length / 16).
 
 All tensors have one dtype: float32, float16, bfloat16 or float64. In half precision `norms`, the `constant` of
 `decoder_prompts` and the logits of `decoder_upscale` are float32. Indices are int64.
 
 The C++ code takes float32. The CUDA kernels take float16 and bfloat16; if FASTSAM_CUDA_KERNELS=1 is set, also float32
-in the first look, both passes and the upscaling. PyTorch runs the rest. Results of the compiled siblings are
-bit-identical for any number of threads, and don't depend on which other prompts are in the call.
+in the first token-to-image attention, both passes and the upscaling. PyTorch runs the rest. Results of the compiled
+siblings are bit-identical for any number of threads, and don't depend on which other prompts are in the call.
 """
 
 from __future__ import annotations
@@ -55,47 +57,47 @@ def decoder_prompts(
             `decoder_upscale`.
 
     Returns:
-        A tuple (final, iou, first_own, second_own): the final values of the chosen tokens (prompts, chosen, width), the
-        predicted IoU (prompts, masks), and the value vectors of all tokens in the image-to-token attention of the first
-        and the second block, (prompts, heads, tokens, head_dim) each.
+        A tuple (final, iou, first_token_values, second_token_values): the final values of the chosen tokens
+        (prompts, chosen, width), the predicted IoU (prompts, masks), and the value vectors of all tokens in the
+        image-to-token attention of the first and the second block, (prompts, heads, tokens, head_dim) each.
 
     Raises:
         ValueError: shapes or dtypes that don't fit together, or indices in `chosen` that don't exist.
     """
-    given = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _ops.decoder_prompts.default(*given)
+    args = tokens, weights, sizes, image, constant, eps, heads, length, chosen, state
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _ops.decoder_prompts.default(*args)
     return result
 
 
 def decoder_mask_factors(
     final: Tensor,
-    first_own: Tensor,
-    second_own: Tensor,
-    asked: Tensor,
+    first_token_values: Tensor,
+    second_token_values: Tensor,
+    selected: Tensor,
     index: Tensor,
     column: Tensor,
     masks: list[int],
     layers: Tensor,
     sizes: list[int],
-    first: Tensor,
-    second: Tensor,
-    rest: Tensor,
+    first_mix: Tensor,
+    second_mix: Tensor,
+    constant_mix: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Compute the operands of `decoder_upscale` that depend on the prompt (`factors`) and on the mask (`weights`).
 
     Args:
         final: (prompts, chosen, width), as from `decoder_prompts`: the IoU token first, then the chosen mask tokens.
-        first_own: (prompts, heads, tokens, head_dim), as from `decoder_prompts`.
-        second_own: (prompts, heads, tokens, head_dim), likewise.
-        asked: (U,) int64, indices of the prompts for which masks are wanted.
-        index: (count,) int64 in [0, U): the prompt of each wanted mask is asked[index].
+        first_token_values: (prompts, heads, tokens, head_dim), as from `decoder_prompts`.
+        second_token_values: (prompts, heads, tokens, head_dim), likewise.
+        selected: (U,) int64, indices of the prompts for which masks are wanted.
+        index: (count,) int64 in [0, U): the prompt of each wanted mask is selected[index].
         column: (count,) int64 in [0, chosen - 1): the mask's token is final[:, 1 + column].
         masks: chosen - 1 numbers: the row of `layers` for each of the chosen mask tokens.
         layers: (masks, weights), for each mask token a packed MLP of three layers with ReLU between them.
         sizes: number of outputs of each of the three layers; the last is `narrow`.
-        first: (4 * middle, heads * head_dim), maps the first block's values into the first step of the upscaling.
-        second: (4 * middle, heads * head_dim), the same for the second block's values.
-        rest: (4 * middle,), factor of that step's constant coefficient.
+        first_mix: (4 * middle, heads * head_dim), maps the first block's values into the first step of the upscaling.
+        second_mix: (4 * middle, heads * head_dim), the same for the second block's values.
+        constant_mix: (4 * middle,), factor of that step's constant coefficient.
 
     Returns:
         factors (U, 4 * middle, 2 * heads * tokens + 2) and weights (count, narrow).
@@ -104,12 +106,25 @@ def decoder_mask_factors(
         ValueError: shapes or dtypes that don't fit together; on the CPU also indices out of range. On a GPU indices are
             not checked, which would mean waiting for it; the kernels clamp them to the valid range.
     """
-    given = final, first_own, second_own, asked, index, column, masks, layers, sizes, first, second, rest
-    result: tuple[Tensor, Tensor] = _ops.decoder_mask_factors.default(*given)
+    args = (
+        final,
+        first_token_values,
+        second_token_values,
+        selected,
+        index,
+        column,
+        masks,
+        layers,
+        sizes,
+        first_mix,
+        second_mix,
+        constant_mix,
+    )
+    result: tuple[Tensor, Tensor] = _ops.decoder_mask_factors.default(*args)
     return result
 
 
-def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
+def decoder_first_token_to_image(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """Attend from all prompts' tokens to the image tokens, which are still the same for all: softmax(q k) v per head.
 
     Args:
@@ -124,7 +139,7 @@ def decoder_first_look(q: Tensor, keys: Tensor, values: Tensor, length: int) -> 
     Raises:
         ValueError: shapes or dtypes that don't fit together.
     """
-    result: Tensor = _ops.decoder_first_look.default(q, keys, values, length)
+    result: Tensor = _ops.decoder_first_token_to_image.default(q, keys, values, length)
     return result
 
 
@@ -136,45 +151,45 @@ def decoder_first_pass(
     keys: Tensor,
     cross: Tensor,
     gram: Tensor,
-    look: Tensor,
-    look_mix: Tensor,
+    queries: Tensor,
+    queries_mix: Tensor,
     length: int,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Run the first block's image-to-token attention with LayerNorm, and the second block's look at its result.
+    """Run the first block's image-to-token attention with LayerNorm, and the second block's attention to its result.
 
     Take an image token with the projections i_0 ... i_3 (`.` is the dot product within a head). Let p be the softmax of
     keys . i_0 over the tokens of each head. Then
 
         scale = 1 / sqrt(eps + norms + sum of p * (cross . i_1 + gram p)), coefficients c = p * scale
-        scores of the look = (look . i_2) * scale + look . i_3 + look_mix c
+        scores = (queries . i_2) * scale + queries . i_3 + queries_mix c
 
-    The weights of the look are the softmax of its scores over all image tokens.
+    The weights of the token-to-image attention are the softmax of these scores over all image tokens.
 
     Args:
         image: (panels, 4 * heads * head_dim, 16), the four projections one after the other.
         values: (heads, panels * 16, head_dim rounded up to 16), zeros beyond `length` and `head_dim`: the image's part
-            of the values that the look averages.
+            of the values that the token-to-image attention averages.
         norms: (panels, 16), the image's part of the variance in the LayerNorm.
         eps: of the LayerNorm.
         keys: (prompts, heads, tokens, head_dim), keys of the prompt's tokens, already scaled.
-        cross: (prompts, heads, tokens, head_dim), for the mixed term of the variance.
+        cross: (prompts, heads, tokens, head_dim), for the cross term of the variance.
         gram: (prompts, rows, rows), symmetric, for the prompt's own term of the variance.
-        look: (prompts, heads, tokens, head_dim), queries of the look, already scaled.
-        look_mix: (prompts, rows, rows), products of these queries with the coefficients' part of the keys.
+        queries: (prompts, heads, tokens, head_dim), of the token-to-image attention, already scaled.
+        queries_mix: (prompts, rows, rows), products of these queries with the coefficients' part of the keys.
         length: number of image tokens.
         state: (prompts, panels, 2 * rows + 2, 16), contiguous. Rows [0, rows) are overwritten with c, row 2 * rows with
             the scale.
 
     Returns:
         Sums over the image tokens: of weight * scale * values (prompts, heads, tokens, head_dim), and of weight * c
-        (prompts, rows of c, rows of the look).
+        (prompts, rows of c, rows of `queries`).
 
     Raises:
         ValueError: shapes or dtypes that don't fit together, or a `state` that isn't contiguous.
     """
-    given = image, values, norms, eps, keys, cross, gram, look, look_mix, length, state
-    result: tuple[Tensor, Tensor] = _ops.decoder_first_pass.default(*given)
+    args = image, values, norms, eps, keys, cross, gram, queries, queries_mix, length, state
+    result: tuple[Tensor, Tensor] = _ops.decoder_first_pass.default(*args)
     return result
 
 
@@ -187,31 +202,31 @@ def decoder_second_pass(
     keys: Tensor,
     keys_mix: Tensor,
     keys_bias: Tensor,
-    own: Tensor,
-    own_gram: Tensor,
-    own_bias: Tensor,
+    first_cross: Tensor,
+    first_gram: Tensor,
+    first_bias: Tensor,
     cross: Tensor,
     cross_mix: Tensor,
     cross_bias: Tensor,
     gram: Tensor,
-    look: Tensor,
-    look_mix: Tensor,
+    queries: Tensor,
+    queries_mix: Tensor,
     length: int,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Run the second block's image-to-token attention with LayerNorm, and the final look at its result.
+    """Run the second block's image-to-token attention with LayerNorm, and the final attention to its result.
 
     It continues from the state that `decoder_first_pass` has left. Take an image token with the projections
     i_0 ... i_5, and scale and c from that state. Let p be the softmax of
     (keys . i_0) * scale + keys_mix c + keys . i_1 + keys_bias over the tokens of each head. Then
 
         variance = scale^2 * norms_0 + scale * norms_1 + constant
-                   + sum of c * (scale * (own . i_2) + own_gram c + own_bias)
+                   + sum of c * (scale * (first_cross . i_2) + first_gram c + first_bias)
                    + sum of p * (scale * (cross . i_3) + cross_mix c + cross_bias + gram p)
         coefficients = (c, p, scale, 1) / sqrt(eps + variance)
-        scores of the look = (look . i_4) * coefficient 2 * rows + look . i_5 + look_mix coefficients
+        scores = (queries . i_4) * coefficient 2 * rows + queries . i_5 + queries_mix coefficients
 
-    The weights of the look are the softmax of its scores over all image tokens.
+    The weights of the token-to-image attention are the softmax of these scores over all image tokens.
 
     Args:
         image: (panels, 6 * heads * head_dim, 16), the six projections one after the other.
@@ -222,27 +237,40 @@ def decoder_second_pass(
         keys: (prompts, heads, tokens, head_dim), keys of the prompt's tokens, already scaled.
         keys_mix: (prompts, rows, rows), like all mixes and grams below; the grams are symmetric.
         keys_bias: (prompts, rows), like all biases below.
-        own: (prompts, heads, tokens, head_dim), for the terms of c in the variance.
-        own_gram: for the same terms.
-        own_bias: for the same terms.
+        first_cross: (prompts, heads, tokens, head_dim), for the terms of c in the variance.
+        first_gram: for the same terms.
+        first_bias: for the same terms.
         cross: (prompts, heads, tokens, head_dim), for the terms of p in the variance.
         cross_mix: for the terms with p and c.
         cross_bias: for the terms of p.
         gram: for the terms of p.
-        look: (prompts, heads, tokens of the look, head_dim), queries of the final look, already scaled; from 1 to
+        queries: (prompts, heads, query tokens, head_dim), of the final attention, already scaled; from 1 to
             `tokens` of them.
-        look_mix: (prompts, rows of the look, 2 * rows + 2).
+        queries_mix: (prompts, heads * query tokens, 2 * rows + 2).
         length: number of image tokens.
         state: as `decoder_first_pass` has left it, contiguous; overwritten with the coefficients.
 
     Returns:
-        Sums over the image tokens: of weight * coefficient 2 * rows * values (prompts, heads, tokens of the look,
-        head_dim), and of weight * coefficients (prompts, 2 * rows + 2, rows of the look).
+        Sums over the image tokens: of weight * coefficient 2 * rows * values (prompts, heads, query tokens,
+        head_dim), and of weight * coefficients (prompts, 2 * rows + 2, heads * query tokens).
 
     Raises:
         ValueError: shapes or dtypes that don't fit together, or a `state` that isn't contiguous.
     """
-    tokens = keys, keys_mix, keys_bias, own, own_gram, own_bias, cross, cross_mix, cross_bias, gram, look, look_mix
+    tokens = (
+        keys,
+        keys_mix,
+        keys_bias,
+        first_cross,
+        first_gram,
+        first_bias,
+        cross,
+        cross_mix,
+        cross_bias,
+        gram,
+        queries,
+        queries_mix,
+    )
     result: tuple[Tensor, Tensor] = _ops.decoder_second_pass.default(
         image, values, norms, constant, eps, *tokens, length, state
     )
@@ -251,7 +279,7 @@ def decoder_second_pass(
 
 def decoder_upscale(
     state: Tensor,
-    asked: Tensor,
+    selected: Tensor,
     factors: Tensor,
     index: Tensor,
     weights: Tensor,
@@ -260,8 +288,8 @@ def decoder_upscale(
     norm_weight: Tensor,
     norm_bias: Tensor,
     norm_eps: float,
-    enlarge_more: Tensor,
-    enlarge_more_bias: Tensor,
+    conv2: Tensor,
+    conv2_bias: Tensor,
     height: int,
     width: int,
     out: Tensor,
@@ -271,24 +299,24 @@ def decoder_upscale(
     The first step is base * coefficient[rows - 2] + factors @ coefficients + bias. It yields four sub-cells of `middle`
     channels, one after the other; LayerNorm over `middle` and exact GELU follow, then the second step and GELU.
 
-    With all else in float32, the two matrices `factors` and `enlarge_more` may be bfloat16. Then what they are
+    With all else in float32, the two matrices `factors` and `conv2` may be bfloat16. Then what they are
     multiplied with is rounded to bfloat16 too, while sums and everything else stay float32. Processors with AVX512-BF16
     need half as many instructions for these products.
 
     Args:
         state: (prompts, panels, rows, 16), coefficients of the tokens of a grid of height x width in row-major order.
             `rows` are all coefficients here, 2 * heads * tokens + 2.
-        asked: (U,) int64, indices of the prompts for which masks are wanted.
+        selected: (U,) int64, indices of the prompts for which masks are wanted.
         factors: (U, 4 * middle, rows), from `decoder_mask_factors`.
-        index: (count,) int64 in [0, U): the prompt of each wanted mask is asked[index].
+        index: (count,) int64 in [0, U): the prompt of each wanted mask is selected[index].
         weights: (count, narrow), each mask's weights of the upscaled channels, from `decoder_mask_factors`.
         base: (panels, 4 * middle, 16), the image's part of the first step.
         bias: (4 * middle,), of the first step.
         norm_weight: (middle,), of the LayerNorm.
         norm_bias: (middle,), of the LayerNorm.
         norm_eps: added to the variance by the LayerNorm.
-        enlarge_more: (4 * narrow, middle), a transposed convolution with 2 x 2 kernels at stride 2 as a matrix.
-        enlarge_more_bias: (4 * narrow,).
+        conv2: (4 * narrow, middle), a transposed convolution with 2 x 2 kernels at stride 2 as a matrix.
+        conv2_bias: (4 * narrow,).
         height: of the grid.
         width: of the grid.
         out: (count, 4 * height, 4 * width), contiguous: overwritten with the logits.
@@ -298,5 +326,5 @@ def decoder_upscale(
             The CUDA kernels don't check indices, which would mean waiting for the GPU: the masks of an invalid index
             are NaN.
     """
-    steps = weights, base, bias, norm_weight, norm_bias, norm_eps, enlarge_more, enlarge_more_bias
-    _ops.decoder_upscale.default(state, asked, factors, index, *steps, height, width, out)
+    steps = weights, base, bias, norm_weight, norm_bias, norm_eps, conv2, conv2_bias
+    _ops.decoder_upscale.default(state, selected, factors, index, *steps, height, width, out)

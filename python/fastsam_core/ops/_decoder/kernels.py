@@ -11,24 +11,24 @@ from .weights import TokenSizes
 
 HALVES = (torch.float16, torch.bfloat16)
 # Operations that have kernels for float32, too: those on image tokens.
-_OF_FLOATS = ("decoder_first_look", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
+_FLOAT32_OPS = ("decoder_first_token_to_image", "decoder_first_pass", "decoder_second_pass", "decoder_upscale")
 WIDTH, _MIDDLE, _NARROW = 256, 64, 32
-MOST_ROWS = 2 * HEADS * TOKENS + 2
+MAX_ROWS = 2 * HEADS * TOKENS + 2
 
 
 def why_not(op: str, tensor: Tensor) -> str:
     """Return why the kernels of `op` don't take this dtype or GPU; "" if they do. Doesn't check the decoder's sizes."""
-    floats = tensor.dtype == torch.float32 and op in _OF_FLOATS
-    if not floats and tensor.dtype not in HALVES:
-        also = "float32, " if op in _OF_FLOATS else ""
+    is_float32 = tensor.dtype == torch.float32 and op in _FLOAT32_OPS
+    if not is_float32 and tensor.dtype not in HALVES:
+        also = "float32, " if op in _FLOAT32_OPS else ""
         return f"{op} has kernels for {also}float16 and bfloat16; the tensor is {tensor.dtype}"
-    if floats and (reason := unvalidated_disabled_reason()):
+    if is_float32 and (reason := unvalidated_disabled_reason()):
         return reason
     if reason := why_too_old(op, tensor):
         return reason
     if tensor.is_cuda and has_kernels_for(tensor):
         with on_device_of(tensor) as (cuda, _):
-            needed = cuda.DECODER_SHARED_BYTES_OF_FLOATS if floats else cuda.DECODER_SHARED_BYTES
+            needed = cuda.DECODER_SHARED_BYTES_FLOAT32 if is_float32 else cuda.DECODER_SHARED_BYTES
             if shared_memory(cuda, tensor.device) <= needed:
                 return f"{op} needs {needed >> 10} KiB of shared memory for {tensor.dtype}, the tensor's GPU has less"
     return ""
@@ -52,20 +52,20 @@ def has_mask_layers(sizes: list[int]) -> bool:
 
 def has_upscaling(state: Tensor, middle: int, narrow: int) -> bool:
     """Return whether there are kernels to upscale this state to `middle`, then `narrow` channels."""
-    return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= MOST_ROWS
+    return (middle, narrow) == (_MIDDLE, _NARROW) and state.shape[2] <= MAX_ROWS
 
 
-def padded(rows: int) -> int:
+def padded_depth(rows: int) -> int:
     """Return the padded depth of `decoder_upscale`'s factors for `rows` coefficients, as its kernel reads them."""
     return 128 if rows <= 128 else 160
 
 
-def written_to(tensor: Tensor) -> Tensor:
-    """Return the tensor for a kernel to write to, or a copy if its address isn't a multiple of 16; see `bring_back`."""
+def aligned_output(tensor: Tensor) -> Tensor:
+    """Return the tensor for a kernel to write to, or a copy if its address isn't a multiple of 16; see `copy_back`."""
     return tensor.detach() if tensor.data_ptr() % 16 == 0 else tensor.detach().clone()
 
 
-def bring_back(written: Tensor, tensor: Tensor) -> None:
-    """Copy `written` back to `tensor` if `written_to` has made a copy."""
-    if written.data_ptr() != tensor.data_ptr():
-        tensor.copy_(written)
+def copy_back(output: Tensor, tensor: Tensor) -> None:
+    """Copy `output` back to `tensor` if `aligned_output` has made a copy."""
+    if output.data_ptr() != tensor.data_ptr():
+        tensor.copy_(output)

@@ -50,36 +50,40 @@ def pad_bias(x: Tensor) -> Tensor:
     return F.pad(x.unflatten(1, (HEADS, -1)), (0, TOKENS - x.shape[1] // HEADS)).flatten(1).float()
 
 
-def narrow_look(look: Tensor) -> Tensor:
+def pack_few_queries(queries: Tensor) -> Tensor:
     """Lay out (n, 8 heads, T, 16) with at most 4 tokens as right operands, one per head, of which pairs share columns.
 
     Tokens of an even head are the first 4 of its 8 columns, those of an odd head the last 4; the others are zero. The
     products of two such heads can then be summed in the same 8 columns without mixing.
     """
-    out = look.new_zeros(len(look), HEADS // 2, 2, 2, TOKENS // 2, HEAD_DIM)
-    count = look.shape[2]
-    out[:, :, 0, 0, :count] = look[:, 0::2]
-    out[:, :, 1, 1, :count] = look[:, 1::2]
+    out = queries.new_zeros(len(queries), HEADS // 2, 2, 2, TOKENS // 2, HEAD_DIM)
+    count = queries.shape[2]
+    out[:, :, 0, 0, :count] = queries[:, 0::2]
+    out[:, :, 1, 1, :count] = queries[:, 1::2]
     return vectors(out)
 
 
-def look_rows(x: Tensor, each: int) -> Tensor:
-    """Pad (n, heads * T, columns) with zeros to `each` tokens per head."""
+def pad_query_rows(x: Tensor, tokens_per_head: int) -> Tensor:
+    """Pad (n, heads * T, columns) with zeros to `tokens_per_head` tokens per head."""
     n, rows, columns = x.shape
-    return F.pad(x.unflatten(1, (HEADS, -1)), (0, 0, 0, each - rows // HEADS)).reshape(n, HEADS * each, columns)
+    return F.pad(x.unflatten(1, (HEADS, -1)), (0, 0, 0, tokens_per_head - rows // HEADS)).reshape(
+        n, HEADS * tokens_per_head, columns
+    )
 
 
-def merge(tops: Tensor, totals: Tensor, seen: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
+def merge_sums(
+    max_scores: Tensor, weight_sums: Tensor, value_sums: Tensor, coefficient_sums: Tensor
+) -> tuple[Tensor, Tensor]:
     """Combine softmax-weighted sums over parts of the image into sums over the whole image.
 
-    tops: (n, parts, columns), the highest score of each part, times log2(e). totals: (n, parts, columns), sums of
-    2^(score * log2(e) - top). seen: (n, parts, heads, 16, 8), weighted sums; the 8 columns are the look's tokens of
-    that head, or of both heads of a pair (see `narrow_look`). mixed: (n, parts, rows, columns), weighted sums.
-    Returns (n, heads, 16, 8) and (n, rows, columns).
+    max_scores: (n, parts, columns), the highest score of each part, times log2(e). weight_sums: (n, parts, columns),
+    sums of 2^(score * log2(e) - max_score). value_sums: (n, parts, heads, 16, 8), weighted sums; the 8 columns are the
+    query tokens of that head, or of both heads of a pair (see `pack_few_queries`). coefficient_sums: (n, parts, rows,
+    columns), weighted sums. Returns (n, heads, 16, 8) and (n, rows, columns).
     """
-    factor = torch.exp2(tops - tops.amax(1, keepdim=True))
-    factor = factor / (factor * totals).sum(1, keepdim=True)
-    of_head = factor.unflatten(2, (-1, 1, 8))
-    if tops.shape[2] == HEADS * TOKENS // 2:
-        of_head = of_head.repeat_interleave(2, 2)
-    return (seen * of_head).sum(1), (mixed * factor[:, :, None]).sum(1)
+    factor = torch.exp2(max_scores - max_scores.amax(1, keepdim=True))
+    factor = factor / (factor * weight_sums).sum(1, keepdim=True)
+    head_factor = factor.unflatten(2, (-1, 1, 8))
+    if max_scores.shape[2] == HEADS * TOKENS // 2:
+        head_factor = head_factor.repeat_interleave(2, 2)
+    return (value_sums * head_factor).sum(1), (coefficient_sums * factor[:, :, None]).sum(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._native_cuda import DTYPES, aligned, has_kernels_for, on_device_of
-from .kernels import WIDTH, bring_back, has_mask_layers, has_upscaling, why_not, written_to
+from .kernels import WIDTH, aligned_output, copy_back, has_mask_layers, has_upscaling, why_not
 from .layouts import fragments, matrices
 
 
@@ -22,38 +22,55 @@ class Upscaler:
         norm_weight: Tensor,
         norm_bias: Tensor,
         norm_eps: float,
-        enlarge_more: Tensor,
-        enlarge_more_bias: Tensor,
+        conv2: Tensor,
+        conv2_bias: Tensor,
         height: int,
         width: int,
     ) -> None:
         tensors = bias, norm_weight, norm_bias
-        self._before = fragments(base), *(tensor.float().contiguous() for tensor in tensors)
-        self._after = matrices(enlarge_more[None]), enlarge_more_bias.float().contiguous()
+        self._leading_operands = fragments(base), *(tensor.float().contiguous() for tensor in tensors)
+        self._trailing_operands = matrices(conv2[None]), conv2_bias.float().contiguous()
         self._norm_eps, self._size = norm_eps, (height, width)
 
     def __call__(
-        self, state: Tensor, asked: Tensor, factors: Tensor, first: Tensor, places: Tensor, weights: Tensor, out: Tensor
+        self,
+        state: Tensor,
+        selected: Tensor,
+        factors: Tensor,
+        mask_offsets: Tensor,
+        out_indices: Tensor,
+        weights: Tensor,
+        out: Tensor,
     ) -> None:
         """Run the operation on masks that are grouped by prompt; indices must be in range.
 
-        Rows first[i] to first[i + 1] - 1 of `weights` are the masks of prompt asked[i], and row j is written to
-        out[places[j]]. factors: in the kernels' layout. first: (asked + 1,) int64. places: (count,) int64, a
-        permutation.
+        Rows mask_offsets[i] to mask_offsets[i + 1] - 1 of `weights` are the masks of prompt selected[i], and row j is
+        written to out[out_indices[j]]. factors: in the kernels' layout. mask_offsets: (selected + 1,) int64.
+        out_indices: (count,) int64, a permutation.
         """
-        with on_device_of(state, asked, factors, first, places, weights, out, *self._before) as (cuda, stream):
+        with on_device_of(
+            state, selected, factors, mask_offsets, out_indices, weights, out, *self._leading_operands
+        ) as (cuda, stream):
             rows = state.shape[2]
-            ready = aligned(state), asked, factors, first, places, aligned(weights), *self._before
-            written = written_to(out)
-            if len(places):
+            tensors = (
+                aligned(state),
+                selected,
+                factors,
+                mask_offsets,
+                out_indices,
+                aligned(weights),
+                *self._leading_operands,
+            )
+            aligned_out = aligned_output(out)
+            if len(out_indices):
                 cuda.decoder_upscale(
                     DTYPES[state.dtype],
-                    *(tensor.data_ptr() for tensor in ready),
+                    *(tensor.data_ptr() for tensor in tensors),
                     self._norm_eps,
-                    *(tensor.data_ptr() for tensor in self._after),
-                    *(len(asked), rows, *self._size, written.data_ptr(), stream),
+                    *(tensor.data_ptr() for tensor in self._trailing_operands),
+                    *(len(selected), rows, *self._size, aligned_out.data_ptr(), stream),
                 )
-            bring_back(written, out)
+            copy_back(aligned_out, out)
 
 
 def can_upscale(state: Tensor, width: int, middle: int, sizes: list[int]) -> bool:

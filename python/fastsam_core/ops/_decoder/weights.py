@@ -36,40 +36,40 @@ class Block(NamedTuple):
     self_v: Layer
     self_out: Layer
     norm1: Layer
-    look_q: Layer  # token-to-image attention
-    look_out: Layer
+    token_to_image_q: Layer  # token-to-image attention
+    token_to_image_out: Layer
     norm2: Layer
     mlp1: Layer
     mlp2: Layer
     norm3: Layer
-    answer_k: Layer  # image-to-token attention
-    answer_v: Layer
+    image_to_token_k: Layer  # image-to-token attention
+    image_to_token_v: Layer
 
 
 class Mixes(NamedTuple):
     """Products of the decoder's weights, which `models.decoder_features` derives.
 
-    Each is (inner, inner), or (inner,) if its name ends in `bias` or `rest`.
+    Each is (inner, inner), or (inner,) if its name ends in `bias` or `constant`.
     """
 
     gram1: Tensor
-    look1: Tensor
-    seen1: Tensor
-    seen1_bias: Tensor
+    queries1: Tensor
+    values1: Tensor
+    values1_bias: Tensor
     keys: Tensor
     keys_bias: Tensor
-    own: Tensor
-    own_bias: Tensor
+    gram2_first: Tensor
+    gram2_first_bias: Tensor
     cross: Tensor
     cross_bias: Tensor
-    gram2: Tensor
-    look2_first: Tensor
-    look2_second: Tensor
-    look2_rest: Tensor
-    seen2_first: Tensor
-    seen2_second: Tensor
-    seen2_rest: Tensor
-    seen2_bias: Tensor
+    gram2_second: Tensor
+    queries2_first: Tensor
+    queries2_second: Tensor
+    queries2_constant: Tensor
+    values2_first: Tensor
+    values2_second: Tensor
+    values2_constant: Tensor
+    values2_bias: Tensor
 
 
 class TokenWeights(NamedTuple):
@@ -89,8 +89,8 @@ class TokenWeights(NamedTuple):
 class ImageParts(NamedTuple):
     """Projections and norms of an image's tokens, in the shapes that the operations on image tokens take.
 
-    The first two are `keys` and `values` of `decoder_first_look`. The next three are `image`, `values` and `norms` of
-    `decoder_first_pass`, the last three those of `decoder_second_pass`.
+    The first two are `keys` and `values` of `decoder_first_token_to_image`. The next three are `image`, `values` and
+    `norms` of `decoder_first_pass`, the last three those of `decoder_second_pass`.
     """
 
     first_keys: Tensor
@@ -126,12 +126,12 @@ def packed_size(shapes: Sequence[Shape]) -> int:
     return sum(math.prod(shape) + -math.prod(shape) % PANEL for shape in shapes)
 
 
-def unflatten(kind: type[Part], tensors: Sequence[Tensor]) -> Part:
-    """Build a `kind`, which may nest named tuples, from its tensors in order. ValueError for too few or too many."""
-    wanted = _size(cast(Any, kind))
-    if len(tensors) != wanted:
-        raise ValueError(f"there must be {wanted} tensors, the fields of {kind.__name__}; got {len(tensors)}")
-    return _read(kind, iter(tensors))
+def unflatten(tuple_type: type[Part], tensors: Sequence[Tensor]) -> Part:
+    """Build a `tuple_type`, which may nest named tuples, from its tensors in order. ValueError for a wrong number."""
+    expected = _size(cast(Any, tuple_type))
+    if len(tensors) != expected:
+        raise ValueError(f"there must be {expected} tensors, the fields of {tuple_type.__name__}; got {len(tensors)}")
+    return _build(tuple_type, iter(tensors))
 
 
 def _tensors(part: Any) -> list[Tensor]:
@@ -140,18 +140,20 @@ def _tensors(part: Any) -> list[Tensor]:
 
 
 @lru_cache
-def _fields(kind: type) -> tuple[Any, ...]:
-    return tuple(get_type_hints(kind).values())
+def _fields(tuple_type: type) -> tuple[Any, ...]:
+    return tuple(get_type_hints(tuple_type).values())
 
 
 @lru_cache
-def _size(kind: type) -> int:
-    """Return the number of tensors in a `kind`."""
-    return 1 if kind is Tensor else sum(map(_size, _fields(kind)))
+def _size(tuple_type: type) -> int:
+    """Return the number of tensors in a `tuple_type`."""
+    return 1 if tuple_type is Tensor else sum(map(_size, _fields(tuple_type)))
 
 
-def _read(kind: Any, tensors: Iterator[Tensor]) -> Any:
-    return next(tensors) if kind is Tensor else kind(*[_read(part, tensors) for part in _fields(kind)])
+def _build(tuple_type: Any, tensors: Iterator[Tensor]) -> Any:
+    return (
+        next(tensors) if tuple_type is Tensor else tuple_type(*[_build(part, tensors) for part in _fields(tuple_type)])
+    )
 
 
 class TokenSizes(NamedTuple):
@@ -170,7 +172,7 @@ class TokenSizes(NamedTuple):
     iou3: int
 
     @classmethod
-    def of(cls, weights: TokenWeights) -> TokenSizes:
+    def from_weights(cls, weights: TokenWeights) -> TokenSizes:
         """Return the sizes of these weights."""
         layers = weights.first.mlp1, weights.second.mlp1, weights.iou1, weights.iou2, weights.iou3
         inner, width = weights.final_q.weight.shape
@@ -197,7 +199,7 @@ def token_shapes(sizes: TokenSizes) -> tuple[list[Shape], int]:
 
     final = _layer(width, inner) + _layer(inner, width) + norm
     scores = _layer(width, iou1) + _layer(iou1, iou2) + _layer(iou2, iou3)
-    mixes: list[Shape] = [(inner,) if name.endswith(("bias", "rest")) else (inner, inner) for name in Mixes._fields]
+    mixes: list[Shape] = [(inner,) if name.endswith(("bias", "constant")) else (inner, inner) for name in Mixes._fields]
     shapes = block(hidden1) + block(hidden2) + final + scores + mixes
     return shapes, packed_size(shapes)
 

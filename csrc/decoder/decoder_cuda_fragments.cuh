@@ -13,14 +13,14 @@ using namespace fastsam::cuda;
 constexpr float kLog2E = 1.4426950408889634f;
 // Initial reference exponent of a softmax: below every score, but finite, so that scores of minus infinity get weight
 // 0.
-constexpr float kNoTop = -3e38f;
+constexpr float kInitialMax = -3e38f;
 // Scores may exceed the reference exponent by this much before the sums are rescaled: weights stay below 2^8.
-constexpr float kSlack = 8.0f;
+constexpr float kRescaleThreshold = 8.0f;
 
 __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x / kWarp); }
 
 // Prefetch the cache line at this address of global memory into the second-level cache.
-__device__ __forceinline__ void fetch_ahead(const void* address) {
+__device__ __forceinline__ void prefetch_l2(const void* address) {
 #ifdef FASTSAM_CUDA_EMULATION
   (void)address;
 #else
@@ -41,13 +41,13 @@ __device__ __forceinline__ float reciprocal(float x) {
 
 // Number of 16-byte vectors of an operand in T, relative to 16-bit elements: 1, or 2 for float32.
 template <typename T>
-constexpr int kWide = sizeof(T) / 2;
+constexpr int kSizeFactor = sizeof(T) / 2;
 
 // A lane's part of a right factor (depth 16 x 8 columns): two pairs.
 template <typename T>
 using Right = std::conditional_t<std::is_same_v<T, float>, float4, uint2>;
-__device__ __forceinline__ uint2 right_of(uint32_t first, uint32_t second) { return make_uint2(first, second); }
-__device__ __forceinline__ float4 right_of(float2 first, float2 second) {
+__device__ __forceinline__ uint2 make_right(uint32_t first, uint32_t second) { return make_uint2(first, second); }
+__device__ __forceinline__ float4 make_right(float2 first, float2 second) {
   return make_float4(first.x, first.y, second.x, second.y);
 }
 
@@ -118,41 +118,41 @@ __device__ __forceinline__ void multiply(float (&d)[4], const float2 (&a0)[4], c
 template <typename T>
 __device__ __forceinline__ void multiply_rows(float (&d)[4], const Pair<T> (&a)[4][4], const uint4* matrix) {
   multiply<T>(d, a[0], a[1], matrix);
-  multiply<T>(d, a[2], a[3], matrix + kWide<T> * kWarp);
+  multiply<T>(d, a[2], a[3], matrix + kSizeFactor<T> * kWarp);
 }
 
 // A fragment in shared memory is stored as four 8 x 8 matrices (8 rows of 4 pairs), so that it can be read as it is, or
 // transposed. 16-bit elements are read by ldmatrix. Floats are read element by element; their even rows are stored
-// before the odd ones to avoid bank conflicts. `place` is the index of the lane's pair in a matrix.
+// before the odd ones to avoid bank conflicts. `pair_index` is the index of the lane's pair in a matrix.
 template <typename T>
-__device__ __forceinline__ int place() {
+__device__ __forceinline__ int pair_index() {
   return lane();
 }
 template <>
-__device__ __forceinline__ int place<float>() {
+__device__ __forceinline__ int pair_index<float>() {
   return (group() / 2 + group() % 2 * 4) * 4 + pair();
 }
 template <typename T>
 __device__ __forceinline__ void store_fragment(Pair<T>* to, const Pair<T> (&from)[4]) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[i * kWarp + place<T>()] = from[i];
+  for (int i = 0; i < 4; ++i) to[i * kWarp + pair_index<T>()] = from[i];
 }
 template <typename T>
-__device__ __forceinline__ void load_stored(uint32_t (&to)[4], const uint32_t* from) {
+__device__ __forceinline__ void load_shared(uint32_t (&to)[4], const uint32_t* from) {
   ldmatrix_x4(to, from + 4 * lane());
 }
 template <typename T>
-__device__ __forceinline__ void load_stored(float2 (&to)[4], const float2* from) {
+__device__ __forceinline__ void load_shared(float2 (&to)[4], const float2* from) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = from[i * kWarp + place<T>()];
+  for (int i = 0; i < 4; ++i) to[i] = from[i * kWarp + pair_index<T>()];
 }
 // Load with each of the four matrices transposed.
 template <typename T>
-__device__ __forceinline__ void load_turned(uint32_t (&to)[4], const uint32_t* from) {
+__device__ __forceinline__ void load_tiles_transposed(uint32_t (&to)[4], const uint32_t* from) {
   ldmatrix_x4_trans(to, from + 4 * lane());
 }
 template <typename T>
-__device__ __forceinline__ void load_turned(float2 (&to)[4], const float2* from) {
+__device__ __forceinline__ void load_tiles_transposed(float2 (&to)[4], const float2* from) {
   const auto* const elements = reinterpret_cast<const float*>(from);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {  // rows 2 * pair and the one after, of column `group`
@@ -169,19 +169,19 @@ __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const uint32_
 }
 template <typename T>
 __device__ __forceinline__ void load_transposed(float2 (&to)[4], const float2* from) {
-  load_turned<T>(to, from);
+  load_tiles_transposed<T>(to, from);
   const float2 other = to[1];
   to[1] = to[2], to[2] = other;
 }
 // Load a left factor, 16 tokens x 16 coefficients, from the state in global memory, where a row is one coefficient of
-// 16 tokens. The first 8 coefficients are rows of `rows`, of which only `present` exist, the other 8 are rows of
-// `after`, of which only `present_after` exist; the rest is zero.
-__device__ __forceinline__ void load_columns(float2 (&to)[4], const float* rows, int present, const float* after,
-                                             int present_after) {
+// 16 tokens. The first 8 coefficients are rows of `rows`, of which only `count` exist, the other 8 are rows of
+// `after`, of which only `count_after` exist; the rest is zero.
+__device__ __forceinline__ void load_columns(float2 (&to)[4], const float* rows, int count, const float* after,
+                                             int count_after) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float* const from = (i / 2 == 0 ? rows : after) + i % 2 * 8 + group();
-    const int left = (i / 2 == 0 ? present : present_after) - 2 * pair();
+    const int left = (i / 2 == 0 ? count : count_after) - 2 * pair();
     to[i].x = left > 0 ? from[2 * pair() * 16] : 0.0f;
     to[i].y = left > 1 ? from[2 * pair() * 16 + 16] : 0.0f;
   }
@@ -200,20 +200,20 @@ __device__ __forceinline__ void copy_floats(float* to, const float* from, int co
 }
 
 // The sum or the maximum over the four lanes of an accumulator's row, or the eight lanes of a column.
-__device__ __forceinline__ float sum_of_row(float x) {
+__device__ __forceinline__ float row_sum(float x) {
   x += __shfl_xor_sync(kAllLanes, x, 1);
   return x + __shfl_xor_sync(kAllLanes, x, 2);
 }
-__device__ __forceinline__ float top_of_row(float x) {
+__device__ __forceinline__ float row_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
 }
-__device__ __forceinline__ float sum_of_column(float x) {
+__device__ __forceinline__ float column_sum(float x) {
   x += __shfl_xor_sync(kAllLanes, x, 4);
   x += __shfl_xor_sync(kAllLanes, x, 8);
   return x + __shfl_xor_sync(kAllLanes, x, 16);
 }
-__device__ __forceinline__ float top_of_column(float x) {
+__device__ __forceinline__ float column_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 4));
   x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 8));
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 16));
@@ -224,11 +224,11 @@ __device__ __forceinline__ float top_of_column(float x) {
 __device__ __forceinline__ void softmax_of_tokens(float (&d)[4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float top = kLog2E * top_of_row(fmaxf(d[2 * half], d[2 * half + 1]));
+    const float max_score = kLog2E * row_max(fmaxf(d[2 * half], d[2 * half + 1]));
 #pragma unroll
-    for (int j = 0; j < 2; ++j) d[2 * half + j] = exp2_approx(fmaf(d[2 * half + j], kLog2E, -top));
-    const float share = reciprocal(sum_of_row(d[2 * half] + d[2 * half + 1]));
-    d[2 * half] *= share, d[2 * half + 1] *= share;
+    for (int j = 0; j < 2; ++j) d[2 * half + j] = exp2_approx(fmaf(d[2 * half + j], kLog2E, -max_score));
+    const float inverse_sum = reciprocal(row_sum(d[2 * half] + d[2 * half + 1]));
+    d[2 * half] *= inverse_sum, d[2 * half + 1] *= inverse_sum;
   }
 }
 

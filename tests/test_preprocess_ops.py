@@ -164,7 +164,7 @@ def test_gpu_resizes_frames_only_with_kernels(monkeypatch: pytest.MonkeyPatch) -
     assert [module._can_resize_on(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]
     image = random_image(7, 90, 50)[..., ::-1]
     wanted = preprocess(image, 64)
-    monkeypatch.setattr(module, "_takes_frames", lambda device: False)
+    monkeypatch.setattr(module, "_can_resize_on", lambda device: False)
     given = preprocess(image, 64)
     assert same_bits(given[0], wanted[0]) and given[1] == wanted[1]
 

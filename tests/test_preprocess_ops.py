@@ -159,12 +159,12 @@ def test_gpu_resizes_frames_only_with_kernels(monkeypatch: pytest.MonkeyPatch) -
     from fastsam_core import preprocess as module
 
     monkeypatch.setattr(module, "cuda_module", None)
-    assert [module._takes_frames(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, False, False]
+    assert [module._can_resize_on(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, False, False]
     monkeypatch.setattr(module, "cuda_module", object())
-    assert [module._takes_frames(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]
+    assert [module._can_resize_on(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]
     image = random_image(7, 90, 50)[..., ::-1]
     wanted = preprocess(image, 64)
-    monkeypatch.setattr(module, "_takes_frames", lambda device: False)
+    monkeypatch.setattr(module, "_can_resize_on", lambda device: False)
     given = preprocess(image, 64)
     assert same_bits(given[0], wanted[0]) and given[1] == wanted[1]
 

@@ -22,12 +22,12 @@ boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.
 assert why("nms", boxes)["cpu"] == "", f"the compiled operations aren't served: {why('nms', boxes)}"
 assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 2]
 
-picture = np.full((240, 320, 3), 60, np.uint8)
-picture[60:180, 40:140] = (220, 60, 40)
-picture[100:220, 190:290] = (40, 120, 230)
-Image.fromarray(picture).save("picture.png")
+image = np.full((240, 320, 3), 60, np.uint8)
+image[60:180, 40:140] = (220, 60, 40)
+image[100:220, 190:290] = (40, 120, 230)
+Image.fromarray(image).save("image.png")
 
-result = fastsam_core.SAM("sam_nano.pt")("picture.png", bboxes=[[40, 60, 140, 180]])[0]
+result = fastsam_core.SAM("sam_nano.pt")("image.png", bboxes=[[40, 60, 140, 180]])[0]
 assert result.masks is not None and len(result.masks) == 1
 mask = result.masks.data[0].numpy()
 truth = np.zeros(mask.shape, bool)
@@ -35,5 +35,5 @@ truth[60:180, 40:140] = True
 overlap = (mask & truth).sum() / (mask | truth).sum()
 assert overlap > 0.5, f"the mask of a plain rectangle overlaps it by {overlap:.2f} only"
 
-everything = fastsam_core.SAM("sam_nano.pt")("picture.png")[0]
+everything = fastsam_core.SAM("sam_nano.pt")("image.png")[0]
 print(f"smoke test: {package.parent}, box mask IoU {overlap:.2f}, {len(everything)} masks in everything mode")

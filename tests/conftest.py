@@ -18,7 +18,7 @@ from fastsam_core._log import warn_once
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops import _native_cuda
 from fastsam_core.predictor import Predictor
-from set_picture import predictor_on_picture, read_only_picture
+from predictor_examples import predictor_with_image, read_only_image
 from siblings import ON_GPU, why_no_gpu
 from small_model import small_model
 
@@ -62,9 +62,9 @@ def model() -> SamModel:
 
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
-    return read_only_picture()
+    return read_only_image()
 
 
 @pytest.fixture
 def predictor(model: SamModel) -> Predictor:
-    return predictor_on_picture(model)
+    return predictor_with_image(model)

@@ -26,7 +26,7 @@ def masks() -> np.ndarray:
     return drawn
 
 
-def results(*, rle: bool = True, names: dict[int, str] | None = None, path: str = "/pictures/cat.jpg") -> Results:
+def results(*, rle: bool = True, names: dict[int, str] | None = None, path: str = "/images/cat.jpg") -> Results:
     drawn = torch.from_numpy(masks())
     boxes = torch.tensor(
         [

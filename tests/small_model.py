@@ -14,7 +14,7 @@ from fastsam_core.models import registry
 from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
-from golden_recipe import test_image as rgb_picture
+from golden_recipe import test_image as rgb_image
 
 # Recipe weights predict IoUs around zero, so every mask is kept. Nothing is saved or logged; a small input is quick.
 QUIET: dict[str, Any] = {"conf": -1e9, "save": False, "verbose": False, "imgsz": 128}
@@ -58,6 +58,6 @@ def small_sam() -> segment_anything.Sam:
     return model
 
 
-def bgr_picture(height: int, width: int) -> np.ndarray:
+def bgr_image(height: int, width: int) -> np.ndarray:
     """Return the recipe's image in BGR order, as OpenCV would read it."""
-    return np.ascontiguousarray(rgb_picture(height, width)[..., ::-1])
+    return np.ascontiguousarray(rgb_image(height, width)[..., ::-1])

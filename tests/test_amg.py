@@ -85,19 +85,19 @@ def test_crop_boxes_and_uncropping() -> None:
     size = 300, 451
     boxes, layers = amg.generate_crop_boxes((*size, 3), 2, 0.3)
     assert [(tuple(box), layer) for box, layer in zip(boxes, layers, strict=True)] == crop_boxes(size, 2, 0.3)
-    crop, picture = boxes[3], [0, 0, size[1], size[0]]
+    crop, whole_image = boxes[3], [0, 0, size[1], size[0]]
     x0, y0, x1, y1 = crop
     of_crop = torch.randint(0, 150, (40, 4), generator=torch.Generator().manual_seed(0)).float()
     placed = amg.uncrop_boxes_xyxy(of_crop, crop)
     assert torch.equal(placed, of_crop + torch.tensor([x0, y0, x0, y0]))
-    near = amg.is_box_near_crop_edge(of_crop, crop, picture)
+    near = amg.is_box_near_crop_edge(of_crop, crop, whole_image)
     assert near.any() and not near.all()
     assert near.tolist() == is_near_crop_edge(placed.numpy(), (x0, y0, x1, y1), size).tolist()
     assert torch.equal(amg.uncrop_points(of_crop[:, :2], crop), placed[:, :2])
     masks = torch.rand(2, y1 - y0, x1 - x0) < 0.5
     whole = amg.uncrop_masks(masks, crop, *size)
     assert whole.shape == (2, *size) and torch.equal(whole[:, y0:y1, x0:x1], masks) and whole.sum() == masks.sum()
-    assert amg.uncrop_masks(whole, picture, *size) is whole
+    assert amg.uncrop_masks(whole, whole_image, *size) is whole
 
 
 def test_point_grids_and_batch_iterator() -> None:

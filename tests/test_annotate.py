@@ -103,7 +103,7 @@ def test_segment_everything_writes_class_zero(model: Any, folder: Path) -> None:
 
 
 def test_unreadable_image_is_reported_and_skipped(sam: SAM, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / "broken.png").write_bytes(b"not a picture")
+    (folder / "broken.png").write_bytes(b"not an image")
     with caplog.at_level(logging.INFO, logger="fastsam_core"):
         target = auto_annotate(folder, detector_of(BOXES, [1, 1, 2], ["none", "cup", "plate"]), sam)
     assert files(target) == ["a.txt", "b.txt"]

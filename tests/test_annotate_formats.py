@@ -19,7 +19,7 @@ from fastsam_core.annotate.dataset_files import write_coco
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels
-from picture_files import write_video
+from image_examples import write_video
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
 

@@ -30,7 +30,7 @@ from fastsam_core.annotate.shards import Shard
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from golden_recipe import fill_state_dict
-from picture_files import write_video
+from image_examples import write_video
 
 SAME = "annotate_kills.detector"
 
@@ -476,7 +476,7 @@ def test_bad_images_do_not_change_the_exit_status(
 
 
 def test_on_error_raise_stops_at_first_bad_image(sam: SAM, images: Path) -> None:
-    (images / "a" / "00000.png").write_bytes(b"no picture")
+    (images / "a" / "00000.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"a/00000\.png: not an image"):
         auto_annotate(images, detector, sam, on_error="raise")
     with pytest.raises(ValueError, match="accepted: skip, raise"):

@@ -22,7 +22,7 @@ def test_spark_gives_the_rows_of_a_direct_call(tmp_path: Path) -> None:
     scenes = SceneDataset(96, seed=3, textures=4)
     for number in range(6):
         cv2.imwrite(str(tmp_path / f"{number}.png"), scenes[number].image[:, :, ::-1])
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     paths = sorted(str(path) for path in tmp_path.glob("*.png"))
     annotator = Annotator({"det_model": None, "sam_model": "sam_nano.pt", "device": "cpu", "formats": ("yolo", "coco")})
     builder = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")

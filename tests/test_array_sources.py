@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fastsam_core.sources import load_sources
-from picture_files import BGR, RGB, encode, only, write
+from image_examples import BGR, RGB, encode, only, write
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,12 @@ def test_iterator_is_read_one_item_at_a_time(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png")
     asked = []
 
-    def pictures() -> Any:
+    def images() -> Any:
         for element in (BGR, path, tmp_path / "none.png", torch.from_numpy(RGB).permute(2, 0, 1)):
             asked.append(element)
             yield element
 
-    source = load_sources(pictures())
+    source = load_sources(images())
     assert (source.kind, source.total, source.estimate_total(), bool(source)) == ("iterator", None, None, True)
     with pytest.raises(TypeError, match="not known"):
         len(source)

@@ -15,7 +15,7 @@ from fastsam_core import rle as coco
 from fastsam_core.config import Config
 from fastsam_core.encoded_image import EncodedImage, encode_batch
 from fastsam_core.sources import Item, Source
-from small_model import FEW, QUIET, bgr_picture, small_model
+from small_model import FEW, QUIET, bgr_image, small_model
 
 BOXES = [[4.0, 6.0, 25.0, 20.0], [10.0, 8.0, 28.0, 38.0]]
 
@@ -24,7 +24,7 @@ BOXES = [[4.0, 6.0, 25.0, 20.0], [10.0, 8.0, 28.0, 38.0]]
 def images() -> list[np.ndarray]:
     """Five different images of different sizes."""
     shapes = [(40, 60), (50, 30), (41, 60), (128, 128), (200, 90)]
-    return [np.roll(bgr_picture(*shape), 7 * i, axis=1) for i, shape in enumerate(shapes)]
+    return [np.roll(bgr_image(*shape), 7 * i, axis=1) for i, shape in enumerate(shapes)]
 
 
 @pytest.fixture

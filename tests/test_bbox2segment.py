@@ -13,7 +13,7 @@ from PIL import Image
 from fastsam_core import SAM, Predictor
 from fastsam_core.data.converter import yolo_bbox2segment
 from fastsam_core.formats import read_labels
-from golden_recipe import test_image as picture
+from golden_recipe import test_image as golden_image
 from label_examples import pixels
 
 BOXES = "7 0.275 0.375 0.45 0.5\n0 0.5 0.52 0.5 0.625\n3 0.79 0.48 0.32 0.875\n"
@@ -32,7 +32,7 @@ def images(tmp_path: Path) -> Path:
     for name in ("1", "sub/2", "3"):
         path = tmp_path / "set" / "images" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(48, 80)).save(path)
+        Image.fromarray(golden_image(48, 80)).save(path)
     (tmp_path / "set" / "labels" / "sub").mkdir(parents=True)
     (tmp_path / "set" / "labels" / "1.txt").write_text(BOXES)
     (tmp_path / "set" / "labels" / "sub" / "2.txt").write_text("")

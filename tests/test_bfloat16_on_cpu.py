@@ -17,8 +17,8 @@ from fastsam_core.models import image_encoder, precision
 from fastsam_core.models.precision import usable_dtypes, why_not_bfloat16
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops._native import cpu_module
-from set_picture import dense
-from small_model import FEW, QUIET, bgr_picture, small_model
+from predictor_examples import dense
+from small_model import FEW, QUIET, bgr_image, small_model
 from test_precision import BOXES, IMAGES, small_vit
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -179,7 +179,7 @@ def test_bfloat16_path_is_not_used_with_gradients_autocast_or_hooks(monkeypatch:
 
 def test_predictions_in_bfloat16(fast: None) -> None:
     predictor = Predictor(overrides={"model": small_vit(), **QUIET})
-    predictor.set_image(bgr_picture(60, 90))
+    predictor.set_image(bgr_image(60, 90))
     features, wanted = predictor.features, predictor(bboxes=BOXES)[0]
     ours = predictor(bboxes=BOXES, dtype="bfloat16")[0]
     assert predictor.features.dtype == F32 and not torch.equal(predictor.features, features)

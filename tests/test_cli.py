@@ -25,8 +25,8 @@ from fastsam_core.config import EVERYTHING_OPTIONS, FIELDS, PROMPT_KEYS
 from fastsam_core.evaluate.command import OPTIONS as VAL
 from fastsam_core.formats.convert import WRITERS, _option_names
 from fastsam_core.tiles.command import OPTIONS as TILES
-from picture_files import write_video
-from small_model import bgr_picture, small_weights
+from image_examples import write_video
+from small_model import bgr_image, small_weights
 from yolo_files import make, write
 
 # Recipe weights predict IoUs around zero, so thresholds are low. A small input and a coarse grid keep tests quick.
@@ -41,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(small_weights(), "nano.pt")
     (tmp_path / "photos").mkdir()
     for name in ("img.png", "photos/1.png", "photos/2.png"):
-        cv2.imwrite(name, bgr_picture(48, 80))
+        cv2.imwrite(name, bgr_image(48, 80))
     (tmp_path / "photos" / "3.png").write_bytes(b"broken")
     return tmp_path
 
@@ -104,7 +104,7 @@ def test_summary_counts_label_files(place: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_video_is_predicted_and_saved(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_video(place / "clip.avi", [bgr_picture(48, 80)] * 3)
+    write_video(place / "clip.avi", [bgr_image(48, 80)] * 3)
     assert run(f"predict {QUICK} source=clip.avi bboxes=[4,6,40,30] vid_stride=2") == 0
     assert "2 images, 2 masks" in capsys.readouterr().out
     assert (place / "runs" / "segment" / "predict" / "clip.avi").stat().st_size > 0
@@ -337,7 +337,7 @@ def test_help_and_usage_errors_do_not_import_torch() -> None:
 def test_saved_image_shows_the_masks(place: Path) -> None:
     assert run(f"predict {QUICK} source=img.png bboxes=[4,6,60,40]") == 0
     drawn = cv2.imread(str(place / "runs" / "segment" / "predict" / "img.jpg")).astype(int)
-    assert np.abs(drawn - bgr_picture(48, 80)).mean() > 3
+    assert np.abs(drawn - bgr_image(48, 80)).mean() > 3
 
 
 def test_yolo_and_fastsam_commands(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,14 +190,14 @@ def test_malformed_file_leaves_no_coco_file(work_dir: Path, capsys: pytest.Captu
 
 
 def test_unreadable_image_is_left_out(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("data/images/1.png").write_bytes(b"no picture")
+    Path("data/images/1.png").write_bytes(b"not an image")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 0
     said = capsys.readouterr()
     assert "2 images, 0 objects" in said.out and "1.png: not an image" in said.err
     document = json.loads(Path("labels.json").read_text())
     assert [image["file_name"] for image in document["images"]] == ["2.png", "sub/3.png"]
     for name in ("2", "sub/3"):
-        Path(f"data/images/{name}.png").write_bytes(b"no picture")
+        Path(f"data/images/{name}.png").write_bytes(b"not an image")
     assert run("convert data=data from=yolo to=coco output=none.json") == 1
     assert not Path("none.json").exists()
 

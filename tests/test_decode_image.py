@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from fastsam_core._log import warn_once
 from fastsam_core.sources import decode_image, load_sources
-from picture_files import BGR, RGB, encode, only
+from image_examples import BGR, RGB, encode, only
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000"])
@@ -103,10 +103,10 @@ def test_sixteen_bit_colour_keeps_the_high_byte() -> None:
 def test_dark_sixteen_bit_images_are_warned_about(largest: int, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     deep = np.zeros((4, 5), np.uint16)
     deep[1, 2] = largest
-    for picture in (deep, Image.fromarray(deep)):
+    for image in (deep, Image.fromarray(deep)):
         warn_once.cache_clear()
         caplog.clear()
-        assert only(picture).image.max() == largest >> 8
+        assert only(image).image.max() == largest >> 8
         assert any("image << 4" in record.getMessage() for record in caplog.records) == warned
 
 

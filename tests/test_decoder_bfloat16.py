@@ -14,9 +14,9 @@ from fastsam_core import Predictor, ops
 from fastsam_core.models import precision
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.sam_model import SamModel
-from set_picture import dense
+from predictor_examples import dense
 from siblings import names_of, use_sibling
-from small_model import FEW, QUIET, bgr_picture, small_model
+from small_model import FEW, QUIET, bgr_image, small_model
 from test_precision import BOXES
 
 BF16, F32 = torch.bfloat16, torch.float32
@@ -187,15 +187,15 @@ def test_predictor_uses_bfloat16_only_where_asked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(precision, "why_not_bfloat16", lambda: "")
     monkeypatch.setattr(precision, "cpu_module", SimpleNamespace(has_native_bfloat16=lambda: True))
     predictor = Predictor(overrides={"model": small_model(), **QUIET})
-    predictor.set_image(bgr_picture(60, 90))
+    predictor.set_image(bgr_image(60, 90))
     features, wanted = predictor.features, predictor(bboxes=BOXES)[0]
     ours = predictor(bboxes=BOXES, dtype="bfloat16")[0]
     assert torch.equal(predictor.features, features), "this encoder stays float32"
     assert predictor.model.counts["encoded"] == 1
     assert (dense(ours) == dense(wanted)).mean() > 0.97
-    model, picture = predictor.model, predictor.current_image
-    prepared = picture.prepared(model, BF16)
-    assert prepared.matrices == BF16 and picture.prepared(model, BF16) is prepared
-    assert picture.prepared(model).matrices == F32
+    model, image = predictor.model, predictor.current_image
+    prepared = image.prepared(model, BF16)
+    assert prepared.matrices == BF16 and image.prepared(model, BF16) is prepared
+    assert image.prepared(model).matrices == F32
     assert len(predictor(**FEW, dtype="bfloat16")[0]) > 0
     assert predictor(bboxes=BOXES)[0].masks.rle == wanted.masks.rle, "float32 is as before"

@@ -16,16 +16,16 @@ import torch
 from fastsam_core import Predictor, Results, auto_annotate, rle, tiles
 from fastsam_core.models.checkpoint import load_model
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor
-from small_model import FEW, QUIET, bgr_picture, small_model
+from small_model import FEW, QUIET, bgr_image, small_model
 
-PICTURE = bgr_picture(48, 64)
+IMAGE = bgr_image(48, 64)
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     made = Predictor(overrides={"model": small_model(), **QUIET})
-    made.set_image(PICTURE)
+    made.set_image(IMAGE)
     return made
 
 
@@ -42,7 +42,7 @@ def prompts(predictor: Predictor, folder: Path) -> Any:
 
 
 def everything(predictor: Predictor, folder: Path) -> Any:
-    return [boxes_and_masks(one) for one in predictor([PICTURE, PICTURE], batch=2, crop_n_layers=1, **FEW)]
+    return [boxes_and_masks(one) for one in predictor([IMAGE, IMAGE], batch=2, crop_n_layers=1, **FEW)]
 
 
 def results(predictor: Predictor, folder: Path) -> Any:
@@ -76,14 +76,14 @@ def other_ways(predictor: Predictor, folder: Path) -> Any:
     options = {"points_per_side": 2, "pred_iou_thresh": -1e9, "stability_score_thresh": -1.0}
     model = predictor.args.model
     plain = SamPredictor(model)
-    plain.set_image(PICTURE)
-    auto_annotate([PICTURE], lambda image: (BOXES, [0.9, 0.8], [0, 1], None), predictor, "cpu", folder, resume=False)
+    plain.set_image(IMAGE)
+    auto_annotate([IMAGE], lambda image: (BOXES, [0.9, 0.8], [0, 1], None), predictor, "cpu", folder, resume=False)
     return (
         plain.predict(box=np.array(BOXES[0]))[0].tolist(),
-        [one["area"] for one in SamAutomaticMaskGenerator(model, **options).generate(PICTURE)],
-        predictor.edges(PICTURE, points_stride=2).tolist(),
-        boxes_and_masks(predictor.proposals(PICTURE, 3, points_stride=2)),
-        tiles.segment(PICTURE, predictor, tile=48, overlap=8, **FEW).areas.tolist(),
+        [one["area"] for one in SamAutomaticMaskGenerator(model, **options).generate(IMAGE)],
+        predictor.edges(IMAGE, points_stride=2).tolist(),
+        boxes_and_masks(predictor.proposals(IMAGE, 3, points_stride=2)),
+        tiles.segment(IMAGE, predictor, tile=48, overlap=8, **FEW).areas.tolist(),
         sorted(path.read_text() for path in folder.glob("*.txt")),
     )
 
@@ -114,7 +114,7 @@ def test_results_ignore_the_default_dtype(
 
     def worked() -> Any:
         made = Predictor(overrides={"model": model, **QUIET})  # a new one, with nothing cached
-        made.set_image(PICTURE)
+        made.set_image(IMAGE)
         return work(made, tmp_path)
 
     expected = worked()
@@ -126,10 +126,10 @@ def test_scores_are_float32_whatever_the_default_dtype(
     predictor: Predictor, default_dtype: Callable[[torch.dtype], None]
 ) -> None:
     default_dtype(torch.float64)
-    (found,) = predictor(PICTURE, **FEW)
-    logits, scores = predictor.prompt_inference(PICTURE, bboxes=BOXES)
+    (found,) = predictor(IMAGE, **FEW)
+    logits, scores = predictor.prompt_inference(IMAGE, bboxes=BOXES)
     assert {one.dtype for one in (found.predicted_iou, found.stability_score, logits, scores)} == {torch.float32}
-    given = Results(PICTURE, "a", {}, [[*BOXES[0], 0.3, 0]], predicted_iou=[0.1], point_coords=[[[1.1, 2.1]]])
+    given = Results(IMAGE, "a", {}, [[*BOXES[0], 0.3, 0]], predicted_iou=[0.1], point_coords=[[[1.1, 2.1]]])
     assert {one.dtype for one in (given.boxes.data, given.predicted_iou, given.point_coords)} == {torch.float32}
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fastsam_core.detect import from_onnx
-from small_model import bgr_picture
+from small_model import bgr_image
 from yolo_files import DetectionModel, expected, make
 
-PICTURE = bgr_picture(61, 90)
+IMAGE = bgr_image(61, 90)
 NAMES = str({index: f"kind {index}" for index in range(5)})
 
 
@@ -69,7 +69,7 @@ def raw_output() -> np.ndarray:
 
 def test_raw_outputs_are_suppressed_and_scaled_to_the_image(runtime: Any) -> None:
     session = runtime([raw_output()])
-    found = from_onnx("m.onnx")(PICTURE)
+    found = from_onnx("m.onnx")(IMAGE)
     assert found.class_ids.tolist() == [1, 3] and found.names[3] == "kind 3"
     np.testing.assert_allclose(found.scores, [0.9, 0.7])
     # 61 x 90 becomes 65 x 96, which begins at row 15 of the square.
@@ -83,11 +83,11 @@ def test_raw_outputs_are_suppressed_and_scaled_to_the_image(runtime: Any) -> Non
 
 def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> None:
     runtime([raw_output()])
-    assert len(from_onnx("m.onnx", iou=0.99)(PICTURE).boxes) == 3
-    assert len(from_onnx("m.onnx", conf=0.75)(PICTURE).boxes) == 1
-    assert from_onnx("m.onnx", classes=3)(PICTURE).class_ids.tolist() == [3]
-    assert len(from_onnx("m.onnx", max_det=1)(PICTURE).boxes) == 1
-    assert from_onnx("m.onnx", names=["a", "b"])(PICTURE).names == {0: "a", 1: "b"}
+    assert len(from_onnx("m.onnx", iou=0.99)(IMAGE).boxes) == 3
+    assert len(from_onnx("m.onnx", conf=0.75)(IMAGE).boxes) == 1
+    assert from_onnx("m.onnx", classes=3)(IMAGE).class_ids.tolist() == [3]
+    assert len(from_onnx("m.onnx", max_det=1)(IMAGE).boxes) == 1
+    assert from_onnx("m.onnx", names=["a", "b"])(IMAGE).names == {0: "a", 1: "b"}
     first = from_onnx("m.onnx").fingerprint
     assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
 
@@ -96,20 +96,20 @@ def test_mask_coefficients_are_not_read_as_scores(runtime: Any) -> None:
     """In segmentation exports, mask coefficients follow the scores; here they are larger."""
     output = np.concatenate([raw_output(), np.full((1, 8, 20), 5, np.float32)], 1)
     runtime([output, np.zeros((1, 8, 24, 24), np.float32)])
-    assert from_onnx("m.onnx")(PICTURE).class_ids.tolist() == [1, 3]
+    assert from_onnx("m.onnx")(IMAGE).class_ids.tolist() == [1, 3]
 
 
 def test_outputs_with_built_in_nms(runtime: Any) -> None:
     rows = np.array([[[32, 32, 64, 64, 0.5, 2], [0, 15, 96, 80, 0.9, 4], [0, 0, 1, 1, 0.1, 0]]], np.float32)
     session = runtime([rows], ("batch", 3, "height", "width"), names="no names")
-    found = from_onnx("m.onnx", imgsz=96)(PICTURE)
+    found = from_onnx("m.onnx", imgsz=96)(IMAGE)
     assert found.class_ids.tolist() == [4, 2] and found.names == {}
     assert session.seen[0].shape == (1, 3, 96, 96)
 
 
 def test_half_precision_networks_get_float16_inputs(runtime: Any) -> None:
     session = runtime([raw_output().astype(np.float16)], kind="tensor(float16)")
-    assert len(from_onnx("m.onnx")(PICTURE).boxes) == 2 and session.seen[0].dtype == np.float16
+    assert len(from_onnx("m.onnx")(IMAGE).boxes) == 2 and session.seen[0].dtype == np.float16
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_half_precision_networks_get_float16_inputs(runtime: Any) -> None:
 def test_other_networks_are_refused(runtime: Any, outputs: Any, shape: Any, kind: str, message: str) -> None:
     runtime(outputs, shape, kind=kind)
     with pytest.raises(ValueError, match=rf"m\.onnx .*{message}"):
-        from_onnx("m.onnx")(PICTURE)
+        from_onnx("m.onnx")(IMAGE)
 
 
 def test_missing_file_or_onnxruntime_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_real_export_gives_the_networks_detections(tmp_path: Path) -> None:
     net = make("detect")
     path = tmp_path / "m.onnx"
     torch.onnx.export(Exported(net).eval(), (torch.zeros(1, 3, 64, 96),), str(path), input_names=["images"])
-    image = bgr_picture(48, 90)  # 51 x 96 in an input of 64 x 96
+    image = bgr_image(48, 90)  # 51 x 96 in an input of 64 x 96
     rows, _ = expected(net, image, 96, 0.3)
     found = from_onnx(path, conf=0.3)(image)
     np.testing.assert_allclose(found.boxes, rows[:, :4], rtol=1e-3, atol=1e-2)

@@ -12,7 +12,7 @@ from fastsam_core import SAM, Predictor
 from fastsam_core.edges import edge_map, max_gradient, thin_edges
 from fastsam_core.encoded_image import EncodedImage
 from fastsam_core.postprocess import MaskResizer
-from small_model import QUIET, bgr_picture
+from small_model import QUIET, bgr_image
 
 SIZE = 64  # side of the images here; one logit covers 4 x 4 pixels
 
@@ -125,7 +125,7 @@ def test_thinning_keeps_one_of_two_equal_neighbours() -> None:
 
 
 def test_edges_of_an_image_by_predictor_and_sam(model: Any) -> None:
-    image = bgr_picture(48, 80)
+    image = bgr_image(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
     thin = predictor.edges(image, points_stride=4)
     assert thin.shape == (48, 80) and thin.dtype == np.float32 and thin.min() == 0 and thin.max() <= 1
@@ -150,7 +150,7 @@ def test_masks_without_pixels_give_no_edges(model: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
     for thin in (True, False):
-        assert not edge_map(model, EncodedImage(bgr_picture(48, 80), "a"), points_stride=2, thin=thin).any()
+        assert not edge_map(model, EncodedImage(bgr_image(48, 80), "a"), points_stride=2, thin=thin).any()
 
 
 def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypat
     monkeypatch.setattr(model, "decode_points", decode)
     model.set_image_size(128)
     made = MaskResizer((128, 128), (128, 128), 128)
-    encoded = EncodedImage(bgr_picture(128, 128), "a")
+    encoded = EncodedImage(bgr_image(128, 128), "a")
     faint, across, down = max_gradient((clear / 40)[None], made.measure((clear / 40)[None]).boxes, made)
     found = edge_map(model, encoded, points_stride=2)
     np.testing.assert_allclose(found, thin_edges(faint / faint.max(), across, down), atol=1e-6)
@@ -183,8 +183,8 @@ def test_nms_keeps_the_mask_with_the_highest_predicted_iou(model: Any, monkeypat
 def test_invalid_options_and_missing_image_are_refused(model: Any, options: dict[str, Any], message: str) -> None:
     predictor = Predictor(overrides={**QUIET, "model": model})
     with pytest.raises(ValueError, match=message):
-        predictor.edges(bgr_picture(20, 30), **options)
+        predictor.edges(bgr_image(20, 30), **options)
     with pytest.raises(ValueError, match="no image is set"):
         predictor.edges()
     with pytest.raises(TypeError, match="point_stride"):
-        predictor.edges(bgr_picture(20, 30), point_stride=3)
+        predictor.edges(bgr_image(20, 30), point_stride=3)

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from fastsam_core import Predictor
 from fastsam_core.embeddings import fingerprint
 from fastsam_core.models.sam_model import SamModel
-from small_model import FEW, QUIET, bgr_picture, small_model
+from small_model import FEW, QUIET, bgr_image, small_model
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
 
 
 @pytest.fixture
 def saved(predictor: Predictor, tmp_path: Path) -> Path:
-    return predictor.save_features(tmp_path / "made" / "picture.safetensors")
+    return predictor.save_features(tmp_path / "made" / "image.safetensors")
 
 
 def fresh(model: SamModel, **options: Any) -> Predictor:
@@ -72,11 +72,11 @@ def test_saved_features_are_those_of_the_set_size(predictor: Predictor, saved: P
 
 def test_embedding_of_another_image_is_refused(predictor: Predictor, saved: Path, model: Any) -> None:
     expected, other = predictor(bboxes=BOXES)[0], fresh(model)
-    other.set_image(bgr_picture(60, 90))
+    other.set_image(bgr_image(60, 90))
     other.load_features(saved)
     result = other(bboxes=BOXES)[0]
     assert result.masks.rle == expected.masks.rle and result.orig_img.any()
-    changed = bgr_picture(60, 90)
+    changed = bgr_image(60, 90)
     changed[0, 0, 0] ^= 1
     other.set_image(changed)
     with pytest.raises(ValueError, match="another image"):

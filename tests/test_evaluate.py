@@ -35,7 +35,7 @@ from fastsam_core.models.fingerprint import weights_hash
 from fastsam_core.prompts import Prompts
 from fastsam_core.train.scenes import TexturePool, make_scene
 from label_examples import encoded
-from small_model import bgr_picture, small_model
+from small_model import bgr_image, small_model
 from test_evaluate_measures import coco_recall
 
 SIDE = 128
@@ -142,7 +142,7 @@ def test_previous_logits_are_passed_back_to_the_model(monkeypatch: pytest.Monkey
         return logits, predicted
 
     monkeypatch.setattr(model, "decode_prompts", spy)
-    segmenter = PromptedSegmenter(model, EncodedImage(bgr_picture(40, 60), ""), Config())
+    segmenter = PromptedSegmenter(model, EncodedImage(bgr_image(40, 60), ""), Config())
     objects = [GroundTruthObject("a", encoded(square(5, 30, 20))), GroundTruthObject("b", encoded(square(2, 2, 9)))]
     first = segmenter.segment_clicks(objects)
     segmenter.simulate_corrections(objects, first, target_iou=1.1, max_clicks=3)
@@ -264,8 +264,8 @@ def test_every_measure_has_its_interval_and_row(sam: SAM, scenes: Path, whole: E
             reached = [number for number, iou in enumerate(row["ious_by_click"], 1) if iou >= goal / 100]
             assert row[f"noc{goal}"] == min([*reached, 20]) and row[f"noc{goal}_reached"] == bool(reached)
         assert len(row["ious_by_click"]) == row["noc90"]
-    picture = cv2.imread(str(scenes / "out" / "val.jpg"))
-    assert picture is not None and picture.shape[0] == 3 * (256 + 22 + 6) + 6 and not list((scenes / "out").glob(".*"))
+    sheet = cv2.imread(str(scenes / "out" / "val.jpg"))
+    assert sheet is not None and sheet.shape[0] == 3 * (256 + 22 + 6) + 6 and not list((scenes / "out").glob(".*"))
 
 
 def test_png_npz_and_coco_data_give_the_same_numbers(

@@ -19,7 +19,7 @@ from fastsam_core.evaluate import datasets, label_maps
 from fastsam_core.evaluate.datasets import Example, open_dataset
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation
 from label_examples import encoded
-from small_model import bgr_picture
+from small_model import bgr_image
 
 HEIGHT, WIDTH = 20, 30
 
@@ -39,7 +39,7 @@ def block(place: int) -> np.ndarray:
 def folder(place: Path, kind: str, *names: str) -> Path:
     for name in names:
         (place / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(place / "images" / name), bgr_picture(HEIGHT, WIDTH))
+        cv2.imwrite(str(place / "images" / name), bgr_image(HEIGHT, WIDTH))
     (place / kind).mkdir(parents=True, exist_ok=True)
     return place
 
@@ -81,7 +81,7 @@ def test_png_label_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["a.png"]["200"], block(1))
     np.testing.assert_array_equal(found["d.png"]["2"], block(2))
     np.testing.assert_array_equal(found["sub/c.png"]["255"], block(0))
-    np.testing.assert_array_equal(data[0].pixels, bgr_picture(HEIGHT, WIDTH))
+    np.testing.assert_array_equal(data[0].pixels, bgr_image(HEIGHT, WIDTH))
 
 
 def test_images_without_usable_masks_are_reported(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def yolo_line(place: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "texts", "data", "images"),
+    ("image_folder", "label_folder", "data", "images"),
     [
         ("images", "labels", "", None),
         ("images", "labels", "labels", None),
@@ -254,15 +254,15 @@ def yolo_line(place: int) -> str:
     ],
 )
 def test_yolo_labels_in_each_folder_layout(
-    tmp_path: Path, pictures: str, texts: str, data: str, images: str | None
+    tmp_path: Path, image_folder: str, label_folder: str, data: str, images: str | None
 ) -> None:
     for name in ("a.jpg", "sub/b.jpg", "c.jpg", "d.jpg"):
-        for place in (pictures, texts):
+        for place in (image_folder, label_folder):
             (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / pictures / name), bgr_picture(HEIGHT, WIDTH))
+        cv2.imwrite(str(tmp_path / image_folder / name), bgr_image(HEIGHT, WIDTH))
     write = {"a": yolo_line(0) + yolo_line(2), "sub/b": yolo_line(1) + "0 0.5 0.5 0.2 0.2\n", "d": ""}
     for name, text in {**write, "lonely": yolo_line(0), "classes": "thing\n"}.items():
-        (tmp_path / texts / f"{name}.txt").write_text(text)
+        (tmp_path / label_folder / f"{name}.txt").write_text(text)
     found = open_dataset(tmp_path / data, None if images is None else tmp_path / images)
     assert found.names == ["a.jpg", "c.jpg", "d.jpg", "sub/b.jpg"] and found.labelled_indices() == [0, 3]
     for index, blocks in ((0, (0, 2)), (1, ()), (2, ()), (3, (1,))):

@@ -165,8 +165,8 @@ def coco_recall(images: list[tuple[np.ndarray, np.ndarray]], most: int) -> float
         sets = []
         for side in sides:
             one = COCO()
-            pictures = [{"id": number, "height": 24, "width": 30} for number in range(1, len(images) + 1)]
-            one.dataset = {"images": pictures, "annotations": side, "categories": [{"id": 1, "name": "object"}]}
+            entries = [{"id": number, "height": 24, "width": 30} for number in range(1, len(images) + 1)]
+            one.dataset = {"images": entries, "annotations": side, "categories": [{"id": 1, "name": "object"}]}
             one.createIndex()
             sets.append(one)
         evaluation = COCOeval(sets[1], sets[0], "segm")

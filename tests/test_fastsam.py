@@ -13,7 +13,7 @@ from fastsam_core import FastSAM, Results
 from fastsam_core.detect.fastsam import FastSAMPredictor, _snap_to_border
 from fastsam_core.detect.prompt_selection import PromptSelector
 from fastsam_core.models import fastsam as familiar
-from small_model import bgr_picture
+from small_model import bgr_image
 from yolo_files import make, write
 
 QUIET: dict[str, Any] = {"verbose": False, "conf": 0.1, "imgsz": 96}
@@ -46,7 +46,7 @@ def chosen(result: Results, **prompts: Any) -> list[float]:
 
 
 def test_segments_everything_and_snaps_boxes_to_the_border(model: FastSAM) -> None:
-    (result,) = model(bgr_picture(61, 90), **QUIET)
+    (result,) = model(bgr_image(61, 90), **QUIET)
     assert len(result) > 3 and result.names == {0: "kind 0"} and result.masks is not None
     assert result.masks.shape == (len(result), 61, 90) and model.task == "segment"
     assert result.boxes is not None
@@ -110,7 +110,7 @@ def test_texts_choose_the_best_crop(squares: Results) -> None:
 
 
 def test_prompts_are_accepted_by_calls_and_on_results(model: FastSAM) -> None:
-    image = bgr_picture(61, 90)
+    image = bgr_image(61, 90)
     (everything,) = model(image, **QUIET)
     x, y = everything.masks.xy[0].mean(0).tolist()
     (one,) = model(image, bboxes=everything.boxes.xyxy[0].tolist(), **QUIET)
@@ -138,7 +138,7 @@ def test_boxes_near_the_border_are_extended_to_it() -> None:
 
 
 def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) -> None:
-    image = bgr_picture(61, 90)
+    image = bgr_image(61, 90)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"labels": [1]}, ValueError, "give points too"),
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),

@@ -22,7 +22,7 @@ def test_written_file_replaces_the_old_one_without_leftovers(tmp_path: Path) -> 
 
 
 def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "picture.png"
+    target = tmp_path / "image.png"
     target.write_text("old")
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
         assert temporary.suffix == ".png"

@@ -13,8 +13,8 @@ import pytest
 from fastsam_core import SAM, Results, rle, tiles
 from fastsam_core._files import append_text, save_tensors, write_text
 from fastsam_core.models.download import download
+from image_examples import write_video
 from local_server import reply, serve
-from picture_files import write_video
 from small_model import small_model
 
 resource = pytest.importorskip("resource")
@@ -37,7 +37,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def save_picture(folder: Path) -> None:
+def save_image(folder: Path) -> None:
     Results(noise(300, 300), "a.png", {}).save(folder / "target.png")
 
 
@@ -59,7 +59,7 @@ def save_geopackage(folder: Path) -> None:
     objects.save(folder / "target.gpkg")
 
 
-@pytest.mark.parametrize("save", [save_picture, save_text, save_weights, save_geopackage])
+@pytest.mark.parametrize("save", [save_image, save_text, save_weights, save_geopackage])
 def test_failed_save_leaves_no_file(save: Callable[[Path], None], tmp_path: Path) -> None:
     with full_disk(), pytest.raises(OSError, match="target"):
         save(tmp_path)

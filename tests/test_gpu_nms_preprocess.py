@@ -20,7 +20,7 @@ from fastsam_core.prompts import Prompts
 from fastsam_core.segment import decode_prompts
 from fastsam_core.stopwatch import Stopwatch
 from gpu_waits import waits
-from small_model import QUIET, bgr_picture, small_model
+from small_model import QUIET, bgr_image, small_model
 from test_nms import random_boxes
 from test_preprocess_ops import random_image, same_bits
 
@@ -134,10 +134,10 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
     model.mask_scoring = OFFICIAL  # without stability, which varies a lot for masks of few pixels
     predictor = Predictor(overrides={"model": model, **QUIET})
     predictor.args.device = "cpu"
-    predictor.set_image(bgr_picture(60, 90))
+    predictor.set_image(bgr_image(60, 90))
     features = predictor.features.cuda()  # from the CPU, because convolutions on a GPU may use TF32
     predictor.args.device = "cuda"
-    predictor.set_image(bgr_picture(60, 90))
+    predictor.set_image(bgr_image(60, 90))
     wanted = predictor(bboxes=boxes)[0]
     given = predictor(bboxes=boxes, dtype=dtype)[0]
     assert predictor.features.dtype == given.predicted_iou.dtype == torch.float32
@@ -152,7 +152,7 @@ def test_predictor_in_half_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("count", [1, 5])
 def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | None) -> None:
-    model, image = small_model().cuda(), EncodedImage(bgr_picture(60, 90), "picture")
+    model, image = small_model().cuda(), EncodedImage(bgr_image(60, 90), "image")
     model.set_image_size(128)
     for given in ({"bboxes": [[4.0, 6.0, 40.0, 30.0]] * count}, {"points": [[20, 10]] * count}):
         prompts = Prompts.parse(**given)
@@ -164,13 +164,13 @@ def test_decoding_prompts_does_not_synchronise(count: int, dtype: torch.dtype | 
 
 
 def test_batched_images_equal_single_ones() -> None:
-    pictures = [np.roll(bgr_picture(40 + i, 60), 7 * i, axis=1) for i in range(5)]
+    images = [np.roll(bgr_image(40 + i, 60), 7 * i, axis=1) for i in range(5)]
     model = small_model().cuda()
     model.mask_scoring = OFFICIAL
     predictor = Predictor(overrides={"model": model, **QUIET})
-    single = predictor(pictures, bboxes=[4.0, 6.0, 25.0, 20.0])
+    single = predictor(images, bboxes=[4.0, 6.0, 25.0, 20.0])
     model.batches.clear()
-    together = predictor(pictures, bboxes=[4.0, 6.0, 25.0, 20.0], batch=2)
+    together = predictor(images, bboxes=[4.0, 6.0, 25.0, 20.0], batch=2)
     assert model.batches == [2, 2, 1]
     for one, other in zip(single, together, strict=True):
         assert one.path == other.path

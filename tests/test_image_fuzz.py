@@ -86,7 +86,7 @@ def test_damaged_files_give_an_image_or_a_value_error(monkeypatch: pytest.Monkey
     # A damaged header may promise any size up to the limit, and so much memory is then filled: keep it small.
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", str(2**20))
     files, rng = seeds(), random.Random(20240)
-    pictures = refused = 0
+    decoded = refused = 0
     for number in range(TOTAL):
         if number % 20:
             data = mutate(files[number % len(files)], rng)
@@ -101,10 +101,10 @@ def test_damaged_files_give_an_image_or_a_value_error(monkeypatch: pytest.Monkey
         else:
             assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
             assert 0 < image.size <= 3 * 2**20
-            pictures += 1
-    assert pictures + refused == TOTAL
+            decoded += 1
+    assert decoded + refused == TOTAL
     # Both outcomes must have occurred often.
-    assert pictures > 1500 and refused > 3000
+    assert decoded > 1500 and refused > 3000
 
 
 def test_undamaged_seed_files_are_decoded() -> None:

@@ -14,7 +14,7 @@ from fastsam_core import Predictor
 from fastsam_core.everything import generate_masks
 from fastsam_core.models import registry
 from fastsam_core.models.mask_scoring import OFFICIAL, MaskScoring, stability_score
-from small_model import FEW, QUIET, bgr_picture, small_model
+from small_model import FEW, QUIET, bgr_image, small_model
 
 
 def test_stability_is_the_ratio_of_strict_to_loose_mask_areas() -> None:
@@ -172,7 +172,7 @@ def test_decoder_gets_the_lowest_iou_that_may_pass(monkeypatch: pytest.MonkeyPat
     predictor = Predictor(overrides={**QUIET, "model": model, "points_stride": 2})
     for conf_thres, share in ((0.6, 0.5), (0.6, 0.0)):
         model.mask_scoring = replace(mask_scoring, stability_share=share, highest_stability=0.8)
-        predictor(bgr_picture(40, 60), conf_thres=conf_thres)
+        predictor(bgr_image(40, 60), conf_thres=conf_thres)
     assert asked == pytest.approx([0.4, 0.6], abs=1e-5)
 
 
@@ -180,7 +180,7 @@ def test_grid_points_are_scored_like_clicks() -> None:
     """Both take half of the decoder's IoU and half of the stability, each at the resolution of its own mask."""
     model = small_model()
     predictor = Predictor(overrides={**QUIET, "model": model})
-    image = bgr_picture(128, 128)
+    image = bgr_image(128, 128)
     options = {**FEW, "iou": 1.0, "points_stride": 1, "min_mask_region_area": 0}
     (everything,) = predictor(image, **options)
     (clicked,) = predictor(image, points=[[64, 64]], labels=[1], multimask_output=True)

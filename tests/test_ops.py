@@ -22,7 +22,7 @@ from siblings import NAMES, implementation, names_of, run_python
 needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operations: {cpu_reason}")
 
 COUNTS, OFFSETS = torch.tensor([3, 2, 7, 0, 12]), torch.tensor([0, 3, 5])
-PICTURE = torch.arange(7 * 6 * 3, dtype=torch.uint8).view(7, 6, 3)
+IMAGE = torch.arange(7 * 6 * 3, dtype=torch.uint8).view(7, 6, 3)
 LAYER = (
     torch.rand(4, 6),
     torch.rand(5, 6),
@@ -54,8 +54,8 @@ EXAMPLES = {
     **{name: arguments(name, **_DECODER) for name in schema.SCHEMAS if name.startswith("decoder_")},
     "nms": (torch.tensor([[0.0, 0, 9, 9], [1, 1, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.1, 0.9, 0.5]), 0.5),
     "batched_nms": (torch.rand(5, 4).cumsum(1), torch.rand(5), torch.tensor([0, 1, 0, 1, 2]), 0.5),
-    "resize_image": (PICTURE, 5, 4, True),
-    "preprocess_image": (PICTURE, 5, 4, 6, [100.0, 110.0, 120.0], [50.0, 55.0, 60.0], True, True),
+    "resize_image": (IMAGE, 5, 4, True),
+    "preprocess_image": (IMAGE, 5, 4, 6, [100.0, 110.0, 120.0], [50.0, 55.0, 60.0], True, True),
     "mask_runs": (
         torch.tensor([[[-9.0, 5.0], [2.0, 9.0]], [[1.0, -1.0], [-1.0, -1.0]]]),
         *(torch.tensor([0, 0, 1]), torch.tensor([[0.75, 0.25, 0], [0.5, 0.5, 0], [1, 0, 0]])) * 2,

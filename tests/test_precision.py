@@ -18,8 +18,8 @@ from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.models.precision import Dtypes, dtype_of, in_dtype, usable_dtype
 from fastsam_core.models.prompt_encoder import PromptEncoder
 from fastsam_core.models.sam_model import SamModel
-from set_picture import dense
-from small_model import FEW, QUIET, bgr_picture, small_model
+from predictor_examples import dense
+from small_model import FEW, QUIET, bgr_image, small_model
 
 HALVES = [torch.float16, torch.bfloat16]
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
@@ -183,7 +183,7 @@ def half_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_predictor_dtype_changes_single_calls_only(half_everywhere: None, dtype: torch.dtype) -> None:
     model = small_model()
     predictor = Predictor(overrides={"model": model, **QUIET})
-    image = bgr_picture(60, 90)
+    image = bgr_image(60, 90)
     predictor.set_image(image)
     features, wanted = predictor.features, predictor(bboxes=BOXES)[0]
     every = predictor(**FEW)[0]
@@ -206,7 +206,7 @@ def test_predictor_dtype_changes_single_calls_only(half_everywhere: None, dtype:
 def test_assigned_features_are_decoded_in_the_requested_dtype(half_everywhere: None) -> None:
     model = small_model()
     predictor = Predictor(overrides={"model": model, **QUIET, "dtype": "bfloat16"})
-    predictor.set_image(bgr_picture(60, 90))
+    predictor.set_image(bgr_image(60, 90))
     predictor.features = torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(1))
     encoded = model.counts["encoded"]
     in_bfloat16, _ = predictor.prompt_inference(bboxes=BOXES)

@@ -16,9 +16,9 @@ import torch
 
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
-from set_picture import BOXES, HEIGHT, WIDTH
+from predictor_examples import BOXES, HEIGHT, WIDTH
 from siblings import run_python
-from small_model import QUIET, bgr_picture, small_model
+from small_model import QUIET, bgr_image, small_model
 
 
 def test_subclass_with_an_unused_step_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
@@ -40,7 +40,7 @@ def test_lists_tensors_and_folders_match_single_predictions(model: SamModel, tmp
     import cv2
 
     predictor = Predictor(overrides={"model": model, **QUIET})
-    images = [bgr_picture(40, 60), bgr_picture(50, 30), bgr_picture(40, 60)[:, ::-1].copy()]
+    images = [bgr_image(40, 60), bgr_image(50, 30), bgr_image(40, 60)[:, ::-1].copy()]
     single = [predictor(image, bboxes=BOXES[0])[0] for image in images]
     several = predictor(images, bboxes=BOXES[0])
     assert [result.masks.rle for result in several] == [result.masks.rle for result in single]
@@ -69,7 +69,7 @@ def test_single_unreadable_image_raises(predictor: Predictor, tmp_path: Path) ->
 def test_stream_encodes_images_as_they_are_consumed(model: Any) -> None:
     predictor = Predictor(overrides={"model": model, **QUIET})
     before = model.counts["encoded"]
-    results = predictor([bgr_picture(20, 30)] * 3, stream=True, bboxes=BOXES[0])
+    results = predictor([bgr_image(20, 30)] * 3, stream=True, bboxes=BOXES[0])
     assert model.counts["encoded"] == before
     assert len(next(results)) == 1
     assert model.counts["encoded"] == before + 1
@@ -88,7 +88,7 @@ def test_unbounded_source_without_stream_warns(
 
 def test_predicting_a_source_keeps_the_set_image(predictor: Predictor) -> None:
     before = predictor(bboxes=BOXES[0])[0].masks.rle
-    predictor(bgr_picture(20, 30), bboxes=BOXES[0])
+    predictor(bgr_image(20, 30), bboxes=BOXES[0])
     assert predictor(bboxes=BOXES[0])[0].masks.rle == before
 
 
@@ -211,8 +211,8 @@ def test_child_forked_after_a_prediction_can_predict(runtime: str) -> None:
         "native = fastsam_core.ops._native.cpu_module is not None\n"
         "same = torch.equal if native or threads == 2 else torch.allclose\n"
         "model = SAM('sam_nano.pt')\n"
-        "picture = numpy.zeros((48, 64, 3), numpy.uint8)\n"
-        "predict = lambda: model(picture, points=[9, 9], imgsz=256, verbose=False)[0].boxes.data\n"
+        "image = numpy.zeros((48, 64, 3), numpy.uint8)\n"
+        "predict = lambda: model(image, points=[9, 9], imgsz=256, verbose=False)[0].boxes.data\n"
         "expected, numbers = predict(), torch.rand(1 << 17)\n"
         "total = numbers + numbers\n"
         "for _ in range(2):\n"

@@ -12,8 +12,8 @@ from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.postprocess import MaskResizer
 from fastsam_core.preprocess import preprocess, resized_shape, scale_points
-from set_picture import BOXES, HEIGHT, SIDE, WIDTH, dense
-from small_model import FEW, QUIET, bgr_picture
+from predictor_examples import BOXES, HEIGHT, SIDE, WIDTH, dense
+from small_model import FEW, QUIET, bgr_image
 
 # --- prompts ---
 
@@ -191,7 +191,7 @@ def test_crops_are_cut_from_the_image_and_encoded_separately(predictor: Predicto
     finally:
         model.encode_image = plain
     assert len(seen) == 4, "the whole image is encoded already"
-    corner = preprocess(bgr_picture(HEIGHT, WIDTH)[: HEIGHT // 2, : WIDTH // 2, ::-1].copy(), 128)[0]
+    corner = preprocess(bgr_image(HEIGHT, WIDTH)[: HEIGHT // 2, : WIDTH // 2, ::-1].copy(), 128)[0]
     assert torch.equal(seen[0], corner)
     assert {tuple(box) for box in result.crop_boxes.tolist()} <= {
         (0, 0, WIDTH, HEIGHT),

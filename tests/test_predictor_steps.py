@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastsam_core import Predictor
-from set_picture import BOXES, HEIGHT, WIDTH
-from small_model import FEW, bgr_picture
+from predictor_examples import BOXES, HEIGHT, WIDTH
+from small_model import FEW, bgr_image
 
 
 def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, image: np.ndarray) -> None:
@@ -46,7 +46,7 @@ def test_generate_without_masks_gives_empty_results(predictor: Predictor) -> Non
 
 
 def test_prompt_inference_on_another_image_keeps_the_features(predictor: Predictor, model: Any) -> None:
-    other = bgr_picture(30, 50)
+    other = bgr_image(30, 50)
     before, kept = model.counts["encoded"], predictor.features
     low_res, _ = predictor.prompt_inference(other, bboxes=[1, 2, 20, 20])
     assert model.counts["encoded"] == before + 1 and predictor.features is kept
@@ -150,10 +150,10 @@ def test_callbacks_fire_in_order_and_may_replace_results(predictor: Predictor, i
 def test_callback_may_replace_results_by_other_objects(
     predictor: Predictor, image: np.ndarray, stream: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def with_pictures(running: Predictor) -> None:
+    def with_images(running: Predictor) -> None:
         running.results = zip(running.results, running.batch[1], strict=True)
 
-    predictor.add_callback("on_predict_batch_end", with_pictures)
+    predictor.add_callback("on_predict_batch_end", with_images)
     for result, frame in predictor([image, image], bboxes=BOXES, stream=stream, verbose=True):
         assert len(result) == 3 and np.array_equal(frame, image)
     assert "Speed" not in capsys.readouterr().err  # the callback's replacements have no speed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastsam_core import SAM, Predictor
-from small_model import QUIET, bgr_picture, small_model
+from small_model import QUIET, bgr_image, small_model
 
 
 def _ious(boxes: Any) -> np.ndarray:
@@ -28,7 +28,7 @@ def model() -> Any:
 
 def test_proposals_are_ranked_by_the_mean_of_both_scores(model: Any) -> None:
     model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
-    image = bgr_picture(48, 80)
+    image = bgr_image(48, 80)
     predictor = Predictor(overrides={**QUIET, "model": model})
     found = predictor.proposals(image, points_stride=4, nms_thresh=1)
     scores = (found.predicted_iou + found.stability_score).numpy() / 2
@@ -74,7 +74,7 @@ def test_first_proposals_have_low_iou_with_each_other(model: Any, monkeypatch: p
     boxes = np.concatenate([corners, corners + rng.integers(4, 8, (64, 2))], 1)
     _rectangles(model, monkeypatch, boxes, torch.from_numpy(rng.random((64, 3))).float())
     model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
-    found = SAM(model).proposals(bgr_picture(128, 128), points_stride=8, imgsz=128, nms_thresh=1)
+    found = SAM(model).proposals(bgr_image(128, 128), points_stride=8, imgsz=128, nms_thresh=1)
     scores = found.boxes.conf.numpy()
     assert len(found) == 3 * 64 and (np.diff(scores) > 0).any()
     assert _varied(found.masks.boxes, scores) == list(range(len(found)))
@@ -88,7 +88,7 @@ def test_near_duplicates_are_suppressed_by_rank(model: Any, monkeypatch: pytest.
     boxes = [[0, 4, 24, 28], [4, 4, 28, 28], [5, 4, 28, 28], [0, 4, 24, 28]]
     _rectangles(model, monkeypatch, boxes, torch.tensor([0.9, 0.8, 0.7, 0.6])[:, None].expand(4, 3))
     model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
-    found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
+    found = SAM(model).proposals(bgr_image(128, 128), points_stride=2, imgsz=128)
     assert [round(x / 4) for x in found.boxes.xyxy[:, 0].tolist()] == [0, 5]
     assert np.triu(_ious(found.masks.boxes), 1).max() <= 0.7
 
@@ -100,14 +100,14 @@ def test_consensus_raises_the_rank_of_masks_that_points_agree_on(model: Any, mon
     firsts = []
     for consensus in (0.0, 0.5):
         model.mask_scoring = replace(model.mask_scoring, consensus=consensus)
-        found = SAM(model).proposals(bgr_picture(128, 128), points_stride=2, imgsz=128)
+        found = SAM(model).proposals(bgr_image(128, 128), points_stride=2, imgsz=128)
         assert len(found) == 3  # one of the two equal squares is dropped
         firsts.append(found.boxes.xyxy[0].tolist())
     assert firsts[0][0] == pytest.approx(80, abs=2) and firsts[1][0] == pytest.approx(8, abs=2)
 
 
 def test_n_limits_the_number_and_arguments_are_checked(model: Any) -> None:
-    image = bgr_picture(48, 80)
+    image = bgr_image(48, 80)
     sam = SAM(model)
     every = sam.proposals(image, points_stride=4, imgsz=128, nms_thresh=1)
     few = sam.proposals(image, 3, points_stride=4, imgsz=128, nms_thresh=1)
@@ -131,5 +131,5 @@ def test_empty_masks_are_not_proposed(model: Any, monkeypatch: pytest.MonkeyPatc
         return scores, lambda i, j: -logits(i, j).abs() - 1
 
     monkeypatch.setattr(model, "decode_points", nothing)
-    found = SAM(model).proposals(bgr_picture(20, 30), points_stride=2, imgsz=128)
+    found = SAM(model).proposals(bgr_image(20, 30), points_stride=2, imgsz=128)
     assert len(found) == 0 and found.verbose() == "(no detections), "

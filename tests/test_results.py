@@ -90,7 +90,7 @@ def test_clipped_does_not_modify_the_given_data() -> None:
 
 
 def test_results_attributes(result: Results) -> None:
-    assert result.orig_shape == (48, 64) and result.path == "/pictures/cat.jpg"
+    assert result.orig_shape == (48, 64) and result.path == "/images/cat.jpg"
     assert result.names == {0: "0", 1: "1", 2: "2", 3: "3"}
     assert result.speed == {"preprocess": 1.0, "inference": 2.0, "postprocess": 3.0}
     assert result.probs is result.keypoints is result.obb is result.save_dir is None
@@ -436,7 +436,7 @@ def test_show_opens_a_viewer(result: Results, monkeypatch: pytest.MonkeyPatch) -
     shown = []
     monkeypatch.setattr("PIL.Image.Image.show", lambda image, title=None: shown.append((image.size, title)))
     result.show(boxes=False)
-    assert shown == [((64, 48), "/pictures/cat.jpg")]
+    assert shown == [((64, 48), "/images/cat.jpg")]
 
 
 def test_notebook_image_is_at_most_1024_wide(result: Results) -> None:

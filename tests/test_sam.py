@@ -18,7 +18,7 @@ import fastsam_core
 from fastsam_core import SAM, Predictor
 from fastsam_core.models.registry import MODELS
 from fastsam_core.models.sam_model import SamModel
-from small_model import FEW, QUIET, bgr_picture, small_weights
+from small_model import FEW, QUIET, bgr_image, small_weights
 
 CALL = {key: value for key, value in QUIET.items() if key != "save"}
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
@@ -73,7 +73,7 @@ def test_info_returns_and_prints_model_summary(sam: SAM, capsys: pytest.CaptureF
 
 
 def test_call_and_predict_match_predictor(sam: SAM, model: SamModel) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     direct = Predictor(overrides={"model": model, **QUIET})
     for prompts in (
         {"bboxes": BOXES},
@@ -90,7 +90,7 @@ def test_call_and_predict_match_predictor(sam: SAM, model: SamModel) -> None:
 
 
 def test_prompts_as_positional_arguments(sam: SAM) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     sam.overrides.update(CALL)
     assert len(sam(image, False, BOXES)[0]) == 2
     assert len(sam(image, False, None, [30, 20], [1])[0]) == 1
@@ -100,14 +100,14 @@ def test_prompts_as_positional_arguments(sam: SAM) -> None:
 
 def test_nothing_is_written_by_default(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sam(bgr_picture(48, 64), bboxes=BOXES, **CALL)
+    sam(bgr_image(48, 64), bboxes=BOXES, **CALL)
     assert list(tmp_path.iterdir()) == []
-    sam(bgr_picture(48, 64), bboxes=BOXES, **CALL, save=True)
+    sam(bgr_image(48, 64), bboxes=BOXES, **CALL, save=True)
     assert (tmp_path / "runs" / "segment" / "predict" / "image0.jpg").is_file()
 
 
 def test_call_options_do_not_persist_but_overrides_do(sam: SAM) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     assert len(sam(image, bboxes=BOXES, **CALL)[0]) == 2
     assert sam.predictor is not None and sam.predictor.args.conf is None
     assert len(sam(image, bboxes=BOXES, **{**CALL, "conf": 1.0})[0]) == 0
@@ -118,30 +118,30 @@ def test_call_options_do_not_persist_but_overrides_do(sam: SAM) -> None:
 
 def test_input_size_defaults_to_that_of_the_model(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
-    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], verbose=False)
+    sam(bgr_image(30, 40), bboxes=[1, 2, 20, 20], verbose=False)
     assert sam.model.image_size == MODELS["sam_nano"].image_size
-    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], imgsz=128, verbose=False)
+    sam(bgr_image(30, 40), bboxes=[1, 2, 20, 20], imgsz=128, verbose=False)
     assert sam.model.image_size == 128
-    sam(bgr_picture(30, 40), bboxes=[], verbose=False)
+    sam(bgr_image(30, 40), bboxes=[], verbose=False)
     assert sam.model.image_size == MODELS["sam_nano"].image_size
 
 
 def test_input_size_of_a_call_does_not_become_the_models_default(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
-    sam(bgr_picture(30, 40), bboxes=[], imgsz=128, verbose=False)
+    sam(bgr_image(30, 40), bboxes=[], imgsz=128, verbose=False)
     other = SAM(sam.model)
-    other(bgr_picture(30, 40), bboxes=[], verbose=False)
+    other(bgr_image(30, 40), bboxes=[], verbose=False)
     assert other.model.image_size == MODELS["sam_nano"].image_size
     sam.model.set_image_size(64)
-    other(bgr_picture(30, 40), bboxes=[], verbose=False)
+    other(bgr_image(30, 40), bboxes=[], verbose=False)
     assert other.model.image_size == 64
 
 
 def test_unknown_and_invalid_options_are_refused(sam: SAM) -> None:
     with pytest.raises(TypeError, match="did you mean bboxes"):
-        sam(bgr_picture(30, 40), bbox=[1, 2, 3, 4])
+        sam(bgr_image(30, 40), bbox=[1, 2, 3, 4])
     with pytest.raises(ValueError, match="finite"):
-        sam(bgr_picture(30, 40), bboxes=[1, 2, 3, float("nan")])
+        sam(bgr_image(30, 40), bboxes=[1, 2, 3, float("nan")])
 
 
 def test_bundled_images_are_used_without_a_source(
@@ -149,7 +149,7 @@ def test_bundled_images_are_used_without_a_source(
 ) -> None:
     import cv2
 
-    cv2.imwrite(str(tmp_path / "sample.png"), bgr_picture(30, 40))
+    cv2.imwrite(str(tmp_path / "sample.png"), bgr_image(30, 40))
     monkeypatch.setattr(fastsam_core, "ASSETS", tmp_path, raising=False)
     results = sam(bboxes=[1, 2, 20, 20], **CALL)
     assert [Path(result.path).name for result in results] == ["sample.png"]
@@ -157,7 +157,7 @@ def test_bundled_images_are_used_without_a_source(
 
 
 def test_concurrent_first_calls_share_one_predictor(sam: SAM, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, together, made = bgr_picture(20, 30), threading.Barrier(2), []
+    image, together, made = bgr_image(20, 30), threading.Barrier(2), []
 
     def make(*args: Any, **kwargs: Any) -> Predictor:
         with suppress(
@@ -188,19 +188,19 @@ def test_ultralytics_import_paths(sam: SAM) -> None:
         from fastsam_core.models.sam import SAM2Predictor  # noqa: F401
     predictor = sam.task_map["segment"]["predictor"](overrides=QUIET)
     predictor.setup_model(model=sam.model, verbose=False)
-    assert len(predictor(bgr_picture(30, 40), bboxes=[1, 2, 20, 20])[0]) == 1
+    assert len(predictor(bgr_image(30, 40), bboxes=[1, 2, 20, 20])[0]) == 1
 
 
 def test_callbacks_can_be_added_cleared_and_reset(sam: SAM) -> None:
     seen: list[Any] = []
     sam.add_callback("on_predict_end", seen.append)
-    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
+    sam(bgr_image(30, 40), bboxes=[1, 2, 20, 20], **CALL)
     assert seen == [sam.predictor]
     sam.clear_callback("on_predict_end")
-    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
+    sam(bgr_image(30, 40), bboxes=[1, 2, 20, 20], **CALL)
     sam.add_callback("on_predict_start", seen.append)
     sam.reset_callbacks()
-    sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)
+    sam(bgr_image(30, 40), bboxes=[1, 2, 20, 20], **CALL)
     assert len(seen) == 1
     for method in (lambda: sam.add_callback("on_predict", print), lambda: sam.clear_callback("on_predict")):
         with pytest.raises(ValueError, match="on_predict_start"):
@@ -217,7 +217,7 @@ def test_device_and_dtype_methods(sam: SAM) -> None:
     assert sam.bfloat16().overrides == sam.to("cpu", torch.bfloat16).overrides == {"dtype": torch.bfloat16}
     assert sam.to("cpu").overrides == {"dtype": torch.bfloat16}
     for chosen, dtype in ((sam.bfloat16, torch.bfloat16), (sam.float, None)):
-        chosen()(bgr_picture(30, 40), bboxes=[], **CALL)
+        chosen()(bgr_image(30, 40), bboxes=[], **CALL)
         assert sam.predictor is not None and sam.predictor.args.dtype == dtype
     with pytest.raises(ValueError, match="float16"):
         sam.to(torch.float64)
@@ -234,7 +234,7 @@ def test_train_and_export_are_not_implemented(sam: SAM, name: str) -> None:
 
 def test_deepcopy_and_pickle_give_the_same_results(checkpoint: Path) -> None:
     sam = SAM(checkpoint)
-    expected = sam(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle
+    expected = sam(bgr_image(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle
     for other in (copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
         assert other.predictor.model is other.model is not sam.model and other.predictor.dataset is None
-        assert other(bgr_picture(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle == expected
+        assert other(bgr_image(30, 40), bboxes=[1, 2, 20, 20], **CALL)[0].masks.rle == expected

@@ -13,8 +13,8 @@ from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.saving import ResultWriter, create_run_folder
 from fastsam_core.sources import Item, load_sources
-from picture_files import write_video
-from small_model import QUIET, bgr_picture
+from image_examples import write_video
+from small_model import QUIET, bgr_image
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0]]
 
@@ -36,7 +36,7 @@ def files(folder: Path) -> list[str]:
 
 
 def make_video(path: Path, count: int = 4) -> Path:
-    return write_video(path, [np.roll(bgr_picture(48, 64), 4 * i, axis=1) for i in range(count)])
+    return write_video(path, [np.roll(bgr_image(48, 64), 4 * i, axis=1) for i in range(count)])
 
 
 def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_predictor_saves_all_results_to_one_folder(
 ) -> None:
     import cv2
 
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     result = predictor(image, bboxes=BOXES)[0]
     folder = tmp_path / "runs" / "segment" / "predict"
     assert result.save_dir == str(folder) == str(predictor.save_dir)
@@ -91,12 +91,12 @@ def test_a_callback_that_fails_at_the_start_leaves_no_folder(predictor: Predicto
 
     predictor.add_callback("on_predict_start", fail)
     with pytest.raises(RuntimeError, match="not today"):
-        predictor(bgr_picture(48, 64), bboxes=BOXES)
+        predictor(bgr_image(48, 64), bboxes=BOXES)
     assert list((tmp_path / "runs" / "segment").iterdir()) == []
 
 
 def test_nothing_is_written_with_save_false(model: SamModel, tmp_path: Path) -> None:
-    result = Predictor(overrides={"model": model, **QUIET})(bgr_picture(48, 64), bboxes=BOXES)[0]
+    result = Predictor(overrides={"model": model, **QUIET})(bgr_image(48, 64), bboxes=BOXES)[0]
     assert list(tmp_path.iterdir()) == [] and result.save_dir is None
 
 
@@ -106,7 +106,7 @@ def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predicto
     sources = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "b" / "X.bmp"]
     for source in sources:
         source.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(source), bgr_picture(24, 32))
+        cv2.imwrite(str(source), bgr_image(24, 32))
     predictor(sources, bboxes=BOXES[0], save_txt=True)
     assert predictor.save_dir is not None
     names = ["X-3", "x", "x-2"]
@@ -125,17 +125,17 @@ def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> Non
 
 def test_save_txt_and_save_crop(predictor: Predictor) -> None:
     options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
-    result = predictor(bgr_picture(48, 64), bboxes=BOXES, **options)[0]
+    result = predictor(bgr_image(48, 64), bboxes=BOXES, **options)[0]
     assert predictor.save_dir is not None
     label = predictor.save_dir / "labels" / "image0.txt"
     rows = label.read_text().splitlines()
     assert [row.split()[0] for row in rows] == ["0", "1"]
     assert float(rows[0].split()[-1]) == pytest.approx(float(result.predicted_iou[0]), rel=1e-4)
-    predictor(bgr_picture(48, 64), bboxes=BOXES, **options)
+    predictor(bgr_image(48, 64), bboxes=BOXES, **options)
     assert label.read_text().splitlines() == rows, "replaced, not appended to"
     crops = [name for name in files(predictor.save_dir) if name.startswith("crops")]
     assert crops == ["crops/0/image0-2.jpg", "crops/0/image0.jpg", "crops/1/image0-2.jpg", "crops/1/image0.jpg"]
-    predictor(bgr_picture(48, 64), bboxes=[], save=False, save_txt=True)
+    predictor(bgr_image(48, 64), bboxes=[], save=False, save_txt=True)
     assert not label.exists(), "no objects, no file"
 
 
@@ -169,7 +169,7 @@ def test_frames_are_saved_as_images_if_the_video_cannot_be_opened(
 
 def test_frame_of_another_size_is_fitted_to_its_video(tmp_path: Path) -> None:
     writer = ResultWriter(tmp_path, Config())
-    for number, image in enumerate((bgr_picture(48, 64), bgr_picture(24, 32))):
+    for number, image in enumerate((bgr_image(48, 64), bgr_image(24, 32))):
         writer.write(Item(image, "rtsp://camera", frame=number, kind="stream"), Results(image, "camera", {}))
     writer.close()
     assert [item.image.shape for item in load_sources(tmp_path / "camera.avi")] == [(48, 64, 3)] * 2
@@ -230,7 +230,7 @@ def test_label_files_of_images_and_video_frames_do_not_collide(
     (tmp_path / "more").mkdir()
     for film in ("film.avi", "more/film.avi"):
         make_video(tmp_path / film, 2)
-    cv2.imwrite(str(tmp_path / "film_1.png"), bgr_picture(24, 32))
+    cv2.imwrite(str(tmp_path / "film_1.png"), bgr_image(24, 32))
     list(predictor([str(tmp_path / name) for name in order], bboxes=BOXES[0], save=False, save_txt=True, stream=True))
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == [f"labels/{name}.txt" for name in names]
@@ -242,7 +242,7 @@ def test_set_image_refuses_a_video(predictor: Predictor, tmp_path: Path) -> None
 
 
 def test_failed_call_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     for wrong in ({"device": "cuda:99"}, {"masks": np.zeros((3, 3))}):
         with pytest.raises(ValueError, match=r"cuda:99|masks"):
             predictor(image, **wrong)

@@ -27,7 +27,7 @@ from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
-from small_model import bgr_picture
+from small_model import bgr_image
 from yolo_files import make, write
 
 ZIDANE = Path("ultralytics/assets/zidane.jpg")
@@ -98,7 +98,7 @@ def run(example: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the images that the examples name, under their relative paths."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for name, height, width in (
         ("ultralytics/assets/zidane.jpg", 720, 1280),
         ("ultralytics/assets/bus.jpg", 1080, 810),
@@ -106,7 +106,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("path/to/images/1.jpg", 48, 64),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(folder / name), bgr_picture(height, width))
+        assert cv2.imwrite(str(folder / name), bgr_image(height, width))
     return folder
 
 
@@ -245,7 +245,7 @@ def test_segment_everything_from_the_command_line(
     assert f"Results saved to {folder}" in capsys.readouterr().out
     drawn = cv2.imread(str(folder / "image.jpg"))
     assert drawn.shape == (480, 640, 3)
-    assert np.abs(drawn.astype(int) - bgr_picture(480, 640)).mean() > 1
+    assert np.abs(drawn.astype(int) - bgr_image(480, 640)).mean() > 1
 
 
 def test_segment_everything_with_crops_and_points_stride(

@@ -12,8 +12,8 @@ import torch
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.preprocess import preprocess
-from set_picture import BOXES, HEIGHT, WIDTH, dense, predictor_on_picture
-from small_model import FEW, QUIET, bgr_picture, small_model
+from predictor_examples import BOXES, HEIGHT, WIDTH, dense, predictor_with_image
+from small_model import FEW, QUIET, bgr_image, small_model
 
 
 def test_image_is_encoded_once_for_many_prompts(predictor: Predictor, model: Any) -> None:
@@ -30,7 +30,7 @@ def test_features_are_the_embedding_of_the_image(predictor: Predictor, model: Sa
     features = predictor.features
     assert features is not None and features.shape == (1, 128, 8, 8) and features.dtype == torch.float32
     assert not features.is_inference() and not features.requires_grad
-    expected = model.encode_image(preprocess(bgr_picture(HEIGHT, WIDTH)[..., ::-1].copy(), 128)[0])
+    expected = model.encode_image(preprocess(bgr_image(HEIGHT, WIDTH)[..., ::-1].copy(), 128)[0])
     assert torch.allclose(features, expected.detach(), atol=1e-5)
 
 
@@ -38,7 +38,7 @@ def test_every_image_type_gives_the_same_embedding(predictor: Predictor, image: 
     import cv2
     from PIL import Image
 
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     cv2.imwrite(str(file), image)
     rgb = np.ascontiguousarray(image[..., ::-1])
     forms: list[Any] = [
@@ -58,7 +58,7 @@ def test_every_image_type_gives_the_same_embedding(predictor: Predictor, image: 
 
 
 def test_set_image_copies_the_array(predictor: Predictor) -> None:
-    mine = bgr_picture(HEIGHT, WIDTH)
+    mine = bgr_image(HEIGHT, WIDTH)
     predictor.set_image(mine)
     mine[:] = 0
     assert predictor(bboxes=BOXES[0])[0].orig_img.any()
@@ -69,9 +69,9 @@ def test_set_image_takes_exactly_one_image(predictor: Predictor, tmp_path: Path,
     import cv2
 
     for name in ("a.png", "b.png"):
-        cv2.imwrite(str(tmp_path / name), bgr_picture(20, 30))
+        cv2.imwrite(str(tmp_path / name), bgr_image(20, 30))
     given: Any = {
-        "list": [bgr_picture(20, 30)] * 2,
+        "list": [bgr_image(20, 30)] * 2,
         "batch": torch.rand(2, 3, 32, 32),
         "folder": tmp_path,
         "none": [],
@@ -85,7 +85,7 @@ def test_set_image_takes_exactly_one_image(predictor: Predictor, tmp_path: Path,
 def test_set_image_refuses_missing_and_invalid_files(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         predictor.set_image(tmp_path / "missing.jpg")
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"bad\.jpg"):
         predictor.set_image(tmp_path / "bad.jpg")
     with pytest.raises(TypeError, match="imread"):
@@ -97,7 +97,7 @@ def test_prompting_without_an_image_is_refused(model: SamModel) -> None:
     for call in (predictor, predictor.prompt_inference):
         with pytest.raises(ValueError, match="call set_image first"):
             call(bboxes=[1, 2, 3, 4])
-    predictor.set_image(bgr_picture(20, 30))
+    predictor.set_image(bgr_image(20, 30))
     assert len(predictor(bboxes=[1, 2, 10, 10])[0]) == 1
     predictor.reset_image()
     assert predictor.features is None and predictor.im is None
@@ -120,7 +120,7 @@ def test_input_size_defaults_to_the_models_and_changing_it_encodes_again(model: 
 def test_assigned_features_are_used(predictor: Predictor, model: Any) -> None:
     expected = dense(predictor(bboxes=BOXES)[0])
     features, before = predictor.features.clone(), model.counts["encoded"]
-    predictor.set_image(bgr_picture(HEIGHT, WIDTH)[::-1])
+    predictor.set_image(bgr_image(HEIGHT, WIDTH)[::-1])
     assert (dense(predictor(bboxes=BOXES)[0]) != expected).any()
     predictor.features = features
     assert (dense(predictor(bboxes=BOXES)[0]) == expected).all()
@@ -132,7 +132,7 @@ def test_assigned_features_are_used(predictor: Predictor, model: Any) -> None:
 @torch.no_grad()
 def test_changed_weights_recompute_features(image: np.ndarray) -> None:
     model: Any = small_model()
-    predictor = predictor_on_picture(model)
+    predictor = predictor_with_image(model)
     pixels = predictor.preprocess(image)
 
     def found() -> list[torch.Tensor]:
@@ -150,7 +150,7 @@ def test_changed_weights_recompute_features(image: np.ndarray) -> None:
         encoded = model.counts["encoded"]
         after = found()
         assert model.counts["encoded"] == encoded + encodes
-        fresh = predictor_on_picture(model).prompt_inference(bboxes=BOXES)
+        fresh = predictor_with_image(model).prompt_inference(bboxes=BOXES)
         assert not torch.equal(after[0], before[0]) and torch.equal(after[0], fresh[0])
         assert torch.equal(after[0], after[2]) and torch.equal(after[1], fresh[1])
         before = after

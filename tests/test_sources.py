@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from fastsam_core.sources import load_sources, read_image
-from picture_files import BGR, RGB, encode, names, only, picture_folder, write, write_video
+from image_examples import BGR, RGB, encode, image_folder, names, only, write, write_video
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return picture_folder(tmp_path / "pics")
+    return image_folder(tmp_path / "pics")
 
 
 # --- one file

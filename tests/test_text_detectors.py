@@ -13,9 +13,9 @@ import torch
 from fastsam_core import SAM, Predictor
 from fastsam_core.detect import Detections, from_transformers, load_text_detector
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector, TextDetector
-from small_model import QUIET, bgr_picture, small_model
+from small_model import QUIET, bgr_image, small_model
 
-PICTURE = bgr_picture(48, 64)
+IMAGE = bgr_image(48, 64)
 TEXTS = ["a dog", "Red Car."]
 
 
@@ -94,7 +94,7 @@ def check(found: Detections, height: float = 48.0) -> None:
 
 def test_grounding_dino_boxes_scores_and_classes() -> None:
     processor = DinoProcessor()
-    found = from_transformers(StandIn("grounding-dino"), processor, texts=TEXTS, device="cpu")(PICTURE)
+    found = from_transformers(StandIn("grounding-dino"), processor, texts=TEXTS, device="cpu")(IMAGE)
     check(found)
     assert processor.texts == ["a dog . red car ."]
 
@@ -102,25 +102,25 @@ def test_grounding_dino_boxes_scores_and_classes() -> None:
 def test_texts_beyond_the_length_limit_are_split_over_several_sentences() -> None:
     processor = DinoProcessor()
     model = StandIn("grounding-dino", most=7)
-    found = from_transformers(model, processor, texts=["a dog", "a red cat", "one bird"], device="cpu")(PICTURE)
+    found = from_transformers(model, processor, texts=["a dog", "a red cat", "one bird"], device="cpu")(IMAGE)
     assert processor.texts == ["a dog .", "a red cat .", "one bird ."]
     assert set(found.class_ids.tolist()) <= {0, 1, 2} and found.names[2] == "one bird"
     with pytest.raises(ValueError, match="parts of words; accepted: 1 to 4"):
-        from_transformers(model, processor, texts=["a b c d e f g"], device="cpu")(PICTURE)
+        from_transformers(model, processor, texts=["a b c d e f g"], device="cpu")(IMAGE)
     with pytest.raises(ValueError, match="parts of words"):
-        from_transformers(model, processor, texts=["..."], device="cpu")(PICTURE)
+        from_transformers(model, processor, texts=["..."], device="cpu")(IMAGE)
 
 
 @pytest.mark.parametrize(("kind", "height"), [("owlv2", 64.0), ("owlvit", 48.0)])
 def test_owl_boxes_scores_and_classes(kind: str, height: float) -> None:
     """OWLv2 pads images to a square, so its boxes are fractions of the longer side."""
-    check(from_transformers(StandIn(kind), owl_processor, texts=TEXTS, device="cpu")(PICTURE), height)
+    check(from_transformers(StandIn(kind), owl_processor, texts=TEXTS, device="cpu")(IMAGE), height)
 
 
 def test_detector_options_filter_boxes() -> None:
     def count(**options: Any) -> int:
         return len(
-            from_transformers(StandIn("owlv2"), owl_processor, texts=TEXTS, device="cpu", **options)(PICTURE).boxes
+            from_transformers(StandIn("owlv2"), owl_processor, texts=TEXTS, device="cpu", **options)(IMAGE).boxes
         )
 
     assert count() == 2 and count(conf=0.7) == 1 and count(conf=0.99) == 0
@@ -129,7 +129,7 @@ def test_detector_options_filter_boxes() -> None:
 
 def test_empty_or_invalid_texts() -> None:
     detector = OpenVocabularyDetector(StandIn("owlv2"), owl_processor, device="cpu")
-    assert detector.find(PICTURE, []).boxes.shape == (0, 4)
+    assert detector.find(IMAGE, []).boxes.shape == (0, 4)
     for texts, error in (([], ValueError), (None, ValueError), ([""], ValueError), (3, TypeError), ([1], TypeError)):
         with pytest.raises(error, match="texts"):
             TextDetector(detector, texts)
@@ -184,24 +184,24 @@ class Finder(OpenVocabularyDetector):
 def test_sam_segments_boxes_found_by_texts() -> None:
     finder, sam = Finder(), SAM(small_model())
     options = {key: value for key, value in QUIET.items() if key != "save"}
-    (result,) = sam(PICTURE, texts=TEXTS, text_model=finder, **options)
+    (result,) = sam(IMAGE, texts=TEXTS, text_model=finder, **options)
     assert result.names == {0: "a dog", 1: "Red Car."} and result.boxes.cls.tolist() == [1, 0, 1]
     assert result.boxes.conf.tolist() == pytest.approx([0.9, 0.8, 0.7])
     boxes = [[4, 6, 40, 30], [20, 10, 60, 40], [0, 0, 20, 20]]
-    (direct,) = sam(PICTURE, bboxes=boxes, **options)
+    (direct,) = sam(IMAGE, bboxes=boxes, **options)
     assert result.masks.rle == direct.masks.rle
     torch.testing.assert_close(result.predicted_iou, direct.predicted_iou)
     assert result.verbose() == "1 a dog, 2 Red Car.s, "
-    (three,) = sam(PICTURE, texts=TEXTS, text_model=finder, multimask_output=True, **options)
+    (three,) = sam(IMAGE, texts=TEXTS, text_model=finder, multimask_output=True, **options)
     assert three.boxes.cls.tolist() == [1, 1, 1, 0, 0, 0, 1, 1, 1]
-    (nothing,) = sam(PICTURE, texts="a dog", text_model=finder, **options)
+    (nothing,) = sam(IMAGE, texts="a dog", text_model=finder, **options)
     assert len(nothing) == 0 and nothing.masks is None and finder.calls == 3
 
 
 def test_empty_list_of_texts_loads_no_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenVocabularyDetector, "__init__", lambda *args, **kwargs: pytest.fail("loaded"))
     options = {key: value for key, value in QUIET.items() if key != "save"}
-    (result,) = SAM(small_model())(PICTURE, texts=[], **options)
+    (result,) = SAM(small_model())(IMAGE, texts=[], **options)
     assert len(result) == 0 and result.masks is None
 
 
@@ -213,16 +213,16 @@ def test_detector_is_loaded_again_only_for_other_options(monkeypatch: pytest.Mon
     monkeypatch.setattr(OpenVocabularyDetector, "find", lambda self, image, texts: Finder().find(image, texts))
     predictor = Predictor(overrides={"model": small_model(), "text_model": "a folder", **QUIET})
     for text_conf in (None, None, 0.5, 0.5, None):
-        assert len(predictor(PICTURE, texts=TEXTS, text_conf=text_conf)[0]) == 3
+        assert len(predictor(IMAGE, texts=TEXTS, text_conf=text_conf)[0]) == 3
     assert loaded == [None, 0.5, None]
 
 
 def test_conf_removes_masks_with_their_texts() -> None:
     sam = SAM(small_model())
     options = {key: value for key, value in QUIET.items() if key not in ("save", "conf")}
-    (everything,) = sam(PICTURE, texts=TEXTS, text_model=Finder(), conf=-1e9, **options)
+    (everything,) = sam(IMAGE, texts=TEXTS, text_model=Finder(), conf=-1e9, **options)
     order = everything.predicted_iou.argsort()
-    (best,) = sam(PICTURE, texts=TEXTS, text_model=Finder(), conf=float(everything.predicted_iou[order[1]]), **options)
+    (best,) = sam(IMAGE, texts=TEXTS, text_model=Finder(), conf=float(everything.predicted_iou[order[1]]), **options)
     kept = int(order[2])
     assert best.boxes.cls.tolist() == [everything.boxes.cls.tolist()[kept]]
     assert best.boxes.conf.tolist() == [everything.boxes.conf.tolist()[kept]]
@@ -231,7 +231,7 @@ def test_conf_removes_masks_with_their_texts() -> None:
 def test_image_is_encoded_once_for_several_texts() -> None:
     model = small_model()
     predictor = Predictor(overrides={"model": model, "text_model": Finder(), **QUIET})
-    predictor.set_image(PICTURE)
+    predictor.set_image(IMAGE)
     assert len(predictor(texts=TEXTS)[0]) == len(predictor(texts=TEXTS)[0]) == 3
     assert model.counts["encoded"] == 1  # type: ignore[operator, index]
 
@@ -239,8 +239,8 @@ def test_image_is_encoded_once_for_several_texts() -> None:
 def test_texts_cannot_be_combined_with_other_prompts() -> None:
     sam = SAM(small_model())
     with pytest.raises(ValueError, match="give them alone, without bboxes"):
-        sam(PICTURE, texts=TEXTS, bboxes=[1, 2, 3, 4], text_model=Finder())
+        sam(IMAGE, texts=TEXTS, bboxes=[1, 2, 3, 4], text_model=Finder())
     with pytest.raises(TypeError, match="texts must be"):
-        sam(PICTURE, texts=7, text_model=Finder())
+        sam(IMAGE, texts=7, text_model=Finder())
     with pytest.raises(ValueError, match="must not be empty"):
-        sam(PICTURE, texts=[" "], text_model=Finder())
+        sam(IMAGE, texts=[" "], text_model=Finder())

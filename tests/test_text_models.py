@@ -16,9 +16,9 @@ from fastsam_core import SAM
 from fastsam_core.detect import from_transformers, load_text_detector
 from fastsam_core.detect.clip import ClipMatcher
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
-from small_model import QUIET, bgr_picture, small_model
+from small_model import QUIET, bgr_image, small_model
 
-PICTURE = bgr_picture(48, 64)
+IMAGE = bgr_image(48, 64)
 TINY: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -62,9 +62,9 @@ def test_grounding_dino_matches_processor(transformers: Any, tmp_path: Path) -> 
     """Detections agree with the processor's own post-processing."""
     model, processor = tiny_dino(transformers, tmp_path)
     detector = OpenVocabularyDetector(model, processor, conf=0.0, iou=1.0, device="cpu")
-    found = detector.find(PICTURE, ["a dog", "red car"])
+    found = detector.find(IMAGE, ["a dog", "red car"])
     assert len(found.boxes) == 12 and set(found.class_ids.tolist()) <= {0, 1}
-    shown = Image.fromarray(np.ascontiguousarray(PICTURE[..., ::-1]))
+    shown = Image.fromarray(np.ascontiguousarray(IMAGE[..., ::-1]))
     inputs = processor(images=shown, text="a dog . red car .", return_tensors="pt")
     with torch.no_grad():
         outputs = model.eval()(**inputs)
@@ -81,7 +81,7 @@ def test_sam_with_grounding_dino(transformers: Any, tmp_path: Path) -> None:
     model, processor = tiny_dino(transformers, tmp_path)
     finder = OpenVocabularyDetector(model, processor, conf=0.0, device="cpu")
     options = {key: value for key, value in QUIET.items() if key != "save"}
-    (result,) = SAM(small_model())(PICTURE, texts=["a dog"], text_model=finder, **options)
+    (result,) = SAM(small_model())(IMAGE, texts=["a dog"], text_model=finder, **options)
     assert len(result) > 0 and result.names == {0: "a dog"}
 
 
@@ -91,7 +91,7 @@ def test_model_is_loaded_from_its_folder(transformers: Any, tmp_path: Path) -> N
     processor.save_pretrained(tmp_path / "model")
     loaded = load_text_detector(["a dog", "red car"], str(tmp_path / "model"), conf=0.0, device="cpu")
     direct = from_transformers(model, processor, texts=["a dog", "red car"], conf=0.0, device="cpu")
-    np.testing.assert_allclose(loaded(PICTURE).boxes, direct(PICTURE).boxes, atol=1e-3)
+    np.testing.assert_allclose(loaded(IMAGE).boxes, direct(IMAGE).boxes, atol=1e-3)
     assert loaded.fingerprint == direct.fingerprint
 
 
@@ -143,9 +143,9 @@ def test_owlv2_matches_processor_and_limits_texts(transformers: Any, tmp_path: P
     images = transformers.Owlv2ImageProcessor(size={"height": 32, "width": 32})
     processor = transformers.Owlv2Processor(images, tokenizer)
     detector = from_transformers(model, processor, texts=["a dog", "red car"], conf=0.0, iou=1.0, device="cpu")
-    found = detector(PICTURE)
+    found = detector(IMAGE)
     assert 0 < len(found.boxes) <= 16 and found.boxes[:, 2].max() <= 64
-    shown = Image.fromarray(np.ascontiguousarray(PICTURE[..., ::-1]))
+    shown = Image.fromarray(np.ascontiguousarray(IMAGE[..., ::-1]))
     inputs = processor(text=[["a dog", "red car"]], images=shown, return_tensors="pt")
     with torch.no_grad():
         outputs = model.eval()(**inputs)
@@ -156,11 +156,11 @@ def test_owlv2_matches_processor_and_limits_texts(transformers: Any, tmp_path: P
     np.testing.assert_allclose(np.sort(found.boxes, 0), np.sort(expected, 0), atol=1e-3)
     np.testing.assert_allclose(np.sort(found.scores), np.sort(said["scores"].numpy()), rtol=1e-5)
     letters = "abcdefghijklmn"  # one token each; with the start and end tokens, the limit of 16
-    assert len(from_transformers(model, processor, texts=[letters], conf=0.0, device="cpu")(PICTURE).boxes)
+    assert len(from_transformers(model, processor, texts=[letters], conf=0.0, device="cpu")(IMAGE).boxes)
     with pytest.raises(
         ValueError, match=r"the text 'abcdefghijklmno' has 15 tokens, i.e. words and parts of words; .* up to 14"
     ):
-        from_transformers(model, processor, texts=["a dog", f"{letters}o"], conf=0.0, device="cpu")(PICTURE)
+        from_transformers(model, processor, texts=["a dog", f"{letters}o"], conf=0.0, device="cpu")(IMAGE)
 
 
 def test_yolos_detects_its_own_classes(transformers: Any) -> None:
@@ -176,9 +176,9 @@ def test_yolos_detects_its_own_classes(transformers: Any) -> None:
     model = transformers.YolosForObjectDetection(config)
     processor = transformers.YolosImageProcessor(size={"height": 64, "width": 64})
     detector = from_transformers(model, processor, conf=0.01, device="cpu")
-    found = detector(PICTURE)
+    found = detector(IMAGE)
     assert len(found.boxes) > 0 and found.names == {0: "cat", 1: "dog"} and set(found.class_ids.tolist()) <= {0, 1}
-    assert len(from_transformers(model, processor, conf=0.99, device="cpu")(PICTURE).boxes) == 0
+    assert len(from_transformers(model, processor, conf=0.99, device="cpu")(IMAGE).boxes) == 0
     assert "yolos weights=" in detector.fingerprint
     with pytest.raises(ValueError, match="iou has no effect"):
         from_transformers(model, processor, iou=0.5)
@@ -191,7 +191,7 @@ def test_clip_matcher_matches_model_logits(transformers: Any, tmp_path: Path) ->
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor = transformers.CLIPProcessor(images, tokenizer)
     matcher = ClipMatcher(model, processor, device="cpu")
-    images = [bgr_picture(20 + index, 30) for index in range(3)]
+    images = [bgr_image(20 + index, 30) for index in range(3)]
     fits = matcher(images, ["a dog", "b"])
     assert fits.shape == (2, 3) and np.abs(fits).max() <= 1 + 1e-5
     shown = [Image.fromarray(np.ascontiguousarray(image[..., ::-1])) for image in images]

@@ -16,7 +16,7 @@ import torch
 from fastsam_core import ASSETS, SAM, cli, rle, tiles
 from fastsam_core.models.native import can_use_native
 from raster_examples import SMALL, Counting, bright, masks_of, road_and_house
-from small_model import FEW, bgr_picture, small_model
+from small_model import FEW, bgr_image, small_model
 
 
 @pytest.fixture
@@ -49,16 +49,16 @@ class Provider:
 
 
 def test_every_kind_of_raster_gives_the_same_masks(image: np.ndarray, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "picture.png"), image)
-    cv2.imwrite(str(tmp_path / "picture.tif"), image)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    cv2.imwrite(str(tmp_path / "image.tif"), image)
     mapped = np.memmap(tmp_path / "raw", np.uint8, "w+", shape=image.shape)
     mapped[:] = image
     alpha = np.dstack([image, image[..., :1]])
     expected = masks_of(tiles.segment(image, bright, **SMALL))
     others = [mapped, alpha, image.astype(np.uint16) << 8, np.asfortranarray(image), Provider(image)]
-    for raster in [*others, tmp_path / "picture.png", str(tmp_path / "picture.tif")]:
+    for raster in [*others, tmp_path / "image.png", str(tmp_path / "image.tif")]:
         assert masks_of(tiles.segment(raster, bright, **SMALL)) == expected
-    assert tiles.segment(tmp_path / "picture.png", bright, **SMALL).name == "picture.png"
+    assert tiles.segment(tmp_path / "image.png", bright, **SMALL).name == "image.png"
 
 
 def test_each_tile_is_read_once(image: np.ndarray) -> None:
@@ -157,10 +157,10 @@ def test_georeference_in_rasterios_form(image: np.ndarray, tmp_path: Path) -> No
 
 
 def test_pixel_limit_applies_to_images(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cv2.imwrite(str(tmp_path / "picture.png"), image)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
     with pytest.raises(ValueError, match="FASTSAM_MAX_PIXELS"):
-        tiles.segment(tmp_path / "picture.png", bright)
+        tiles.segment(tmp_path / "image.png", bright)
 
 
 # --------------------------------------------------------------------------------------------------------------- models
@@ -202,7 +202,7 @@ def test_invalid_options_are_refused(image: np.ndarray, options: dict[str, Any],
 
 
 def test_result_does_not_depend_on_the_batch_size() -> None:
-    image = bgr_picture(150, 230)
+    image = bgr_image(150, 230)
     found = {}
     for batch in (1, 2, 5):
         sam = SAM(small_model())
@@ -274,7 +274,7 @@ def test_memory_depends_on_the_tile_size(tmp_path: Path) -> None:
 
 
 def test_command_writes_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cv2.imwrite(str(tmp_path / "big.png"), bgr_picture(120, 150))
+    cv2.imwrite(str(tmp_path / "big.png"), bgr_image(120, 150))
     options = ["tile=96", "overlap=32", "points_stride=2", "conf_thres=-100", "stability_score_thresh=-1", "imgsz=128"]
     assert cli.main(["tiles", f"source={tmp_path}/big.png", f"output={tmp_path}/out.json", *options]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
@@ -290,7 +290,7 @@ def test_command_expands_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    cv2.imwrite(str(tmp_path / "home" / "big.png"), bgr_picture(60, 80))
+    cv2.imwrite(str(tmp_path / "home" / "big.png"), bgr_image(60, 80))
     assert cli.main(["tiles", "source=~/big.png", "work_dir=~/work", "points_stride=1"]) == 0
     assert cli.main(["tiles", "source=~/big.png", "output=~/out.json", "points_stride=1"]) == 0
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [

@@ -66,7 +66,7 @@ def test_command_writes_a_model(
 ) -> None:
     monkeypatch.setattr(calibrate, "SceneDataset", lambda size, *, seed: SceneDataset(size, seed=seed, textures=2))
     target = tmp_path / "sam_nano.safetensors"
-    arguments = ["--output", str(target), "--pictures", "8", "--prompts", "3", "--workers", "0", "--device", "cpu"]
+    arguments = ["--output", str(target), "--images", "8", "--prompts", "3", "--workers", "0", "--device", "cpu"]
     assert calibrate.main(arguments) == 0
     assert "mean squared error" in capsys.readouterr().out
     before, after = load_model("sam_nano.pt").state_dict(), load_model(target).state_dict()
@@ -80,7 +80,7 @@ def test_command_writes_a_model(
     [
         ("--model nowhere.pt --output x.safetensors", "no checkpoint 'nowhere.pt'"),
         ("--output .", ". is a folder"),
-        ("--output x.safetensors --pictures 0", "--pictures is 1 or more, not 0"),
+        ("--output x.safetensors --images 0", "--images is 1 or more, not 0"),
         ("--output x.safetensors --prompts 0", "--prompts is 1 or more, not 0"),
         ("--output x.safetensors --seed -1", "--seed is 0 or more, not -1"),
         ("--output x.safetensors --workers -1", "--workers is 0 or more, not -1"),
@@ -91,6 +91,6 @@ def test_invalid_arguments_are_reported_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="1"):
-        calibrate.main(["--workers", "0", "--device", "cpu", "--pictures", "1", *arguments.split()])
+        calibrate.main(["--workers", "0", "--device", "cpu", "--images", "1", *arguments.split()])
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: " in line and said in line

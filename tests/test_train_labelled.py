@@ -21,7 +21,7 @@ from fastsam_core.evaluate import datasets
 from fastsam_core.formats import CocoWriter, ImageLabels, LabelledObject, Segmentation, YoloWriter
 from fastsam_core.train.labelled import LabelledFolder, LabelledImage
 from label_examples import encoded
-from small_model import bgr_picture
+from small_model import bgr_image
 from test_train_planes import blob, masks_of
 
 HEIGHT, WIDTH = 40, 64
@@ -57,7 +57,7 @@ def write_images(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         # The first pixel identifies the image.
-        image = bgr_picture(HEIGHT, WIDTH).copy()
+        image = bgr_image(HEIGHT, WIDTH).copy()
         image[0, 0] = number, 2 * number, 3 * number
         cv2.imwrite(str(folder / name), image)
 
@@ -180,7 +180,7 @@ def test_formats_agree_at_other_sizes(tmp_path: Path, size: int, height: int, wi
         np.testing.assert_array_equal(one.image, found[0].image)
         np.testing.assert_array_equal(one.planes, found[0].planes)
     method = cv2.INTER_AREA if size < WIDTH else cv2.INTER_LINEAR
-    image = bgr_picture(HEIGHT, WIDTH).copy()
+    image = bgr_image(HEIGHT, WIDTH).copy()
     image[0, 0] = 0
     np.testing.assert_array_equal(found[0].image[:, :, ::-1], cv2.resize(image, (width, height), interpolation=method))
     # Coverage measured independently: each pixel is repeated 20 x 20 times, then OpenCV averages.

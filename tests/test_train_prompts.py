@@ -217,7 +217,7 @@ class Counted(Dataset[LabelledImage]):
 
     def __getitem__(self, index: int) -> LabelledImage:
         if index == self.bad:
-            raise OSError("no such picture")
+            raise OSError("no such image")
         return LabelledImage(np.full((4, 4, 3), index, np.uint8), np.full((1, 4, 4), 300, np.int16))
 
 
@@ -257,7 +257,7 @@ def test_take_ready_returns_available_images_in_order(workers: int) -> None:
 
 def test_feeder_raises_the_data_sets_error(workers: int) -> None:
     feeder = Prefetcher(Counted(5, bad=2), 0, workers)
-    with pytest.raises(OSError, match="no such picture"):
+    with pytest.raises(OSError, match="no such image"):
         list(feeder.take(5))
     feeder.close()
 

@@ -22,8 +22,8 @@ from PIL import Image
 from fastsam_core.sources import decode_image, load_sources
 from fastsam_core.sources import stream as stream_module
 from fastsam_core.sources.stream import stream_items
+from image_examples import write_video
 from local_server import reply, serve
-from picture_files import write_video
 
 FRAMES, FPS = 12, 10.0
 

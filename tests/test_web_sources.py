@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from fastsam_core.sources import load_sources, web
+from image_examples import BGR, RGB, encode, image_folder, only, write
 from local_server import reply, serve
-from picture_files import BGR, RGB, encode, only, picture_folder, write
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return picture_folder(tmp_path / "pics")
+    return image_folder(tmp_path / "pics")
 
 
 def test_server_responses(folder: Path) -> None:

@@ -19,7 +19,7 @@ from fastsam_core.detect.yolo.letterbox import Letterbox
 from fastsam_core.detect.yolo.masks import mask_rles
 from fastsam_core.detect.yolo.network import RawOutput
 from fastsam_core.detect.yolo.predictor import YoloPredictor
-from small_model import bgr_picture
+from small_model import bgr_image
 from yolo_files import DetectionModel, expected, make, write
 
 QUIET: dict[str, Any] = {"verbose": False, "conf": 0.3}
@@ -57,7 +57,7 @@ def test_boxes_scores_and_masks_match_reference(
     files: dict[str, tuple[Path, DetectionModel]], task: str, shape: tuple[int, int]
 ) -> None:
     path, net = files[task]
-    image = bgr_picture(*shape)
+    image = bgr_image(*shape)
     rows, masks = expected(net, image, 96, 0.3)
     result = one(YOLO(path)(image, **QUIET))
     assert len(rows) > 3 and result.boxes is not None
@@ -87,7 +87,7 @@ def test_thresholds_match_reference(
     files: dict[str, tuple[Path, DetectionModel]], options: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     path, net = files["detect"]
-    image = bgr_picture(61, 90)
+    image = bgr_image(61, 90)
     plain = expected(net, image, 96, 0.3)[0]
     rows = expected(net, image, 96, **{"conf": 0.3, **changed})[0]
     assert 0 < len(rows) < len(plain)
@@ -97,7 +97,7 @@ def test_thresholds_match_reference(
 
 
 def test_classes_and_agnostic_nms(segment: YOLO) -> None:
-    image = bgr_picture(61, 90)
+    image = bgr_image(61, 90)
     everything = one(segment(image, **QUIET)).boxes.cls.tolist()
     assert len(set(everything)) > 2
     chosen = one(segment(image, classes=[1, 3], **QUIET)).boxes.cls.tolist()
@@ -107,7 +107,7 @@ def test_classes_and_agnostic_nms(segment: YOLO) -> None:
 
 
 def test_imgsz_sets_the_input_size(files: dict[str, tuple[Path, DetectionModel]], segment: YOLO) -> None:
-    image = bgr_picture(61, 90)
+    image = bgr_image(61, 90)
     rows, _ = expected(files["segment"][1], image, 160, 0.3)
     result = one(segment(image, imgsz=160, **QUIET))
     np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
@@ -122,7 +122,7 @@ def test_result_without_detections(segment: YOLO) -> None:
 
 
 def test_batch_matches_single_images(segment: YOLO) -> None:
-    images = [bgr_picture(*shape) for shape in ((48, 64), (61, 90), (48, 64), (90, 33), (96, 128))]
+    images = [bgr_image(*shape) for shape in ((48, 64), (61, 90), (48, 64), (90, 33), (96, 128))]
     single = [one(segment(image, **QUIET)) for image in images]
     together = list(segment(images, batch=4, **QUIET))
     assert [len(result) for result in together] == [len(result) for result in single]
@@ -136,7 +136,7 @@ def test_batch_matches_single_images(segment: YOLO) -> None:
 def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "photos").mkdir()
     for name in ("a.png", "b.png"):
-        cv2.imwrite(f"photos/{name}", bgr_picture(48, 64))
+        cv2.imwrite(f"photos/{name}", bgr_image(48, 64))
     (place / "photos" / "c.png").write_bytes(b"broken")
     events = []
     model = YOLO(segment.ckpt_path)
@@ -155,7 +155,7 @@ def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytes
 
 def test_ultralytics_attributes_and_mask_dtype(segment: YOLO) -> None:
     assert segment.fuse() is None and segment.model.names is segment.names
-    masks = one(segment(bgr_picture(48, 64), **QUIET)).masks
+    masks = one(segment(bgr_image(48, 64), **QUIET)).masks
     assert masks is not None and masks.is_rle and masks.data.dtype == torch.uint8
     mask = masks.data[0].cpu().numpy()
     assert cv2.resize(mask, (32, 24)).shape == (24, 32)
@@ -164,7 +164,7 @@ def test_ultralytics_attributes_and_mask_dtype(segment: YOLO) -> None:
 
 
 def test_classes_can_be_renamed(segment: YOLO) -> None:
-    image, names = bgr_picture(48, 64), dict(segment.names)
+    image, names = bgr_image(48, 64), dict(segment.names)
     try:
         segment.model.names = dict.fromkeys(names, "cat")
         assert one(segment(image, **QUIET)).name_of(0) == segment.names[0] == "cat"
@@ -175,7 +175,7 @@ def test_classes_can_be_renamed(segment: YOLO) -> None:
 
 
 def test_save_and_save_txt_write_files(files: dict[str, tuple[Path, DetectionModel]], place: Path) -> None:
-    cv2.imwrite("a.png", bgr_picture(48, 64))
+    cv2.imwrite("a.png", bgr_image(48, 64))
     YOLO(files["detect"][0])("a.png", save=True, save_txt=True, **QUIET)
     assert (place / "runs" / "detect" / "predict" / "a.jpg").is_file()
     lines = (place / "runs" / "detect" / "predict" / "labels" / "a.txt").read_text().splitlines()
@@ -186,7 +186,7 @@ def test_save_and_save_txt_write_files(files: dict[str, tuple[Path, DetectionMod
 
 def test_error_of_a_source_is_raised_after_its_images(segment: YOLO) -> None:
     def images() -> Any:
-        yield bgr_picture(48, 64)
+        yield bgr_image(48, 64)
         raise OSError("the disk has gone")
 
     found = []
@@ -218,7 +218,7 @@ def test_device_and_dtype_methods(files: dict[str, tuple[Path, DetectionModel]])
     assert model.half().overrides == {"half": True} and model.float().overrides == {}
     with pytest.raises(ValueError, match="not a device"):
         model.to("tpu7")
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     assert len(one(model(image, device="cpu", **QUIET))) > 0
     for asked, dtype in ((model.half, torch.float16), (model.float, None)):
         asked()(image, **QUIET)
@@ -228,7 +228,7 @@ def test_device_and_dtype_methods(files: dict[str, tuple[Path, DetectionModel]])
 
 
 def test_invalid_options_and_checkpoints_are_refused(segment: YOLO, tmp_path: Path) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"max_dets": 3}, TypeError, "did you mean max_det"),
         ({"bboxes": [1, 2, 3, 4]}, TypeError, "unknown option 'bboxes'"),
@@ -255,7 +255,7 @@ def test_invalid_options_and_checkpoints_are_refused(segment: YOLO, tmp_path: Pa
 
 
 def test_options_without_effect_are_logged(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     segment(image, points_stride=3, task="detect", imgsz=97, **QUIET)
     said = caplog.text
     assert "points_stride has no effect on YOLOv8 and FastSAM" in said
@@ -267,7 +267,7 @@ def test_sample_images_are_used_without_a_source(segment: YOLO) -> None:
 
 
 def test_predictor_matches_model(segment: YOLO) -> None:
-    image = bgr_picture(48, 64)
+    image = bgr_image(48, 64)
     predictor = YoloPredictor(overrides={"model": segment.ckpt_path, "save": False, **QUIET})
     assert len(one(predictor(image))) == len(one(segment(image, **QUIET)))
     with pytest.raises(TypeError, match="checkpoint's name or path"):
@@ -279,7 +279,7 @@ def test_predictor_matches_model(segment: YOLO) -> None:
 
 def test_detector_matches_reference(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     path, net = files["detect"]
-    image = bgr_picture(61, 90)
+    image = bgr_image(61, 90)
     rows, _ = expected(net, image, 96, 0.3)
     detector = load_detector(path, conf=0.3, device="cpu")
     found = detector(image)
@@ -295,7 +295,7 @@ def test_detector_matches_reference(files: dict[str, tuple[Path, DetectionModel]
 
 def test_detector_in_batches_and_threads_matches_single_calls(files: dict[str, tuple[Path, DetectionModel]]) -> None:
     detector = load_detector(files["detect"][0], conf=0.3, device="cpu")
-    images = [bgr_picture(48 + 8 * index, 64) for index in range(4)]
+    images = [bgr_image(48 + 8 * index, 64) for index in range(4)]
     alone = [detector(image).scores for image in images]
     together = detector.batch(images)
     found: dict[int, Any] = {}

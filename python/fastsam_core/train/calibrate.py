@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastsam_core.train.calibrate", description=__doc__)
     parser.add_argument("--model", default="sam_nano.pt", help="a checkpoint (default: the bundled model)")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write, in half precision")
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--prompts", type=int, default=36, help="prompts per image (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         # Check the options before the work.
-        for name, minimum in {"pictures": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
+        for name, minimum in {"images": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
             if getattr(options, name) < minimum:
                 raise ValueError(f"--{name} is {minimum} or more, not {getattr(options, name)}")
         if options.output.is_dir():
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(options.output.parent)
         model = load_model(options.model, options.device)
         data = SceneDataset(model.image_size, seed=options.seed + 1_000_003)
-        samples = collect_iou_samples(model, data, options.pictures, options.prompts, options.seed, options.workers)
+        samples = collect_iou_samples(model, data, options.images, options.prompts, options.seed, options.workers)
         before, after = fit_head(model, samples, options.seed)
         save_weights(model, options.output)
     except (ValueError, OSError) as error:

@@ -120,7 +120,7 @@ class Trainer:
                         auxiliary=auxiliary,
                         iou_first=first_iou,
                         iou_last=last_iou,
-                        pictures=int(self.images_fed),
+                        images=int(self.images_fed),
                         seconds=time.perf_counter() - start,
                     )
                     logger.info(

@@ -15,7 +15,7 @@ from ..preprocess import PIXEL_MEAN, PIXEL_STD
 from .crops import Views
 from .interactive import PromptGroup
 
-COLUMNS = ("step", "size", "learning_rate", "loss", "auxiliary", "iou_first", "iou_last", "pictures", "seconds")
+COLUMNS = ("step", "size", "learning_rate", "loss", "auxiliary", "iou_first", "iou_last", "images", "seconds")
 
 
 class Curves:

@@ -42,11 +42,11 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 8) -> Pat
     return path
 
 
-def picture_folder(folder: Path) -> Path:
+def image_folder(folder: Path) -> Path:
     """Fill a folder with three images, a hidden one, one in a subfolder and a text file."""
     for name in ("img10.png", "img2.png", "IMG1.JPG", ".hidden.png", "sub/deep.png"):
         write(folder / name)
-    (folder / "notes.md").write_text("no picture")
+    (folder / "notes.md").write_text("not an image")
     return folder
 
 

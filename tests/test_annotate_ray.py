@@ -48,6 +48,26 @@ def test_annotate_ray_without_ray_says_how_to_install_it(tmp_path: Path) -> None
         annotate_ray(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preview": -1}, "preview must be at least 0, not -1"),
+        ({"preview": "all"}, "preview must be an integer, not 'all'"),
+        ({"resume": "no"}, "resume must be True or False, not 'no'"),
+        ({"actors": 0}, "actors must be at least 1, not 0"),
+        ({"cpus_per_actor": 0.5}, "cpus_per_actor must be an integer, not 0.5"),
+        ({"gpus_per_actor": -0.5}, "gpus_per_actor must be a finite number of at least 0, not -0.5"),
+        ({"images_per_task": 0}, "images_per_task must be at least 1, not 0"),
+        ({"kind": "zip"}, "kind='zip'; accepted: folder, parquet, webdataset"),
+    ],
+)
+def test_invalid_options_are_refused_before_the_cluster_starts(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        annotate_ray(tmp_path, **options)
+
+
 def test_kind_of_data_is_recognised(tmp_path: Path) -> None:
     assert infer_kind("s3://bucket/part-0.parquet") == infer_kind(["a.PARQUET", "b.parquet"]) == "parquet"
     assert infer_kind("shards/000.tar") == "webdataset"

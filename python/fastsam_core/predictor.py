@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from . import edges, proposals, saving, segment
+from . import option_parsers as parse
 from ._log import warn_once
 from ._tensors import to_tensor
 from .base_tensor import image_shape
-from .config import PROMPT_KEYS, Config, _boolean
+from .config import PROMPT_KEYS, Config
 from .encoded_image import EncodedImage, encode_batch
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
@@ -149,7 +150,7 @@ class Predictor(PredictorState):
         prompt_kwargs = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
         config = self.args.updated(options)
-        multimask_output = _boolean("multimask_output", prompt_kwargs.pop("multimask_output", False))
+        multimask_output = parse.boolean("multimask_output", prompt_kwargs.pop("multimask_output", False))
         texts = prompt_kwargs.pop("texts", None)
         if texts is not None and prompt_kwargs:
             raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(prompt_kwargs)}")

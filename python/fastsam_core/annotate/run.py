@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from .. import option_parsers as parse
 from .._files import relative_posix
 from .._log import logger
-from ..config import _boolean, _integer
 from ..sources import load_sources
 from ..sources.paths import expand_user
 from .annotator import Annotator
@@ -91,7 +91,7 @@ def auto_annotate(
     )
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
-    preview, resume = _integer(0)("preview", preview), _boolean("resume", resume)
+    preview, resume = parse.integer(0)("preview", preview), parse.boolean("resume", resume)
     own_shard = parse_shard(shard)
     if own_shard != UNSHARDED:
         logger.info("labelling shard %s of the images", own_shard)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import _image_size, _integer, _number
+from .. import option_parsers as parse
 from ..prompts import parse_texts
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
@@ -48,13 +48,13 @@ class AnnotateConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        self.conf = _number(0, 1)("conf", self.conf)
-        self.iou = _number(0, 1)("iou", self.iou)
-        self.imgsz = _image_size("imgsz", self.imgsz)
-        self.max_det = _integer(1)("max_det", self.max_det)
-        self.min_area = _number(0)("min_area", self.min_area)
-        self.batch = _integer(1)("batch", self.batch)
-        self.workers = _integer(1)("workers", self.workers)
+        self.conf = parse.number(0, 1)("conf", self.conf)
+        self.iou = parse.number(0, 1)("iou", self.iou)
+        self.imgsz = parse.image_size("imgsz", self.imgsz)
+        self.max_det = parse.integer(1)("max_det", self.max_det)
+        self.min_area = parse.number(0)("min_area", self.min_area)
+        self.batch = parse.integer(1)("batch", self.batch)
+        self.workers = parse.integer(1)("workers", self.workers)
         self.classes = _parse_class_ids(self.classes)
         self.texts = _parse_texts(self.texts)
         self.formats = parse_formats(self.formats)
@@ -115,7 +115,7 @@ def _parse_class_ids(classes: Any) -> list[int] | None:
     if classes is None:
         return None
     given = list(classes) if isinstance(classes, (list, tuple, set, frozenset, range)) else [classes]
-    return sorted({_integer(0)("classes", class_id) for class_id in given})
+    return sorted({parse.integer(0)("classes", class_id) for class_id in given})
 
 
 def _parse_texts(texts: Any) -> list[str] | None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .. import option_parsers as parse
 from .._log import logger
 from ..annotate.annotator import Annotator
 from ..annotate.file_list import is_video
@@ -65,17 +66,23 @@ def annotate_ray(
     bytes. If the process that labels the same images is lost five times in a row, the run ends with an error that names
     the first of them.
 
-    ImportError without Ray; RuntimeError if images come back without a label; other errors as `auto_annotate`.
+    TypeError and ValueError for invalid options; ImportError without Ray; RuntimeError if images come back without a
+    label; other errors as `auto_annotate`.
     """
+    config = AnnotateConfig(det_model, sam_model, device, **options)
+    preview, resume = parse.integer(0)("preview", preview), parse.boolean("resume", resume)
+    actors = None if actors is None else parse.integer(1)("actors", actors)
+    cpus_per_actor = parse.integer(1)("cpus_per_actor", cpus_per_actor)
+    gpus_per_actor = None if gpus_per_actor is None else parse.number(0)("gpus_per_actor", gpus_per_actor)
+    images_per_task = parse.integer(1)("images_per_task", images_per_task)
+    kind = infer_kind(data) if kind is None else kind
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}; accepted: {', '.join(KINDS)}")
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise ImportError(f"annotate_ray() needs Ray Data ({error}): pip install 'fastsam_core[ray]'") from error
-    config = AnnotateConfig(det_model, sam_model, device, **options)
-    kind = infer_kind(data) if kind is None else kind
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}; accepted: {', '.join(KINDS)}")
     if not ray.is_initialized():
         ray.init()
     output_dir = os.path.expanduser(output_dir) if output_dir else None

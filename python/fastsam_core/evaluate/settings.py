@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import _boolean, _integer, _number
+from .. import option_parsers as parse
 
 MEASURES = ("click", "box", "boundary", "correlation", "noc", "everything")
 
@@ -40,19 +40,21 @@ class EvaluateConfig:
     rows: bool = False
 
     def __post_init__(self) -> None:
-        min_area = _number(0)("min_area", self.min_area)
+        min_area = parse.number(0)("min_area", self.min_area)
         if min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {self.min_area!r}")
-        max_images = None if self.max_images is None else _integer(1)("max_images", self.max_images)
+        max_images = None if self.max_images is None else parse.integer(1)("max_images", self.max_images)
         validated = {
             "measures": read_measures(self.measures),
             "min_area": min_area,
             "max_images": max_images,
-            "seed": _integer(0)("seed", self.seed),
-            "baselines": _boolean("baselines", self.baselines),
-            "mask_feedback": _boolean("mask_feedback", self.mask_feedback),
-            "points_stride": None if self.points_stride is None else _integer(1)("points_stride", self.points_stride),
-            "rows": _boolean("rows", self.rows),
+            "seed": parse.integer(0)("seed", self.seed),
+            "baselines": parse.boolean("baselines", self.baselines),
+            "mask_feedback": parse.boolean("mask_feedback", self.mask_feedback),
+            "points_stride": None
+            if self.points_stride is None
+            else parse.integer(1)("points_stride", self.points_stride),
+            "rows": parse.boolean("rows", self.rows),
         }
         for name, value in validated.items():
             object.__setattr__(self, name, value)

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from .. import option_parsers as parse
 from .._files import atomic_path
-from ..config import _boolean, _integer, _number
 from . import coco
 from ._reading import FieldError, JsonNode, read_json
 from ._writing import LabelWriter, json_text
@@ -43,9 +43,9 @@ class CocoWriter(LabelWriter):
         self.path = Path(path)
         if self.path.suffix.lower() != ".json" or self.path.is_dir():
             raise ValueError(f"a COCO file is one .json file, not {os.fspath(path)!r}")
-        self.polygons = _boolean("polygons", polygons)
-        self.tolerance = _number(0)("tolerance", tolerance)
-        self._next_id = _integer(0)("first_id", first_id)
+        self.polygons = parse.boolean("polygons", polygons)
+        self.tolerance = parse.number(0)("tolerance", tolerance)
+        self._next_id = parse.integer(0)("first_id", first_id)
         self._largest_image_id = 0
         self._explicit_ids: set[int] = set()
         self._assigned_ranges: list[list[int]] = []  # (first, last) id of runs of images that brought no id, ascending

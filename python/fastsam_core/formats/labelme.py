@@ -7,8 +7,8 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .. import option_parsers as parse
 from .._files import relative_posix
-from ..config import _boolean, _number
 from . import image_files
 from ._writing import FolderWriter, json_text, round_for_json, safe_relative_path
 from .labels import ImageLabels
@@ -42,10 +42,10 @@ class LabelMeWriter(FolderWriter):
         embed_images: bool = False,
         tolerance: float = 0.0,
     ) -> None:
-        self.embed_images = _boolean("embed_images", embed_images)
+        self.embed_images = parse.boolean("embed_images", embed_images)
         if self.embed_images and images is None:
             raise ValueError("embed_images needs images=<their folder>")
-        self.tolerance = _number(0)("tolerance", tolerance)
+        self.tolerance = parse.number(0)("tolerance", tolerance)
         super().__init__(folder)
         self.images = None if images is None else Path(images)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import option_parsers as parse
 from .._log import logger
-from ..config import _boolean, _number
 from . import class_names, image_files, yolo
 from ._reading import read_text
 from ._writing import FolderWriter
@@ -37,8 +37,8 @@ class YoloWriter(FolderWriter):
     suffix = ".txt"
 
     def __init__(self, folder: str | os.PathLike[str], *, tolerance: float = 0.0, scores: bool = False) -> None:
-        self.tolerance = _number(0)("tolerance", tolerance)
-        self.scores = _boolean("scores", scores)
+        self.tolerance = parse.number(0)("tolerance", tolerance)
+        self.scores = parse.boolean("scores", scores)
         super().__init__(folder)
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:

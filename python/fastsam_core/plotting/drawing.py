@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import option_parsers as parse
 from .._limits import MAX_LINE_WIDTH
-from ..config import _number
 from . import colors, text
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Style:
             raise ValueError(f"color_mode must be one of {', '.join(COLOR_MODES)}, not {self.color_mode!r}")
         for name in ("line_width", "font_size"):
             if getattr(self, name) is not None:
-                _number(0)(name, getattr(self, name))
+                parse.number(0)(name, getattr(self, name))
         if not isinstance(self.font, (str, os.PathLike)):
             raise TypeError(f"font must be the name or path of a font, not {self.font!r}")
         values = tuple(self.text_color) if isinstance(self.text_color, (tuple, list, np.ndarray)) else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..config import _integer
+from .. import option_parsers as parse
 
 Box = tuple[int, int, int, int]
 
@@ -34,7 +34,7 @@ class Grid:
     """
 
     def __init__(self, height: int, width: int, tile: int, overlap: int) -> None:
-        tile, overlap = _integer(2)("tile", tile), _integer(1)("overlap", overlap)
+        tile, overlap = parse.integer(2)("tile", tile), parse.integer(1)("overlap", overlap)
         if 2 * overlap > tile:
             raise ValueError(f"overlap must be at most half of tile={tile}, not {overlap}")
         self.height, self.width, self.tile_size, self.overlap = height, width, tile, overlap

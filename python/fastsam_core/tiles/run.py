@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..config import _integer, _number
+from .. import option_parsers as parse
 from . import run_algebra
 from .grid import Grid, Tile
 from .merge import merge
@@ -70,10 +70,10 @@ def segment(
         FileNotFoundError: If the file doesn't exist.
         ImportError: For a GeoTIFF without the extra `geo`.
     """
-    merge_iou = _number(0, 1)("merge_iou", merge_iou)
+    merge_iou = parse.number(0, 1)("merge_iou", merge_iou)
     if merge_iou == 1:
         raise ValueError("merge_iou must be below 1: no IoU is greater")
-    batch = _integer(1)("batch", batch)
+    batch = parse.integer(1)("batch", batch)
     with open_raster(image) as raster:
         grid = Grid(raster.height, raster.width, tile, overlap)
         segmenter = load_segmenter(model, device, options)

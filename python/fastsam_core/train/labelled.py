@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from .. import option_parsers as parse
 from .._log import logger
-from ..config import _integer, _number
 from ..evaluate.datasets import Example, MaskDataset, open_dataset
 from ..preprocess import resized_shape
 from .mask_resizing import MaskPatch, resize_mask
@@ -64,8 +64,8 @@ class LabelledFolder(Dataset[LabelledImage]):
         size: int,
         min_area: float = MIN_AREA,
     ) -> None:
-        self.size = _integer(32)("size", size)
-        self.min_area = _number(0)("min_area", min_area)
+        self.size = parse.integer(32)("size", size)
+        self.min_area = parse.number(0)("min_area", min_area)
         if self.min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")
         self._dataset: MaskDataset = open_dataset(data, images)

@@ -63,6 +63,21 @@ def detector(image: np.ndarray) -> tuple[Any, Any, Any, Any]:
     return boxes, [0.5 + 0.1 * index for index in range(len(boxes))], classes, ["even", "odd"]
 
 
+SAME = "annotate_kills.detector"  # how a manifest names it
+
+
+class CountingDetector:
+    """The detector for the generated images, counting its calls. fingerprint: its identity in the manifest."""
+
+    def __init__(self, fingerprint: str | None = None) -> None:
+        self.calls = 0
+        self.fingerprint = fingerprint
+
+    def __call__(self, image: np.ndarray) -> Any:
+        self.calls += 1
+        return detector(image)
+
+
 def tree(folder: Path) -> dict[str, str]:
     """Return a hash of every file except the manifests, by relative path."""
     return {

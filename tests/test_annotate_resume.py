@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import logging
@@ -10,29 +9,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import fastsam_core
-from annotate_kills import TINY, detector, make_images, recorded, tiny_sam, tree
-from fastsam_core import SAM, auto_annotate, cli
+from annotate_kills import SAME, CountingDetector, detector, make_images, recorded, tiny_sam, tree
+from fastsam_core import SAM, auto_annotate
 from fastsam_core.annotate import files
-from fastsam_core.annotate.manifest import Manifest
 from fastsam_core.annotate.shards import Shard
-from fastsam_core.models import checkpoint, registry
-from fastsam_core.models.image_encoder import ImageEncoderViT
-from golden_recipe import fill_state_dict
 from image_examples import write_video
-
-SAME = "annotate_kills.detector"
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +36,6 @@ def images(tmp_path: Path) -> Path:
     """Twelve images in three folders."""
     make_images(tmp_path / "images", 12)
     return tmp_path / "images"
-
-
-class CountingDetector:
-    """The detector for the generated images, counting its calls. fingerprint: its identity in the manifest."""
-
-    def __init__(self, fingerprint: str | None = None) -> None:
-        self.calls = 0
-        self.fingerprint = fingerprint
-
-    def __call__(self, image: np.ndarray) -> Any:
-        self.calls += 1
-        return detector(image)
 
 
 @pytest.mark.slow
@@ -350,167 +329,3 @@ def test_labels_that_no_run_wrote_are_not_replaced(sam: SAM, images: Path, tmp_p
     assert [path for path in (tmp_path / "labels").rglob("*") if path.is_file()] == [own]
     auto_annotate(images, detector, sam, output_dir=tmp_path / "labels", resume=False)
     assert own.read_text() != "0 0.1 0.1 0.2 0.2 0.3 0.1\n"
-
-
-def test_resume_false_removes_manifests_of_shards(sam: SAM, images: Path) -> None:
-    for shard in range(2):
-        target = auto_annotate(images, detector, sam, shard=f"{shard}/2")
-    before = tree(target)
-    assert len(list(target.glob("manifest-*.jsonl"))) == 2
-    auto_annotate(images, detector, sam, resume=False)
-    assert [path.name for path in target.glob("manifest*.jsonl")] == ["manifest.jsonl"]
-    assert tree(target) == before
-
-
-def test_shards_with_resume_false_remove_other_runs(sam: SAM, images: Path) -> None:
-    target = auto_annotate(images, detector, sam)
-    auto_annotate(images, detector, sam, shard="1/3", resume=False)
-    expected = tree(auto_annotate(images, detector, sam, conf=0.55, output_dir=images.parent / "whole"))
-    for shard in range(2):
-        auto_annotate(images, detector, sam, conf=0.55, shard=f"{shard}/2", resume=False)
-    assert sorted(path.name for path in target.glob("manifest*")) == ["manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"]
-    assert tree(target) == expected
-
-
-def test_resume_false_is_refused_while_another_process_writes(sam: SAM, images: Path) -> None:
-    """resume=False must not delete what another process is writing."""
-    target = auto_annotate(images, detector, sam)
-    before = (target / "manifest.jsonl").read_bytes()
-    settings = json.loads(before.splitlines()[0])["settings"]
-    other = Manifest(target, settings)
-    unfinished = target / ".partial" / "manifest"
-    unfinished.mkdir(parents=True)
-    try:
-        with pytest.raises(ValueError, match="another process is writing"):
-            auto_annotate(images, detector, sam, resume=False)
-        assert (target / "manifest.jsonl").read_bytes() == before and unfinished.is_dir()
-    finally:
-        other.close()
-    other = Manifest(target, settings, Shard(0, 2))
-    try:
-        for shard in ("0/1", "1/2"):  # other settings would delete the manifest of the run that is still going on
-            with pytest.raises(ValueError, match="another process is writing"):
-                auto_annotate(images, detector, sam, conf=0.3, shard=shard, resume=False)
-        assert other.path.exists()
-    finally:
-        other.close()
-
-
-def test_last_shard_writes_files_that_cover_all_images(
-    sam: SAM, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    options: dict[str, Any] = {"formats": ["yolo", "coco"], "output_dir": tmp_path / "out"}
-    expected = tree(auto_annotate(images, detector, sam, formats=["yolo", "coco"], output_dir=tmp_path / "whole"))
-    with caplog.at_level(logging.INFO, logger="fastsam_core"):
-        auto_annotate(images, detector, sam, shard="2/3", **options)
-    assert "of other shards aren't done yet" in caplog.text
-    auto_annotate(images, detector, sam, shard="0/3", **options)
-    assert not (tmp_path / "out" / "coco.json").exists() and not (tmp_path / "out" / "preview.jpg").exists()
-    auto_annotate(images, detector, sam, shard="1/3", **options)
-    assert tree(tmp_path / "out") == expected
-    assert recorded(tmp_path / "out") == recorded(tmp_path / "whole")
-    # A run without shards finds everything done.
-    counting = CountingDetector(SAME)
-    auto_annotate(images, counting, sam, **options)
-    assert counting.calls == 0
-
-
-def test_shards_of_arrays_need_a_final_run_for_all(
-    sam: SAM, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    arrays = [cv2.imread(str(path)) for path in sorted(images.rglob("*.png"))]
-    options: dict[str, Any] = {"formats": ["yolo", "coco"], "output_dir": tmp_path / "out"}
-    with caplog.at_level(logging.INFO, logger="fastsam_core"):
-        for shard in ("0/2", "1/2"):
-            auto_annotate(arrays, detector, sam, shard=shard, **options)
-    assert caplog.text.count('run with shard="0/1" to write the files that cover all images') == 2
-    assert not (tmp_path / "out" / "coco.json").exists()
-    counting = CountingDetector(SAME)
-    auto_annotate(arrays, counting, sam, shard="0/1", **options)
-    assert counting.calls == 0
-    assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == len(arrays)
-
-
-def test_shard_is_read_from_environment(sam: SAM, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        target = auto_annotate(images, detector, sam)
-    assert recorded(target).total() == 12
-    assert sorted(path.name for path in target.glob("manifest*")) == ["manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"]
-
-
-@pytest.fixture
-def checkpoint_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A checkpoint of the tiny model for the command line, which can't set the input size: it is 128 in the model."""
-    encoder = partial(ImageEncoderViT, 16, 1, 2, (0,), image_size=128, out_channels=16)
-    row = dataclasses.replace(TINY, encoder=encoder, image_size=128)
-    monkeypatch.setitem(registry.MODELS, "sam_b", row)
-    checkpoint._expected_shapes.cache_clear()
-    torch.save(fill_state_dict(row.build().state_dict()), tmp_path / "tiny.pt")
-    yield tmp_path / "tiny.pt"
-    checkpoint._expected_shapes.cache_clear()
-
-
-def test_bad_images_do_not_change_the_exit_status(
-    tmp_path: Path, checkpoint_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images, target = tmp_path / "images", tmp_path / "out"
-    make_images(images, 3)
-    good = (images / "a" / "00000.png").read_bytes()
-    (images / "a" / "00000.png").write_bytes(good[:100])
-    (images / "empty.jpg").write_bytes(b"")
-    line = ["annotate", f"data={images}", f"model={checkpoint_file}", f"output_dir={target}", "shard=0/1"]
-    assert cli.main(line) == 0
-    said = capsys.readouterr()
-    assert "2 label files" in said.out and "2 skipped" in said.out and "the file is empty" in said.out
-    lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()]
-    failed = {line["key"]: line["error"] for line in lines if line.get("status") == "error"}
-    assert set(failed) == {"a/00000.png", "empty.jpg"} and "damaged" in failed["a/00000.png"]
-    # Bad images are tried again and recorded once; they are labelled after they have been repaired.
-    assert cli.main(line) == 0
-    assert recorded(target).total() == 4
-    (images / "empty.jpg").write_bytes(good)
-    assert cli.main(line) == 0
-    assert "3 label files" in capsys.readouterr().out and (target / "empty.txt").exists()
-
-
-def test_on_error_raise_stops_at_first_bad_image(sam: SAM, images: Path) -> None:
-    (images / "a" / "00000.png").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"a/00000\.png: not an image"):
-        auto_annotate(images, detector, sam, on_error="raise")
-    with pytest.raises(ValueError, match="accepted: skip, raise"):
-        auto_annotate(images, detector, sam, on_error="ignore")
-
-
-def test_failure_of_detector_skips_one_image(sam: SAM, images: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def moody(image: np.ndarray) -> Any:
-        if image.shape == shape:
-            raise RuntimeError("not this one")
-        return detector(image)
-
-    from fastsam_core.sources import read_image
-
-    shape = read_image(images / "c" / "00005.png").shape
-    target = auto_annotate(images, moody, sam, batch=4)
-    assert not (target / "c" / "00005.txt").exists()
-    assert recorded(target)["c/00005.png", "error"] == 1 and recorded(target).total() == 12
-    assert "RuntimeError: not this one" in caplog.text
-    with pytest.raises(RuntimeError, match="not this one"):
-        auto_annotate(images, moody, sam, batch=4, on_error="raise")
-
-
-@pytest.mark.parametrize("count", [4, 30])
-def test_detector_that_always_fails_raises_first_error(sam: SAM, tmp_path: Path, count: int) -> None:
-    """The first error is raised after ten failures, or after all images if there are fewer."""
-    make_images(tmp_path / "images", count)
-    calls = 0
-
-    def broken(image: np.ndarray) -> Any:
-        nonlocal calls
-        calls += 1
-        raise RuntimeError(f"failure {calls}")
-
-    with pytest.raises(RuntimeError, match=r"failure 1$"):
-        auto_annotate(tmp_path / "images", broken, sam)
-    assert calls == min(count, 10)

@@ -54,7 +54,7 @@ class Segmenter:
             "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
             "sam.conf": self.config.conf_for(model),
             "sam.imgsz": model.image_size,
-            "sam.judgement": asdict(model.mask_scoring),
+            "sam.mask_scoring": asdict(model.mask_scoring),
             "sam.dtype": str(self.config.dtype or model.dtype).removeprefix("torch."),
         }
         if everything:

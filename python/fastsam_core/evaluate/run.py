@@ -118,7 +118,7 @@ def _collect_settings(model: SamModel, config: Config, eval_config: EvaluateConf
         "weights": f"sha256:{weights_hash(model)}",
         "imgsz": model.image_size,
         "device": str(model.device),
-        "judgement": asdict(model.mask_scoring),
+        "mask_scoring": asdict(model.mask_scoring),
         "dtype": str(config.dtype or model.dtype).removeprefix("torch."),
         **asdict(eval_config),
         "measures": list(eval_config.measures),

@@ -1,0 +1,73 @@
+"""Tests of the names of label files: those of the images, below the folder, one image each."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from fastsam_core.formats import (
+    ImageLabels,
+    LabelledObject,
+    Segmentation,
+    convert_labels,
+    open_writer,
+    read_labels,
+)
+from label_examples import encoded
+
+quick = settings(max_examples=60, deadline=None)
+
+
+@contextlib.contextmanager
+def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Path]:
+    """Yield a temporary path with the labels in format `kind`, beside a folder `images` with images of their sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for record in labels:
+            image = Path(folder, "images", record.file_name)
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (record.width, record.height)).save(image)
+        target = Path(folder, "labels.json" if kind == "coco" else "labels")
+        with open_writer(target, kind, **options) as writer:
+            for record in labels:
+                writer.write(record)
+        yield target
+
+
+def test_image_names_that_share_a_label_file_are_refused(tmp_path: Path) -> None:
+    with open_writer(tmp_path, "yolo") as writer:
+        writer.write(ImageLabels("a/1.jpg", 4, 4))
+        writer.write(ImageLabels("b/1.jpg", 4, 4))
+        with pytest.raises(ValueError, match=r"a/1.PNG and an earlier image would both have their labels in .*1.txt"):
+            writer.write(ImageLabels("a/1.PNG", 4, 4))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")) == ["a/1.txt", "b/1.txt"]
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/", "a\0b.jpg", "..\\a.jpg", "."])
+def test_image_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
+        writer.write(ImageLabels(name, 4, 4))
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+@pytest.mark.parametrize("name", ["/data/images/a.jpg", "C:\\data\\images\\a.jpg", "./data//images/a.jpg"])
+def test_absolute_image_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
+    with open_writer(tmp_path, "yolo") as writer:
+        writer.write(ImageLabels(name, 4, 4))
+    assert (tmp_path / "data" / "images" / "a.txt").read_text() == ""
+
+
+def test_windows_image_names_become_paths(tmp_path: Path) -> None:
+    mask = Segmentation.from_rle(encoded(np.ones((4, 4), bool)))
+    with open_writer(tmp_path / "labels.json", "coco") as writer:
+        writer.write(ImageLabels("b\\a.jpg", 4, 4, [LabelledObject(0, mask)]))
+    convert_labels(tmp_path / "labels.json", tmp_path / "sa", from_="coco", to="sa1b")
+    (labels,) = read_labels(tmp_path / "sa", "sa1b")
+    assert labels.file_name == "b/a.jpg"

@@ -57,8 +57,8 @@ struct WgmmaTraits {
   // Registers per thread after reallocation; a multiprocessor has 65536.
   static constexpr int kConsumerRegisters = 160, kProducerRegisters = 32;
   static_assert(kConsumerThreads * kConsumerRegisters + 128 * kProducerRegisters <= 65536);
-  static constexpr int kProducerWarps = 4;  // producer warps
-  static constexpr int kStages = 6;         // stages of the ring, of one tile of keys and one of values each
+  static constexpr int kProducerWarps = 4;
+  static constexpr int kStages = 6;  // stages of the ring, of one tile of keys and one of values each
   static constexpr int kAlignment = 1024;
   static constexpr int kTileBytes = Panels<kDim>::kBytes, kStageBytes = 2 * kTileBytes;
   static constexpr int kQueryBytes = 2 * kQueries * kDim;

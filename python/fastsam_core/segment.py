@@ -135,7 +135,7 @@ class MaskCollector:
         self._masks: list[Masks] = []
 
     def add(self, indices: Tensor, scores: Tensor, batches: Iterable[EncodedMasks]) -> None:
-        """Add K masks: places (K,) int64, predicted IoU (K,), and their measurements in parts."""
+        """Add K masks: `indices` (K,) int64, predicted IoU (K,), and their measurements in batches."""
         self.indices += indices.tolist()
         self._scores.append(scores.float().cpu())
         for batch in batches:

@@ -266,9 +266,8 @@ def _remove_small_regions(
     lengths = np.array([len(array) for array in counts], np.int64)
     # Process groups of masks with about this many counts together: the operation takes int64, and all masks at once
     # could need too much memory.
-    for part in np.split(
-        np.arange(len(counts)), np.flatnonzero(np.diff(np.cumsum(lengths) // _COUNTS_PER_CLEANUP)) + 1
-    ):
+    group_starts = np.flatnonzero(np.diff(np.cumsum(lengths) // _COUNTS_PER_CLEANUP)) + 1
+    for part in np.split(np.arange(len(counts)), group_starts):
         new_counts = torch.from_numpy(np.concatenate([_NO_COUNTS, *(counts[i] for i in part.tolist())]))
         offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[part])]))
         new_counts, offsets, changes = ops.mask_remove_small_regions(new_counts, offsets, *image_size, min_area)
@@ -280,9 +279,8 @@ def _remove_small_regions(
         for i, array in zip(part[changed_index].tolist(), cleaned, strict=True):
             counts[i] = array
         heights = torch.full((len(part),), image_size[0], device="cpu")
-        cleaned_boxes = ops.rle_to_bbox(new_counts, offsets, heights).numpy()[
-            changed_index
-        ]  # x, y, w, h; zeros for an empty mask
+        # x, y, w, h; zeros for an empty mask.
+        cleaned_boxes = ops.rle_to_bbox(new_counts, offsets, heights).numpy()[changed_index]
         boxes[part[changed_index]] = np.concatenate(
             [cleaned_boxes[:, :2], cleaned_boxes[:, :2] + np.maximum(cleaned_boxes[:, 2:] - 1, 0)], 1
         )

@@ -42,6 +42,15 @@ def test_boxes_coordinates_conf_and_cls() -> None:
     assert boxes.shape == (1, 6) and len(boxes) == 1
 
 
+def test_boxes_and_masks_of_another_image_size_are_refused() -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    rows = torch.tensor([[1.0, 2, 9, 8, 0.5, 0]])
+    with pytest.raises(ValueError, match=r"boxes are for an image of \(64, 48\), this one is \(48, 64\)"):
+        Results(image, "a.jpg", NAMES, Boxes(rows, (64, 48)))
+    with pytest.raises(ValueError, match=r"masks are for an image of \(64, 48\), this one is \(48, 64\)"):
+        Results(image, "a.jpg", NAMES, rows, Masks(np.zeros((1, 64, 48), bool), (64, 48)))
+
+
 def test_boxes_with_track_ids() -> None:
     boxes = Boxes(torch.tensor([10.0, 20, 30, 60, 7, 0.5, 2]), (100, 200))
     assert boxes.is_track and boxes.id is not None

@@ -402,6 +402,8 @@ class Results:
 
     def _as_boxes(self, boxes: Any) -> Boxes:
         if isinstance(boxes, Boxes):
+            if boxes.orig_shape != self.orig_shape:
+                raise ValueError(f"boxes are for an image of {boxes.orig_shape}, this one is {self.orig_shape}")
             return boxes
         return Boxes(as_tensor(boxes), self.orig_shape)
 

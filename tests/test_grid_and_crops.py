@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastsam_core._limits import MAX_POINTS_PER_SIDE
+from fastsam_core.everything.arguments import MAX_CROP_LAYERS, plan_crops
 from fastsam_core.everything.crops import crop_boxes, is_near_crop_edge
 from fastsam_core.everything.grid import checked_grids, layer_grids, point_grid
 
@@ -19,6 +21,27 @@ def test_grid_points_are_cell_centres_in_row_order():
     assert grid.dtype == np.float64
     np.testing.assert_allclose(grid[:32, 0], (np.arange(32) + 0.5) / 32, rtol=0, atol=1e-15)
     assert (grid[:32, 1] == 1 / 64).all()
+
+
+def test_cached_grid_can_not_be_modified():
+    with pytest.raises(ValueError, match="read-only"):
+        point_grid(4)[0] = 1
+
+
+def test_limits_of_points_and_layers():
+    assert len(layer_grids(MAX_POINTS_PER_SIDE, 0, 1)[0]) == MAX_POINTS_PER_SIDE**2
+    with pytest.raises(ValueError, match=f"points per side must be at most {MAX_POINTS_PER_SIDE}, not"):
+        layer_grids(MAX_POINTS_PER_SIDE + 1, 0, 1)
+    plan_crops((500, 500), 1, MAX_CROP_LAYERS, 0.0, 1, None)
+    with pytest.raises(ValueError, match=f"crop_n_layers must be at most {MAX_CROP_LAYERS}, got"):
+        plan_crops((500, 500), 1, MAX_CROP_LAYERS + 1, 0.0, 1, None)
+
+
+def test_points_of_a_crop_are_in_pixels_from_its_corner():
+    for crop in plan_crops((300, 500), 2, 1, 0.2, 1, None):
+        height, width = crop.size
+        expected = [[x * width, y * height] for y in (0.25, 0.75) for x in (0.25, 0.75)]
+        np.testing.assert_allclose(crop.points, expected, rtol=1e-15)
 
 
 def test_downscale_factor_thins_the_grids_of_deeper_layers():
@@ -44,6 +67,7 @@ def test_given_grids_are_copied_and_may_be_any_arrays():
         ([], 0, ValueError, "got 0"),
         ([[[0.5, 0.5, 0.5]]], 0, ValueError, r"point_grids\[0\] must have shape \(n, 2\), got \(1, 3\)"),
         ([[0.5, 0.5]], 0, ValueError, r"got \(2,\)"),
+        ([np.zeros((0, 2, 2))], 0, ValueError, r"got \(0, 2, 2\)"),
         ([[[0.5, 1.1]]], 0, ValueError, r"fractions of width and height in \[0, 1\]"),
         ([[[0.5, -0.1]]], 0, ValueError, "fractions"),
         ([[[0.5, float("nan")]]], 0, ValueError, "fractions"),

@@ -174,6 +174,12 @@ def test_image_named_preview_jpg_is_not_overwritten(sam: SAM, images: Path) -> N
         auto_annotate(images, detector, sam, output_dir=images)
     auto_annotate(images, detector, sam, output_dir=images, preview=0)
     assert taken.read_bytes() == before and (images / "preview.txt").exists()
+    # It is still an image when a run resumes.
+    with pytest.raises(ValueError, match=r"preview\.jpg is an image that the contact sheet would overwrite"):
+        auto_annotate(images, detector, sam, output_dir=images)
+    (images / "preview.txt").unlink()
+    auto_annotate(images, detector, sam, output_dir=images, preview=0)
+    assert taken.read_bytes() == before and (images / "preview.txt").exists()
 
 
 def test_video_frames_are_labelled_once(sam: SAM, images: Path) -> None:

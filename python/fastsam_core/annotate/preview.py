@@ -25,6 +25,11 @@ _BACKGROUND = (32, 32, 32)
 _TEXT_COLOUR = (220, 220, 220)
 
 
+def has_thumbnails(folder: Path) -> bool:
+    """Return whether a run has stored thumbnails in `folder`; without any, `preview.jpg` there isn't a contact sheet."""
+    return (folder / _THUMBNAIL_FOLDER).is_dir()
+
+
 class Preview:
     """The images of the contact sheet, and their thumbnails, which are stored until the sheet is made.
 

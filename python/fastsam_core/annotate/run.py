@@ -20,7 +20,7 @@ from .file_list import FileList, find_renames, is_video, list_files
 from .files import LabelFiles
 from .job import Job
 from .manifest import is_started, manifest_name
-from .preview import PREVIEW_FILE, Preview
+from .preview import PREVIEW_FILE, Preview, has_thumbnails
 from .settings import ON_ERROR, AnnotateConfig
 from .shards import UNSHARDED, local_rank, parse_shard
 from .summary import summary
@@ -148,7 +148,7 @@ def protect_images(files: FileList, folder: Path, formats: Sequence[str], with_p
             raise ValueError(
                 f"png label maps can't go into {folder}, the folder of the images; give another output_dir"
             )
-        if PREVIEW_FILE in files.keys and is_started(folder):
+        if PREVIEW_FILE in files.keys and is_started(folder) and has_thumbnails(folder):
             files.keys.remove(PREVIEW_FILE)
             files.renamed = find_renames(files.keys)
         elif PREVIEW_FILE in files.keys and with_preview:

@@ -26,7 +26,7 @@ _TEXT_COLOUR = (220, 220, 220)
 
 
 def has_thumbnails(folder: Path) -> bool:
-    """Return whether a run has stored thumbnails in `folder`; without any, `preview.jpg` there isn't a contact sheet."""
+    """Return whether a run has stored thumbnails in `folder`; without any, `preview.jpg` isn't a contact sheet."""
     return (folder / _THUMBNAIL_FOLDER).is_dir()
 
 

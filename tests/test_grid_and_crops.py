@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsam_core._limits import MAX_POINTS_PER_SIDE
-from fastsam_core.everything.arguments import MAX_CROP_LAYERS, plan_crops
+from fastsam_core.everything.arguments import MAX_CROP_LAYERS, check_count, check_image_size, check_number, plan_crops
 from fastsam_core.everything.crops import crop_boxes, is_near_crop_edge
 from fastsam_core.everything.grid import checked_grids, layer_grids, point_grid
 
@@ -26,11 +26,14 @@ def test_grid_points_are_cell_centres_in_row_order():
 def test_cached_grid_can_not_be_modified():
     with pytest.raises(ValueError, match="read-only"):
         point_grid(4)[0] = 1
+    assert point_grid(4) is point_grid(4)
 
 
 def test_limits_of_points_and_layers():
     assert len(layer_grids(MAX_POINTS_PER_SIDE, 0, 1)[0]) == MAX_POINTS_PER_SIDE**2
-    with pytest.raises(ValueError, match=f"points per side must be at most {MAX_POINTS_PER_SIDE}, not"):
+    with pytest.raises(ValueError, match=f"points per side must be at most {MAX_POINTS_PER_SIDE}, not 9999"):
+        layer_grids(9999, 0, 1)
+    with pytest.raises(ValueError, match=f"not {MAX_POINTS_PER_SIDE + 1}"):
         layer_grids(MAX_POINTS_PER_SIDE + 1, 0, 1)
     plan_crops((500, 500), 1, MAX_CROP_LAYERS, 0.0, 1, None)
     with pytest.raises(ValueError, match=f"crop_n_layers must be at most {MAX_CROP_LAYERS}, got"):
@@ -40,6 +43,7 @@ def test_limits_of_points_and_layers():
 def test_points_of_a_crop_are_in_pixels_from_its_corner():
     for crop in plan_crops((300, 500), 2, 1, 0.2, 1, None):
         height, width = crop.size
+        assert (width, height) == (crop.box[2] - crop.box[0], crop.box[3] - crop.box[1])
         expected = [[x * width, y * height] for y in (0.25, 0.75) for x in (0.25, 0.75)]
         np.testing.assert_allclose(crop.points, expected, rtol=1e-15)
 
@@ -47,8 +51,38 @@ def test_points_of_a_crop_are_in_pixels_from_its_corner():
 def test_downscale_factor_thins_the_grids_of_deeper_layers():
     assert [len(grid) for grid in layer_grids(32, 2, 2)] == [1024, 256, 64]
     assert [len(grid) for grid in layer_grids(10, 2, 1.5)] == [100, 36, 16]
-    with pytest.raises(ValueError, match=r"points_stride=3 leaves crop layer 2 without a point"):
-        layer_grids(3, 2, 2)
+    with pytest.raises(ValueError, match=r"points_stride=3 leaves crop layer 2 .* at crop_downscale_factor=2;"):
+        layer_grids(3, 4, 2)
+
+
+def test_crops_follow_from_the_arguments():
+    crops = plan_crops((300, 500), 4, 1, 0.2, 2, None)
+    assert [len(crop.points) for crop in crops] == [16, 4, 4, 4, 4]
+    assert [crop.box for crop in crops] == [box for box, _ in crop_boxes((300, 500), 1, 0.2)]
+    first, *others = plan_crops((300, 500), 4, 1, 0.2, 2, [[], [[0.5, 1.0]]])
+    assert first.points.shape == (0, 2) and len(others) == 4
+    assert all(crop.points.tolist() == [[crop.size[1] / 2, crop.size[0]]] for crop in others)
+
+
+def test_numpy_scalars_are_arguments_as_well():
+    expected = plan_crops((300, 500), 4, 1, 0.25, 2, None)
+    size = np.array([300, 500], np.uint16)
+    crops = plan_crops(size, np.int64(4), np.uint8(1), np.float32(0.25), np.int32(2), None)
+    assert [crop.box for crop in crops] == [crop.box for crop in expected]
+    assert all((crop.points == other.points).all() for crop, other in zip(crops, expected, strict=True))
+    assert all(type(side) is int for side in check_image_size(size))
+    number = check_number("ratio", np.float32(0.25))
+    assert number == 0.25 and type(number) is float
+
+
+def test_limits_of_numbers_are_inclusive():
+    assert [check_number("n", value, -1, 1) for value in (-1, 1)] == [-1, 1]
+    assert check_number("n", -1e300) == -1e300
+    assert [check_count("n", value, value) for value in (-2, 0)] == [-2, 0]
+    with pytest.raises(ValueError, match=r"^n must be at least -1, got -2$"):
+        check_count("n", -2, -1)
+    with pytest.raises(ValueError, match=r"^n must be between -1 and 1, got 2$"):
+        check_number("n", 2, -1, 1)
 
 
 def test_given_grids_are_copied_and_may_be_any_arrays():
@@ -57,7 +91,11 @@ def test_given_grids_are_copied_and_may_be_any_arrays():
     assert first.dtype == second.dtype == np.float64
     first[:] = 7
     assert own[1].tolist() == [1.0, 0.0]
-    assert checked_grids([[]], 0)[0].shape == (0, 2)
+    for empty in ([], [[]], np.zeros((0, 2))):
+        assert checked_grids([empty], 0)[0].shape == (0, 2)
+    doubles = np.array([[0.1, 0.2]])
+    (copied,) = checked_grids([doubles], 0)
+    assert copied.tolist() == doubles.tolist() and not np.shares_memory(copied, doubles)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +111,13 @@ def test_given_grids_are_copied_and_may_be_any_arrays():
         ([[[0.5, float("nan")]]], 0, ValueError, "fractions"),
         ([[["a", "b"]]], 0, ValueError, "array of numbers"),
         ([[[0.5, 0.5], [0.5]]], 0, ValueError, "array of numbers"),
+        ([[[{}, {}]]], 0, ValueError, r"point_grids\[0\] must be an .* array of numbers: float\(\) argument"),
+        ([[], [["a", "b"]]], 1, ValueError, r"point_grids\[1\] must be an .* array of numbers: could not convert"),
+        ([[], [[0.5]]], 1, ValueError, r"point_grids\[1\] must have shape"),
+        ([[], [[0.5, 0.5], [0.5, 2]]], 1, ValueError, r"point_grids\[1\] must hold fractions"),
+        ([[], []], 0, ValueError, "1 with crop_n_layers=0; got 2"),
         ("grid", 0, TypeError, "list of .* arrays, got str"),
+        (b"grid", 0, TypeError, "list of .* arrays, got bytes"),
         (4, 0, TypeError, "got int"),
     ],
 )

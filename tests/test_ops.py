@@ -15,13 +15,14 @@ import torch
 import fastsam_core
 from decoder_arguments import arguments
 from fastsam_core import ops
-from fastsam_core.ops import _native, schema
+from fastsam_core.ops import _inputs, _native, schema
 from fastsam_core.ops._native import cpu_module, cpu_reason
 from siblings import NAMES, implementation, names_of, run_python
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operations: {cpu_reason}")
 
 COUNTS, OFFSETS = torch.tensor([3, 2, 7, 0, 12]), torch.tensor([0, 3, 5])
+HEIGHTS, WINDOWS, FLAGS = torch.tensor([3, 4]), torch.zeros(2, 4, dtype=torch.int64), torch.tensor([False, True])
 IMAGE = torch.arange(7 * 6 * 3, dtype=torch.uint8).view(7, 6, 3)
 LAYER = (
     torch.rand(4, 6),
@@ -328,3 +329,49 @@ def test_bindings_refuse_other_dtypes_and_strides():
 def test_bad_rle_arguments_raise_value_error_in_every_sibling(sibling, op, arguments):
     with pytest.raises(ValueError):
         implementation(op, sibling)(*arguments)
+
+
+@pytest.mark.parametrize("sibling", names_of("rle_area"))
+@pytest.mark.parametrize(
+    ("op", "arguments", "message"),
+    [
+        ("rle_encode", (torch.zeros(1, 2, 2),), "masks must be bool or uint8"),
+        ("rle_decode", (COUNTS.float(), OFFSETS, 3, 4), "^counts must be"),
+        ("rle_decode", (COUNTS, OFFSETS.int(), 3, 4), "^the offsets of counts must be"),
+        ("rle_decode", (COUNTS, OFFSETS, -3, -4), "can't be negative; got -3 x -4"),
+        ("rle_area", (COUNTS.float(), OFFSETS), "^counts must be"),
+        ("rle_to_bbox", (COUNTS, OFFSETS, torch.tensor([3])), "^heights must have 2 values; got 1"),
+        ("rle_to_bbox", (COUNTS, OFFSETS, torch.tensor([3.0, 3.0])), "^heights must be a 1-D tensor of torch.int64"),
+        ("rle_iou", (COUNTS.float(), OFFSETS, COUNTS, OFFSETS, FLAGS), "^dt_counts must be"),
+        ("rle_iou", (COUNTS, OFFSETS, COUNTS, OFFSETS.int(), FLAGS), "^the offsets of gt_counts must be"),
+        ("rle_iou", (COUNTS, OFFSETS, COUNTS, OFFSETS, FLAGS.int()), "^iscrowd must be a 1-D tensor of torch.bool"),
+        ("rle_iou", (COUNTS, OFFSETS, COUNTS[:3], OFFSETS[:2], FLAGS), "^iscrowd must have 1 values; got 2"),
+        ("rle_merge", (COUNTS[None], OFFSETS), "^counts must be"),
+        ("rle_combine", (COUNTS.int(), OFFSETS, COUNTS, OFFSETS, 2), "^a_counts must be"),
+        ("rle_combine", (COUNTS, OFFSETS, COUNTS.int(), OFFSETS, 2), "^b_counts must be"),
+        ("rle_combine", (COUNTS, OFFSETS, COUNTS, OFFSETS, 3), "^truth must be an even number from 0 to 14"),
+        ("rle_crop", (COUNTS, OFFSETS, HEIGHTS[:1], WINDOWS), "^heights must have 2 values; got 1"),
+        ("rle_crop", (COUNTS, OFFSETS, HEIGHTS, WINDOWS[:1]), r"^windows must be \(2, 4\) int64"),
+        ("rle_crop", (COUNTS, OFFSETS, HEIGHTS, WINDOWS.int()), r"^windows must be \(2, 4\) int64"),
+        ("rle_from_polygon", (torch.ones(3, 2), torch.tensor([0, 3]), 4, 4), "^points must be .* float64"),
+        ("rle_from_polygon", (torch.ones(3, 2).double(), torch.tensor([0, 3]), 4, -1), "can't be negative; got 4 x -1"),
+        ("rle_to_string", (COUNTS, OFFSETS[:0]), "^the offsets of counts must have at least one value"),
+        ("rle_from_string", (COUNTS, OFFSETS, HEIGHTS), "^text must be a 1-D tensor of torch.uint8"),
+        ("rle_from_string", (COUNTS.byte(), OFFSETS, HEIGHTS[:1]), "^pixels must have 2 values; got 1"),
+        ("rle_from_string", (COUNTS.byte(), OFFSETS, HEIGHTS.float()), "^pixels must be a 1-D tensor of torch.int64"),
+    ],
+)
+def test_errors_of_rle_operations_name_the_argument(sibling, op, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        implementation(op, sibling)(*arguments)
+
+
+@pytest.mark.parametrize("sibling", names_of("rle_area"))
+def test_decoded_masks_must_fit_into_memory_together(sibling, monkeypatch):
+    monkeypatch.setattr(_inputs, "_memory_limit", lambda: 100)
+    decode = implementation("rle_decode", sibling)
+    assert decode(torch.full((4,), 25), torch.arange(5), 5, 5).shape == (4, 5, 5)
+    with pytest.raises(MemoryError, match="101 bytes, more than this machine has"):
+        decode(torch.tensor([101]), torch.arange(2), 1, 101)
+    with pytest.raises(MemoryError, match="104 bytes"):
+        decode(torch.full((4,), 26), torch.arange(5), 2, 13)

@@ -16,8 +16,8 @@ def rle_combine(
 ) -> tuple[Tensor, Tensor]:
     """See `fastsam_core.ops.rle_combine`."""
     check_truth_table(truth)
-    _, _, a_ends = run_ends(a_counts, a_offsets)
-    _, _, b_ends = run_ends(b_counts, b_offsets)
+    _, _, a_ends = run_ends(a_counts, a_offsets, "a_counts")
+    _, _, b_ends = run_ends(b_counts, b_offsets, "b_counts")
     if a_offsets.shape != b_offsets.shape:
         raise ValueError("both sides must have the same number of masks")
     truth_table = torch.tensor([bool(truth >> case & 1) for case in range(4)], device=a_counts.device)

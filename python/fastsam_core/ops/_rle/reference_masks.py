@@ -109,8 +109,8 @@ def rle_to_bbox(counts: Tensor, offsets: Tensor, heights: Tensor) -> Tensor:
 
 def rle_iou(dt_counts: Tensor, dt_offsets: Tensor, gt_counts: Tensor, gt_offsets: Tensor, iscrowd: Tensor) -> Tensor:
     """See `fastsam_core.ops.rle_iou`."""
-    dt_mask_index, dt_index, dt_ends = run_ends(dt_counts, dt_offsets)
-    gt_mask_index, gt_index, gt_ends = run_ends(gt_counts, gt_offsets)
+    dt_mask_index, dt_index, dt_ends = run_ends(dt_counts, dt_offsets, "dt_counts")
+    gt_mask_index, gt_index, gt_ends = run_ends(gt_counts, gt_offsets, "gt_counts")
     n_dt, n_gt = dt_offsets.shape[0] - 1, gt_offsets.shape[0] - 1
     check_vector("iscrowd", iscrowd, torch.bool, n_gt)
     check_one_size(dt_offsets, dt_ends, gt_offsets, gt_ends)
@@ -182,12 +182,13 @@ def check_one_size(*pairs: Tensor) -> int:
     return int(totals[0]) if totals.numel() else 0
 
 
-def run_ends(counts: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def run_ends(counts: Tensor, offsets: Tensor, name: str = "counts") -> tuple[Tensor, Tensor, Tensor]:
     """Return for each run the index of its mask, its index within that mask, and its end; all (R,) int64.
 
-    Raises ValueError for offsets that don't fit, negative runs, and sums above `MAX_PIXELS`.
+    Raises ValueError for wrong shapes and dtypes, naming `name` as the argument, and for offsets that don't fit,
+    negative runs, and sums above `MAX_PIXELS`.
     """
-    check_ragged("counts", counts, offsets)
+    check_ragged(name, counts, offsets)
     check_offsets(offsets, counts.shape[0])
     if bool(((counts < 0) | (counts > MAX_PIXELS)).any()):
         raise ValueError(f"run lengths must be from 0 to {MAX_PIXELS}")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+from annotate_kills import make_images, tiny_sam
+from fastsam_core import SAM
 from fastsam_core._log import warn_once
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.ops import _native_cuda
@@ -68,3 +71,16 @@ def image() -> np.ndarray:
 @pytest.fixture
 def predictor(model: SamModel) -> Predictor:
     return predictor_with_image(model)
+
+
+# For the tests of annotation runs.
+@pytest.fixture(scope="module")
+def sam() -> SAM:
+    return tiny_sam()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Twelve images in three folders."""
+    make_images(tmp_path / "images", 12)
+    return tmp_path / "images"

@@ -13,23 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from annotate_kills import TINY, detector, make_images, recorded, tiny_sam
+from annotate_kills import TINY, detector, make_images, recorded
 from fastsam_core import SAM, auto_annotate, cli
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT
 from golden_recipe import fill_state_dict
-
-
-@pytest.fixture(scope="module")
-def sam() -> SAM:
-    return tiny_sam()
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Twelve images in three folders."""
-    make_images(tmp_path / "images", 12)
-    return tmp_path / "images"
 
 
 @pytest.fixture

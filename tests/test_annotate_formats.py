@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from annotate_kills import detector, make_images, tiny_sam, tree
+from annotate_kills import detector, make_images, tree
 from fastsam_core import SAM, auto_annotate, rle
 from fastsam_core.annotate import AnnotateConfig
 from fastsam_core.annotate.dataset_files import write_coco
@@ -22,11 +22,6 @@ from fastsam_core.formats import read_labels
 from image_examples import write_video
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
-
-
-@pytest.fixture(scope="module")
-def sam() -> SAM:
-    return tiny_sam()
 
 
 @pytest.fixture

@@ -19,23 +19,11 @@ import pytest
 from PIL import Image
 
 import fastsam_core
-from annotate_kills import SAME, CountingDetector, detector, make_images, recorded, tiny_sam, tree
+from annotate_kills import SAME, CountingDetector, detector, recorded, tiny_sam, tree
 from fastsam_core import SAM, auto_annotate
 from fastsam_core.annotate import files
 from fastsam_core.annotate.shards import Shard
 from image_examples import write_video
-
-
-@pytest.fixture(scope="module")
-def sam() -> SAM:
-    return tiny_sam()
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Twelve images in three folders."""
-    make_images(tmp_path / "images", 12)
-    return tmp_path / "images"
 
 
 @pytest.mark.slow

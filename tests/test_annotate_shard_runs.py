@@ -10,22 +10,10 @@ from typing import Any
 import cv2
 import pytest
 
-from annotate_kills import SAME, CountingDetector, detector, make_images, recorded, tiny_sam, tree
+from annotate_kills import SAME, CountingDetector, detector, recorded, tree
 from fastsam_core import SAM, auto_annotate
 from fastsam_core.annotate.manifest import Manifest
 from fastsam_core.annotate.shards import Shard
-
-
-@pytest.fixture(scope="module")
-def sam() -> SAM:
-    return tiny_sam()
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Twelve images in three folders."""
-    make_images(tmp_path / "images", 12)
-    return tmp_path / "images"
 
 
 def test_resume_false_removes_manifests_of_shards(sam: SAM, images: Path) -> None:

@@ -187,25 +187,6 @@ def test_imgsz_is_rounded_up_and_logged(caplog: pytest.LogCaptureFixture) -> Non
     assert "1008" in caplog.text
 
 
-def test_sides_of_a_network_input_are_rounded_up_to_multiples_of_32(caplog: pytest.LogCaptureFixture) -> None:
-    for given, expected in ((640, (640, 640)), ((64, 96), (64, 96)), ([32, 1], (32, 32)), (33, (64, 64))):
-        assert DetectConfig().updated({"imgsz": given}).imgsz == expected
-    for given in ((64,), (64, 64, 64), (64.0, 64), True):
-        with pytest.raises(TypeError, match=r"imgsz must be an integer, in pixels, or \(height, width\)"):
-            DetectConfig().updated({"imgsz": given})
-    with pytest.raises(ValueError, match="imgsz must be at least 32, not 0"):
-        DetectConfig().updated({"imgsz": 0})
-    assert "imgsz=[32, 1] is not a multiple of 32; using 32" in caplog.text and "640" not in caplog.text
-
-
-def test_class_ids_are_sorted_and_unique() -> None:
-    for given, expected in ((3, (3,)), ([5, 0, 5], (0, 5)), ({2}, (2,)), (range(3), (0, 1, 2))):
-        assert DetectConfig().updated({"classes": given}).classes == expected
-    for given in (-1, [0, -1], True, 1.0, "person"):
-        with pytest.raises(TypeError, match="classes must be a class id, or a list of them"):
-            DetectConfig().updated({"classes": given})
-
-
 def test_options_without_effect_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     Config().updated({"agnostic_nms": True, "retina_masks": True, "rect": False})
     Config().updated({"agnostic_nms": True, "classes": np.array([0, 1])})

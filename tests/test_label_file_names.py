@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from PIL import Image
 
 from fastsam_core.formats import (
     ImageLabels,
@@ -22,23 +16,6 @@ from fastsam_core.formats import (
     read_labels,
 )
 from label_examples import encoded
-
-quick = settings(max_examples=60, deadline=None)
-
-
-@contextlib.contextmanager
-def written(kind: str, labels: list[ImageLabels], **options: Any) -> Iterator[Path]:
-    """Yield a temporary path with the labels in format `kind`, beside a folder `images` with images of their sizes."""
-    with tempfile.TemporaryDirectory() as folder:
-        for record in labels:
-            image = Path(folder, "images", record.file_name)
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (record.width, record.height)).save(image)
-        target = Path(folder, "labels.json" if kind == "coco" else "labels")
-        with open_writer(target, kind, **options) as writer:
-            for record in labels:
-                writer.write(record)
-        yield target
 
 
 def test_image_names_that_share_a_label_file_are_refused(tmp_path: Path) -> None:

@@ -243,10 +243,10 @@ def test_error_names_the_stream_that_failed_first(
     captures = {7: Capture(silent()), 3: Capture(opened=False)}
     monkeypatch.setattr(stream_module, "open_capture", captures.get)
     with pytest.raises(ConnectionError, match=r"^stream 3: can't be opened$"), caplog.at_level(logging.WARNING):
-        list(stream_items([7, 3], timeout=0.25))
+        list(stream_items([7, 3], timeout=2))
     assert [record.getMessage() for record in caplog.records] == [
         "stream 3: can't be opened",
-        "stream 7: no frame for 0.25 seconds",
+        "stream 7: no frame for 2 seconds",
     ]
 
 

@@ -37,6 +37,14 @@ def test_inference_matches_prompt_inference(predictor: Predictor, prompt: dict[s
         assert torch.equal(got, wanted)
 
 
+def test_inference_with_prompts_takes_the_options_of_a_call(predictor: Predictor) -> None:
+    low_res, scores = predictor.inference(bboxes=BOXES, imgsz=64)
+    assert low_res.shape == (3, 16, 16)
+    assert torch.allclose(scores, predictor(bboxes=BOXES, imgsz=64)[0].boxes.conf, atol=1e-5)
+    with pytest.raises(TypeError, match="imgszz"):
+        predictor.inference(bboxes=BOXES, imgszz=64)
+
+
 def test_generate_without_masks_gives_empty_results(predictor: Predictor) -> None:
     masks, scores, boxes = predictor.generate(**{**FEW, "conf_thres": 1e9})
     assert masks.shape == (0, HEIGHT, WIDTH) and masks.dtype == torch.bool

@@ -158,13 +158,32 @@ def with_other_activation(decoder: OwnDecoder) -> None:
     decoder.output_upscaling[2] = nn.ReLU()
 
 
-@pytest.mark.parametrize("change", [adapted, patched, subclassed, with_other_activation])
+def with_approximate_activation(decoder: OwnDecoder) -> None:
+    decoder.output_upscaling[4] = nn.GELU(approximate="tanh")
+    decoder.output_upscaling[2].approximate = "tanh"
+
+
+def with_other_eps(decoder: OwnDecoder) -> None:
+    decoder.transformer.blocks[1].norm2.eps = 0.5
+
+
+def with_other_heads(decoder: OwnDecoder) -> None:
+    decoder.transformer.blocks[0].self_attn.num_heads = 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(adapted, patched, subclassed, with_other_activation),
+        *(with_approximate_activation, with_other_eps, with_other_heads),
+    ],
+)
 def test_predictor_uses_a_modified_decoder(sam: segment_anything.Sam, change: Callable[[OwnDecoder], None]) -> None:
     before = predictor_of(sam).predict(box=BOX)[2]
     change(sam.mask_decoder)
     predictor = predictor_of(sam)
     _, scores, low_res = predictor.predict(box=BOX)
-    assert np.abs(low_res - before).max() > 0.01
+    assert np.abs(low_res - before).max() > 1e-4  # far more than rounding
     box = torch.from_numpy(predictor.transform.apply_boxes(BOX, (HEIGHT, WIDTH))).float()
     with torch.no_grad():
         expected, expected_scores = decode(sam, predictor.features, box, True)

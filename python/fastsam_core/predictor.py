@@ -227,10 +227,10 @@ class Predictor(PredictorState):
         multimask_output: bool = False,
         **options: Any,
     ) -> tuple[Tensor, ...]:
-        """Call `prompt_inference` if there are prompts, else `generate` with the options."""
+        """Call `prompt_inference` if there are prompts, else `generate`."""
         if bboxes is None and points is None and masks is None and labels is None:
             return self.generate(im, **options)
-        return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output)
+        return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output, **options)
 
     def prompt_inference(
         self,
@@ -240,19 +240,22 @@ class Predictor(PredictorState):
         labels: Any = None,
         masks: Any = None,
         multimask_output: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """Return low-resolution logits (C, S / 4, S / 4) and predicted IoU (C,), float32, without filtering.
 
         C is the number of objects, or three times that with `multimask_output`, object by object. `im` is anything
         that `set_image` accepts, or the tensor that `preprocess` returned last; None means the image that is set.
+        options: those of a call (`imgsz`, `device`, `dtype`, `half`).
         """
         prompts = Prompts.parse(bboxes, points, labels, masks)
         if prompts is None:
             raise ValueError("no prompt: give bboxes, points or masks; generate() segments everything")
+        config = self.args.updated(options)
         with self._lock:
             image = self._resolve_image(im)
-            model = self._ready_model(self.args)
-            return segment.low_res_masks(model, image, prompts, multimask_output, self.args.dtype)
+            model = self._ready_model(config)
+            return segment.low_res_masks(model, image, prompts, multimask_output, config.dtype)
 
     def inference_features(
         self,

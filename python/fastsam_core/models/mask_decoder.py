@@ -119,9 +119,14 @@ class MaskDecoder(nn.Module):
             self.num_mask_tokens == NUM_MASK_TOKENS
             and len(self.transformer.layers) == 2
             and len(self.iou_prediction_head.layers) == 3
-            and all(type(self.output_upscaling[index]) is nn.GELU for index in (2, 4))
+            and all(_is_exact_gelu(self.output_upscaling[index]) for index in (2, 4))
             and "predict_masks" not in self.__dict__
+            and self.transformer.is_uniform()
         )
+
+
+def _is_exact_gelu(module: nn.Module) -> bool:
+    return type(module) is nn.GELU and module.approximate == "none"
 
 
 class TwoWayTransformer(nn.Module):
@@ -138,6 +143,14 @@ class TwoWayTransformer(nn.Module):
     def blocks(self) -> list[TwoWayBlock]:
         """`layers` with their static type."""
         return [cast(TwoWayBlock, layer) for layer in self.layers]
+
+    def is_uniform(self) -> bool:
+        """Return whether all LayerNorms have the same `eps`, and all attentions the same number of heads."""
+        norms, attentions = [self.norm_final_attn], [self.final_attn_token_to_image]
+        for block in self.blocks:
+            norms += block.norm1, block.norm2, block.norm3, block.norm4
+            attentions += block.self_attn, block.cross_attn_token_to_image, block.cross_attn_image_to_token
+        return len({norm.eps for norm in norms}) == len({attention.num_heads for attention in attentions}) == 1
 
     def forward(self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Return the final tokens (N, T, C) and image tokens (N, h * w, C).

@@ -159,6 +159,8 @@ def test_indexing_windows_and_dense() -> None:
     for beyond in (3, [3], np.array([True])):
         with pytest.raises(IndexError):
             found[beyond]
+    with pytest.raises(TypeError, match="row indices must"):
+        found[True]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

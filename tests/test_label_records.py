@@ -23,7 +23,7 @@ def test_invalid_records_are_refused() -> None:
         ({"class_id": True}, "a class id is"),
         ({"class_id": 10**6}, "a class id is"),
         ({"class_id": 1.5}, "a class id is"),
-        ({"class_id": "1"}, "a class id is"),
+        ({"class_id": "1"}, "a class id is an integer from 0 to 999999, not '1'"),
         ({"class_id": 0, "segmentation": None}, "needs a segmentation or a box"),
         ({"class_id": 0, "score": float("nan")}, "score must be 1 finite number"),
         ({"class_id": 0, "box": (1, 2, 3)}, "box must be 4 finite numbers"),

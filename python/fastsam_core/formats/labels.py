@@ -187,7 +187,7 @@ def validate_class_id(value: Any) -> int:
     """Return an integer from 0 to 999,999 as a plain int; ValueError for anything else."""
     number = _to_int(value)
     if not 0 <= number <= MAX_CLASS_ID:
-        raise ValueError(f"a class id is an integer from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
+        raise ValueError(f"a class id is an integer from 0 to {MAX_CLASS_ID}, not {repr(value)[:40]}")
     return number
 
 

@@ -164,9 +164,10 @@ def test_missing_and_damaged_tiles_are_segmented_again(
     assert masks_of(tiles.segment(image, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
     assert content(tmp_path) == before
     assert sum("is segmented again" in record.message for record in caplog.records) == 2
-    (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(ValueError, match="not of this version of tiles"):
-        tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
+    for text in ("{}", (tmp_path / "settings.json").read_text().replace(store.FORMAT, "fastsam_core.tiles 0")):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="not of this version of tiles"):
+            tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match="without settings"):
         tiles.segment(image, bright, work_dir=tmp_path, **SMALL)

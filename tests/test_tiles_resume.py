@@ -173,6 +173,16 @@ def test_missing_and_damaged_tiles_are_segmented_again(
         tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
 
 
+def test_settings_that_one_run_lacks_are_named(tmp_path: Path) -> None:
+    with store.TileFiles(tmp_path, {"tile": 32, "old": 1}):
+        pass
+    with (
+        pytest.raises(ValueError, match="other settings: new was not given and is 2; old was 1 and is not given "),
+        store.TileFiles(tmp_path, {"tile": 32, "new": 2}),
+    ):
+        pass
+
+
 def test_work_dir_in_use_is_refused(image: np.ndarray, tmp_path: Path) -> None:
     with store.TileFiles(tmp_path, {}), pytest.raises(ValueError, match="another process"):
         tiles.segment(image, bright, work_dir=tmp_path, **SMALL)

@@ -140,7 +140,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         ({"labels": labels_of(1), "segments": np.array(3)}, "a single string"),
         ({"labels": labels_of(1)}, "segments.npy"),
         ({"labels": labels_of(1), "segments": np.array("[")}, "not JSON"),
-        ({"labels": labels_of(1), "segments": np.array('[1]')}, "list of JSON objects"),
+        ({"labels": labels_of(1), "segments": np.array("[1]")}, "list of JSON objects"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": "1"}]')}, "segments[0]"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1}, {"label": 1}]')}, "segments[1]"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "iscrowd": "0"}]')}, "iscrowd must be 0 or 1"),

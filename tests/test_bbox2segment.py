@@ -90,6 +90,19 @@ def test_box_without_mask_stays_a_rectangle(
     assert (folder / "sub" / "2.txt").read_text() == ""
 
 
+def test_current_folder_is_found_like_any_other(images: Path, sam: SAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    for current, im_dir in ((images, "."), (images / "sub", "..")):
+        monkeypatch.chdir(current)
+        assert yolo_bbox2segment(im_dir, sam_model=sam) == images.parent / "labels-segment"
+
+
+def test_images_that_share_a_label_file_are_refused_before_any_is_segmented(images: Path, sam: SAM) -> None:
+    Image.fromarray(golden_image(48, 80)).save(images / "3.jpg")
+    with pytest.raises(ValueError, match=r"3\.jpg and 3\.png in .* would have the same label file; rename one of them"):
+        yolo_bbox2segment(images, sam_model=sam)
+    assert not (images.parent / "labels-segment").exists()
+
+
 def test_labels_with_polygons_are_left_alone(images: Path, sam: SAM, caplog: pytest.LogCaptureFixture) -> None:
     with open(images.parent / "labels" / "sub" / "2.txt", "a") as file:
         file.write("0 0.1 0.1 0.5 0.1 0.5 0.5\n")

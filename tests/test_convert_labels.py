@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shlex
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,18 @@ def test_sources_and_images_are_never_overwritten(work_dir: Path) -> None:
     for source, from_, images in (("data", "yolo", None), ("set/1.json", "coco", "data/images")):
         with pytest.raises(ValueError, match="the folder of the images"):
             convert_labels(source, "data/images", from_=from_, to="labelmap", images=images)
+
+
+def test_label_maps_never_replace_a_huge_colour_image(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "a.png").write_bytes(content)
+    with open_writer(tmp_path, "labelmap") as writer, pytest.raises(ValueError, match="perhaps the source image"):
+        writer.write(ImageLabels("a.png", 20, 10))
+    assert (tmp_path / "a.png").read_bytes() == content
 
 
 def test_malformed_file_leaves_no_coco_file(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

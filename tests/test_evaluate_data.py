@@ -140,7 +140,7 @@ def test_npz_label_maps(tmp_path: Path) -> None:
         ({"labels": labels_of(1), "segments": np.array(3)}, "a single string"),
         ({"labels": labels_of(1)}, "segments.npy"),
         ({"labels": labels_of(1), "segments": np.array("[")}, "not JSON"),
-        ({"labels": labels_of(1), "segments": np.array('{"label": 1}')}, "list of JSON objects"),
+        ({"labels": labels_of(1), "segments": np.array("[1]")}, "list of JSON objects"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": "1"}]')}, "segments[0]"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1}, {"label": 1}]')}, "segments[1]"),
         ({"labels": labels_of(1), "segments": np.array('[{"label": 1, "iscrowd": "0"}]')}, "iscrowd must be 0 or 1"),
@@ -284,6 +284,19 @@ def test_wrong_lines_and_names_of_a_yolo_folder_are_reported(tmp_path: Path) -> 
     assert failure.object is None and "a.txt, line 2: 2 lies outside" in failure.reason and data[0].pixels is None
     (stray,) = data.unmatched_label_files()
     assert "any of b.jpg, b.png" in stray.reason and data.labelled_indices() == [0] and not data[1].objects
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("masks", "PNG"), ("labels", "NPZ"), ("labels", "TXT")])
+def test_label_files_may_have_upper_case_suffixes(tmp_path: Path, kind: str, suffix: str) -> None:
+    made, labels = folder(tmp_path, "made") / "made", folder(tmp_path, kind, "a.jpg") / kind
+    Image.fromarray(labels_of(0, 1)).save(made / "a.png")
+    write_npz(made / "a.npz", labels_of(0, 1), [{"label": 1}])
+    (made / "a.txt").write_text(yolo_line(1))
+    for stem in ("a", "lonely"):
+        shutil.copy(made / f"a.{suffix.lower()}", labels / f"{stem}.{suffix}")
+    data = open_dataset(tmp_path)
+    np.testing.assert_array_equal(list(masks_of(data[0]).values()), [block(1)])
+    assert [failure.image for failure in data.unmatched_label_files()] == [f"lonely.{suffix}"]
 
 
 def test_labelled_images_are_found_without_opening_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

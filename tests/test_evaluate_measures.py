@@ -312,6 +312,8 @@ def test_grabcut_finds_a_bright_block() -> None:
     found = grabcut_mask(image, box)
     assert (found & truth).sum() / (found | truth).sum() > 0.95
     np.testing.assert_array_equal(found, grabcut_mask(image, box))
+    for seed in (2**31, 2**70):  # OpenCV takes 31 bits
+        np.testing.assert_array_equal(found, grabcut_mask(image, box, seed))
     # Large images are scaled down to run it; the mask still has the image's size.
     large = np.kron(image, np.ones((12, 12, 1), np.uint8))
     enlarged = grabcut_mask(large, (25 * 12, 15 * 12, 65 * 12 - 1, 45 * 12 - 1))

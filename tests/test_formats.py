@@ -183,6 +183,16 @@ def test_coco_ids_are_plain_integers() -> None:
             result.to_coco(**wrong)
 
 
+def test_sa1b_ids_are_plain_integers() -> None:
+    result = scene.results()
+    found = result.to_sa1b(image_id=np.int64(5), first_id=torch.tensor(11))
+    assert json.dumps(found) == json.dumps(result.to_sa1b(image_id=5, first_id=11))
+    assert result.to_sa1b(image_id="cat")["image"]["image_id"] == "cat"
+    for name in ("image_id", "first_id"):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, not 1.5"):
+            result.to_sa1b(**{name: 1.5})
+
+
 def test_records_with_missing_fields_are_refused() -> None:
     records = scene.results().to_dicts()
     for key in ("segmentation", "bbox", "predicted_iou"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ntpath
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,19 @@ def test_absolute_image_names_stay_below_the_folder(tmp_path: Path, name: str) -
     with open_writer(tmp_path, "yolo") as writer:
         writer.write(ImageLabels(name, 4, 4))
     assert (tmp_path / "data" / "images" / "a.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["C:a.jpg", "b/C:a.jpg", "C:\\D:\\a.jpg"])
+def test_drives_within_image_names_are_refused_on_windows_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("os.path.splitdrive", ntpath.splitdrive)
+    with open_writer(tmp_path / "windows", "yolo") as writer, pytest.raises(ValueError, match="drives within it"):
+        writer.write(ImageLabels(name, 4, 4))
+    monkeypatch.undo()
+    with open_writer(tmp_path / "posix", "yolo") as writer:
+        writer.write(ImageLabels("b/12:30.jpg", 4, 4))
+    assert [path.name for path in tmp_path.rglob("*.txt")] == ["12:30.txt"]
 
 
 def test_windows_image_names_become_paths(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import scene
-from fastsam_core.formats import open_writer
+from fastsam_core.formats import open_writer, read_labels
 from fastsam_core.formats.labels import ImageLabels, LabelledObject
 from fastsam_core.formats.segmentation import Segmentation
 from label_examples import encoded
@@ -23,7 +23,7 @@ def test_invalid_records_are_refused() -> None:
         ({"class_id": True}, "a class id is"),
         ({"class_id": 10**6}, "a class id is"),
         ({"class_id": 1.5}, "a class id is"),
-        ({"class_id": "1"}, "a class id is"),
+        ({"class_id": "1"}, "a class id is an integer from 0 to 999999, not '1'"),
         ({"class_id": 0, "segmentation": None}, "needs a segmentation or a box"),
         ({"class_id": 0, "score": float("nan")}, "score must be 1 finite number"),
         ({"class_id": 0, "box": (1, 2, 3)}, "box must be 4 finite numbers"),
@@ -37,6 +37,9 @@ def test_invalid_records_are_refused() -> None:
         ImageLabels.from_results(scene.results(), class_ids=[0])
     with pytest.raises(ValueError, match="file_name must be"):
         ImageLabels("", 4, 4)
+    for image_id in ("1", 1.5, [1]):
+        with pytest.raises(ValueError, match="image_id must be an integer or None, not"):
+            ImageLabels("a.jpg", 4, 4, image_id=image_id)  # type: ignore[arg-type]
     assert ImageLabels("a.jpg", 10**6, 1).size == (1, 10**6)
     with pytest.raises(ValueError, match="height must be an integer number of pixels from 1 to 1000000, not '0'"):
         ImageLabels("a.jpg", 4, 0)
@@ -54,6 +57,22 @@ def test_rle_bytes_of_pycocotools_become_text() -> None:
 def test_empty_mask_has_no_ring() -> None:
     mask = Segmentation.from_rle(encoded(np.zeros((4, 5), bool)))
     assert mask.to_single_polygon().shape == (0, 2) and mask.to_polygons() == [] and mask.bounding_box == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["coco", "sa1b"])
+def test_image_ids_of_numpy_are_written(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "a.json"
+    with open_writer(target if kind == "coco" else tmp_path, kind) as writer:
+        writer.write(ImageLabels("a.jpg", 4, 4, image_id=np.int64(7)))  # type: ignore[arg-type]
+    assert [labels.image_id for labels in read_labels(target, kind)] == [7]
+
+
+def test_closing_a_coco_writer_again_changes_nothing(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "a.json", "coco", first_id=0) as writer:
+        writer.write(ImageLabels("a.jpg", 4, 4, [LabelledObject(0, box=(1, 1, 3, 3))]))
+        writer.close()
+    assert [entry["id"] for entry in json.loads((tmp_path / "a.json").read_text())["annotations"]] == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(("kind", "held"), [("yolo", 2), ("coco", 4), ("sa1b", 3), ("labelme", 2), ("labelmap", 2)])

@@ -277,7 +277,7 @@ def test_summary_rows(result: Results) -> None:
     ]
     shares = result.summary(normalize=True, decimals=2)
     assert shares[1]["box"] == {"x1": 0.19, "y1": 0.21, "x2": 0.36, "y2": 0.4}
-    assert max(shares[0]["segments"]["x"]) == 0.77
+    assert max(shares[0]["segments"]["x"]) == 0.77 and max(shares[0]["segments"]["y"]) == 0.81
     tracked = Results(scene.image(), "a", {}, torch.tensor([[0.0, 0, 1, 1, 9, 0.5, 4]])).summary()
     assert tracked[0]["track_id"] == 9 and tracked[0]["name"] == "4" and "segments" not in tracked[0]
 

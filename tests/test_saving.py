@@ -123,6 +123,15 @@ def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> Non
     assert files(Path("crops")) == ["line/im-2.png", "line/im.png"]
 
 
+def test_boxes_outside_the_image_give_no_crop(caplog: pytest.LogCaptureFixture) -> None:
+    outside = [[64, 0, 70, 9], [0, 48, 9, 50], [-9, 0, -1, 9], [0, -9, 9, -1]]
+    at_the_border = [[63, 0, 70, 9], [0, 47, 9, 50], [-9, 0, 0, 9], [0, -9, 9, 0]]
+    boxes = np.array([[*box, 1, class_id] for class_id, group in enumerate((outside, at_the_border)) for box in group])
+    Results(bgr_image(48, 64), "a", {0: "out", 1: "in"}, boxes).save_crop("crops")
+    assert files(Path("crops")) == ["in/im-2.jpg", "in/im-3.jpg", "in/im-4.jpg", "in/im.jpg"]
+    assert caplog.text.count("lies outside the image; no crop is written") == 4
+
+
 def test_save_txt_and_save_crop(predictor: Predictor) -> None:
     options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
     result = predictor(bgr_image(48, 64), bboxes=BOXES, **options)[0]

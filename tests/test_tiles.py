@@ -97,13 +97,13 @@ def test_no_objects_where_there_is_no_data(image: np.ndarray) -> None:
     assert counting.calls < 15, "tiles without data aren't segmented"
 
 
-def test_mask_mostly_outside_the_data_is_dropped() -> None:
+def test_empty_masks_and_those_with_half_their_pixels_outside_the_data_are_dropped() -> None:
     valid = np.zeros((40, 40), bool)
-    valid[:, :18] = True
+    valid[:, :20] = True
     provider = Provider(np.zeros((40, 40, 3), np.uint8), valid)
 
     def whole(tile: np.ndarray) -> list[dict[str, Any]]:
-        return [{"segmentation": np.ones(tile.shape[:2], bool)}]
+        return [{"segmentation": np.full(tile.shape[:2], value)} for value in (True, False)]
 
     assert len(tiles.segment(provider, whole, **SMALL)) == 0
     valid[5:, :30] = True

@@ -159,6 +159,8 @@ def test_indexing_windows_and_dense() -> None:
     for beyond in (3, [3], np.array([True])):
         with pytest.raises(IndexError):
             found[beyond]
+    with pytest.raises(TypeError, match="row indices must"):
+        found[True]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -260,6 +262,8 @@ def test_geopackage_tables_and_geometries(tmp_path: Path, where: Georeference | 
     assert sorted(tmp_path.iterdir()) == [path], "nothing else is left"
     again = found.save(tmp_path / "AGAIN.GPKG")
     assert again.read_bytes() == path.read_bytes()
+    with closing(sqlite3.connect(found[::-1].save(tmp_path / "backwards.gpkg"))) as database:
+        assert database.execute("SELECT min_x, min_y, max_x, max_y FROM gpkg_contents").fetchone() == box[:4]
 
 
 def test_geopackage_index_follows_changes_by_other_programs(tmp_path: Path) -> None:

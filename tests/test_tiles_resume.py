@@ -164,12 +164,23 @@ def test_missing_and_damaged_tiles_are_segmented_again(
     assert masks_of(tiles.segment(image, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
     assert content(tmp_path) == before
     assert sum("is segmented again" in record.message for record in caplog.records) == 2
-    (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(ValueError, match="not of this version of tiles"):
-        tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
+    for text in ("{}", (tmp_path / "settings.json").read_text().replace(store.FORMAT, "fastsam_core.tiles 0")):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="not of this version of tiles"):
+            tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match="without settings"):
         tiles.segment(image, bright, work_dir=tmp_path, **SMALL)
+
+
+def test_settings_that_one_run_lacks_are_named(tmp_path: Path) -> None:
+    with store.TileFiles(tmp_path, {"tile": 32, "old": 1}):
+        pass
+    with (
+        pytest.raises(ValueError, match="other settings: new was not given and is 2; old was 1 and is not given "),
+        store.TileFiles(tmp_path, {"tile": 32, "new": 2}),
+    ):
+        pass
 
 
 def test_work_dir_in_use_is_refused(image: np.ndarray, tmp_path: Path) -> None:

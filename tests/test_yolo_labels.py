@@ -54,11 +54,12 @@ def test_yolo_line_variants_are_read(tmp_path: Path, text: str) -> None:
 
 
 def test_yolo_boxes_are_read_and_clipped(tmp_path: Path) -> None:
-    labels = yolo_text(tmp_path, "1 0.5 0.5 0.2 0.1\n2 0.1 0.5 0.4 0.2 0.25\n")
-    assert [found.class_id for found in labels.objects] == [1, 2]
+    labels = yolo_text(tmp_path, "1 0.5 0.5 0.2 0.1\n2 0.1 0.5 0.4 0.2 0.25\n3 0.9 0.9 0.4 0.4\n")
+    assert [found.class_id for found in labels.objects] == [1, 2, 3]
     assert labels.objects[0].box == pytest.approx((20, 18, 30, 22)) and labels.objects[0].score is None
     # Boxes are clipped to the image.
     assert labels.objects[1].box == pytest.approx((0, 16, 15, 24)) and labels.objects[1].score == 0.25
+    assert labels.objects[2].box == pytest.approx((35, 28, 50, 40))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,7 @@ def test_any_yolo_line_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
         "nc: 3\n\nnames:\n  0: a cat\n\n  1: it's\n  2: d\"g\u00e9\n",
         "names: {0: a cat, 1: 'it''s', 2: \"d\\\"g\\u00e9\"}",
         "names: [a cat,\n  'it''s',\n  \"d\\\"g\\u00e9\",\n]\nnc: 3\n",
+        "names:\n- a cat\n- 'it''s'\n- \"d\\\"g\\u00e9\" # a comment\n---\nnc: 3\n",
         "\ufeff# all\r\n\"names\":\r\n  0: a cat\r\n  1: 'it''s'\r\n  2: 'd\"g\u00e9'\r\n",
     ],
 )
@@ -224,13 +226,15 @@ def test_yaml_names_match_pyyaml(tmp_path: Path, text: str) -> None:
 
     (tmp_path / "data.yaml").write_text(text, encoding="utf-8")
     assert class_names.read(tmp_path / "data.yaml") == {0: "a cat", 1: "it's", 2: 'd"gé'}
-    theirs = yaml.safe_load(text)["names"]
+    theirs = next(yaml.safe_load_all(text))["names"]
     assert (list(theirs.values()) if isinstance(theirs, dict) else theirs) == ["a cat", "it's", 'd"gé']
 
 
 def test_names_with_special_characters(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names:  # all\n# of them\n  '0': c#  # c sharp\n  \"1\" : ''\n  2: '#'\n")
     assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 1: "", 2: "#"}
+    (tmp_path / "data.yaml").write_text("names: ['it''s # 1', ''''] # two of\n# them\n")
+    assert class_names.read(tmp_path / "data.yaml") == {0: "it's # 1", 1: "'"}
     class_names.write(tmp_path / "data.yaml", {2: "#", 0: "c#"})
     assert (tmp_path / "data.yaml").read_text().endswith('names:\n  0: "c#"\n  2: "#"\n')
 
@@ -244,6 +248,7 @@ def test_names_with_special_characters(tmp_path: Path) -> None:
         "names: cats.txt",
         "names: [a",
         "names:\n  cat",
+        "names:\n  -1: cat",
         'names:\n  0: "\\x"',
     ],
 )

@@ -41,10 +41,12 @@ def yolo_bbox2segment(
     An image that can't be read is logged and skipped.
 
     Returns None, after logging a message and without writing anything, if labels hold polygons already. Raises
-    FileNotFoundError if there are no images or labels; ValueError for label lines that can't be parsed, and if
-    `save_dir` is the folder of the boxes.
+    FileNotFoundError if there are no images or labels; ValueError for label lines that can't be parsed, for images that
+    differ only in their suffix, and if `save_dir` is the folder of the boxes.
     """
     images = Path(im_dir)
+    if images.name in ("", ".."):  # "." and "..", whose `parent` is not the folder above
+        images = Path(os.path.abspath(images))
     labels = _find_labels_folder(images)
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
     if os.path.realpath(folder) == os.path.realpath(labels):
@@ -52,6 +54,11 @@ def yolo_bbox2segment(
     pairs = yolo_folder.pair_files(labels, images)
     if not pairs:
         raise FileNotFoundError(f"no image in {images}")
+    first_names: dict[str, str] = {}
+    for name, _ in pairs:
+        first = first_names.setdefault(os.path.splitext(name)[0].casefold(), name)
+        if first != name:
+            raise ValueError(f"{first} and {name} in {images} would have the same label file; rename one of them")
     for _, file in pairs:
         # Only the kind of label matters here, not its coordinates, so any image size will do.
         if file is not None and any(label.segmentation for label in yolo_folder.read_file(file, (1, 1))):

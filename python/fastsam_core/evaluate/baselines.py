@@ -52,7 +52,7 @@ def grabcut_mask(image: NDArray[np.uint8], box: tuple[int, int, int, int], seed:
     if (left, top, right, bottom) == (0, 0, columns, rows):
         labels[:] = cv2.GC_PR_FGD
     else:
-        cv2.setRNGSeed(seed)  # GrabCut initialises its clusters at random
+        cv2.setRNGSeed(seed % (1 << 31))  # GrabCut initialises its clusters at random
         rectangle = (left, top, right - left, bottom - top)
         models = np.zeros((1, 65)), np.zeros((1, 65))  # output buffers: colour models of background and foreground
         cv2.grabCut(image, labels, rectangle, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)

@@ -166,11 +166,11 @@ class LabelMapDataset(MaskDataset):
     def __init__(self, images: Path, map_folder: Path, suffix: str) -> None:
         self._map_folder, self._suffix = map_folder, suffix
         by_stem = image_files.by_stem(images)
-        self._map_stems = map_stems = {os.path.splitext(name)[0] for name in image_files.walk(map_folder, {suffix})}
+        self._maps = maps = {os.path.splitext(name)[0]: name for name in image_files.walk(map_folder, {suffix})}
         self._ambiguous = {name: names for names in by_stem.values() if len(names) > 1 for name in names}
-        self._without_image = sorted(map_stems - set(by_stem))
+        self._without_image = [maps[stem] for stem in sorted(maps.keys() - by_stem)]
         super().__init__(sorted(name for names in by_stem.values() for name in names), images)
-        if not map_stems & set(by_stem):
+        if maps.keys().isdisjoint(by_stem):
             raise ValueError(
                 f"no image in {images} has a {suffix} file of its name in {map_folder}; {ACCEPTED_FORMATS}"
             )
@@ -178,7 +178,8 @@ class LabelMapDataset(MaskDataset):
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         if example.name in self._ambiguous:
             raise ValueError(f"its labels may belong to any of {', '.join(self._ambiguous[example.name])}")
-        path = self._map_folder / (os.path.splitext(example.name)[0] + self._suffix)
+        stem = os.path.splitext(example.name)[0]
+        path = self._map_folder / self._maps.get(stem, stem + self._suffix)
         if not path.is_file():
             raise ValueError(f"it has no {path.name} in {path.parent}")
         if self._suffix == ".png":
@@ -199,11 +200,11 @@ class LabelMapDataset(MaskDataset):
 
     def labelled_indices(self) -> list[int]:
         stems = [os.path.splitext(name)[0] for name in self.names]
-        return [index for index, stem in enumerate(stems) if stem in self._map_stems]
+        return [index for index, stem in enumerate(stems) if stem in self._maps]
 
     def unmatched_label_files(self) -> Iterator[Failure]:
-        for stem in self._without_image:
-            yield Failure(stem + self._suffix, None, f"no image of its name in {self._image_folder}")
+        for name in self._without_image:
+            yield Failure(name, None, f"no image of its name in {self._image_folder}")
 
 
 def _check_size(label_hw: Any, image_hw: tuple[int, int], source: str) -> None:
@@ -251,7 +252,7 @@ def _has_yolo_files(folder: Path) -> bool:
     names = [
         name for name in image_files.walk(folder, {".npz", ".txt"}) if Path(name).name not in class_names.FILE_NAMES
     ]
-    return bool(names) and all(name.endswith(".txt") for name in names)
+    return bool(names) and all(name.lower().endswith(".txt") for name in names)
 
 
 def _existing_folder(images: Any) -> Path:

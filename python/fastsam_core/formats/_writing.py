@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 from collections.abc import Mapping
@@ -101,14 +102,16 @@ def safe_relative_path(file_name: str) -> PurePosixPath:
     """Convert an image's name from a label file to a relative path that stays below any folder it is joined to.
 
     Backslashes separate folders too, and the root or drive of an absolute path is dropped. ValueError for `..`, control
-    characters and names without a last part.
+    characters, names without a last part and, on Windows, parts that begin with a drive.
     """
     without_drive = re.sub(r"^[A-Za-z]:(?=[\\/])", "", file_name)
     parts = [part for part in re.split(r"[\\/]+", without_drive) if part not in ("", ".")]
-    if not parts or ".." in parts or re.search(r"[\x00-\x1f]", file_name):
+    # On Windows, joining a path with a part such as "C:a.jpg" leads to another drive.
+    has_drive = any(os.path.splitdrive(part)[0] for part in parts)
+    if not parts or ".." in parts or has_drive or re.search(r"[\x00-\x1f]", file_name):
         raise ValueError(
-            f"the image name {file_name[:200]!r} can't be used: a relative path without '..' and control characters is "
-            "needed"
+            f"the image name {file_name[:200]!r} can't be used: a relative path without '..', control characters and "
+            "drives within it is needed"
         )
     return PurePosixPath(*parts)
 
@@ -122,3 +125,11 @@ def round_for_json(value: float, decimals: int) -> float | int:
     """Round a number for JSON; the result is an int if it is integral."""
     rounded = round(float(value), decimals)
     return int(rounded) if rounded.is_integer() else rounded
+
+
+def to_int(name: str, value: Any) -> int:
+    """Convert an integer, also one of NumPy or PyTorch, to a plain int, which JSON can represent."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None

@@ -18,6 +18,7 @@ from .labels import validate_class_id
 FILE_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
 # Control characters, line separators, the byte-order mark and lone surrogates.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_LIST_ENTRY = re.compile(r"-(\s|$)")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 
 
@@ -83,13 +84,13 @@ def _parse_yaml(lines: list[str]) -> dict[int, str]:
     for line in lines[start + 1 :]:
         line = _strip_comment(line)
         # Entries of a list may be unindented.
-        if line and not line[0].isspace() and not line.startswith(("-", "]", "}")):
+        if line and not (line[0].isspace() or line[0] in "]}" or _LIST_ENTRY.match(line)):
             break
         if line.strip():
             block.append(line.strip())
     if inline.strip():
         return _parse_flow(" ".join([inline.strip(), *block]))
-    if all(line.startswith("-") for line in block):
+    if all(map(_LIST_ENTRY.match, block)):
         return {index: _parse_scalar(line[1:]) for index, line in enumerate(block)}
     names = {}
     for line in block:
@@ -157,8 +158,8 @@ def _strip_comment(line: str) -> str:
         if escaped:
             escaped = False
         elif quote:
-            escaped = character == "\\" and quote == '"'
-            quote = "" if character == quote else quote
+            escaped = line[index : index + 2] == "''" if quote == "'" else character == "\\"
+            quote = "" if character == quote and not escaped else quote
         elif character in "\"'" and (not line[:index].strip() or line[index - 1] in " [{,:-"):
             quote = character
         elif character == "#" and (index == 0 or line[index - 1].isspace()):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from ._writing import round_for_json
+from ._writing import round_for_json, to_int
 from .labels import ImageLabels, LabelledObject
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ def annotation_dicts(
     names (every SAM result), and otherwise the class + 1, because COCO counts from 1.
     """
     if not isinstance(image_id, str):  # not in COCO's specification, but its readers accept strings
-        image_id = _to_int("image_id", image_id)
-    first_id = _to_int("first_id", first_id)
+        image_id = to_int("image_id", image_id)
+    first_id = to_int("first_id", first_id)
     labels = ImageLabels.from_results(results)
     categories = _category_ids(labels, category_ids)
     return [
@@ -103,7 +102,7 @@ def dataset(
     """
     from ..results import Results
 
-    first_image_id, first_id = _to_int("first_image_id", first_image_id), _to_int("first_id", first_id)
+    first_image_id, first_id = to_int("first_image_id", first_image_id), to_int("first_id", first_id)
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     names: dict[int, str] = {}
@@ -130,20 +129,12 @@ def _category_ids(labels: ImageLabels, category_ids: int | Sequence[int] | None)
     if category_ids is None:
         return [obj.class_id + 1 for obj in labels.objects]
     if not isinstance(category_ids, Sequence | np.ndarray | Tensor) or getattr(category_ids, "ndim", 1) == 0:
-        return [_to_int("category_ids", category_ids)] * len(labels.objects)
+        return [to_int("category_ids", category_ids)] * len(labels.objects)
     if len(category_ids) != len(labels.objects):
         raise ValueError(
             f"{len(category_ids)} category_ids for {len(labels.objects)} objects; give one per object, or one integer"
         )
-    return [_to_int("category_ids", category) for category in category_ids]
-
-
-def _to_int(name: str, value: Any) -> int:
-    """Convert an integer, also one of NumPy or PyTorch, to a plain int, which JSON can represent."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    return [to_int("category_ids", category) for category in category_ids]
 
 
 def _flatten(ring: Any) -> list[float | int]:

@@ -101,6 +101,8 @@ class CocoWriter(LabelWriter):
         self._separators[file] = ",\n"
 
     def close(self) -> None:
+        if self._file.closed:
+            return
         last_class = max([0, self._largest_class, *self.names])
         with self._stack:
             write_footer(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import rle
+from ..sources.decode import open_image
 from ._writing import FolderWriter
 from .labels import ImageLabels, LabelledObject
 
@@ -58,12 +59,11 @@ class LabelMapWriter(FolderWriter):
 
 
 def _is_colour_image(path: Path) -> bool:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            return image.mode not in ("1", "L", "P", "I", "I;16", "I;16B")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no such file, or not an image
+        # Unlike Pillow's own `open`, this has no limit on the number of pixels.
+        with open(path, "rb") as file:
+            return open_image(file)[1].mode not in ("1", "L", "P", "I", "I;16", "I;16B")
+    except (OSError, ValueError):  # no such file, or not an image
         return False
 
 

@@ -84,7 +84,7 @@ class ImageLabels:
     height: in pixels. names: class names by class id; it may lack some, and may be shared by all images of a set.
     image_id: the number that a file gave the image, if any.
 
-    Raises ValueError for an invalid size, masks of another size, or an empty file_name.
+    Raises ValueError for an invalid size, masks of another size, an empty file_name, or an image_id that is no integer.
     """
 
     file_name: str
@@ -98,6 +98,8 @@ class ImageLabels:
         self.width, self.height = validate_side("width", self.width), validate_side("height", self.height)
         if not isinstance(self.file_name, str) or not self.file_name:
             raise ValueError(f"file_name must be the image's relative path, not {self.file_name!r}")
+        if self.image_id is not None:
+            self.image_id = _validate_image_id(self.image_id)
         for index, obj in enumerate(self.objects):
             mask = obj.segmentation
             if mask is not None and mask.size != (self.height, self.width):
@@ -185,7 +187,7 @@ def validate_class_id(value: Any) -> int:
     """Return an integer from 0 to 999,999 as a plain int; ValueError for anything else."""
     number = _to_int(value)
     if not 0 <= number <= MAX_CLASS_ID:
-        raise ValueError(f"a class id is an integer from 0 to {MAX_CLASS_ID}, not {str(value)[:40]}")
+        raise ValueError(f"a class id is an integer from 0 to {MAX_CLASS_ID}, not {repr(value)[:40]}")
     return number
 
 
@@ -197,6 +199,14 @@ def validate_side(name: str, value: Any) -> int:
             f"{name} must be an integer number of pixels from 1 to {MAX_IMAGE_SIDE}, not {str(value)[:40]!r}"
         )
     return number
+
+
+def _validate_image_id(value: Any) -> int:
+    """Return an integer, also one of NumPy, as a plain int, which JSON can represent; ValueError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"image_id must be an integer or None, not {str(value)[:40]!r}") from None
 
 
 def _to_int(value: Any) -> int:

@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from . import image_files
 from ._reading import FieldError, JsonNode, read_json
-from ._writing import FolderWriter, json_text
+from ._writing import FolderWriter, json_text, to_int
 from .labels import ImageLabels, LabelledObject, LabelSet, validate_class_id
 
 if TYPE_CHECKING:
     from ..results import Results
 
 
-def image_record(results: Results, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
+def image_record(results: Results, *, image_id: int | str = 1, first_id: int = 1) -> dict[str, Any]:
     """Return a JSON-ready `{"image": {image_id, width, height, file_name}, "annotations": [...]}`.
 
     Each annotation is SAM's dict with RLE segmentation plus an `id`, counted from `first_id`; objects without a mask
     have none. As in Meta's files, `bbox` is as wide and high as the distance from the first to the last pixel.
     """
-    return record(ImageLabels.from_results(results, image_id=image_id), image_id=image_id, first_id=first_id)
+    if not isinstance(image_id, str):  # not in Meta's files, but readers may accept strings
+        image_id = to_int("image_id", image_id)
+    return record(ImageLabels.from_results(results), image_id=image_id, first_id=to_int("first_id", first_id))
 
 
-def record(labels: ImageLabels, *, image_id: int = 1, first_id: int = 1) -> dict[str, Any]:
+def record(labels: ImageLabels, *, image_id: int | str = 1, first_id: int = 1) -> dict[str, Any]:
     """Return the same for any labels, with `class_id` if it isn't 0 or has a name, and `class_name` if it has one."""
     masked = [obj for obj in labels.objects if obj.segmentation is not None]
     return {

@@ -121,7 +121,7 @@ class RasterObjects(Sequence[RasterObject]):
 
         For example, `objects[objects.areas > 500]`.
         """
-        if not isinstance(index, int | np.integer):
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
             return self._subset(np.arange(len(self))[resolve_index(index, len(self))])
         box = self.boxes[index]
         x1, y1, x2, y2 = box.tolist()

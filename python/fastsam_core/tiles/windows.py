@@ -90,12 +90,12 @@ def open_raster(image: Any) -> Iterator[Raster]:
         path = os.path.expanduser(os.fspath(image))
         with _open_file(path) as windows:
             yield Raster(windows, os.path.basename(path))
-    elif isinstance(image, Windows):
+    elif isinstance(image, Windows) and not type(image).__module__.startswith("rasterio."):
         yield Raster(image, type(image).__name__)
     else:
         raise TypeError(
             "image must be an array (H, W, 3) uint8 BGR, a path, or an object with height, width and read(y, x, "
-            f"height, width), not {type(image).__name__}"
+            f"height, width), not {type(image).__name__}; of a data set that rasterio has opened, give the path"
         )
 
 

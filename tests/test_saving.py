@@ -65,6 +65,12 @@ def test_unwritable_project_folder_error_says_what_to_do(tmp_path: Path) -> None
         create_run_folder(Config(project=str(tmp_path), exist_ok=True))
 
 
+def test_link_to_a_missing_disk_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "missing")
+    with pytest.raises(OSError, match=r"\(give project= to choose another folder"):
+        create_run_folder(Config())
+
+
 def test_predictor_saves_all_results_to_one_folder(
     predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +117,20 @@ def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predicto
     assert predictor.save_dir is not None
     names = ["X-3", "x", "x-2"]
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
+
+
+def test_files_of_an_address_are_named_without_its_query(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path, Config(save_txt=True))
+    paths = [
+        "https://x.org/a.jpg?key=1/2.3",
+        "http://x.org/b.png#" + "c" * 999,
+        "http://x.org/" + "d" * 999,
+        "e?f#g.jpg",
+    ]
+    for index, path in enumerate(paths):
+        result = Results(bgr_image(24, 32), path, {0: "a"}, np.array([[1, 1, 9, 9, 1, 0]]))
+        writer.write(Item(None, path, index=index), result)
+    assert files(tmp_path / "labels") == ["a.txt", "b.txt", "d" * 60 + ".txt", "e#f.txt"]
 
 
 def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> None:
@@ -249,3 +269,12 @@ def test_failed_call_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path
         assert list((tmp_path / "runs" / "segment").iterdir()) == []
     predictor(image, bboxes=BOXES)
     assert files(tmp_path) == ["runs/segment/predict/image0.jpg"]
+
+
+def test_folder_removed_after_a_failed_call_is_free_for_another_predictor(predictor: Predictor, tmp_path: Path) -> None:
+    other, image = Predictor(predictor.args), bgr_image(48, 64)
+    with pytest.raises(ValueError, match="cuda:99"):
+        predictor(image, device="cuda:99")
+    for caller in (other, predictor, predictor):
+        caller(image, bboxes=BOXES)
+    assert files(tmp_path / "runs" / "segment") == ["predict-2/image0.jpg", "predict/image0.jpg"]

@@ -125,7 +125,7 @@ def test_files_of_an_address_are_named_without_its_query(tmp_path: Path) -> None
         "https://x.org/a.jpg?key=1/2.3",
         "http://x.org/b.png#" + "c" * 999,
         "http://x.org/" + "d" * 999,
-        "e?f#g.jpg",
+        "e#f.jpg",
     ]
     for index, path in enumerate(paths):
         result = Results(bgr_image(24, 32), path, {0: "a"}, np.array([[1, 1, 9, 9, 1, 0]]))

@@ -313,6 +313,7 @@ def test_failed_and_silent_streams_are_dropped_while_another_delivers(
         start = request_stop = lambda self: None
 
     monkeypatch.setattr(stream_module, "StreamReader", Reader)
+    monkeypatch.setattr(stream_module, "threading", SimpleNamespace(Condition=Condition))  # its `wait` would raise
     items = stream_items([1, 2, 3, 4], timeout=9)
     with caplog.at_level(logging.WARNING):
         assert [next(items).path for _ in range(3)] == ["3", "3", "3"]

@@ -195,6 +195,17 @@ def test_frame_of_another_size_is_fitted_to_its_video(tmp_path: Path) -> None:
     assert [item.image.shape for item in load_sources(tmp_path / "camera.avi")] == [(48, 64, 3)] * 2
 
 
+def test_each_of_two_streams_gets_a_video_of_its_own_frames(tmp_path: Path) -> None:
+    writer, image = ResultWriter(tmp_path, Config(save=True)), bgr_image(24, 32)
+    for number in range(3):
+        for index in range(2):
+            item = Item(image, f"rtsp://camera{index}/live", frame=number, index=index, kind="stream")
+            writer.write(item, Results(image, item.path, {}))
+    writer.close()
+    for name in ("live.avi", "live-2.avi"):
+        assert len(list(load_sources(tmp_path / name))) == 3
+
+
 def test_closing_the_stream_early_leaves_a_readable_video(predictor: Predictor, tmp_path: Path) -> None:
     import cv2
 

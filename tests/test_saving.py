@@ -12,7 +12,7 @@ from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.saving import ResultWriter, create_run_folder
-from fastsam_core.sources import Item, load_sources
+from fastsam_core.sources import Item, Source, load_sources
 from image_examples import write_video
 from small_model import QUIET, bgr_image
 
@@ -204,6 +204,20 @@ def test_each_of_two_streams_gets_a_video_of_its_own_frames(tmp_path: Path) -> N
     writer.close()
     for name in ("live.avi", "live-2.avi"):
         assert len(list(load_sources(tmp_path / name))) == 3
+
+
+def test_source_is_closed_even_if_a_video_can_not_be_finished(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(writer: ResultWriter) -> None:
+        raise OSError("disk full")
+
+    closed: list[Source] = []
+    monkeypatch.setattr(Source, "close", lambda source: closed.append(source))
+    monkeypatch.setattr(ResultWriter, "close", fail)
+    with pytest.raises(OSError, match="disk full"):
+        predictor(bgr_image(48, 64), bboxes=BOXES)
+    assert closed == [predictor.dataset]
 
 
 def test_closing_the_stream_early_leaves_a_readable_video(predictor: Predictor, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._log import format_count, logger
+from ._progress import progress_bar
 from .annotate.segmenter import Segmenter
 from .encoded_image import EncodedImage
 from .formats import ImageLabels, LabelledObject, Segmentation, YoloWriter, class_names, yolo_folder
@@ -43,8 +44,6 @@ def yolo_bbox2segment(
     FileNotFoundError if there are no images or labels; ValueError for label lines that can't be parsed, and if
     `save_dir` is the folder of the boxes.
     """
-    from tqdm.auto import tqdm
-
     images = Path(im_dir)
     labels = _find_labels_folder(images)
     folder = images.parent / "labels-segment" if save_dir is None else Path(save_dir)
@@ -63,7 +62,7 @@ def yolo_bbox2segment(
     names = class_names.find(labels, [file for _, file in pairs if file is not None])
     written = skipped = without_mask = dropped = 0
     with YoloWriter(folder) as writer:
-        for name, file in tqdm(pairs, desc="boxes to masks", unit="image", disable=None):
+        for name, file in progress_bar(pairs, desc="boxes to masks", unit="image"):
             try:
                 image = read_image(images / name)
             except ValueError as error:

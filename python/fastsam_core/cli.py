@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from ._arguments import UsageError, parse
 from ._log import format_count, logger
+from ._progress import progress_bar
 from .config import ALIASES, BOOLEAN_OPTIONS, FIELDS, PROMPT_KEYS, STRING_OPTIONS, Config, DetectConfig, unknown_option
 
 if TYPE_CHECKING:
@@ -197,10 +198,8 @@ def _progress(results: Iterator[Results], model: Any) -> Iterator[Results]:
 
     Log lines of images are printed above the bar.
     """
-    from tqdm import tqdm
-
     total = model.predictor.dataset.estimate_total()
-    return iter(tqdm(results, total=total, unit="image", disable=True if total == 1 else None))
+    return iter(progress_bar(results, total=total, unit="image", show=False if total == 1 else None))
 
 
 def _annotate(values: dict[str, Any]) -> None:
@@ -286,6 +285,8 @@ class _TerminalHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             message = f"fastsam: {record.levelname.lower()}: {message}"
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        if stream is None:  # in a service or a windowed program
+            return
         bars = sys.modules.get("tqdm")
         if bars is not None:
             bars.tqdm.write(message, file=stream)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from ._progress import progress_bar
 from ._tensors import to_tensor
 from .config import Config
 from .encoded_image import EncodedImage
@@ -209,16 +210,13 @@ def generate_records(
 
 def _progress_bar(image_size: tuple[int, int], options: dict[str, Any]) -> Any:
     """Return a progress bar over the batches of points."""
-    from tqdm import tqdm
-
     grid = ("points_stride", "points_batch_size", "crop_n_layers", "crop_overlap_ratio", "crop_downscale_factor")
-    return tqdm(
+    return progress_bar(
         total=count_batches(image_size, **{key: options[key] for key in (*grid, "point_grids")}),
         desc="segment everything",
         unit="batch",
         leave=False,
         delay=_PROGRESS_BAR_DELAY,
-        disable=None,  # show it on a terminal only
     )
 
 

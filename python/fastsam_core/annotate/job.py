@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from .._log import logger
+from .._progress import progress_bar
 from ..sources import Source
 from ..sources.video import expected_frame_count
 from .annotator import Annotator
@@ -83,9 +84,7 @@ class Job:
         self._stack.close()
 
     def run(self, annotator: Annotator, source: Source | None, raise_errors: bool) -> None:
-        """Label what is left of the files, or of `source` if there are none, with a progress bar on a terminal."""
-        from tqdm.auto import tqdm
-
+        """Label what is left of the files, or of `source` if there are none, with a progress bar."""
         batch_size = annotator.config.batch
         batches: Iterator[list[ImageLoader]]
         if self._files is not None:
@@ -97,10 +96,8 @@ class Job:
             )
         renderer = Renderer(self.labels.formats, self.labels.folder, None if self._files is None else self._files.root)
         labeller = BatchLabeller(annotator, self.labels, renderer, self.preview, raise_errors=raise_errors)
-        with tqdm(
-            total=self.count_images(source), initial=len(self.done - self.history.videos), desc="auto_annotate",
-            unit="image", disable=None,
-        ) as bar:  # fmt: skip
+        total, initial = self.count_images(source), len(self.done - self.history.videos)
+        with progress_bar(total=total, initial=initial, desc="auto_annotate", unit="image") as bar:
 
             def record(line: ManifestLine) -> None:
                 self.record(line)

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import option_parsers as parse
 from .._log import logger
+from .._progress import progress_bar
 from ..annotate.annotator import Annotator
 from ..annotate.file_list import is_video
 from ..annotate.files import LabelFiles
@@ -147,15 +148,8 @@ def annotate_ray(
 
 
 def _record_lines(line_dataset: Any, job: Job) -> None:
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=job.count_images(),
-        initial=len(job.done - job.history.videos),
-        desc="annotate_ray",
-        unit="image",
-        disable=None,
-    ) as bar:
+    total, initial = job.count_images(), len(job.done - job.history.videos)
+    with progress_bar(total=total, initial=initial, desc="annotate_ray", unit="image") as bar:
         for rows in line_dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for line in rows["line"].to_pylist():
                 job.record(json.loads(line))

@@ -15,6 +15,7 @@ import numpy as np
 from .. import __version__, rle
 from .._files import atomic_path, check_writable, write_text
 from .._log import logger
+from .._progress import progress_bar
 from ..config import Config
 from ..encoded_image import EncodedImage
 from ..models.fingerprint import weights_hash
@@ -156,10 +157,9 @@ class _Evaluator:
 
     def evaluate_all(self, dataset: MaskDataset, verbose: bool) -> None:
         """Evaluate every image of the data set, or `max_images` of them; raise ValueError if none has an object."""
-        from tqdm import tqdm
-
         self._record_failures(list(dataset.unmatched_label_files()))
-        for index in tqdm(self._indices(len(dataset)), desc="val", unit="image", disable=None if verbose else True):
+        indices = self._indices(len(dataset))
+        for index in progress_bar(indices, desc="val", unit="image", show=None if verbose else False):
             self._evaluate_example(dataset[index])
         if not self._objects:
             first = self._failures[0] if self._failures else None

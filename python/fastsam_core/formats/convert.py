@@ -11,6 +11,7 @@ from typing import Any
 
 from .._arguments import UsageError, check_keys
 from .._log import format_count
+from .._progress import progress_bar
 from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
@@ -84,8 +85,6 @@ def convert_labels(
     Raises ValueError for malformed files, naming the file and the line or field, and if labels or images that are read
     would be overwritten; FileNotFoundError for missing images.
     """
-    from tqdm.auto import tqdm
-
     reader_options: dict[str, Any] = {}
     writer_options = dict(options)
     for name, value in (("images", images), ("names", names)):
@@ -100,8 +99,7 @@ def convert_labels(
     given_names = {} if names is None or "names" in reader_options else class_names.parse_names(names)
     with open_writer(target, to, **writer_options) as writer:
         writer.names.update(given_names)
-        hidden = None if progress is None else not progress
-        for labels in tqdm(label_set, desc=f"{from_} to {to}", unit="image", disable=hidden):
+        for labels in progress_bar(label_set, desc=f"{from_} to {to}", unit="image", show=progress):
             num_images, num_read = num_images + 1, num_read + len(labels.objects)
             if given_names:
                 labels.names = dict(labels.names) | given_names

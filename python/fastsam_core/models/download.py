@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import _locks
 from .._log import logger
+from .._progress import progress_bar
 
 TIMEOUT = 30.0  # seconds for the connection and between two packets
 RETRIES = 4  # further attempts after the first one, counted since the last progress
@@ -184,8 +185,6 @@ def _attempt(
 
 def _receive(response: Any, url: str, part: _PartialDownload, offset: int, size: int | None, progress: bool) -> None:
     """Check the response's headers, then append its body to the part."""
-    from tqdm import tqdm
-
     header = response.headers
     if response.status == 206:
         begin = str(header.get("Content-Range", "")).removeprefix("bytes ").split("-")[0]
@@ -209,14 +208,13 @@ def _receive(response: Any, url: str, part: _PartialDownload, offset: int, size:
         part.validator_file.write_text(_validator(header), encoding="ascii")
     with (
         open(part.path, "ab" if offset else "wb") as file,
-        # None hides the bar if stderr is not a terminal.
-        tqdm(
+        progress_bar(
             desc=part.path.stem,
             total=total,
             initial=offset,
             unit="B",
             unit_scale=True,
-            disable=None if progress else True,
+            show=None if progress else False,
         ) as bar,
     ):
         while chunk := response.read(_CHUNK_BYTES):

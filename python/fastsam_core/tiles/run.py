@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .. import option_parsers as parse
+from .._progress import progress_bar
 from . import run_algebra
 from .grid import Grid, Tile
 from .merge import merge
@@ -80,7 +81,7 @@ def segment(
         settings = {"height": raster.height, "width": raster.width, "tile": grid.tile_size, "overlap": grid.overlap}
         with TileFiles(work_dir, settings | segmenter.settings) if work_dir is not None else nullcontext() as files:
             pieces = _segment_tiles(raster, grid, segmenter, files, batch)
-        with _progress_bar(grid, "merge") as bar:
+        with progress_bar(total=len(grid), desc="merge", unit="tile") as bar:
             merged = list(merge(pieces, grid, merge_iou, bar.update))
         return RasterObjects(merged, raster.height, raster.width, raster.georeference, raster.name)
 
@@ -90,7 +91,7 @@ def _segment_tiles(
 ) -> list[Piece]:
     """Return the masks of all tiles, ordered by tile number. Finished tiles are read from `files`."""
     pieces_by_tile: dict[int, list[Piece]] = {}
-    with _progress_bar(grid, "tiles") as bar:
+    with progress_bar(total=len(grid), desc="tiles", unit="tile") as bar:
         pending: list[_LoadedTile] = []
         for tile in grid:
             loaded = _LoadedTile(raster, tile)
@@ -161,10 +162,3 @@ def _segment_batch(
             files.write(loaded.tile, loaded.digest, pieces)
         pieces_by_tile[loaded.tile.number] = pieces
         on_tile_done()
-
-
-def _progress_bar(grid: Grid, description: str) -> Any:
-    """Return a progress bar over all tiles, shown only on a terminal."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=len(grid), desc=description, unit="tile", disable=None)

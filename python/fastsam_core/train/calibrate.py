@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from .._files import check_writable
 from .._log import logger
+from .._progress import progress_bar
 from ..models.checkpoint import load_model
 from ..models.decoder_folded import FoldedImage
 from ..models.mask_decoder import NUM_MASK_TOKENS
@@ -70,7 +70,7 @@ def collect_iou_samples(
     single_images = (batch.slice(k, k + 1) for batch in prefetcher.take(num_images) for k in range(len(batch)))
     tokens, ious, image_index = [], [], []
     try:
-        for index, image in enumerate(tqdm(single_images, total=num_images, unit="image")):
+        for index, image in enumerate(progress_bar(single_images, total=num_images, unit="image")):
             pool.add(image)
             views = draw_views(pool, 1, size, rng)
             groups = draw_groups(

@@ -32,6 +32,8 @@ def test_output_folder_is_not_listed(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "labels/png/b.png")
     files = list_files(tmp_path, tmp_path / "labels")
     assert files is not None and files.keys == ["b.jpg"]
+    files = list_files(tmp_path, tmp_path)
+    assert files is not None and files.keys == ["b.jpg", "labels/png/b.png"]
 
 
 def test_symbolic_links_are_followed_without_cycles(tmp_path: Path) -> None:

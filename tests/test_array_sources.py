@@ -165,7 +165,7 @@ def test_iterator_is_read_one_item_at_a_time(tmp_path: Path) -> None:
     assert len(asked) == 1
     rest = list(items)
     assert [(i.index, i.total, i.error is None) for i in rest] == [(1, None, True), (2, None, False), (3, None, True)]
-    with pytest.raises(TypeError, match="a int can't be a source"):
+    with pytest.raises(TypeError, match="5 is a camera number: pass it alone"):
         list(load_sources(iter([5])))
 
 

@@ -12,7 +12,7 @@ from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.saving import ResultWriter, create_run_folder
-from fastsam_core.sources import Item, load_sources
+from fastsam_core.sources import Item, Source, load_sources
 from image_examples import write_video
 from small_model import QUIET, bgr_image
 
@@ -65,6 +65,12 @@ def test_unwritable_project_folder_error_says_what_to_do(tmp_path: Path) -> None
         create_run_folder(Config(project=str(tmp_path), exist_ok=True))
 
 
+def test_link_to_a_missing_disk_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "missing")
+    with pytest.raises(OSError, match=r"\(give project= to choose another folder"):
+        create_run_folder(Config())
+
+
 def test_predictor_saves_all_results_to_one_folder(
     predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +117,20 @@ def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predicto
     assert predictor.save_dir is not None
     names = ["X-3", "x", "x-2"]
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
+
+
+def test_files_of_an_address_are_named_without_its_query(tmp_path: Path) -> None:
+    writer = ResultWriter(tmp_path, Config(save_txt=True))
+    paths = [
+        "https://x.org/a.jpg?key=1/2.3",
+        "http://x.org/b.png#" + "c" * 999,
+        "http://x.org/" + "d" * 999,
+        "e#f.jpg",
+    ]
+    for index, path in enumerate(paths):
+        result = Results(bgr_image(24, 32), path, {0: "a"}, np.array([[1, 1, 9, 9, 1, 0]]))
+        writer.write(Item(None, path, index=index), result)
+    assert files(tmp_path / "labels") == ["a.txt", "b.txt", "d" * 60 + ".txt", "e#f.txt"]
 
 
 def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> None:
@@ -184,6 +204,31 @@ def test_frame_of_another_size_is_fitted_to_its_video(tmp_path: Path) -> None:
     assert [item.image.shape for item in load_sources(tmp_path / "camera.avi")] == [(48, 64, 3)] * 2
 
 
+def test_each_of_two_streams_gets_a_video_of_its_own_frames(tmp_path: Path) -> None:
+    writer, image = ResultWriter(tmp_path, Config(save=True)), bgr_image(24, 32)
+    for number in range(3):
+        for index in range(2):
+            item = Item(image, f"rtsp://camera{index}/live", frame=number, index=index, kind="stream")
+            writer.write(item, Results(image, item.path, {}))
+    writer.close()
+    for name in ("live.avi", "live-2.avi"):
+        assert len(list(load_sources(tmp_path / name))) == 3
+
+
+def test_source_is_closed_even_if_a_video_can_not_be_finished(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(writer: ResultWriter) -> None:
+        raise OSError("disk full")
+
+    closed: list[Source] = []
+    monkeypatch.setattr(Source, "close", lambda source: closed.append(source))
+    monkeypatch.setattr(ResultWriter, "close", fail)
+    with pytest.raises(OSError, match="disk full"):
+        predictor(bgr_image(48, 64), bboxes=BOXES)
+    assert closed == [predictor.dataset]
+
+
 def test_closing_the_stream_early_leaves_a_readable_video(predictor: Predictor, tmp_path: Path) -> None:
     import cv2
 
@@ -217,7 +262,8 @@ def test_each_video_of_a_folder_gets_its_own_file(predictor: Predictor, tmp_path
     make_video(folder / "a.avi", 2)
     make_video(folder / "b.avi", 3)
     results = predictor(folder, bboxes=BOXES[0], stream=True)
-    assert [Path(result.path).name for result in results] == ["a.avi"] * 2 + ["b.avi"] * 3
+    seen = [(Path(result.path).name, (Path(result.save_dir) / "a.avi").exists()) for result in results]
+    assert seen == [("a.avi", False)] * 2 + [("b.avi", True)] * 3  # a video is complete before the next one begins
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == ["a.avi", "b.avi"]
 
@@ -258,3 +304,12 @@ def test_failed_call_leaves_no_empty_folder(predictor: Predictor, tmp_path: Path
         assert list((tmp_path / "runs" / "segment").iterdir()) == []
     predictor(image, bboxes=BOXES)
     assert files(tmp_path) == ["runs/segment/predict/image0.jpg"]
+
+
+def test_folder_removed_after_a_failed_call_is_free_for_another_predictor(predictor: Predictor, tmp_path: Path) -> None:
+    other, image = Predictor(predictor.args), bgr_image(48, 64)
+    with pytest.raises(ValueError, match="cuda:99"):
+        predictor(image, device="cuda:99")
+    for caller in (other, predictor, predictor):
+        caller(image, bboxes=BOXES)
+    assert files(tmp_path / "runs" / "segment") == ["predict-2/image0.jpg", "predict/image0.jpg"]

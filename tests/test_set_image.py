@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsam_core import Predictor
+from fastsam_core import Predictor, encoded_image
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.preprocess import preprocess
 from predictor_examples import BOXES, HEIGHT, WIDTH, dense, predictor_with_image
@@ -161,6 +163,24 @@ def test_changed_weights_recompute_features(image: np.ndarray) -> None:
     model.image_encoder.neck[3].bias.add_(1)
     found()
     assert torch.equal(predictor.features, features)
+
+
+@torch.no_grad()
+def test_copied_predictor_encodes_again_only_after_a_change_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = small_model()
+    del model.encode_image  # which would count for this model only
+    predictor = predictor_with_image(model)
+    encode, encoded = encoded_image.encode, list[int]()
+    monkeypatch.setattr(encoded_image, "encode", lambda *arguments: encoded.append(1) or encode(*arguments))
+    for change in (None, model.image_encoder.neck[3].bias):
+        if change is not None:
+            change.add_(1)
+        copies = copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))
+        expected = predictor_with_image(model).prompt_inference(bboxes=BOXES)[0]
+        for other in copies:
+            encoded.clear()
+            assert torch.equal(other.prompt_inference(bboxes=BOXES)[0], expected)
+            assert len(encoded) == (change is not None)
 
 
 def test_returned_tensors_can_be_used_with_autograd(predictor: Predictor) -> None:

@@ -55,8 +55,19 @@ def test_missing_file_suggests_close_names(tmp_path: Path) -> None:
     write(tmp_path / "zidane.jpg")
     with pytest.raises(FileNotFoundError, match=r"zidan\.jpg.*did you mean zidane\.jpg"):
         load_sources(tmp_path / "zidan.jpg")
+    with pytest.raises(FileNotFoundError, match=r"looked for .*mountain\.png\)$"):
+        load_sources(tmp_path / "mountain.png")
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist, but "):
         load_sources(tmp_path / "nowhere" / "a.jpg")
+
+
+def test_missing_file_in_a_folder_that_can_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(FileNotFoundError, match=r"looked for .*a\.jpg\)$"):
+        load_sources(tmp_path / "a.jpg")
 
 
 def test_missing_drive_is_reported_as_missing_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +169,11 @@ def test_glob_patterns(folder: Path) -> None:
 
 def test_existing_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
     write(folder / "a[1].png")
+    write(folder / "a1.png")
     assert names(f"{folder}/a[1].png") == ["a[1].png"]
+    assert names([folder / "a[1].png"]) == ["a[1].png"]
+    (folder / "list.txt").write_text("a[1].png\n")
+    assert names(folder / "list.txt") == ["a[1].png"]
 
 
 def test_list_file_entries_may_be_files_folders_and_patterns(
@@ -167,12 +182,14 @@ def test_list_file_entries_may_be_files_folders_and_patterns(
     write(tmp_path / "cwd" / "here.png")
     monkeypatch.chdir(tmp_path / "cwd")
     listed = folder / "list.txt"
-    listed.write_text(f"\ufeffimg2.png\n\n  here.png \nmissing.png\n{folder / 'IMG1.JPG'}\nsub\n*10.png\n", "utf-8")
+    listed.write_text(
+        f"\ufeffimg2.png\n\n  here.png \nmissing.png\n{folder / 'IMG1.JPG'}\nsub\n*10.png\n**/h*.png\n", "utf-8"
+    )
     items = list(load_sources(listed))
     assert [Path(i.path).name for i in items] == [
-        "img2.png", "here.png", "missing.png", "IMG1.JPG", "deep.png", "img10.png"
+        "img2.png", "here.png", "missing.png", "IMG1.JPG", "deep.png", "img10.png", "here.png"
     ]  # fmt: skip
-    assert [i.error is None for i in items] == [True, True, False, True, True, True]
+    assert [i.error is None for i in items] == [True, True, False, True, True, True, True]
 
 
 def test_brackets_in_a_folder_name_are_not_a_pattern(tmp_path: Path) -> None:
@@ -186,8 +203,12 @@ def test_brackets_in_a_folder_name_are_not_a_pattern(tmp_path: Path) -> None:
 
 
 def test_csv_list_takes_the_first_column(folder: Path) -> None:
-    (folder / "list.csv").write_text('image,label\n"img2.png",3\nimg10.png,4\n')
-    assert names(folder / "list.csv") == ["img2.png", "img10.png"]
+    for header in ("", "image,label\n", "File_Name\n"):
+        (folder / "list.csv").write_text(header + '"img2.png",3\n\nimg10.png,4\n')
+        assert names(folder / "list.csv") == ["img2.png", "img10.png"]
+    (folder / "list.csv").write_text("")
+    with pytest.raises(FileNotFoundError, match="names no file"):
+        load_sources(folder / "list.csv")
 
 
 @pytest.mark.parametrize(
@@ -267,13 +288,16 @@ def test_list_goes_on_after_bad_files(tmp_path: Path) -> None:
         ({"a": 1}, TypeError, "a dict"),
         ({BGR.tobytes()}, TypeError, "a set"),
         ("screen 0", ValueError, "screen"),
+        (" Screen 0 10 20 300 200", ValueError, "screen"),
+        ("screen shot 1.png", FileNotFoundError, "no such file"),
         ("s3://bucket/a.png", ValueError, "not a supported address"),
         (Path("https://example.com/a.png"), ValueError, "pass it as str"),
         ("a\0b.png", FileNotFoundError, "no such file"),
         ("x" * 5000, FileNotFoundError, "no such file"),
         ([], ValueError, "empty list"),
         ([BGR, None], TypeError, r"source\[1\]: a NoneType"),
-        ([BGR, 0], TypeError, r"source\[1\]: a int"),
+        ([BGR, 0], TypeError, r"source\[1\]: 0 is a camera number: pass it alone"),
+        ([BGR, False], TypeError, r"source\[1\]: a bool can't be a source"),
         ([BGR / 255], ValueError, r"source\[0\]: .*scale"),
         ([BGR, ""], ValueError, r"source\[1\]: an empty string"),
         ([BGR, "rtsp://camera"], ValueError, r"source\[1\]: .*\.streams"),

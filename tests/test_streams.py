@@ -179,11 +179,30 @@ def test_full_buffer_blocks_the_reader_until_a_frame_is_taken(monkeypatch: pytes
     assert [frame[0] for frame in frames] == [0, 1, 2] and taken(reader) == [(3, 3), (4, 4)]
 
 
+def test_time_for_which_a_full_buffer_blocks_the_reader_is_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "BUFFER", 2)
+    open_with(monkeypatch, Capture(image() for _ in range(3)))
+    condition, times = Condition(), iter(range(100))
+    monkeypatch.setattr(stream_module, "time", SimpleNamespace(monotonic=lambda: float(next(times))))
+    reader, since = reader_of(0, condition), list[float]()
+
+    def take() -> None:
+        since.append(reader.last_frame)
+        reader.take()
+        since.append(reader.last_frame)
+
+    condition.on_wait = take
+    reader.run()
+    assert since == [3, 4]  # grabbed, taken
+    taken(reader)
+    assert reader.last_frame == 5  # of two frames, only the one that unblocks a reader counts
+
+
 def test_stop_wakes_a_reader_with_a_full_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "BUFFER", 1)
     open_with(monkeypatch, Capture(image() for _ in range(5)))
     condition, waits = Condition(), list[int]()
-    reader = reader_of(0, condition)
+    reader = reader_of("clip.avi", condition)
 
     def stop() -> None:
         waits.append(1)
@@ -223,10 +242,10 @@ def test_streams_keep_index_and_total_when_another_has_failed(monkeypatch: pytes
         yield image(5)
 
     monkeypatch.setattr(stream_module, "logger", SimpleNamespace(warning=warning))
-    captures = {7: Capture(opened=False), 3: Capture(frames())}
+    captures = {7: Capture(opened=False), "clip.avi": Capture(frames())}
     monkeypatch.setattr(stream_module, "open_capture", captures.get)
-    (item,) = stream_items([7, 3])
-    assert (item.path, item.index, item.total, item.frame, item.kind, item.fps) == ("3", 1, 2, 0, "stream", 25)
+    (item,) = stream_items([7, "clip.avi"])
+    assert (item.path, item.index, item.total, item.frame, item.kind, item.fps) == ("clip.avi", 1, 2, 0, "stream", 25)
     assert warnings == ["stream 7: can't be opened"]
 
 
@@ -253,8 +272,55 @@ def test_error_names_the_stream_that_failed_first(
 def test_end_of_a_file_is_not_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     open_with(monkeypatch, Capture([image()]))
     with caplog.at_level(logging.WARNING):
-        assert len(list(stream_items([0]))) == 1
+        assert len(list(stream_items(["clip.avi"]))) == 1
     assert not caplog.records
+
+
+def test_camera_that_stops_is_logged_and_not_reopened(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = open_with(monkeypatch, Capture([image()]))
+    with caplog.at_level(logging.WARNING):
+        assert len(list(stream_items([0]))) == 1
+    assert [record.getMessage() for record in caplog.records] == ["stream 0: the stream stopped"] and opened == [0]
+
+
+@pytest.mark.parametrize(("frames", "times"), [(100, 1), (88, 1), (87, 2)])
+def test_address_is_not_reopened_after_the_announced_frames(
+    monkeypatch: pytest.MonkeyPatch, frames: int, times: int
+) -> None:
+    opened = open_with(monkeypatch, *(Capture(image() for _ in range(count)) for count in (frames, 100)))
+    reader = reader_of("http://server/video?id=5", buffered=False)
+    monkeypatch.setattr(reader._stop_requested, "wait", lambda seconds: None)
+    reader.run()
+    assert reader.error is None and len(opened) == times
+
+
+def test_failed_and_silent_streams_are_dropped_while_another_delivers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Reader:
+        fps = ident = None
+
+        def __init__(self, address: int, *arguments: Any, **options: Any) -> None:
+            self.address, self.ended = address, address == 1
+            self.error = "can't be opened" if self.ended else None
+            self.last_frame = float("-inf") if address == 2 else float("inf")
+
+        def take(self) -> tuple[int, np.ndarray] | None:
+            return (0, image()) if self.address == 3 else None
+
+        start = request_stop = lambda self: None
+
+    monkeypatch.setattr(stream_module, "StreamReader", Reader)
+    monkeypatch.setattr(stream_module, "threading", SimpleNamespace(Condition=Condition))  # its `wait` would raise
+    items = stream_items([1, 2, 3, 4], timeout=9)
+    with caplog.at_level(logging.WARNING):
+        assert [next(items).path for _ in range(3)] == ["3", "3", "3"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "stream 1: can't be opened",
+        "stream 2: no frame for 9 seconds",
+    ]
 
 
 def test_readers_are_stopped_if_a_thread_can_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

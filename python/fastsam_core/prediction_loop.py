@@ -100,14 +100,16 @@ class PredictionLoop:
             if writer is not None and saving.writes_files(config) and not config.exist_ok:
                 with suppress(OSError):  # fails if the folder isn't empty, which then stays
                     writer.folder.rmdir()
+                    if self.save_dir == writer.folder:
+                        self.save_dir = None  # another run may create a folder of this name
             raise
         finally:
-            if writer is not None:
-                writer.close()
-            if isinstance(items, Source):
-                items.close()
             if outer_state is not None:
                 self.batch, self.results = outer_state
+            if isinstance(items, Source):
+                items.close()
+            if writer is not None:
+                writer.close()
         self._log_summary(config, total_ms, num_images, writer)
         self._run_callbacks("on_predict_end")
 

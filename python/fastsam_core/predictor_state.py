@@ -31,12 +31,13 @@ class PredictorState(PredictionLoop):
         self.model: SamModel | None = None
         self.current_image: EncodedImage | None = None
         self._last_input: tuple[weakref.ref[Tensor], EncodedImage] | None = None
-        self._weight_snapshots: tuple[WeightSnapshot, WeightSnapshot] | None = (
-            None  # of the image encoder, and of the other modules
-        )
+        # Of the image encoder, and of the other modules.
+        self._weight_snapshots: tuple[WeightSnapshot, WeightSnapshot] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_last_input": None, "_weights": None}
+        if self._weight_snapshots is not None:
+            self._invalidate_if_changed()  # the copy's tensors count their changes from now on
+        return {**super().__getstate__(), "_last_input": None, "_weight_snapshots": None}
 
     # --- the model ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .sources import Item
 _DEFAULT_FPS = 30.0
 # Minimum video width in pixels. For tall videos 2, 3, 6 or 7 pixels wide, OpenCV 5.0 writes past the end of its buffer.
 _MIN_VIDEO_WIDTH = 8
+_MAX_ADDRESS_STEM = 60  # characters of an address that become the stem of a file
 
 
 def writes_files(config: Config) -> bool:
@@ -35,21 +37,21 @@ def create_run_folder(config: Config) -> Path:
     """
     base = Path("runs", config.task, os.path.expanduser(config.project or "")).absolute()
     name = config.name or config.mode
-    number = 1
-    while True:
-        folder = base / (name if number == 1 else f"{name}-{number}")
-        try:
-            # Creating it is also the check whether it exists, so that two processes never get the same folder.
-            folder.mkdir(parents=True, exist_ok=config.exist_ok)
-        except FileExistsError:
-            if config.exist_ok:
-                raise
-            number += 1
-        except OSError as error:
-            hint = "give project= to choose another folder, or save=False to write nothing"
-            raise type(error)(error.errno, f"{error.strerror} ({hint})", error.filename) from error
-        else:
-            return folder
+    try:
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = base / (name if number == 1 else f"{name}-{number}")
+            try:
+                # Creating it is also the check whether it exists, so that two processes never get the same folder.
+                folder.mkdir(exist_ok=config.exist_ok)
+                break
+            except FileExistsError:
+                if config.exist_ok:
+                    raise
+    except OSError as error:
+        hint = "give project= to choose another folder, or save=False to write nothing"
+        raise type(error)(error.errno, f"{error.strerror} ({hint})", error.filename) from error
+    return folder
 
 
 class ResultWriter:
@@ -99,6 +101,8 @@ class ResultWriter:
         """Return a file stem that no other item has; all frames of one video share it."""
         if item.index not in self._stems or item.frame is None:
             base = Path(item.path).stem or "image"
+            if "://" in item.path:  # without a query: it may be longer than the name of a file can be
+                base = Path(re.split("[?#]", item.path)[0]).stem[:_MAX_ADDRESS_STEM]
             stem, number = base, 1
             while self._is_taken(stem.casefold(), item):
                 number += 1

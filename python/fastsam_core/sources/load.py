@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -105,7 +106,7 @@ def _string_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
     if not os.path.lexists(path):
         if glob.has_magic(path):
             return _entries_source("images", glob_entries(path), path, vid_stride)
-        if text.lower().split()[0] == "screen":
+        if re.fullmatch(r"screen[\s\d]*", text.strip().lower()):  # Ultralytics: screen number, left, top, width, height
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
         if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
             hint = "" if "://" in text else "; pass it as str"  # Path collapses the two slashes of a URL into one
@@ -197,6 +198,8 @@ def _element_entries(element: Any) -> list[Entry] | None:
             return text_entries(text)
         except FileNotFoundError:
             return [file_entry(expand_user(text))]  # in a list, an empty folder or pattern is reported later, not fatal
+    if isinstance(element, (int, np.integer)) and not isinstance(element, bool):
+        raise TypeError(f"{element} is a camera number: pass it alone, or several in a *.streams file")
     _in_memory_items(element, 0)
     return None
 

@@ -8,6 +8,7 @@ import glob
 import os
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ VIDEO_SUFFIXES = frozenset(
 LIST_SUFFIXES = frozenset((".txt", ".csv"))
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "tcp://", "udp://")
 _MAX_PATH_LENGTH = 4096  # Linux's limit; other systems have lower ones
+_MAX_COMPARED_NAMES = 10_000  # names in a folder that are compared with a misspelt one; a million would take a minute
 # Values of a CSV file's first cell that mark a header row.
 _CSV_HEADERS = frozenset(
     ("path", "paths", "file", "files", "filename", "file_name", "image", "images", "image_path", "url")
@@ -190,7 +192,10 @@ def missing_file_error(path: str) -> FileNotFoundError:
         )
     absolute = Path(os.path.abspath(path))
     if os.path.isdir(absolute.parent):
-        similar = difflib.get_close_matches(absolute.name, sorted(os.listdir(absolute.parent)), n=3, cutoff=0.6)
+        names: list[str] = []
+        with suppress(OSError):  # a folder may be searched by name without being listed
+            names = sorted(os.listdir(absolute.parent))[:_MAX_COMPARED_NAMES]
+        similar = difflib.get_close_matches(absolute.name, names, n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
     else:
         nearest = next((folder for folder in absolute.parents if os.path.isdir(folder)), None)

@@ -15,7 +15,7 @@ from .._files import opencv_path
 from .._log import logger
 from .arrays import from_array
 from .item import Item
-from .video import frame_count_and_fps
+from .video import ended_early, frame_count_and_fps
 
 BUFFER = 30  # frames that a buffered stream holds before its reader blocks
 TIMEOUT = 30.0  # seconds without a frame after which a stream counts as dead
@@ -31,8 +31,8 @@ class StreamReader(threading.Thread):
     reader when full; else hold only the latest frame and drop frames that weren't taken in time. vid_stride: keep every
     `vid_stride`-th frame.
 
-    A URL whose stream stops is reopened, up to three times without a new frame. `error` says why the reader ended; it
-    is None at the end of a file.
+    A URL whose stream stops is reopened, up to three times without a new frame, but not after all frames that it has
+    announced. `error` says why the reader ended; it is None at the end of a video.
     """
 
     def __init__(self, address: int | str, condition: threading.Condition, *, buffered: bool, vid_stride: int) -> None:
@@ -48,11 +48,14 @@ class StreamReader(threading.Thread):
         self._stride = vid_stride
         self._stop_requested = threading.Event()
         self._is_url = isinstance(address, str) and "://" in address
+        self._is_file = isinstance(address, str) and not self._is_url
 
     def take(self) -> tuple[int, NDArray[np.uint8]] | None:
         """Return the next (buffered) or latest frame with its number, or None. The caller must hold `condition`."""
         if not self._frames:
             return None
+        if len(self._frames) == BUFFER:
+            self.last_frame = time.monotonic()  # the reader was blocked; that doesn't count as silence
         frame = self._frames.popleft()
         self._condition.notify_all()
         return frame
@@ -78,14 +81,16 @@ class StreamReader(threading.Thread):
             capture = open_capture(self.address)
             try:
                 if capture.isOpened():
-                    self.fps = frame_count_and_fps(capture)[1]
+                    announced, self.fps = frame_count_and_fps(capture)
                     first_number = frame_number
                     frame_number = self._read_frames(capture, frame_number)
-                    failures = 0 if frame_number > first_number else failures
-                    if not self._is_url:
-                        self.error = "no frame can be decoded" if frame_number == first_number else None
+                    num_read = frame_number - first_number
+                    is_whole = self._is_file or (announced is not None and not ended_early(num_read, announced))
+                    if num_read and is_whole:
+                        self.error = None
                         return
-                    self.error = "the stream stopped"
+                    failures = 0 if num_read else failures
+                    self.error = "the stream stopped" if num_read or self._is_url else "no frame can be decoded"
                 else:
                     self.error = "can't be opened"
             finally:
@@ -144,18 +149,16 @@ def stream_items(
         while active:
             with condition:
                 taken = [(i, reader, reader.take()) for i, reader in active.items()]
-                if not any(frame for _, _, frame in taken):
-                    for i, reader in list(active.items()):
-                        timed_out = time.monotonic() - reader.last_frame > timeout
-                        if reader.ended or timed_out:
-                            reason = reader.error or (None if reader.ended else f"no frame for {timeout:g} seconds")
-                            if reason:
-                                reasons[i] = reason
-                                logger.warning("stream %s: %s", reader.address, reason)
-                            del active[i]
-                    if active:
-                        condition.wait(min(1.0, timeout))
-                    continue
+                for i, reader, frame in taken:
+                    timed_out = time.monotonic() - reader.last_frame > timeout
+                    if frame is None and (reader.ended or timed_out):
+                        reason = reader.error or (None if reader.ended else f"no frame for {timeout:g} seconds")
+                        if reason:
+                            reasons[i] = reason
+                            logger.warning("stream %s: %s", reader.address, reason)
+                        del active[i]
+                if active and not any(frame for _, _, frame in taken):
+                    condition.wait(min(1.0, timeout))
             for i, reader, frame in taken:
                 if frame is not None:
                     num_frames += 1

@@ -55,8 +55,7 @@ def video_items(file: str, path: str, *, vid_stride: int = 1) -> Iterator[Item]:
         raise ValueError("no frame of the video can be decoded")
     if decoded < end:
         logger.warning("%s: %d of its frames are damaged and skipped", path, end - decoded)
-    # Headers are often off by a frame or two, so warn only about a real gap.
-    if frames is not None and end < 0.9 * frames - 2:
+    if frames is not None and ended_early(end, frames):
         logger.warning("%s ended after %d of the %d frames that its header declares", path, end, frames)
 
 
@@ -69,6 +68,11 @@ def frame_count_and_fps(capture: Any) -> tuple[int | None, float | None]:
         int(num_frames) if math.isfinite(num_frames) and 0 < num_frames < 1e9 else None,
         float(fps) if math.isfinite(fps) and 0 < fps < 1e6 else None,
     )
+
+
+def ended_early(num_frames: int, announced: int) -> bool:
+    """Return whether a video of `num_frames` lacks a part of the announced ones. Headers are often off by a few."""
+    return num_frames < 0.9 * announced - 2
 
 
 def expected_frame_count(file: str, vid_stride: int) -> int | None:

@@ -63,6 +63,12 @@ def test_repeated_lines_of_an_image_count_once(tmp_path: Path) -> None:
     assert history.finished == {"a"} and not history.failed and history.class_counts == {(0, "cup"): 2}
 
 
+def test_video_that_is_read_to_its_end_has_failed_no_longer(tmp_path: Path) -> None:
+    write(tmp_path, {"key": "v.mp4", "status": "error", "error": "broken"}, {"key": "v.mp4", "status": "video"})
+    history = read_history(tmp_path, SETTINGS)
+    assert history.videos == {"v.mp4"} and not history.failed
+
+
 def test_last_line_of_a_relabelled_image_counts(tmp_path: Path) -> None:
     """The last line determines classes and failure, also across the manifests of several shards."""
     write(tmp_path, ok("a", (0, "cup", 2)), ok("b"), ok("c", (0, "cup", 1)), ok("b", (1, "dish", 4)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.file_list import find_renames, list_files
+from fastsam_core.annotate.file_list import default_label_name, file_key, find_renames, list_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -90,6 +90,8 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     assert list_files(image) is None
     assert list_files(["https://example.org/a.jpg", str(tmp_path / "a.jpg")]) is None
     assert list_files("rtsp://camera/1") is None
+    for other in (tmp_path, tmp_path / "missing.jpg"):
+        assert list_files([tmp_path / "a.jpg", other]) is None
     (tmp_path / "list.txt").write_text("https://example.org/a.jpg\na.jpg\n")
     assert list_files(tmp_path / "list.txt") is None
 
@@ -104,11 +106,34 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
         (["A/x.jpg", "a/x.jpg"], {"a/x.jpg": "a/x-2"}),
         (["clip.avi", "clip.jpg", "clip.mp4"], {"clip.mp4": "clip-2"}),
         (["clip.mp4", "clip_0.jpg"], {"clip.mp4": "clip-2"}),
+        (["CLIP_12.jpg", "clip-2_7.jpg", "clip.mp4"], {"clip.mp4": "clip-3"}),
+        (["clip.mp4", "clip_.jpg", "clip_0_a.jpg", "clip_0_1.jpg", "clip_x.jpg"], {}),
         (["a.b.jpg", "a.jpg"], {}),
     ],
 )
 def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None:
     assert find_renames(keys) == expected
+
+
+def test_listed_files_have_different_label_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.png")
+    files = list_files(tmp_path)
+    assert files is not None and [files.label_name(key) for key in files.keys] == ["a", "a-2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "name"),
+    [
+        ("x/a.jpg", "x/a.jpg", "x/a"),
+        ("x/v.mp4", "x/v.mp4", "x/v"),
+        ("x/v.mp4#12", "x/v.mp4", "x/v_12"),
+        ("v#1.mp4#2", "v#1.mp4", "v#1_2"),
+        ("v.mp4#cover.jpg", "v.mp4#cover.jpg", "v.mp4#cover"),  # a file of this name
+        ("a.jpg#3", "a.jpg#3", "a"),
+    ],
+)
+def test_frames_are_called_by_their_video_and_number(key: str, file: str, name: str) -> None:
+    assert (file_key(key), default_label_name(key)) == (file, name)
 
 
 @given(

@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastsam_core import auto_annotate
@@ -72,11 +73,18 @@ def test_image_size_is_rounded_up_to_patches() -> None:
         ({11, 2}, [2, 11]),
         (frozenset({8}), [8]),
         (range(2), [0, 1]),
+        (np.array([7, 2, 7]), [2, 7]),
         ([], []),
     ],
 )
 def test_classes_are_sorted_and_unique(given: Any, expected: list[int] | None) -> None:
     assert AnnotateConfig(classes=given).classes == expected
+
+
+@pytest.mark.parametrize("given", [-1, [0, -1], True, 1.5, [0.0], "person", np.array([0.5])])
+def test_classes_that_are_no_ids_are_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="classes must be a class id, or a list of them, not"):
+        AnnotateConfig(classes=given)
 
 
 @pytest.mark.parametrize(

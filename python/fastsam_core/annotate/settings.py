@@ -55,7 +55,7 @@ class AnnotateConfig:
         self.min_area = parse.number(0)("min_area", self.min_area)
         self.batch = parse.integer(1)("batch", self.batch)
         self.workers = parse.integer(1)("workers", self.workers)
-        self.classes = _parse_class_ids(self.classes)
+        self.classes = None if self.classes is None else list(parse.class_ids("classes", self.classes))
         self.texts = _parse_texts(self.texts)
         self.formats = parse_formats(self.formats)
         self.device = "" if self.device is None else self.device
@@ -109,13 +109,6 @@ def parse_formats(formats: Any) -> tuple[str, ...]:
             f"formats={formats!r}: {', '.join(map(repr, unknown)) or 'none'}; accepted: {', '.join(FORMATS)}"
         )
     return tuple(name for name in FORMATS if name in wanted)
-
-
-def _parse_class_ids(classes: Any) -> list[int] | None:
-    if classes is None:
-        return None
-    given = list(classes) if isinstance(classes, (list, tuple, set, frozenset, range)) else [classes]
-    return sorted({parse.integer(0)("classes", class_id) for class_id in given})
 
 
 def _parse_texts(texts: Any) -> list[str] | None:

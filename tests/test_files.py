@@ -91,3 +91,11 @@ def test_check_folder_finds_unwritable_folders_and_creates_nothing(
             check_writable(folder)
         assert caught.value.filename == str(tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_check_folder_names_a_missing_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in ("exists", "is_dir"):
+        monkeypatch.setattr(Path, method, lambda path: False)
+    with pytest.raises(NotADirectoryError) as caught:
+        check_writable(tmp_path / "new")
+    assert caught.value.filename == tmp_path.anchor

@@ -148,6 +148,9 @@ def test_fingerprint_of_a_callable_is_its_qualified_name() -> None:
     named = Counting()
     named.fingerprint = "weights 1"  # type: ignore[attr-defined]
     assert load_detector(named).fingerprint == "weights 1"
+    filtered = load_detector(load_detector(named, classes=[2, 0], max_det=1), conf=0.25)
+    assert filtered.fingerprint == "weights 1 classes=(0, 2) max_det=1"
+    assert load_detector(filtered, max_det=9).fingerprint == f"{filtered.fingerprint} conf=0.25"
 
 
 def test_checked_detector_is_not_wrapped_again() -> None:

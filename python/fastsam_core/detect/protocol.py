@@ -52,8 +52,9 @@ class CheckedDetector:
     that. conf: keep boxes with a greater score. classes: keep these class ids only. max_det: keep this many boxes,
     those with the highest scores. None turns a filter off. The boxes stay in the detector's order.
 
-    `fingerprint` identifies the detector in manifests: its own attribute of that name, otherwise the qualified name of
-    the class or function; never a memory address.
+    `fingerprint` identifies the detector in manifests, which record the filters beside it: its own attribute of that
+    name, otherwise the qualified name of the class or function; never a memory address. If the detector is itself a
+    `CheckedDetector`, that one's filters are part of it.
     """
 
     def __init__(
@@ -74,7 +75,11 @@ class CheckedDetector:
     @property
     def fingerprint(self) -> str:
         """Text that identifies the detector, see the class."""
-        return str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
+        fingerprint = str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
+        if not isinstance(self.detector, CheckedDetector):
+            return fingerprint
+        filters = {name: getattr(self.detector, name) for name in ("conf", "classes", "max_det")}
+        return " ".join([fingerprint, *(f"{name}={value}" for name, value in filters.items() if value is not None)])
 
     def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
         """Return the detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""

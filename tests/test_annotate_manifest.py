@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fastsam_core import _locks
 from fastsam_core.annotate.dataset_files import names_of_classes
 from fastsam_core.annotate.manifest import History, Manifest, fingerprint, is_started, read_history
 from fastsam_core.annotate.shards import UNSHARDED, Shard
@@ -138,6 +139,14 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     Manifest(tmp_path, SETTINGS, Shard(0, 2)).close()
     first.close()
     Manifest(tmp_path, SETTINGS).close()
+
+
+def test_short_lock_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, waits = iter([False, False, True]), []
+    monkeypatch.setattr(_locks, "try_lock", lambda descriptor, path: next(answers))
+    monkeypatch.setattr("time.sleep", waits.append)
+    Manifest(tmp_path, SETTINGS).close()
+    assert waits == [0.05, 0.05]
 
 
 def test_resume_false_replaces_the_manifest(tmp_path: Path) -> None:

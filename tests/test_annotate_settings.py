@@ -44,7 +44,7 @@ def test_auto_annotate_has_the_same_defaults() -> None:
     [
         ("conf", (0, 1), (-0.01, 1.01)),
         ("iou", (0, 1), (-0.01, 1.01)),
-        ("imgsz", (16, 640), (0, -16)),
+        ("imgsz", (32, 640, [480, 640]), (0, -16)),
         ("max_det", (1,), (0,)),
         ("min_area", (0, 0.5, 1e6), (-0.01,)),
         ("batch", (1,), (0,)),
@@ -57,10 +57,6 @@ def test_bounds_of_numbers(name: str, accepted: tuple[float, ...], refused: tupl
     for value in refused:
         with pytest.raises(ValueError, match=f"{name} must be"):
             AnnotateConfig(**{name: value})
-
-
-def test_image_size_is_rounded_up_to_patches() -> None:
-    assert AnnotateConfig(imgsz=641).imgsz == 656
 
 
 @pytest.mark.parametrize(
@@ -79,6 +75,14 @@ def test_image_size_is_rounded_up_to_patches() -> None:
 )
 def test_classes_are_sorted_and_unique(given: Any, expected: list[int] | None) -> None:
     assert AnnotateConfig(classes=given).classes == expected
+
+
+def test_imgsz_is_rounded_up_to_what_the_detector_takes(caplog: pytest.LogCaptureFixture) -> None:
+    assert AnnotateConfig(imgsz=650).imgsz == 672 and AnnotateConfig(imgsz=(640, 640)).imgsz == 640
+    assert AnnotateConfig(imgsz=(470, 640)).updated(conf=0.5).imgsz == [480, 640]
+    assert "imgsz=650 is not a multiple of 32; using 672" in caplog.messages
+    with pytest.raises(TypeError, match=r"imgsz must be an integer, in pixels, or \(height, width\)"):
+        AnnotateConfig(imgsz=(640,))
 
 
 @pytest.mark.parametrize("given", [-1, [0, -1], True, 1.5, [0.0], "person", np.array([0.5])])

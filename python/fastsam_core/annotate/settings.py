@@ -38,7 +38,7 @@ class AnnotateConfig:
     device: Any = ""
     conf: float = 0.25
     iou: float = 0.45
-    imgsz: int = 640
+    imgsz: int | Sequence[int] = 640
     max_det: int = 300
     classes: Sequence[int] | None = None
     texts: Sequence[str] | None = None
@@ -50,7 +50,8 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         self.conf = parse.number(0, 1)("conf", self.conf)
         self.iou = parse.number(0, 1)("iou", self.iou)
-        self.imgsz = parse.image_size("imgsz", self.imgsz)
+        height, width = parse.input_size("imgsz", self.imgsz)
+        self.imgsz = height if height == width else [height, width]
         self.max_det = parse.integer(1)("max_det", self.max_det)
         self.min_area = parse.number(0)("min_area", self.min_area)
         self.batch = parse.integer(1)("batch", self.batch)

@@ -12,7 +12,14 @@ import pytest
 
 from fastsam_core import _locks
 from fastsam_core.annotate.dataset_files import names_of_classes
-from fastsam_core.annotate.manifest import History, Manifest, fingerprint, is_started, read_history
+from fastsam_core.annotate.manifest import (
+    History,
+    Manifest,
+    fingerprint,
+    is_started,
+    read_history,
+    remove_other_manifests,
+)
 from fastsam_core.annotate.shards import UNSHARDED, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
@@ -109,7 +116,7 @@ def test_manifest_cut_at_any_byte_is_read(tmp_path: Path) -> None:
 def test_damaged_line_is_skipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, ok("a"), ok("b"), ok("c"))
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + b"\0" * 40 + b"\n" + b'{"key": "x"}\n' + lines[3])
+    path.write_bytes(lines[0] + b'{"key": "x"}\n' + b"\0" * 40 + b"\n" + lines[3])
     assert read_history(tmp_path, SETTINGS).finished == {"c"}
     assert "line 2 can't be read" in caplog.text and "line 3 can't be read" in caplog.text
 
@@ -147,6 +154,26 @@ def test_short_lock_of_another_process_is_waited_for(tmp_path: Path, monkeypatch
     monkeypatch.setattr("time.sleep", waits.append)
     Manifest(tmp_path, SETTINGS).close()
     assert waits == [0.05, 0.05]
+
+
+def test_manifest_that_another_shard_started_afresh_is_kept_and_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = write(tmp_path, ok("a"), shard=Shard(0, 2))
+    new = {**SETTINGS, "conf": 0.5}
+    own = Manifest(tmp_path, new, Shard(1, 2), resume=False)
+    plain = _locks.try_lock
+
+    def lock_later(descriptor: int, path: Path) -> bool:
+        Manifest(tmp_path, new, Shard(0, 2), resume=False).close()  # the other shard is faster
+        return plain(descriptor, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_locks, "try_lock", lambda *arguments: patch.undo() or lock_later(*arguments))
+        remove_other_manifests(own.path, new, Shard(1, 2))
+    own.close()
+    assert json.loads(old.read_text())["settings"] == new
+    Manifest(tmp_path, new, Shard(0, 2)).close()
 
 
 def test_resume_false_replaces_the_manifest(tmp_path: Path) -> None:

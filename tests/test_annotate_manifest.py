@@ -113,6 +113,15 @@ def test_manifest_cut_at_any_byte_is_read(tmp_path: Path) -> None:
             assert read_history(tmp_path, SETTINGS).finished == expected | {"d"}
 
 
+@pytest.mark.parametrize("size", [1, 65536, 200_000])
+def test_torn_line_of_any_length_is_removed(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path, *(ok(f"{number:060}.jpg") for number in range(1500)))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x" * size)
+    write(tmp_path)
+    assert path.read_bytes() == whole
+
+
 def test_damaged_line_is_skipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, ok("a"), ok("b"), ok("c"))
     lines = path.read_bytes().splitlines(keepends=True)

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastsam_core.annotate.file_list import default_label_name, file_key, find_renames, list_files
+from fastsam_core.annotate.loading import _with_unique_names
+from fastsam_core.sources.item import Item, Source
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -113,6 +115,24 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
 )
 def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None:
     assert find_renames(keys) == expected
+
+
+def test_images_of_other_sources_are_called_by_the_last_part_of_their_address() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    addresses = (
+        "https://host/a/photo.jpg?signature=ab/cd",
+        "https://host/b/PHOTO.png?x=1#y/z",
+        "/images/what?.jpg",
+        "image0.jpg",
+        "https://host/photo-2",
+    )
+    items = [Item(image, address) for address in addresses]
+    items += [Item(image, "rtsp://host/camera?id=1/2", frame=frame, kind="stream") for frame in (0, 7)]
+    loaded = list(_with_unique_names(Source("iterator", lambda: iter(items))))
+    expected = ["photo.jpg", "PHOTO-2.png", "what?.jpg", "image0.jpg", "photo-2-2", "camera_0", "camera_7"]
+    assert [one.key for one in loaded] == [one.file_name for one in loaded] == expected
+    assert [one.label_name for one in loaded] == [os.path.splitext(name)[0] for name in expected]
+    assert len({one.digest for one in loaded}) == 1 and loaded[0].digest
 
 
 def test_listed_files_have_different_label_names(tmp_path: Path) -> None:

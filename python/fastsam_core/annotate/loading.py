@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -160,7 +161,8 @@ def _digest(image: NDArray[np.uint8]) -> str:
 
 
 def _file_name(item: Item) -> str:
-    name = os.path.basename(item.path.rstrip("/")).split("?")[0] or "image"
+    path = re.split("[?#]", item.path)[0] if "://" in item.path else item.path
+    name = os.path.basename(path.rstrip("/")) or "image"
     if item.frame is None:
         return name
     stem, suffix = posixpath.splitext(name)

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.file_list import find_renames, list_files
+from fastsam_core.annotate.file_list import default_label_name, file_key, find_renames, list_files
+from fastsam_core.annotate.loading import _with_unique_names
+from fastsam_core.sources.item import Item, Source
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -92,6 +94,8 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
     assert list_files(image) is None
     assert list_files(["https://example.org/a.jpg", str(tmp_path / "a.jpg")]) is None
     assert list_files("rtsp://camera/1") is None
+    for other in (tmp_path, tmp_path / "missing.jpg"):
+        assert list_files([tmp_path / "a.jpg", other]) is None
     (tmp_path / "list.txt").write_text("https://example.org/a.jpg\na.jpg\n")
     assert list_files(tmp_path / "list.txt") is None
 
@@ -106,11 +110,52 @@ def test_sources_that_are_no_files_give_none(tmp_path: Path) -> None:
         (["A/x.jpg", "a/x.jpg"], {"a/x.jpg": "a/x-2"}),
         (["clip.avi", "clip.jpg", "clip.mp4"], {"clip.mp4": "clip-2"}),
         (["clip.mp4", "clip_0.jpg"], {"clip.mp4": "clip-2"}),
+        (["CLIP_12.jpg", "clip-2_7.jpg", "clip.mp4"], {"clip.mp4": "clip-3"}),
+        (["clip.mp4", "clip_.jpg", "clip_0_a.jpg", "clip_0_1.jpg", "clip_x.jpg"], {}),
         (["a.b.jpg", "a.jpg"], {}),
     ],
 )
 def test_names_of_label_files(keys: list[str], expected: dict[str, str]) -> None:
     assert find_renames(keys) == expected
+
+
+def test_images_of_other_sources_are_called_by_the_last_part_of_their_address() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    addresses = (
+        "https://host/a/photo.jpg?signature=ab/cd",
+        "https://host/b/PHOTO.png?x=1#y/z",
+        "/images/what?.jpg",
+        "image0.jpg",
+        "https://host/photo-2",
+    )
+    items = [Item(image, address) for address in addresses]
+    items += [Item(image, "rtsp://host/camera?id=1/2", frame=frame, kind="stream") for frame in (0, 7)]
+    loaded = list(_with_unique_names(Source("iterator", lambda: iter(items))))
+    expected = ["photo.jpg", "PHOTO-2.png", "what?.jpg", "image0.jpg", "photo-2-2", "camera_0", "camera_7"]
+    assert [one.key for one in loaded] == [one.file_name for one in loaded] == expected
+    assert [one.label_name for one in loaded] == [os.path.splitext(name)[0] for name in expected]
+    assert len({one.digest for one in loaded}) == 1 and loaded[0].digest
+
+
+def test_listed_files_have_different_label_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.png")
+    files = list_files(tmp_path)
+    assert files is not None and [files.label_name(key) for key in files.keys] == ["a", "a-2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "name"),
+    [
+        ("x/a.jpg", "x/a.jpg", "x/a"),
+        ("x/v.mp4", "x/v.mp4", "x/v"),
+        ("x/v.mp4#12", "x/v.mp4", "x/v_12"),
+        ("v#1.mp4#2", "v#1.mp4", "v#1_2"),
+        ("v.mp4#cover.jpg", "v.mp4#cover.jpg", "v.mp4#cover"),  # a file of this name
+        ("a.jpg#3", "a.jpg#3", "a"),
+    ],
+)
+def test_frames_are_called_by_their_video_and_number(key: str, file: str, name: str) -> None:
+    assert (file_key(key), default_label_name(key)) == (file, name)
 
 
 @given(

@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 
+from fastsam_core import _locks
 from fastsam_core.annotate.dataset_files import names_of_classes
-from fastsam_core.annotate.manifest import History, Manifest, fingerprint, is_started, read_history
+from fastsam_core.annotate.manifest import (
+    History,
+    Manifest,
+    fingerprint,
+    is_started,
+    read_history,
+    remove_other_manifests,
+)
 from fastsam_core.annotate.shards import UNSHARDED, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
@@ -63,6 +71,12 @@ def test_repeated_lines_of_an_image_count_once(tmp_path: Path) -> None:
     assert history.finished == {"a"} and not history.failed and history.class_counts == {(0, "cup"): 2}
 
 
+def test_video_that_is_read_to_its_end_has_failed_no_longer(tmp_path: Path) -> None:
+    write(tmp_path, {"key": "v.mp4", "status": "error", "error": "broken"}, {"key": "v.mp4", "status": "video"})
+    history = read_history(tmp_path, SETTINGS)
+    assert history.videos == {"v.mp4"} and not history.failed
+
+
 def test_last_line_of_a_relabelled_image_counts(tmp_path: Path) -> None:
     """The last line determines classes and failure, also across the manifests of several shards."""
     write(tmp_path, ok("a", (0, "cup", 2)), ok("b"), ok("c", (0, "cup", 1)), ok("b", (1, "dish", 4)))
@@ -99,10 +113,19 @@ def test_manifest_cut_at_any_byte_is_read(tmp_path: Path) -> None:
             assert read_history(tmp_path, SETTINGS).finished == expected | {"d"}
 
 
+@pytest.mark.parametrize("size", [1, 65536, 200_000])
+def test_torn_line_of_any_length_is_removed(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path, *(ok(f"{number:060}.jpg") for number in range(1500)))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x" * size)
+    write(tmp_path)
+    assert path.read_bytes() == whole
+
+
 def test_damaged_line_is_skipped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, ok("a"), ok("b"), ok("c"))
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + b"\0" * 40 + b"\n" + b'{"key": "x"}\n' + lines[3])
+    path.write_bytes(lines[0] + b'{"key": "x"}\n' + b"\0" * 40 + b"\n" + lines[3])
     assert read_history(tmp_path, SETTINGS).finished == {"c"}
     assert "line 2 can't be read" in caplog.text and "line 3 can't be read" in caplog.text
 
@@ -132,6 +155,34 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     Manifest(tmp_path, SETTINGS, Shard(0, 2)).close()
     first.close()
     Manifest(tmp_path, SETTINGS).close()
+
+
+def test_short_lock_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, waits = iter([False, False, True]), []
+    monkeypatch.setattr(_locks, "try_lock", lambda descriptor, path: next(answers))
+    monkeypatch.setattr("time.sleep", waits.append)
+    Manifest(tmp_path, SETTINGS).close()
+    assert waits == [0.05, 0.05]
+
+
+def test_manifest_that_another_shard_started_afresh_is_kept_and_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = write(tmp_path, ok("a"), shard=Shard(0, 2))
+    new = {**SETTINGS, "conf": 0.5}
+    own = Manifest(tmp_path, new, Shard(1, 2), resume=False)
+    plain = _locks.try_lock
+
+    def lock_later(descriptor: int, path: Path) -> bool:
+        Manifest(tmp_path, new, Shard(0, 2), resume=False).close()  # the other shard is faster
+        return plain(descriptor, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_locks, "try_lock", lambda *arguments: patch.undo() or lock_later(*arguments))
+        remove_other_manifests(own.path, new, Shard(1, 2))
+    own.close()
+    assert json.loads(old.read_text())["settings"] == new
+    Manifest(tmp_path, new, Shard(0, 2)).close()
 
 
 def test_resume_false_replaces_the_manifest(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from fastsam_core.annotate.preview import Preview
 from fastsam_core.distributed import annotate_ray, ray_run, worker
 from fastsam_core.distributed.inputs import (
     EncodedImageReader,
+    FolderInput,
     FolderReader,
     WebDatasetInput,
     infer_kind,
@@ -87,6 +89,21 @@ def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"000\.(tar|TAR) would give their images the same names"):
             WebDatasetInput.open(data)
     assert WebDatasetInput.open(["s3://a/000.tar", "s3://b/001.tar"]).files is None
+
+
+def test_images_in_memory_are_no_folder() -> None:
+    with pytest.raises(ValueError, match="data must be a folder, a pattern or a list of image files, not "):
+        FolderInput.open([np.zeros((8, 8, 3), np.uint8)], None, 1, 8)
+
+
+def test_rows_become_batches_of_what_is_left() -> None:
+    reader = EncodedImageReader("parquet", "name", "image", {}, sorted_hashes(["1.png", "3.png"]))
+    columns = {"name": [f"{number}.png" for number in range(7)], "image": [b"broken"] * 7}
+    assert reader.first_name(columns) == "0.png"
+    batches = [[load().key for load in batch] for batch in reader.batches(columns, 2, [])]
+    assert batches == [["0.png", "2.png"], ["4.png", "5.png"], ["6.png"]]
+    folder = FolderReader("")
+    assert folder.first_name({"keys": [[b"a.png", b"b.png"], [b"c.png"]]}) == "a.png"
 
 
 @pytest.mark.parametrize(("cpus", "is_warned"), [(1, True), (2, False), (0, True)])

@@ -23,6 +23,7 @@ from annotate_kills import SAME, CountingDetector, detector, recorded, tiny_sam,
 from fastsam_core import SAM, auto_annotate
 from fastsam_core.annotate import files
 from fastsam_core.annotate.shards import Shard
+from fastsam_core.detect import load_detector
 from image_examples import write_video
 
 
@@ -273,6 +274,7 @@ def test_full_or_read_only_disk_raises_and_run_resumes(
         ({"formats": ["yolo", "png"]}, r'formats was \["yolo"\] and is \["yolo", "png"\]'),
         ({"min_area": 5}, r"min_area was 0\.0 and is 5\.0"),
         ({"det_model": CountingDetector()}, r"annotate_kills\.detector.*CountingDetector"),
+        ({"det_model": load_detector(detector, classes=[1])}, r'kills\.detector" and is .*detector classes=\(1,\)"'),
         ({"det_model": None}, r"det_model was .* and is null"),
     ],
 )

@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastsam_core import auto_annotate
@@ -43,7 +44,7 @@ def test_auto_annotate_has_the_same_defaults() -> None:
     [
         ("conf", (0, 1), (-0.01, 1.01)),
         ("iou", (0, 1), (-0.01, 1.01)),
-        ("imgsz", (16, 640), (0, -16)),
+        ("imgsz", (32, 640, [480, 640]), (0, -16)),
         ("max_det", (1,), (0,)),
         ("min_area", (0, 0.5, 1e6), (-0.01,)),
         ("batch", (1,), (0,)),
@@ -58,10 +59,6 @@ def test_bounds_of_numbers(name: str, accepted: tuple[float, ...], refused: tupl
             AnnotateConfig(**{name: value})
 
 
-def test_image_size_is_rounded_up_to_patches() -> None:
-    assert AnnotateConfig(imgsz=641).imgsz == 656
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -72,11 +69,26 @@ def test_image_size_is_rounded_up_to_patches() -> None:
         ({11, 2}, [2, 11]),
         (frozenset({8}), [8]),
         (range(2), [0, 1]),
+        (np.array([7, 2, 7]), [2, 7]),
         ([], []),
     ],
 )
 def test_classes_are_sorted_and_unique(given: Any, expected: list[int] | None) -> None:
     assert AnnotateConfig(classes=given).classes == expected
+
+
+def test_imgsz_is_rounded_up_to_what_the_detector_takes(caplog: pytest.LogCaptureFixture) -> None:
+    assert AnnotateConfig(imgsz=650).imgsz == 672 and AnnotateConfig(imgsz=(640, 640)).imgsz == 640
+    assert AnnotateConfig(imgsz=(470, 640)).updated(conf=0.5).imgsz == [480, 640]
+    assert "imgsz=650 is not a multiple of 32; using 672" in caplog.messages
+    with pytest.raises(TypeError, match=r"imgsz must be an integer, in pixels, or \(height, width\)"):
+        AnnotateConfig(imgsz=(640,))
+
+
+@pytest.mark.parametrize("given", [-1, [0, -1], True, 1.5, [0.0], "person", np.array([0.5])])
+def test_classes_that_are_no_ids_are_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="classes must be a class id, or a list of them, not"):
+        AnnotateConfig(classes=given)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str], line: str) -> No
         ("predict info", "one command at a time"),
         ("annotate", "needs data="),
         ("annotate data=photos output=x", "output_dir"),
+        ("annotate data=photos source=img.png", "data is given twice, as source and as data"),
+        ("annotate data=photos model=nano.pt sam_model=nano.pt", "sam_model is given twice, as model and as sam_model"),
         ("info source=img.png", "source"),
         ("doctor model=x", "no options"),
     ],
@@ -249,6 +251,7 @@ def test_empty_names_are_refused(place: Path, capsys: pytest.CaptureFixture[str]
         ("predict model=nano.pt source=photos/3.png", "3.png"),
         ("predict model=nano.pt source=img.png device=cuda:99", "cuda:99"),
         ("annotate data=missing model=nano.pt", "missing"),
+        ("info model=nano.pt detailed=maybe", "detailed must be True or False, not 'maybe'"),
     ],
 )
 def test_failed_runs_exit_with_1(place: Path, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsam_core.config import ALIASES, FIELDS, Config, DetectConfig, unknown_option
+from fastsam_core.config import ALIASES, BOOLEAN_OPTIONS, FIELDS, STRING_OPTIONS, Config, DetectConfig, unknown_option
 from fastsam_core.models import registry
 from fastsam_core.models.mask_scoring import MaskScoring
 
@@ -31,6 +31,56 @@ def test_default_options() -> None:
         "point_grids": None,
         "min_mask_region_area": 0,
     }
+
+
+def test_defaults_of_a_call() -> None:
+    """Those of segment everything are in `test_default_options`."""
+    nothing = ["model", "device", "imgsz", "conf", "dtype", "text_model", "text_conf", "line_width", "project", "name"]
+    off = ["stream_buffer", "save_frames", "save_txt", "save_conf", "save_crop", "show", "exist_ok"]
+    on = ["verbose", "save", "show_labels", "show_conf", "show_boxes"]
+    other = {"task": "segment", "mode": "predict", "iou": 0.7, "batch": 1, "points_stride": 32, "vid_stride": 1}
+    expected = dict.fromkeys(nothing) | dict.fromkeys(off, False) | dict.fromkeys(on, True) | other
+    assert {key: getattr(Config(), key) for key in expected} == expected
+    changed = {"task": None, "conf": 0.25, "max_det": 300, "classes": None, "agnostic_nms": False}
+    assert {key: getattr(DetectConfig(), key) for key in expected | changed} == expected | changed
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "accepted", "refused"),
+    [
+        (Config, "iou", (0, 1), (-0.01, 1.01)),
+        (Config, "batch", (1,), (0,)),
+        (Config, "text_conf", (0, 1), (-0.01, 1.01)),
+        (Config, "points_stride", (1,), (0,)),
+        (Config, "points_batch_size", (1,), (0,)),
+        (Config, "stability_score_offset", (0, 9.5), (-0.01,)),
+        (Config, "crop_n_layers", (0,), (-1,)),
+        (Config, "crop_overlap_ratio", (0, 1), (-0.01, 1.01)),
+        (Config, "crop_downscale_factor", (1, 1.5), (0.99,)),
+        (Config, "crop_nms_thresh", (0, 1), (-0.01, 1.01)),
+        (Config, "min_mask_region_area", (0, 0.5), (-0.01,)),
+        (Config, "vid_stride", (1,), (0,)),
+        (Config, "line_width", (1, 32767), (0,)),
+        (DetectConfig, "conf", (0, 1), (-0.01, 1.01)),
+        (DetectConfig, "iou", (0, 1), (-0.01, 1.01)),
+        (DetectConfig, "batch", (1,), (0,)),
+        (DetectConfig, "max_det", (1,), (0,)),
+    ],
+)
+def test_bounds_of_numbers(
+    kind: type[Config], key: str, accepted: tuple[float, ...], refused: tuple[float, ...]
+) -> None:
+    for value in accepted:
+        assert getattr(kind(**{key: value}), key) == value
+    for value in refused:
+        with pytest.raises(ValueError, match=f"{key} must be"):
+            kind(**{key: value})
+
+
+def test_kinds_of_options_for_the_command_line() -> None:
+    assert {"mode", "project", "name"} == STRING_OPTIONS
+    switches = "verbose stream_buffer save save_frames save_txt save_conf save_crop show exist_ok"
+    assert {*switches.split(), "show_labels", "show_conf", "show_boxes"} == BOOLEAN_OPTIONS
 
 
 def test_thresholds_default_to_those_of_the_model() -> None:

@@ -84,6 +84,8 @@ def test_empty_outputs_have_consistent_shapes(nothing: Any) -> None:
         ((BOXES, [1] * 3, [0, 1, 1e300], None), "class ids that aren't integers from 0 to 999999"),
         (("boxes", [1], [0], None), "isn't numbers"),
         (([[1, 2], [3]], [1], [0], None), "isn't numbers"),
+        (([[0, 0, 10**400, 1]], [1], [0], None), "isn't numbers"),
+        (([[0, 0, 1, 1]], [1], [0], {float("inf"): "cat"}), "names whose keys aren't class ids"),
     ],
 )
 def test_malformed_outputs_are_refused(output: Any, problem: str) -> None:
@@ -101,10 +103,25 @@ def test_result_objects_get_an_error_that_names_the_attributes_to_pass() -> None
 def test_filters_keep_the_order_of_detections() -> None:
     assert load_detector(detector)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.4, 0.6])
     assert load_detector(detector, conf=0.4)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.6])
-    assert load_detector(detector, classes=[0, 7])(IMAGE).class_ids.tolist() == [0]
+    assert load_detector(detector, classes={0, 7})(IMAGE).class_ids.tolist() == [0]
     assert load_detector(detector, classes=2)(IMAGE).class_ids.tolist() == [2, 2]
     assert load_detector(detector, max_det=2)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.6])
     assert load_detector(detector, max_det=1, classes=0)(IMAGE).scores.tolist() == pytest.approx([0.4])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"max_det": 0}, ValueError, "max_det must be at least 1, not 0"),
+        ({"max_det": "3"}, TypeError, "max_det must be an integer, not '3'"),
+        ({"conf": "0.5"}, TypeError, "conf must be a number, not '0.5'"),
+        ({"classes": [1.7]}, TypeError, r"classes must be a class id, or a list of them, not \[1\.7\]"),
+        ({"classes": "person"}, TypeError, "classes must be a class id, or a list of them, not 'person'"),
+    ],
+)
+def test_invalid_filters_are_refused_before_the_first_image(options: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        load_detector(detector, **options)
 
 
 def test_batches_call_the_detector_once_if_it_can() -> None:
@@ -131,6 +148,9 @@ def test_fingerprint_of_a_callable_is_its_qualified_name() -> None:
     named = Counting()
     named.fingerprint = "weights 1"  # type: ignore[attr-defined]
     assert load_detector(named).fingerprint == "weights 1"
+    filtered = load_detector(load_detector(named, classes=[2, 0], max_det=1), conf=0.25)
+    assert filtered.fingerprint == "weights 1 classes=(0, 2) max_det=1"
+    assert load_detector(filtered, max_det=9).fingerprint == f"{filtered.fingerprint} conf=0.25"
 
 
 def test_checked_detector_is_not_wrapped_again() -> None:
@@ -145,6 +165,4 @@ def test_non_detectors_are_refused() -> None:
             load_detector(wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="callable"):
         CheckedDetector("yolov8n.pt")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_det"):
-        load_detector(detector, max_det=0)
     assert isinstance(detector, Detector)

@@ -75,6 +75,7 @@ def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[[[15, 15], [30, 32]]], labels=[[0, 0]]) == [0.6]
     assert chosen(squares, points=torch.tensor([[15.9, 15.9]])) == [0.9, 0.8]
     assert chosen(squares, points=np.array([[7, 7], [30, 32]]), labels=np.array([[1], [1]])) == [0.8, 0.7]
+    assert chosen(squares, points=[[[7, 7]], [[30, 32], [15, 15]]], labels=[[1], [1, 0]]) == [0.7]
     assert chosen(squares, points=[[500, 500]]) == chosen(squares, points=[-3, -3]) == []
     assert chosen(squares, points=[]) == []
 

@@ -32,6 +32,24 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_file_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    plain = os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append("fsync"))
+    monkeypatch.setattr(os, "replace", lambda *paths: steps.append("replace") or plain(*paths))
+    write_text(str(tmp_path / "labels.txt"), "x")
+    assert steps == ["fsync", "replace"] and (tmp_path / "labels.txt").read_text() == "x"
+
+
+def test_unfinished_file_is_in_the_given_folder(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    for folder in (tmp_path / "scratch", str(tmp_path / "scratch")):
+        with atomic_path(tmp_path / "new" / "labels.txt", folder) as temporary:
+            assert temporary.parent == tmp_path / "scratch" and temporary.read_bytes() == b""
+            temporary.write_text("x")
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "new" / "labels.txt"]
+
+
 def test_files_with_long_names_are_written(tmp_path: Path) -> None:
     target = tmp_path / ("n" * 250 + ".txt")
     write_text(target, "x")
@@ -91,3 +109,11 @@ def test_check_folder_finds_unwritable_folders_and_creates_nothing(
             check_writable(folder)
         assert caught.value.filename == str(tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_check_folder_names_a_missing_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in ("exists", "is_dir"):
+        monkeypatch.setattr(Path, method, lambda path: False)
+    with pytest.raises(NotADirectoryError) as caught:
+        check_writable(tmp_path / "new")
+    assert caught.value.filename == tmp_path.anchor

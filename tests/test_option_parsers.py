@@ -160,13 +160,14 @@ def test_other_input_sizes_are_refused() -> None:
 
 
 def test_class_ids_are_sorted_unique_ints() -> None:
-    for value in ([40, 7, 0, 7], (40, 0, 7), {7, 0, 40}, [np.int64(7), 0, 40]):
+    arrays = (np.array([40, 7, 0, 7]), torch.tensor([40, 7, 0]))
+    for value in ([40, 7, 0, 7], (40, 0, 7), {7, 0, 40}, frozenset({7, 0, 40}), [np.int64(7), 0, 40], *arrays):
         accepts(parse.class_ids, value, (0, 7, 40))
         assert all(type(class_id) is int for class_id in parse.class_ids("option", value))
     accepts(parse.class_ids, range(2, 4), (2, 3))
     accepts(parse.class_ids, np.int64(3), (3,))
     accepts(parse.class_ids, [], ())
-    for value in (-1, [0, -1], True, [True], 1.0, "person"):
+    for value in (-1, [0, -1], True, [True], 1.0, "person", np.array([0.0]), np.array([[0, 1]])):
         message = f"option must be a class id, or a list of them, not {value!r} ({type(value).__name__})"
         refuses(parse.class_ids, value, TypeError, message)
 

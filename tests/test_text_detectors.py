@@ -145,6 +145,19 @@ def test_fingerprint_depends_on_texts_weights_and_options() -> None:
     assert len({fingerprint("a"), fingerprint("b"), fingerprint("a", 2.0), fingerprint("a", conf=0.5)}) == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"conf": "high"}, TypeError, "conf must be a number, not 'high'"),
+        ({"conf": 25}, ValueError, "conf must be a finite number from 0 to 1, not 25"),
+        ({"iou": -0.1}, ValueError, "iou must be a finite number from 0 to 1, not -0.1"),
+    ],
+)
+def test_thresholds_are_checked_before_the_model_is_loaded(options: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        OpenVocabularyDetector("no/such model", **options)
+
+
 def test_unsupported_models_and_processors_are_refused() -> None:
     with pytest.raises(ValueError, match="a bert model doesn't take texts"):
         OpenVocabularyDetector(StandIn("bert"), owl_processor)

@@ -199,5 +199,10 @@ def test_clip_matcher_matches_model_logits(transformers: Any, tmp_path: Path) ->
     with torch.no_grad():
         said = model(**inputs).logits_per_text / model.logit_scale.exp()
     np.testing.assert_allclose(fits, said.numpy(), atol=1e-4)
+    # A crop of 1 or 3 rows is not taken for an image whose first axis holds the channels.
+    for rows in (1, 3):
+        crop = bgr_image(60, 150)[20 : 20 + rows]
+        repeated = matcher([crop.repeat(2, 0).repeat(2, 1)], ["a dog", "b"])
+        np.testing.assert_allclose(matcher([crop], ["a dog", "b"]), repeated, atol=0.05)
     with pytest.raises(ValueError, match="needs its processor"):
         ClipMatcher(model)

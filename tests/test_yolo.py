@@ -202,6 +202,8 @@ def test_info_and_attributes(segment: YOLO, capsys: pytest.CaptureFixture[str]) 
     assert parameters == sum(value.numel() for value in segment.model.parameters()) and gradients == 0
     assert layers > 50 and gflops == pytest.approx(4 * segment.info(imgsz=32)[3])  # type: ignore[index]
     assert segment.info(verbose=False) is None
+    with pytest.raises(ValueError, match="imgsz must be at least 1, not -1"):
+        segment.info(imgsz=-1)
     assert segment.task == "segment" and segment.names[3] == "kind 3" and segment.device == torch.device("cpu")
     assert "5 classes" in repr(segment)
     assert segment.architecture.num_classes == 5  # attribute of the module

@@ -264,10 +264,19 @@ def test_pickled_module_of_another_class_is_refused() -> None:
 
 
 def test_damaged_metadata_is_refused(net: DetectionModel) -> None:
-    for text in ("{", "[]", '{"names": 3}', '{"names": {}, "imgsz": "x", "epsilon": 1}', "[" * 100_000):
+    epsilons = ("0.0", "1.0", "-0.5", "NaN", "Infinity", '"x"')
+    damaged = [f'{{"names": {{}}, "imgsz": 96, "epsilon": {epsilon}}}' for epsilon in epsilons]
+    for text in ("{", "[]", '{"names": 3}', '{"names": {}, "imgsz": 96}', "[" * 100_000, *damaged):
         save_file(net.state_dict(), "w.safetensors", metadata={"fastsam_core": text})
         with pytest.raises(ValueError, match=r"w\.safetensors: its metadata are damaged"):
             read_weights(Path("w.safetensors"))
+
+
+def test_impossible_input_size_in_metadata_is_ignored(net: DetectionModel) -> None:
+    for imgsz in ("null", "0", "-32", "1e9", "Infinity", '"x"'):
+        text = f'{{"names": {{}}, "imgsz": {imgsz}, "epsilon": 0.001}}'
+        save_file(net.state_dict(), "w.safetensors", metadata={"fastsam_core": text})
+        assert read_weights(Path("w.safetensors")).metadata.imgsz is None
 
 
 # Width and depth multiples, maximum channels, and published parameters: detection, and segmentation in millions.

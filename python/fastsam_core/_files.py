@@ -53,7 +53,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     That is PermissionError for a read-only folder, and NotADirectoryError if a file is in the way.
     """
     path = Path(folder).absolute()
-    existing = next(candidate for candidate in (path, *path.parents) if candidate.exists())
+    # On Windows the drive may be missing; it is named then.
+    existing = next((candidate for candidate in (path, *path.parents) if candidate.exists()), Path(path.anchor))
     if not existing.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(existing))
     if not os.access(existing, os.W_OK):

@@ -18,6 +18,7 @@ from ._arguments import UsageError, parse
 from ._log import format_count, logger
 from ._progress import progress_bar
 from .config import ALIASES, BOOLEAN_OPTIONS, FIELDS, PROMPT_KEYS, STRING_OPTIONS, Config, DetectConfig, unknown_option
+from .option_parsers import boolean
 
 if TYPE_CHECKING:
     from .results import Results
@@ -225,7 +226,8 @@ def _info(values: dict[str, Any]) -> None:
         if key not in ("model", "detailed"):
             raise UsageError(f"unknown option {key!r} of info; accepted: model, detailed")
     name = values.get("model") or DEFAULT_MODEL
-    _load(_model_class(name), name).info(detailed=bool(values.get("detailed", False)))
+    detailed = boolean("detailed", values.get("detailed") or False)
+    _load(_model_class(name), name).info(detailed=detailed)
 
 
 def _convert(values: dict[str, Any]) -> None:

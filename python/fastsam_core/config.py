@@ -180,8 +180,6 @@ class Config:
         given_names: dict[str, str] = {}
         for name, value in options.items():
             key, convert = ALIASES.get(name, (name, _identity))
-            if key not in self.__dataclass_fields__:
-                raise TypeError(unknown_option(name))
             if key in changes:
                 raise TypeError(f"{key} is given twice, as {given_names[key]} and as {name}")
             changes[key], given_names[key] = convert(value), name

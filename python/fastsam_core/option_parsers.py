@@ -139,7 +139,8 @@ def input_size(key: str, value: Any) -> tuple[int, int]:
 
 
 def class_ids(key: str, value: Any) -> tuple[int, ...]:
-    values = list(value) if isinstance(value, list | tuple | set | range) else [value]
+    given = value.tolist() if hasattr(value, "tolist") else value  # an array or tensor
+    values = list(given) if isinstance(given, list | tuple | set | frozenset | range) else [given]
     if any(
         isinstance(class_id, bool) or not isinstance(class_id, numbers.Integral) or class_id < 0 for class_id in values
     ):

@@ -32,6 +32,9 @@ _SPELLINGS = {"source": "data", "model": "sam_model"}
 
 def run(values: dict[str, Any]) -> None:
     """Run the command with its key=value pairs. UsageError for an unknown key or if data is missing."""
+    for spelling, key in _SPELLINGS.items():
+        if spelling in values and key in values:
+            raise UsageError(f"{key} is given twice, as {spelling} and as {key}")
     values = {_SPELLINGS.get(key, key): value for key, value in values.items()}
     check_keys(values, list(OPTIONS), "annotate")
     if values.get("data") is None:

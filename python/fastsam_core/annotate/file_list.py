@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -110,16 +109,12 @@ def _rename_images(keys: Sequence[str], renamed: dict[str, str]) -> set[str]:
 
 
 def _rename_videos(keys: Sequence[str], renamed: dict[str, str], image_names: set[str]) -> None:
-    video_names: set[str] = set()
-
-    def is_taken(candidate: str) -> bool:
-        frame = re.compile(re.escape(candidate) + r"_\d+")
-        return candidate in video_names or any(frame.fullmatch(name) for name in image_names)
-
+    # Names of videos whose frames could have the name of an image.
+    taken = {stem for stem, _, number in (name.rpartition("_") for name in image_names) if number.isdecimal()}
     for key in keys:
         stem = posixpath.splitext(key)[0]
-        name = _unused_name(stem, is_taken, first_number=1)
-        video_names.add(name.casefold())
+        name = _unused_name(stem, taken.__contains__, first_number=1)
+        taken.add(name.casefold())
         if name != stem:
             renamed[key] = name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -100,9 +101,7 @@ def load_file(files: FileList, key: str) -> LoadedImage:
     try:
         return LoadedImage(key, label_name, key, read_image(files.path(key)))
     except (ValueError, OSError, MemoryError) as error:
-        reason = str(error) or type(error).__name__
-        logger.warning("skipped %s: %s", files.path(key), reason)
-        return LoadedImage(key, label_name, key, None, reason)
+        return _skipped(key, label_name, files.path(key), error)
 
 
 def finished_label_names(files: FileList | None, finished: Collection[str]) -> Iterator[str]:
@@ -129,11 +128,16 @@ def _load_frames(files: FileList, key: str, videos: list[str]) -> Iterator[Loade
         for item in video_items(path, path):
             frame_name = f"{label_name}_{item.frame}"
             yield LoadedImage(f"{key}#{item.frame}", frame_name, f"{frame_name}.jpg", item.image)
-    except (ValueError, OSError) as error:
-        logger.warning("skipped %s: %s", path, error)
-        yield LoadedImage(key, label_name, key, None, str(error))
+    except (ValueError, OSError, MemoryError) as error:
+        yield _skipped(key, label_name, path, error)
     else:
         videos.append(key)
+
+
+def _skipped(key: str, label_name: str, path: str, error: Exception) -> LoadedImage:
+    reason = str(error) or type(error).__name__
+    logger.warning("skipped %s: %s", path, reason)
+    return LoadedImage(key, label_name, key, None, reason)
 
 
 def _with_unique_names(source: Source) -> Iterator[LoadedImage]:
@@ -157,7 +161,8 @@ def _digest(image: NDArray[np.uint8]) -> str:
 
 
 def _file_name(item: Item) -> str:
-    name = os.path.basename(item.path.rstrip("/")).split("?")[0] or "image"
+    path = re.split("[?#]", item.path)[0] if "://" in item.path else item.path
+    name = os.path.basename(path.rstrip("/")) or "image"
     if item.frame is None:
         return name
     stem, suffix = posixpath.splitext(name)

@@ -70,6 +70,7 @@ class History:
             return
         if line["status"] == "video":
             self.videos.add(key)
+            self.failed.pop(key, None)
             return
         if line["status"] == "error":
             self.failed[key] = line["error"]

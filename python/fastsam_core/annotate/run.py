@@ -35,7 +35,7 @@ def auto_annotate(
     *,
     conf: float = 0.25,
     iou: float = 0.45,
-    imgsz: int = 640,
+    imgsz: int | Sequence[int] = 640,
     max_det: int = 300,
     classes: Sequence[int] | None = None,
     texts: Sequence[str] | None = None,

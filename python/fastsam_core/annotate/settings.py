@@ -38,7 +38,7 @@ class AnnotateConfig:
     device: Any = ""
     conf: float = 0.25
     iou: float = 0.45
-    imgsz: int = 640
+    imgsz: int | Sequence[int] = 640
     max_det: int = 300
     classes: Sequence[int] | None = None
     texts: Sequence[str] | None = None
@@ -50,12 +50,13 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         self.conf = parse.number(0, 1)("conf", self.conf)
         self.iou = parse.number(0, 1)("iou", self.iou)
-        self.imgsz = parse.image_size("imgsz", self.imgsz)
+        height, width = parse.input_size("imgsz", self.imgsz)
+        self.imgsz = height if height == width else [height, width]
         self.max_det = parse.integer(1)("max_det", self.max_det)
         self.min_area = parse.number(0)("min_area", self.min_area)
         self.batch = parse.integer(1)("batch", self.batch)
         self.workers = parse.integer(1)("workers", self.workers)
-        self.classes = _parse_class_ids(self.classes)
+        self.classes = None if self.classes is None else list(parse.class_ids("classes", self.classes))
         self.texts = _parse_texts(self.texts)
         self.formats = parse_formats(self.formats)
         self.device = "" if self.device is None else self.device
@@ -109,13 +110,6 @@ def parse_formats(formats: Any) -> tuple[str, ...]:
             f"formats={formats!r}: {', '.join(map(repr, unknown)) or 'none'}; accepted: {', '.join(FORMATS)}"
         )
     return tuple(name for name in FORMATS if name in wanted)
-
-
-def _parse_class_ids(classes: Any) -> list[int] | None:
-    if classes is None:
-        return None
-    given = list(classes) if isinstance(classes, (list, tuple, set, frozenset, range)) else [classes]
-    return sorted({parse.integer(0)("classes", class_id) for class_id in given})
 
 
 def _parse_texts(texts: Any) -> list[str] | None:

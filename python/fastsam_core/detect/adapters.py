@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import option_parsers as parse
 from ._transformers import to_pil_image, weights_digest
 from .open_vocabulary import OpenVocabularyDetector, TextDetector
 from .protocol import CheckedDetector, Detections
@@ -59,7 +60,7 @@ class _ClosedSetDetector:
         from ..device import select_device
 
         self.model, self.processor = model.eval().to(select_device(device)), processor
-        self.conf = _CONF if conf is None else float(conf)
+        self.conf = parse.number(0, 1)("conf", _CONF if conf is None else conf)
         self.names = {int(index): str(name) for index, name in model.config.id2label.items()}
 
     @property

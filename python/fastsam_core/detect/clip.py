@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._transformers import load_pretrained
+from ._transformers import load_pretrained, to_pil_image
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _BATCH_SIZE = 32
@@ -41,8 +41,8 @@ class ClipMatcher:
         text_vectors = _unit_vectors(self.model.get_text_features(**tokens))
         image_vectors = []
         for start in range(0, len(images), _BATCH_SIZE):
-            rgb_images = [np.ascontiguousarray(image[..., ::-1]) for image in images[start : start + _BATCH_SIZE]]
-            pixels = self.processor(images=rgb_images, return_tensors="pt").to(self.device)
+            pil_images = [to_pil_image(image) for image in images[start : start + _BATCH_SIZE]]
+            pixels = self.processor(images=pil_images, return_tensors="pt").to(self.device)
             image_vectors.append(_unit_vectors(self.model.get_image_features(**pixels)))
         similarities: NDArray[np.float32] = (text_vectors @ torch.cat(image_vectors).T).float().cpu().numpy()
         return similarities

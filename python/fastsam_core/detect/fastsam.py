@@ -15,8 +15,8 @@ from .prompt_selection import Matcher, PromptSelector
 from .yolo.model import YOLO
 from .yolo.predictor import YoloPredictor
 
-# Box sides within _BORDER pixels of the image's border are moved onto it. A box whose IoU with the whole image is then
-# above _WHOLE becomes the whole image.
+# Box sides within _BORDER_MARGIN pixels of the image's border are moved onto it. If the IoU of the box with the whole
+# image is then above _WHOLE_IMAGE_IOU, it becomes the whole image.
 _BORDER_MARGIN = 20
 _WHOLE_IMAGE_IOU = 0.9
 

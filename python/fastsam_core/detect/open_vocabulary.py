@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import ops
+from .. import option_parsers as parse
 from ..prompts import parse_texts
 from ._transformers import load_pretrained, to_pil_image, weights_digest
 from .protocol import Detections
@@ -45,6 +46,9 @@ class OpenVocabularyDetector:
     ) -> None:
         from ..device import select_device
 
+        # Checked before a model is loaded.
+        self.iou = parse.number(0, 1)("iou", _IOU if iou is None else iou)
+        conf = None if conf is None else parse.number(0, 1)("conf", conf)
         torch_device = select_device(device)
         model = DEFAULT_MODEL if model is None else model
         if isinstance(model, (str, os.PathLike)):
@@ -58,8 +62,7 @@ class OpenVocabularyDetector:
         if processor is None:
             raise ValueError("a loaded model needs its processor too: give processor=")
         self.model, self.processor = model.eval().to(torch_device), processor
-        self.conf = _CONF[self.kind] if conf is None else float(conf)
-        self.iou = _IOU if iou is None else float(iou)
+        self.conf = _CONF[self.kind] if conf is None else conf
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import option_parsers as parse
 from ..formats.labels import MAX_CLASS_ID
 
 _CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
@@ -51,8 +52,9 @@ class CheckedDetector:
     that. conf: keep boxes with a greater score. classes: keep these class ids only. max_det: keep this many boxes,
     those with the highest scores. None turns a filter off. The boxes stay in the detector's order.
 
-    `fingerprint` identifies the detector in manifests: its own attribute of that name, otherwise the qualified name of
-    the class or function; never a memory address.
+    `fingerprint` identifies the detector in manifests, which record the filters beside it: its own attribute of that
+    name, otherwise the qualified name of the class or function; never a memory address. If the detector is itself a
+    `CheckedDetector`, that one's filters are part of it.
     """
 
     def __init__(
@@ -66,16 +68,18 @@ class CheckedDetector:
         if not callable(detector):
             raise TypeError(f"a detector is a callable detector(image), not {type(detector).__name__}")
         self.detector = detector
-        self.conf = conf
-        self.classes = None if classes is None else np.unique(np.asarray(classes, np.int64).reshape(-1))
-        if max_det is not None and max_det < 1:
-            raise ValueError(f"max_det must be at least 1, not {max_det}")
-        self.max_det = max_det
+        self.conf = None if conf is None else parse.number()("conf", conf)
+        self.classes = None if classes is None else parse.class_ids("classes", classes)
+        self.max_det = None if max_det is None else parse.integer(1)("max_det", max_det)
 
     @property
     def fingerprint(self) -> str:
         """Text that identifies the detector, see the class."""
-        return str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
+        fingerprint = str(getattr(self.detector, "fingerprint", None) or qualified_name(self.detector))
+        if not isinstance(self.detector, CheckedDetector):
+            return fingerprint
+        filters = {name: getattr(self.detector, name) for name in ("conf", "classes", "max_det")}
+        return " ".join([fingerprint, *(f"{name}={value}" for name, value in filters.items() if value is not None)])
 
     def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
         """Return the detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
@@ -97,7 +101,7 @@ class CheckedDetector:
         if self.conf is not None:
             keep &= detections.scores > self.conf
         if self.classes is not None:
-            keep &= np.isin(detections.class_ids, self.classes)
+            keep &= np.isin(detections.class_ids, np.array(self.classes, np.int64))
         kept = np.flatnonzero(keep)
         if self.max_det is not None and len(kept) > self.max_det:
             best = np.argsort(-detections.scores[kept], kind="stable")[: self.max_det]
@@ -121,7 +125,7 @@ def check_detections(output: Any, path: str = "the image") -> Detections:
         raise ValueError(f"{error}{_RESULTS_HINT if hasattr(first, 'boxes') else ''}")
     try:
         boxes, scores, class_ids = (_to_array(values) for values in output[:3])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise contract_error(f"something that isn't numbers ({error})") from None
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
@@ -164,7 +168,7 @@ def _to_class_names(names: Any, contract_error: Callable[[str], ValueError]) -> 
         raise contract_error(f"names as {type(names).__name__}")
     try:
         return {int(class_id): str(name) for class_id, name in pairs}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise contract_error(f"names whose keys aren't class ids ({list(dict(pairs))[:3]})") from None
 
 

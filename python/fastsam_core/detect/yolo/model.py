@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ... import option_parsers as parse
 from ...model_facade import CREATION_LOCK, ModelFacade, Summary
 from ...prediction_loop import Callback
 from ...results import Results
@@ -93,7 +94,8 @@ class YOLO(ModelFacade):
         and the GFLOPs for a square input of `imgsz`, counting a multiply-add as two. Batch normalisations are folded
         into convolutions. With verbose=False it prints nothing and returns None.
         """
-        return self._summary(detailed, gflops(self.model, imgsz)) if verbose else None
+        side = parse.integer(1)("imgsz", imgsz)
+        return self._summary(detailed, gflops(self.model, side)) if verbose else None
 
     # --- the module ---
 

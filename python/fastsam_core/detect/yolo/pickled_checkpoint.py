@@ -49,8 +49,10 @@ class WeightsMetadata:
         try:
             metadata = json.loads(text)
             names = {int(index): str(name) for index, name in metadata["names"].items()}
-            imgsz = metadata["imgsz"]
-            return cls(names, None if imgsz is None else int(imgsz), float(metadata["epsilon"]))
+            epsilon = metadata["epsilon"]
+            if not _is_epsilon(epsilon):
+                raise ValueError(f"epsilon is {epsilon!r}")
+            return cls(names, _imgsz(metadata), epsilon)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"its metadata are damaged: {error}") from None
 
@@ -102,12 +104,12 @@ def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], Weights
             raise ValueError(
                 f"{name} is a {module.class_name}, in YOLOv8 a SiLU: a modified network, which is not supported"
             )
-    if len(epsilons) > 1 or not all(isinstance(value, float) and 0 < value < 1 for value in epsilons):
+    if len(epsilons) > 1 or not all(map(_is_epsilon, epsilons)):
         raise ValueError("its batch normalisations have different or impossible epsilons")
     metadata = WeightsMetadata(
         names=_class_names(root.state.get("names")),
         imgsz=_imgsz(top_level.get("train_args")) or _imgsz(root.state.get("args")),
-        epsilon=float(epsilons.pop()) if epsilons else _DEFAULT_EPSILON,
+        epsilon=epsilons.pop() if epsilons else _DEFAULT_EPSILON,
         convolutions=convolutions,
     )
     return tensors, metadata
@@ -174,6 +176,10 @@ def _class_names(names: Any) -> dict[int, str]:
     if len(class_names) > _MAX_CLASS_NAMES:
         raise ValueError(f"it names {len(class_names):,} classes")
     return {int(index): name for index, name in class_names.items()}
+
+
+def _is_epsilon(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _imgsz(args: Any) -> int | None:

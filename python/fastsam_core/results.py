@@ -386,8 +386,9 @@ class Results:
 
     def _default_name(self) -> str:
         from . import plotting
+        from .sources.paths import last_part
 
-        source = PurePath(self.path)
+        source = PurePath(last_part(self.path))
         # Frames of videos, and formats that can be read but not written, are saved as JPEG.
         suffix = source.suffix if source.suffix.lower() in plotting.SUFFIXES else ".jpg"
         return f"results_{source.stem or 'image'}{suffix}"

@@ -16,6 +16,7 @@ from ._log import logger
 from .config import Config
 from .results import Results
 from .sources import Item
+from .sources.paths import last_part
 
 # Frame rate for sources that don't announce one, as many live streams.
 _DEFAULT_FPS = 30.0
@@ -100,9 +101,9 @@ class ResultWriter:
     def _stem(self, item: Item) -> str:
         """Return a file stem that no other item has; all frames of one video share it."""
         if item.index not in self._stems or item.frame is None:
-            base = Path(item.path).stem or "image"
-            if "://" in item.path:  # without a query: it may be longer than the name of a file can be
-                base = Path(re.split("[?#]", item.path)[0]).stem[:_MAX_ADDRESS_STEM]
+            base = Path(last_part(item.path)).stem or "image"
+            if "://" in item.path:
+                base = base[:_MAX_ADDRESS_STEM]
             stem, number = base, 1
             while self._is_taken(stem.casefold(), item):
                 number += 1

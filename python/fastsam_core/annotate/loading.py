@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from .._log import logger
 from ..sources.decode import read_image
 from ..sources.item import Item, Source
+from ..sources.paths import last_part
 from ..sources.video import video_items
 from .file_list import FileList, file_key, is_video
 from .shards import Shard
@@ -161,8 +161,7 @@ def _digest(image: NDArray[np.uint8]) -> str:
 
 
 def _file_name(item: Item) -> str:
-    path = re.split("[?#]", item.path)[0] if "://" in item.path else item.path
-    name = os.path.basename(path.rstrip("/")) or "image"
+    name = last_part(item.path) or "image"
     if item.frame is None:
         return name
     stem, suffix = posixpath.splitext(name)

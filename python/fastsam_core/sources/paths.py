@@ -183,6 +183,13 @@ def text_entries(text: str) -> list[Entry]:
     return [file_entry(path)]
 
 
+def last_part(path: str) -> str:
+    """Return the last part of a path, or of an address without its query; empty if there is none."""
+    if "://" in path:
+        path = re.split("[?#]", path)[0]
+    return os.path.basename(path.rstrip("/"))
+
+
 def missing_file_error(path: str) -> FileNotFoundError:
     """Return the error for a path that doesn't exist. Its message says where it was looked for and suggests names."""
     if len(path) > _MAX_PATH_LENGTH or path.startswith("data:"):

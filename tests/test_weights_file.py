@@ -199,6 +199,29 @@ def test_files_without_a_state_dict_are_refused(content: Any, message: str) -> N
         load_model("w.pt")
 
 
+def test_dictionaries_that_hold_themselves_are_refused() -> None:
+    outer: dict[str, Any] = {}
+    outer["model"] = {"state_dict": outer}
+    torch.save(outer, "w.pt")
+    with pytest.raises(ValueError, match="no tensors by name, but 'model'"):
+        read_state_dict("w.pt")
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse_coo", "nested", "quantized"])
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_dense_are_refused(nano: State, kind: str) -> None:
+    key = next(key for key in nano if nano[key].ndim == 2)
+    value = {
+        "meta": lambda: nano[key].to("meta"),
+        "sparse_coo": lambda: nano[key].to_sparse(),
+        "nested": lambda: torch.nested.nested_tensor([nano[key]]),
+        "quantized": lambda: torch.quantize_per_tensor(nano[key], 0.1, 0, torch.qint8),
+    }[kind]()
+    torch.save({**nano, key: value}, "w.pt")
+    with pytest.raises(ValueError, match=rf"w\.pt: tensor '{key}' must be a plain tensor, not a {kind} one"):
+        load_model("w.pt")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_checkpoints_give_tensors_or_value_errors() -> None:
     state = {f"layer{i}.weight": torch.randn(3, i + 1) for i in range(6)}

@@ -149,9 +149,10 @@ def test_part_file_longer_than_the_file_is_fetched_anew(target: Path) -> None:
     ],
 )
 def test_wrong_content_is_removed(target: Path, options: dict[str, Any], message: str) -> None:
-    with serve(FileServer(BODY)) as address, pytest.raises(ValueError, match=message):
+    server = FileServer(BODY)
+    with serve(server) as address, pytest.raises(ValueError, match=message):
         download(f"{address}/w.pt", target, **options)
-    assert os.listdir(target.parent) == []
+    assert os.listdir(target.parent) == [] and len(server.requests) == 1
 
 
 def test_wrong_size_is_refused_without_content_length(target: Path) -> None:
@@ -190,6 +191,38 @@ def test_only_temporary_errors_are_retried(target: Path, status: int, attempts: 
         download(f"{address}/w.pt", target, retries=2, backoff=0)
     assert len(asked) == attempts
     assert not target.exists()
+
+
+def test_delay_doubles_after_each_failure(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", delays.append)
+    with serve(lambda handler: reply(handler, b"", 503)) as address, pytest.raises(ConnectionError):
+        download(f"{address}/w.pt", target, retries=3, backoff=0.5)
+    assert delays == [0.5, 1, 2]
+
+
+def test_failures_are_counted_since_the_last_progress(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROGRESS_BYTES", 1000)
+    server = FileServer(BODY, broken=4)
+    with serve(server) as address:
+        download(f"{address}/w.pt", target, retries=1, backoff=0)
+    assert target.read_bytes() == BODY and len(server.requests) == 5
+
+
+def test_earlier_part_is_not_progress(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROGRESS_BYTES", 1000)
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(BODY[:2000])
+    Path(f"{target}.part.etag").write_text('"one"')
+    asked = []
+
+    def answer(handler: Any) -> None:
+        asked.append(handler.headers.get("Range"))
+        reply(handler, b"", 503 if len(asked) < 9 else 404)
+
+    with serve(answer) as address, pytest.raises(ConnectionError):
+        download(f"{address}/w.pt", target, retries=1, backoff=0)
+    assert asked == ["bytes=2000-"] * 2
 
 
 def test_unreachable_server_is_a_connection_error(target: Path) -> None:

@@ -33,7 +33,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     be memory-mapped from the file: copy them before it changes.
 
     Raises FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
-    Python objects or tensors that aren't dense. PyTorch files are read with `weights_only=True`; there is no fallback to unpickling.
+    Python objects or tensors that aren't dense. PyTorch files are read with `weights_only=True`; there is no fallback
+    to unpickling.
     """
     path = Path(path)
     if not path.exists():

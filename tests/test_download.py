@@ -246,6 +246,14 @@ def test_full_disk_is_found_before_the_transfer(target: Path, monkeypatch: pytes
     assert not target.exists()
 
 
+def test_error_for_a_read_only_folder_names_fastsam_home(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.parent.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != target.parent)  # chmod doesn't bind root
+    with pytest.raises(PermissionError, match=r"FASTSAM_HOME can name another one.*new folder"):
+        download("http://127.0.0.1:9/w.pt", target)
+    assert os.listdir(target.parent) == []
+
+
 def test_concurrent_downloads_fetch_the_file_once(target: Path, caplog: pytest.LogCaptureFixture) -> None:
     arrived, go_on = threading.Event(), threading.Event()
     requests = []

@@ -67,6 +67,25 @@ def test_later_call_resumes_an_interrupted_download(target: Path) -> None:
     assert leftovers(target) == []
 
 
+def test_part_file_with_a_weak_etag_is_resumed_by_its_date(target: Path) -> None:
+    """`If-Range` may not be sent with a weak ETag."""
+    half, date, asked = len(BODY) // 2, "Wed, 21 Oct 2015 07:28:00 GMT", []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        headers = {"ETag": 'W/"one"', "Last-Modified": date}
+        asked.append((handler.headers.get("Range"), handler.headers.get("If-Range")))
+        if len(asked) == 1:
+            reply(handler, BODY[:half], announce=len(BODY), headers=headers)
+        else:
+            headers["Content-Range"] = f"bytes {half}-{len(BODY) - 1}/{len(BODY)}"
+            reply(handler, BODY[half:], 206, headers=headers)
+
+    with serve(answer) as address:
+        download(f"{address}/w.pt", target, backoff=0)
+    assert asked == [(None, None), (f"bytes={half}-", date)]
+    assert target.read_bytes() == BODY
+
+
 def test_complete_part_file_is_verified_and_renamed(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY)

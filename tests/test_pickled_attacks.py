@@ -191,10 +191,12 @@ def test_storage_beyond_the_end_of_a_legacy_file_is_refused(count: int) -> None:
     parts: list[Any] = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
     description = b"".join(pickle.dumps(part, 2) for part in parts) + tensor_of(count, 0, (2,), (1,))
     keys = pickle.dumps(["0"], 2)
-    Path("w.pt").write_bytes(description + keys + count.to_bytes(8, "little") + bytes(400))
-    opened = open_pickled(Path("w.pt"))
-    with pytest.raises(ValueError, match=r"w\.pt can't be read as a checkpoint: it is truncated"):
-        opened.tensors({"a": opened.content})
+    data = description + keys + count.to_bytes(8, "little") + bytes(400)
+    for end in (None, -404):  # the second: within the storage's number of elements
+        Path("w.pt").write_bytes(data[:end])
+        opened = open_pickled(Path("w.pt"))
+        with pytest.raises(ValueError, match=r"w\.pt can't be read as a checkpoint: it is truncated"):
+            opened.tensors({"a": opened.content})
 
 
 def test_many_tensors_over_one_storage_are_refused() -> None:

@@ -65,9 +65,18 @@ def test_remove_small_regions(seed: int, mode: str) -> None:
         assert differ == set().union(*small)
 
 
-def test_remove_small_regions_refuses_unknown_mode() -> None:
+def test_remove_small_regions_refuses_other_modes_and_shapes() -> None:
     with pytest.raises(ValueError, match="'holes' or 'islands', not 'both'"):
         amg.remove_small_regions(np.zeros((2, 2), bool), 1, "both")
+    with pytest.raises(ValueError, match=r"shape \(H, W\), not \(1, 2, 2\)"):
+        amg.remove_small_regions(np.zeros((1, 2, 2), bool), 1, "holes")
+
+
+@pytest.mark.parametrize("mode", ["holes", "islands"])
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0)])
+def test_mask_without_pixels_has_no_small_regions(shape: tuple[int, int], mode: str) -> None:
+    cleaned, changed = amg.remove_small_regions(np.zeros(shape, bool), 4.0, mode)
+    assert cleaned.shape == shape and not changed
 
 
 @each_seed

@@ -85,7 +85,8 @@ def test_damaged_state_dicts_are_listed(nano: State) -> None:
 
 def test_integer_weights_are_refused(nano: State) -> None:
     key = next(key for key in nano if nano[key].ndim == 2)
-    with pytest.raises(ValueError, match="of another shape or type"):
+    shape = rf"\({', '.join(map(str, nano[key].shape))}\)"
+    with pytest.raises(ValueError, match=f"1 tensor of another shape or type: {key} {shape} int8 instead of {shape}"):
         identify({**nano, key: nano[key].to(torch.int8)})
 
 

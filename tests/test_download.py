@@ -67,6 +67,25 @@ def test_later_call_resumes_an_interrupted_download(target: Path) -> None:
     assert leftovers(target) == []
 
 
+def test_part_file_with_a_weak_etag_is_resumed_by_its_date(target: Path) -> None:
+    """`If-Range` may not be sent with a weak ETag."""
+    half, date, asked = len(BODY) // 2, "Wed, 21 Oct 2015 07:28:00 GMT", []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        headers = {"ETag": 'W/"one"', "Last-Modified": date}
+        asked.append((handler.headers.get("Range"), handler.headers.get("If-Range")))
+        if len(asked) == 1:
+            reply(handler, BODY[:half], announce=len(BODY), headers=headers)
+        else:
+            headers["Content-Range"] = f"bytes {half}-{len(BODY) - 1}/{len(BODY)}"
+            reply(handler, BODY[half:], 206, headers=headers)
+
+    with serve(answer) as address:
+        download(f"{address}/w.pt", target, backoff=0)
+    assert asked == [(None, None), (f"bytes={half}-", date)]
+    assert target.read_bytes() == BODY
+
+
 def test_complete_part_file_is_verified_and_renamed(target: Path) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY)
@@ -149,9 +168,10 @@ def test_part_file_longer_than_the_file_is_fetched_anew(target: Path) -> None:
     ],
 )
 def test_wrong_content_is_removed(target: Path, options: dict[str, Any], message: str) -> None:
-    with serve(FileServer(BODY)) as address, pytest.raises(ValueError, match=message):
+    server = FileServer(BODY)
+    with serve(server) as address, pytest.raises(ValueError, match=message):
         download(f"{address}/w.pt", target, **options)
-    assert os.listdir(target.parent) == []
+    assert os.listdir(target.parent) == [] and len(server.requests) == 1
 
 
 def test_wrong_size_is_refused_without_content_length(target: Path) -> None:
@@ -192,6 +212,38 @@ def test_only_temporary_errors_are_retried(target: Path, status: int, attempts: 
     assert not target.exists()
 
 
+def test_delay_doubles_after_each_failure(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", delays.append)
+    with serve(lambda handler: reply(handler, b"", 503)) as address, pytest.raises(ConnectionError):
+        download(f"{address}/w.pt", target, retries=3, backoff=0.5)
+    assert delays == [0.5, 1, 2]
+
+
+def test_failures_are_counted_since_the_last_progress(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROGRESS_BYTES", 1000)
+    server = FileServer(BODY, broken=4)
+    with serve(server) as address:
+        download(f"{address}/w.pt", target, retries=1, backoff=0)
+    assert target.read_bytes() == BODY and len(server.requests) == 5
+
+
+def test_earlier_part_is_not_progress(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROGRESS_BYTES", 1000)
+    target.parent.mkdir()
+    Path(f"{target}.part").write_bytes(BODY[:2000])
+    Path(f"{target}.part.etag").write_text('"one"')
+    asked = []
+
+    def answer(handler: Any) -> None:
+        asked.append(handler.headers.get("Range"))
+        reply(handler, b"", 503 if len(asked) < 9 else 404)
+
+    with serve(answer) as address, pytest.raises(ConnectionError):
+        download(f"{address}/w.pt", target, retries=1, backoff=0)
+    assert asked == ["bytes=2000-"] * 2
+
+
 def test_unreachable_server_is_a_connection_error(target: Path) -> None:
     with serve(FileServer(BODY)) as address:
         pass
@@ -211,6 +263,14 @@ def test_full_disk_is_found_before_the_transfer(target: Path, monkeypatch: pytes
     with serve(FileServer(BODY)) as address, pytest.raises(OSError, match="10 are free"):
         download(f"{address}/w.pt", target)
     assert not target.exists()
+
+
+def test_error_for_a_read_only_folder_names_fastsam_home(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.parent.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != target.parent)  # chmod doesn't bind root
+    with pytest.raises(PermissionError, match=r"FASTSAM_HOME can name another one.*new folder"):
+        download("http://127.0.0.1:9/w.pt", target)
+    assert os.listdir(target.parent) == []
 
 
 def test_concurrent_downloads_fetch_the_file_once(target: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,6 +95,17 @@ def put(path: str, layer: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Modu
         ("tiny_vit", put("patch_embed.seq.1", lambda activation: nn.ReLU())),
         ("tiny_vit", put("layers.1.blocks.0.local_conv.bn", lambda norm: nn.Identity())),
         ("tiny_vit", put("layers.3", lambda stage: nn.Identity())),
+        # Layers of the same types with other settings.
+        ("vit", put("patch_embed.proj", lambda conv: nn.Conv2d(3, 16, 16, stride=16, padding=8))),
+        ("vit", put("blocks.0.attn.qkv", lambda linear: nn.Linear(16, 48, bias=False))),
+        ("vit", put("blocks.0.norm1", lambda norm: nn.LayerNorm(16, bias=False))),
+        ("vit", put("blocks.1.norm2", lambda norm: nn.LayerNorm(16, elementwise_affine=False))),
+        ("vit", put("neck.0", lambda conv: nn.Conv2d(16, 8, 1))),
+        ("vit", put("neck.2", lambda conv: nn.Conv2d(8, 8, 3, padding=2, dilation=2, bias=False))),
+        ("tiny_vit", put("patch_embed.seq.0.c", lambda conv: nn.Conv2d(3, 4, 3, stride=2, padding=1))),
+        ("tiny_vit", put("patch_embed.seq.1", lambda activation: nn.GELU("tanh"))),
+        ("tiny_vit", put("layers.1.blocks.0.local_conv.bn", lambda norm: nn.BatchNorm2d(16, affine=False))),
+        ("tiny_vit", put("neck.0", lambda conv: nn.Conv2d(16, 8, 1))),
     ],
 )
 def test_layers_replaced_by_other_pytorch_layers_are_called(kind: str, change: Callable[[nn.Module], None]) -> None:
@@ -106,6 +117,7 @@ def test_layers_replaced_by_other_pytorch_layers_are_called(kind: str, change: C
     encoder = randomised(encoder).eval()
     assert is_unmodified(pickle.loads(pickle.dumps(encoder)))
     change(encoder)
+    assert not is_unmodified(encoder)
     encoder.eval()
     images = torch.randn(1, 3, 128, 128)
     expected = encoder(images)

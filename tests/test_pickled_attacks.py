@@ -164,6 +164,7 @@ def tensor_of(count: int, offset: Any, shape: tuple[int, ...], strides: tuple[in
         (100, 0, (2,), (2**70,)),
         (100, 0, (2**70,), (0,)),
         (100, 0, (0, 2**70), (1, 1)),
+        (100, 0, (0, 2**40, 2**40), (1, 1, 1)),
         (100, 2**70, (1,), (1,)),
         (100, 0, (1,) * 9, (1,) * 9),
         (100, 0, (2, 2), (1,)),
@@ -182,6 +183,20 @@ def test_storage_of_another_size_than_declared_is_refused(count: int) -> None:
     opened = open_pickled(with_pickle(tensor_of(count, 0, (2,), (1,))))
     with pytest.raises(ValueError, match=r"storage '0' should have .* bytes, not 400"):
         opened.tensors({"a": opened.content})
+
+
+@pytest.mark.parametrize("count", [101, 2**40, 2**62])
+def test_storage_beyond_the_end_of_a_legacy_file_is_refused(count: int) -> None:
+    """Nothing is allocated for what the file only claims to hold."""
+    parts: list[Any] = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+    description = b"".join(pickle.dumps(part, 2) for part in parts) + tensor_of(count, 0, (2,), (1,))
+    keys = pickle.dumps(["0"], 2)
+    data = description + keys + count.to_bytes(8, "little") + bytes(400)
+    for end in (None, -404):  # the second: within the storage's number of elements
+        Path("w.pt").write_bytes(data[:end])
+        opened = open_pickled(Path("w.pt"))
+        with pytest.raises(ValueError, match=r"w\.pt can't be read as a checkpoint: it is truncated"):
+            opened.tensors({"a": opened.content})
 
 
 def test_many_tensors_over_one_storage_are_refused() -> None:

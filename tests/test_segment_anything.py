@@ -354,6 +354,7 @@ def test_install_registers_modules_under_another_name(monkeypatch: pytest.Monkey
         ({"point_coords": [[1, 2]], "point_labels": [1, 1]}, "one for each of the points"),
         ({"point_coords": [[1, 2]], "point_labels": [5]}, "point_labels must be 1"),
         ({"point_coords": [[1, np.nan]], "point_labels": [1]}, "point_coords must be finite"),
+        ({"point_coords": [[1e30, 2]], "point_labels": [1]}, "point_coords must be finite"),
         ({"box": [1, 2, 3, np.inf]}, "box must be finite"),
         *(
             ({"mask_input": np.zeros(shape)}, r"mask_input must be finite logits \(1, 128, 128\), not")
@@ -367,3 +368,18 @@ def test_malformed_prompts_are_refused(prompt: dict[str, Any], said: str) -> Non
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
     with pytest.raises(ValueError, match=said):
         predictor.predict(**prompt)
+
+
+@pytest.mark.filterwarnings("error")
+def test_prompt_arrays_may_be_flipped_read_only_or_of_another_byte_order() -> None:
+    predictor = SamPredictor(small_model())
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    points, labels = np.array([[3, 4], [20, 10]]), np.array([1, 0])
+    logits = np.random.default_rng(0).normal(size=(1, 128, 128)).astype(np.float32)
+    expected = predictor.predict(points, labels, mask_input=logits)
+    flipped = np.flip(logits.copy(), 2).copy()[..., ::-1]
+    read_only = np.broadcast_to(logits, logits.shape)
+    for mask in (flipped, read_only, logits.astype(">f4"), torch.from_numpy(logits)):
+        coords, signs = points[::-1].copy()[::-1].astype(">f8"), labels[::-1].copy()[::-1].astype(">i4")
+        for array, wanted in zip(predictor.predict(coords, signs, mask_input=mask), expected, strict=True):
+            np.testing.assert_array_equal(array, wanted)

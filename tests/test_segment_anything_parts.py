@@ -171,10 +171,16 @@ def with_other_heads(decoder: OwnDecoder) -> None:
     decoder.transformer.blocks[0].self_attn.num_heads = 2
 
 
+def with_a_wider_head(decoder: OwnDecoder) -> None:
+    first, second, _ = decoder.output_hypernetworks_mlps[1].layers
+    decoder.output_hypernetworks_mlps[1].layers[0] = nn.Linear(first.in_features, 200)
+    decoder.output_hypernetworks_mlps[1].layers[1] = nn.Linear(200, second.out_features)
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        *(adapted, patched, subclassed, with_other_activation),
+        *(adapted, patched, subclassed, with_other_activation, with_a_wider_head),
         *(with_approximate_activation, with_other_eps, with_other_heads),
     ],
 )

@@ -59,8 +59,10 @@ def test_changed_weights_take_effect_at_once(counted):
     torch.testing.assert_close(after, model(images).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_training_mode_without_gradients_updates_statistics():
-    model, images = network().train(), torch.randn(2, 3, 48, 48)
+@pytest.mark.parametrize("part", ["", "layers.0.blocks.0.conv1.bn"])  # the second: to adapt it to other images
+def test_training_mode_without_gradients_updates_statistics(part):
+    model, images = network(), torch.randn(2, 3, 48, 48)
+    model.get_submodule(part).train()
     before = model.layers[0].blocks[0].conv1.bn.running_mean.clone()
     with torch.no_grad():
         model(images)

@@ -171,6 +171,8 @@ def test_compressed_archive_is_refused(nano: State) -> None:
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         (b"\x08\x07\x12\x07pytorch", "ONNX"),
+        (b"\x08\x07" + b" " * 40 + b"onnx", "ONNX"),
+        (b"\x1c\0\0\0TFL3\x14\0", "TFLite"),
         (b"\x89PNG\r\n\x1a\n", "unknown format"),
         (b"PK\x03\x04 and nothing else", "damaged or incomplete"),
         (b"\x80\x02 and nothing else", "damaged or holds"),
@@ -196,6 +198,43 @@ def test_other_files_are_refused(content: bytes, message: str) -> None:
 def test_files_without_a_state_dict_are_refused(content: Any, message: str) -> None:
     torch.save(content, "w.pt")
     with pytest.raises(ValueError, match=message):
+        load_model("w.pt")
+
+
+@pytest.mark.parametrize(("version", "is_warned"), [("2.4.1", True), ("2.9.1+cpu", True), ("2.10.0a0", False)])
+def test_older_pytorch_logs_its_flaw_for_pt_files_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str, is_warned: bool
+) -> None:
+    state = {"a": torch.zeros(3)}
+    torch.save(state, "w.pt")
+    save_file(state, "w.safetensors")
+    monkeypatch.setattr(torch, "__version__", version)
+    read_state_dict("w.safetensors")
+    assert not caplog.records
+    read_state_dict("w.pt")
+    assert [f"torch {version} has a known flaw" in record.message for record in caplog.records] == [True] * is_warned
+
+
+def test_dictionaries_that_hold_themselves_are_refused() -> None:
+    outer: dict[str, Any] = {}
+    outer["model"] = {"state_dict": outer}
+    torch.save(outer, "w.pt")
+    with pytest.raises(ValueError, match="no tensors by name, but 'model'"):
+        read_state_dict("w.pt")
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse_coo", "nested", "quantized"])
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_dense_are_refused(nano: State, kind: str) -> None:
+    key = next(key for key in nano if nano[key].ndim == 2)
+    value = {
+        "meta": lambda: nano[key].to("meta"),
+        "sparse_coo": lambda: nano[key].to_sparse(),
+        "nested": lambda: torch.nested.nested_tensor([nano[key]]),
+        "quantized": lambda: torch.quantize_per_tensor(nano[key], 0.1, 0, torch.qint8),
+    }[kind]()
+    torch.save({**nano, key: value}, "w.pt")
+    with pytest.raises(ValueError, match=rf"w\.pt: tensor '{key}' must be a plain tensor, not a {kind} one"):
         load_model("w.pt")
 
 

@@ -40,7 +40,7 @@ from .preprocess import scale_points
 BINARY_LOGIT = 10.0
 
 # Larger coordinates are rejected like infinite ones: the network turns them into NaN although float32 can hold them.
-_MAX_COORDINATE = 1e9
+MAX_COORDINATE = 1e9
 
 _POINT_FORMS = (
     "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
@@ -208,7 +208,7 @@ def _contains_tensor(value: list[Any] | tuple[Any, ...]) -> bool:
 def _finite_float32(array: np.ndarray, name: str) -> Tensor:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    is_valid = np.abs(values) <= _MAX_COORDINATE  # False for NaN
+    is_valid = np.abs(values) <= MAX_COORDINATE  # False for NaN
     if not is_valid.all():
         raise ValueError(f"{name} must be finite pixel coordinates; found {array[~is_valid][0]}")
     return torch.from_numpy(values)

@@ -159,13 +159,19 @@ def _is_finite(tensor: Tensor) -> bool:
 def describe_differences(name: str, state: Mapping[str, Tensor]) -> str:
     """Describe which tensors of the model `name` are missing in `state`, unexpected, or of another shape or dtype."""
     missing, unexpected, mismatched = _differences(name, state)
-    shapes = [f"{key} {tuple(state[key].shape)} instead of {_expected_shapes(name)[key]}" for key in mismatched]
+    shapes = [f"{key} {_describe_type(state[key])} instead of {_expected_shapes(name)[key]}" for key in mismatched]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
         f"{format_count(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
         for keys, what in parts
         if keys
     )
+
+
+def _describe_type(tensor: Tensor) -> str:
+    """Return a tensor's shape, and its dtype unless that is a floating-point one."""
+    shape = str(tuple(tensor.shape))
+    return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _differences(name: str, state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
@@ -181,7 +187,7 @@ def _differences(name: str, state: Mapping[str, Tensor]) -> tuple[list[str], lis
 def _fits(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> bool:
     """Return whether `state` has a tensor `key` of this shape with a usable dtype."""
     tensor = state.get(key)
-    if tensor is None or tuple(tensor.shape) != shape or tensor.is_quantized:
+    if tensor is None or tuple(tensor.shape) != shape:
         return False
     return tensor.is_floating_point() or key.endswith(_NUM_BATCHES_TRACKED)
 

@@ -70,8 +70,8 @@ class FoldedImage:
     def decode(self, sparse: Tensor, masks: Sequence[int] = (), iou_threshold: float | None = None) -> DecodedPrompts:
         """Decode prompt tokens (N, T, C).
 
-        The result holds the image tokens of all N prompts in memory. masks, above: as in `TiledImage.decode`, ignored
-        here.
+        The result holds the image tokens of all N prompts in memory. masks, iou_threshold: as in `TiledImage.decode`,
+        ignored here.
         """
         chunks = [self._decode_chunk(chunk) for chunk in sparse.split(self.chunk_sizes[0])]
         return DecodedPrompts(

@@ -94,8 +94,8 @@ class GpuImage:
     ) -> GpuPrompts | DecodedPrompts:
         """Decode prompt tokens (N, T, C).
 
-        masks: mask tokens in [0, 4) that will be requested; all of them if empty. above: as in `TiledImage.decode`,
-        ignored here. Prompts with more tokens than the kernels support are decoded by PyTorch.
+        masks: mask tokens in [0, 4) that will be requested; all of them if empty. iou_threshold: as in
+        `TiledImage.decode`, ignored here. Prompts with more tokens than the kernels support are decoded by PyTorch.
         """
         if sparse.shape[1] + 1 + NUM_MASK_TOKENS > TOKENS:
             log_pytorch_fallback(f"the decoder's kernels take prompts of at most {TOKENS - 1 - NUM_MASK_TOKENS} tokens")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _locks
+from .._files import check_writable
 from .._log import logger
 from .._progress import progress_bar
 
@@ -48,7 +49,8 @@ def download(
 
     Raises ValueError if the content is not the expected one (the file is removed). Raises ConnectionError, which names
     the address and the path for a manual download, if `retries` further attempts fail; they are `backoff` seconds
-    apart, and the delay doubles each time. Raises OSError if the folder can't be made or the disk is full.
+    apart, and the delay doubles each time. Raises OSError if the folder can't be made or written to, or the disk is
+    full.
     """
     if not url.lower().startswith(("https://", "http://")):
         raise ValueError(f"{url!r} is not an http(s) address")
@@ -57,8 +59,9 @@ def download(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(target.parent)
     except OSError as error:
-        reason = f"{error.strerror}: the download folder can't be created; FASTSAM_HOME can name another one"
+        reason = f"{error.strerror}: can't write to the download folder; FASTSAM_HOME can name another one"
         raise OSError(error.errno, reason, str(target.parent)) from None
     with _lock(target.with_name(f".{target.name}.lock")):
         if target.exists():  # another process was faster

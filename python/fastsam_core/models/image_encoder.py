@@ -203,7 +203,7 @@ class Block(nn.Module):
 
 
 class _Norm(NamedTuple):
-    weight: Tensor
+    weight: Tensor | None
     bias: Tensor | None
     eps: float
 
@@ -268,8 +268,9 @@ def _add_layer_norm(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: bool) 
 
     On a GPU this is one kernel, which overwrites `delta` with the result.
     """
-    if norm is not None and on_gpu and x.dtype == delta.dtype == norm.weight.dtype and norm.bias is not None:
-        ops.add_norm_into(x, delta, norm.weight, norm.bias, norm.eps)
+    weight, bias, eps = norm or (None, None, 0.0)
+    if on_gpu and weight is not None and bias is not None and x.dtype == delta.dtype == weight.dtype:
+        ops.add_norm_into(x, delta, weight, bias, eps)
         return delta
     x += delta
     return x if norm is None else _layer_norm(x, norm)
@@ -278,8 +279,8 @@ def _add_layer_norm(x: Tensor, delta: Tensor, norm: _Norm | None, on_gpu: bool) 
 def _layer_norm(x: Tensor, norm: _Norm) -> Tensor:
     """Return LayerNorm of `x` in the dtype of the norm's weights, computed in that of `x`."""
     weight, bias, eps = norm
-    if weight.dtype == x.dtype:
-        return torch.layer_norm(x, weight.shape, weight, bias, eps)
+    if weight is None or weight.dtype == x.dtype:
+        return torch.layer_norm(x, x.shape[-1:], weight, bias, eps)
     bias = None if bias is None else bias.to(x.dtype)
     return torch.layer_norm(x, weight.shape, weight.to(x.dtype), bias, eps).to(weight.dtype)
 
@@ -315,9 +316,8 @@ class Attention(nn.Module):
         rel_pos_h, rel_pos_w, layer = get_members(self, "rel_pos_h", "rel_pos_w", "qkv")
         rel_pos_h, rel_pos_w = resample_rel_pos(rel_pos_h, height), resample_rel_pos(rel_pos_w, width)
         # The reference pads with zeros after the norm, so q, k and v of a padding token are the biases.
-        if type(layer) is nn.Linear:
-            (padding,) = get_members(layer, "bias")
-        else:  # e.g. an adapter, which may have no bias of its own
+        padding = get_members(layer, "bias")[0] if type(layer) is nn.Linear else None
+        if padding is None:  # e.g. an adapter, which may have no bias of its own
             padding = layer(qkv.new_zeros(1, 1, 1, qkv.shape[3] // 3)).flatten()
         tensors = qkv, rel_pos_h, rel_pos_w, padding
         fused = (

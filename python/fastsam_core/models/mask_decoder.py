@@ -122,11 +122,16 @@ class MaskDecoder(nn.Module):
             and all(_is_exact_gelu(self.output_upscaling[index]) for index in (2, 4))
             and "predict_masks" not in self.__dict__
             and self.transformer.is_uniform()
+            and len({_widths_of(mlp) for mlp in self.output_hypernetworks_mlps}) == 1
         )
 
 
 def _is_exact_gelu(module: nn.Module) -> bool:
     return type(module) is nn.GELU and module.approximate == "none"
+
+
+def _widths_of(mlp: nn.Module) -> tuple[int, ...]:
+    return tuple(cast(nn.Linear, layer).out_features for layer in cast(MLP, mlp).layers)
 
 
 class TwoWayTransformer(nn.Module):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -11,8 +15,15 @@ from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
 from .module_cache import cached, is_immutable, modules_of
 
-# Attribute in which a network stores the types of its layers.
+# Attribute in which a network stores the types and settings of its layers.
 _LAYER_TYPES = "_layer_types"
+# Settings that the native operations take for granted.
+_CONV_SETTINGS = attrgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
+    nn.Conv2d: _CONV_SETTINGS,
+    nn.ConvTranspose2d: _CONV_SETTINGS,
+    nn.GELU: attrgetter("approximate"),
+}
 
 
 def can_use_native(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -75,8 +86,8 @@ def is_unmodified(module: nn.Module) -> bool:
     """Return whether a module has its original layers and no hooks, so that its weights fully describe it.
 
     Native operations read the weights and so would bypass replaced layers (adapters such as LoRA, quantised or
-    parametrized layers, another activation), hooks, and a `forward` set on a layer. If there are any, it is logged once
-    that PyTorch runs the module.
+    parametrized layers, another activation, a convolution with another stride or with a bias it didn't have), hooks,
+    and a `forward` set on a layer. If there are any, it is logged once that PyTorch runs the module.
     """
     unmodified = is_plain(module)
     if not unmodified:
@@ -99,7 +110,7 @@ def is_plain(module: nn.Module, layer_types: frozenset[type] | None = None) -> b
 def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None) -> bool:
     """Return whether the module has its original layers, or only layers of these types, and no hooks."""
     parts = modules_of(module)
-    if layer_types is None and list(map(type, parts)) != vars(module).get(_LAYER_TYPES):
+    if layer_types is None and list(map(_type_and_settings, parts)) != vars(module).get(_LAYER_TYPES):
         return False
     for part in parts:
         if layer_types is not None and type(part) not in layer_types:
@@ -109,6 +120,13 @@ def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None)
     return True
 
 
+def _type_and_settings(layer: nn.Module) -> tuple[Any, ...]:
+    """Return a layer's type, what native operations take for granted of it, and which parameters it lacks."""
+    settings = _SETTINGS.get(type(layer))
+    lacking = [name for name, parameter in layer._parameters.items() if parameter is None]
+    return type(layer), None if settings is None else settings(layer), lacking
+
+
 def record_layer_types(module: nn.Module) -> None:
-    """Record the types of a network's layers for `is_unmodified`. Call at the end of its `__init__`."""
-    vars(module)[_LAYER_TYPES] = list(map(type, modules_of(module)))
+    """Record the types and settings of a network's layers for `is_unmodified`. Call at the end of its `__init__`."""
+    vars(module)[_LAYER_TYPES] = list(map(_type_and_settings, modules_of(module)))

@@ -127,18 +127,8 @@ class PromptEncoder(nn.Module):
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
 
     def has_standard_mask_layers(self) -> bool:
-        """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`.
-
-        That is the case if its layers are the original ones and its last convolution is a plain 1 x 1.
-        """
-        last_conv = self.mask_downscaling[-1]
-        return (
-            is_unmodified(self)
-            and type(last_conv) is nn.Conv2d
-            and (*last_conv.kernel_size, *last_conv.stride, *last_conv.dilation, last_conv.groups) == (1,) * 7
-            and last_conv.padding in ((0, 0), "valid")
-            and "dense" not in self.__dict__
-        )
+        """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`."""
+        return is_unmodified(self) and "dense" not in self.__dict__
 
     def mask_hidden_channels(self, masks: Tensor) -> Tensor:
         """Return the channels that a mask's embedding is a linear mix of: (N, K, grid, grid).
@@ -154,10 +144,7 @@ class PromptEncoder(nn.Module):
         The image token already includes the embedding of "no mask", so the constant channel subtracts that.
         """
         last_conv = cast(nn.Conv2d, self.mask_downscaling[-1])
-        constant_row = -self.no_mask_embed.weight
-        return torch.cat(
-            [last_conv.weight[:, :, 0, 0].T, constant_row if last_conv.bias is None else constant_row + last_conv.bias]
-        )
+        return torch.cat([last_conv.weight[:, :, 0, 0].T, cast(Tensor, last_conv.bias) - self.no_mask_embed.weight])
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Embed points (N, P, 2) with labels (N, P), as for `sparse`, as tokens (N, P, C), without a padding point."""

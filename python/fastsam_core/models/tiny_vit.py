@@ -18,7 +18,7 @@ from ..ops._attention.reference import windowed_attention as windowed_attention_
 from ..ops._native_cuda import falls_back_to_pytorch, unvalidated_disabled_reason
 from ..ops._threads import native_threads
 from .common import neck, neck_channels_last
-from .module_cache import cached, is_capturing, is_immutable, synchronize, version_of
+from .module_cache import cached, is_capturing, is_immutable, modules_of, synchronize, version_of
 from .native import (
     can_use_cuda_kernels,
     can_use_native,
@@ -67,16 +67,24 @@ class TinyViT(nn.Module):
         record_layer_types(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        # In training mode batch normalisation depends on the batch, so it can't be folded into the convolutions.
-        if not self.training and can_use_native(images, *self.patch_embed.parameters()) and is_unmodified(self):
+        if can_use_native(images, *self.patch_embed.parameters()) and self._is_evaluating() and is_unmodified(self):
             with native_threads():
                 return self._infer(images)
-        if not self.training and images.dtype in HALF and self._runs_on_gpu(images):
+        if images.dtype in HALF and self._runs_on_gpu(images):
             return self._infer_on_gpu(images)
         x = self.patch_embed(images)
         for layer in self.layers:
             x = layer(x)
         return self.neck(x)
+
+    def _is_evaluating(self) -> bool:
+        """Return whether no layer is in training mode.
+
+        There batch normalisation depends on the batch, so it can't be folded into the convolutions.
+        """
+        if self.training or not is_immutable(self):
+            return not any(part.training for part in modules_of(self))
+        return cached(self, "evaluating", lambda: not any(part.training for part in modules_of(self)))
 
     def _infer(self, images: Tensor) -> Tensor:
         """Compute `forward` with native operations, channels last from the first convolution to the neck."""
@@ -91,6 +99,7 @@ class TinyViT(nn.Module):
             not is_eager_inference()
             or torch.is_autocast_enabled("cuda")
             or not can_use_cuda_kernels(images)
+            or not self._is_evaluating()
             or not is_plain(self)
         ):
             return False

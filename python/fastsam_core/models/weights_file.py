@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._log import warn_once
+from .._tensors import check_dense
 
 # Keys under which training scripts put the state dict in a larger dictionary.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -32,7 +33,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     be memory-mapped from the file: copy them before it changes.
 
     Raises FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
-    Python objects. PyTorch files are read with `weights_only=True`; there is no fallback to unpickling.
+    Python objects or tensors that aren't dense. PyTorch files are read with `weights_only=True`; there is no fallback
+    to unpickling.
     """
     path = Path(path)
     if not path.exists():
@@ -131,17 +133,21 @@ def check_zip_archive(path: Path) -> None:
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the tensors of the innermost dictionary, without a prefix that all names share."""
-    while isinstance(content, Mapping):
-        nested = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if nested is None:
-            break
-        content = nested
+    seen: set[int] = set()  # a dictionary may hold itself
+    while isinstance(content, Mapping) and id(content) not in seen:
+        seen.add(id(content))
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors (a state dict)")
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         keys = ", ".join(map(repr, list(content)[:5])) or "nothing"
         raise ValueError(f"{path} holds no tensors by name, but {keys}; expected a state dict")
+    for name, value in state.items():
+        try:
+            check_dense(value, f"tensor {name!r}")
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}") from None
     for prefix in _PREFIXES * 2:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

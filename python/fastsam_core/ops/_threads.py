@@ -98,7 +98,7 @@ def native_threads() -> Iterator[None]:
 
 
 def parallel_for(function: Callable[[int], None], count: int) -> None:
-    """Call work(i) for each i in [0, count), in parallel on up to `thread_count()` threads.
+    """Call function(i) for each i in [0, count), in parallel on up to `thread_count()` threads.
 
     With fewer calls than threads, each call's native operations may use an equal part of the threads, rounded up. Calls
     start in the order of i and see the caller's gradient and inference modes. After the first exception no further call

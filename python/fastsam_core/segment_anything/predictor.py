@@ -13,6 +13,7 @@ from ..encoded_image import encode
 from ..models.module_cache import cached, version_of
 from ..models.prepared_image import PreparedImage
 from ..postprocess import MaskResizer
+from ..prompts import MAX_COORDINATE
 from .modeling import Sam, as_sam
 from .utils.transforms import ResizeLongestSide
 
@@ -113,7 +114,7 @@ class SamPredictor:
                     "point_labels must be 1 (foreground), 0 (background), -1 (none), or 2 and 3 (corners of a box), "
                     f"not {np.asarray(point_labels).tolist()}"
                 )
-            labels = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
+            labels = _tensor(point_labels, np.int32).to(self.device, torch.int)[None]
         if box is not None:
             corners = _finite_array("box", box)
             if corners.size != 4:
@@ -121,7 +122,7 @@ class SamPredictor:
             scaled = self.transform.apply_boxes(corners, self.original_size)
             boxes = torch.as_tensor(scaled, dtype=torch.float, device=self.device)
         if mask_input is not None:
-            mask = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)
+            mask = _tensor(mask_input, np.float32).to(self.device, torch.float)
             side = self.model.image_size // 4
             if mask.shape[-2:] != (side, side) or mask.numel() != side * side or not mask.isfinite().all():
                 raise ValueError(f"mask_input must be finite logits (1, {side}, {side}), not {tuple(mask.shape)}")
@@ -216,6 +217,14 @@ class SamPredictor:
 
 def _finite_array(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float64)
-    if not np.isfinite(array).all():
+    if not (np.abs(array) <= MAX_COORDINATE).all():  # also refuses NaN
         raise ValueError(f"{name} must be finite pixel coordinates, not {array.tolist()}")
     return array
+
+
+def _tensor(values: Any, dtype: Any) -> Tensor:
+    """Return a tensor as it is, and anything else as a copy in a NumPy dtype.
+
+    PyTorch itself refuses arrays with negative strides or another byte order, and warns of read-only ones.
+    """
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype))

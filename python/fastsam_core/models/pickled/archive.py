@@ -129,6 +129,7 @@ def _open_legacy(path: Path) -> PickledFile:
     start, refs_by_key = interpreter.position, interpreter.storages
 
     def read(refs: Mapping[str, StorageRef]) -> dict[str, bytearray]:
+        size = path.stat().st_size
         with open(path, "rb") as file:
             file.seek(start)
             storages = {}
@@ -137,6 +138,8 @@ def _open_legacy(path: Path) -> PickledFile:
                 count = int.from_bytes(_read_exactly(file, 8), "little")
                 if count != ref.count:
                     raise ValueError(f"storage {key!r} should have {ref.count:,} numbers, not {count:,}")
+                if ref.size > size - file.tell():
+                    raise ValueError("it is truncated")
                 if key in refs:
                     storages[key] = _read_exactly(file, ref.size)
                 else:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-# Limits on shapes that no network's tensor reaches.
+# Limits that no network's tensor reaches.
 _MAX_DIMENSIONS = 8
-_MAX_SIDE = 1 << 48
+_MAX_SIZE = 1 << 48  # of the offset, each side and stride, and the number of elements
 # Integers beyond 64 bits can be chosen so that all have the same hash, which makes dictionaries extremely slow.
 _MAX_KEY = 1 << 63
 
@@ -79,8 +79,9 @@ class TensorRef:
 
     def __post_init__(self) -> None:
         values = (self.offset, *self.shape, *self.strides)
-        is_plausible = len(self.shape) == len(self.strides) <= _MAX_DIMENSIONS
-        if not is_plausible or min(values) < 0 or max(values) > _MAX_SIDE:
+        is_plausible = len(self.shape) == len(self.strides) <= _MAX_DIMENSIONS and min(values) >= 0
+        # PyTorch computes strides even for tensors without elements, so the other sides of these count as well.
+        if not is_plausible or max(*values, math.prod(max(side, 1) for side in self.shape)) > _MAX_SIZE:
             raise ValueError(
                 f"invalid tensor: shape {self.shape[:9]}, strides {self.strides[:9]}, offset {self.offset}"
             )

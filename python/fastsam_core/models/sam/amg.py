@@ -119,12 +119,16 @@ def uncrop_masks(masks: Tensor, crop_box: Sequence[int], orig_h: int, orig_w: in
 def remove_small_regions(mask: NDArray[Any], area_thresh: float, mode: str) -> tuple[NDArray[np.bool_], bool]:
     """Return a mask (H, W) without holes or islands of fewer than `area_thresh` pixels, and whether there were any.
 
-    mode: "holes" or "islands", else ValueError. Regions are 8-connected. If all islands are too small, the largest
-    stays.
+    mode: "holes" or "islands". Regions are 8-connected. If all islands are too small, the largest stays. Raises
+    ValueError for another mode, or another number of dimensions.
     """
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', not {mode!r}")
     mask = np.asarray(mask, bool)
+    if mask.ndim != 2:
+        raise ValueError(f"mask must have shape (H, W), not {mask.shape}")
+    if not mask.size:  # OpenCV crashes on images without pixels
+        return mask, False
     search_mask = ~mask if mode == "holes" else mask
     _, regions, stats, _ = cv2.connectedComponentsWithStats(search_mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]

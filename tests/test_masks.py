@@ -313,6 +313,7 @@ def test_parts_are_joined_at_their_nearest_points() -> None:
     assert len(between) == 2 and between[0] == between[1][::-1]
     assert {x for pair in between for x, _ in pair} == {5, 9}
     assert sorted(steps)[-1] <= 5
+    assert ring[0].tolist() != ring[-1].tolist()  # it isn't closed by a repeated point
 
 
 @settings(deadline=None, max_examples=100)

@@ -245,9 +245,10 @@ class Masks(BaseTensor):
 
             return np.asarray(rle.area(self._rles), dtype=np.int64)
         pixels = self.data
-        if isinstance(pixels, np.ndarray):
-            return np.array([np.count_nonzero(mask > 0) for mask in pixels], np.int64)
-        return to_numpy((pixels if pixels.dtype == torch.bool else pixels > 0).flatten(1).sum(1))
+        if isinstance(pixels, torch.Tensor) and pixels.device.type != "cpu":
+            return to_numpy((pixels if pixels.dtype == torch.bool else pixels > 0).flatten(1).sum(1))
+        # On the CPU, NumPy counts several times faster than PyTorch.
+        return np.array([np.count_nonzero(to_numpy(mask > 0)) for mask in pixels], np.int64)
 
     @property
     def _image_wh(self) -> np.ndarray:

@@ -78,6 +78,9 @@ def test_indexing_selects_ragged_points() -> None:
     assert [one.tolist() for one in kept] == [[[2, 2]]]
     boxes, single = Boxes(torch.zeros(2, 6), (48, 64)), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert Results(scene.image(), "a", {}, boxes, point_coords=single)[1].point_coords.tolist() == [[[3, 4]]]
+    equally_many = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    stacked = Results(scene.image(), "a", {}, boxes, point_coords=equally_many).point_coords
+    assert torch.is_tensor(stacked) and stacked.tolist() == equally_many
     assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
@@ -206,6 +209,11 @@ def test_repr_names_the_parts(result: Results) -> None:
 
 
 # --- reading ---
+
+
+def test_numbers_as_class_names_are_nameless() -> None:
+    assert Results(scene.image(), "a", ["0", "1"]).nameless
+    assert not Results(scene.image(), "a", ["0", "car"]).nameless
 
 
 def test_verbose_counts_classes() -> None:

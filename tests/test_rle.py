@@ -127,6 +127,12 @@ def test_iou_of_boxes_matches_pycocotools(dt, gt):
         same_array(rle.iou(dt.tolist(), gt, crowd), theirs)
 
 
+def test_iou_of_boxes_smaller_than_a_pixel():
+    dt, gt = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.25, 9]]), np.array([[0.25, 0.125, 0.5, 0.5]])
+    same_array(rle.iou(dt, gt, [0]), coco.iou(dt, gt, [0]))
+    assert rle.iou(dt, gt, [0])[0, 0] > 0.2
+
+
 @relaxed
 @given(mask=masks)
 def test_uncompressed_runs_match_pycocotools(sibling, mask):

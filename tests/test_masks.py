@@ -56,6 +56,8 @@ def test_every_representation_gives_the_same_results(masks: Masks) -> None:
         np.testing.assert_array_equal(masks.pixels(i), drawn[i])
         np.testing.assert_array_equal(crop, drawn[i, y : y + crop.shape[0], x : x + crop.shape[1]])
         assert crop.sum() == drawn[i].sum()
+    corner, crop = masks.crop(3)
+    assert corner == (0, 0) and crop.shape == (0, 0)  # an empty mask
 
 
 def test_rle_masks_are_decoded_once_to_bool() -> None:
@@ -83,6 +85,32 @@ def test_logits_above_zero_are_inside(dtype: torch.dtype) -> None:
     assert masks.area.tolist() == expected.area.tolist() and np.array_equal(masks.pixels(0), expected.pixels(0))
     cleaned, keep = Predictor.remove_small_regions(logits, 0)
     assert torch.equal(cleaned, torch.as_tensor(scene.masks())[keep])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("layout", ["reversed", "read-only", "uint16", "big-endian", "columns"])
+def test_arrays_of_any_layout_are_measured_and_converted(layout: str) -> None:
+    drawn = scene.masks()
+    array = drawn.astype({"uint16": np.uint16, "big-endian": ">f4"}.get(layout, bool))
+    if layout == "reversed":
+        array = array[:, ::-1, ::-1]
+        drawn = array.copy()
+    elif layout == "columns":
+        array = np.asfortranarray(array)
+    array.setflags(write=layout != "read-only")
+    masks, expected = Masks(array, SHAPE), Masks(torch.from_numpy(drawn), SHAPE)
+    assert masks.area.dtype == torch.int64 and masks.area.tolist() == expected.area.tolist()
+    assert masks.rle == expected.rle and masks.boxes.tolist() == expected.boxes.tolist()
+    assert [ring.tolist() for ring in masks.xy] == [ring.tolist() for ring in expected.xy]
+    if layout != "big-endian":  # which PyTorch can't represent
+        moved = masks.to("cpu").data
+        assert isinstance(moved, torch.Tensor) and (moved.numpy() == drawn).all()
+
+
+def test_bfloat16_becomes_float32_in_numpy() -> None:
+    logits = torch.as_tensor(scene.masks()).to(torch.bfloat16) * 14 - 7
+    array = Masks(logits, SHAPE).numpy().data
+    assert array.dtype == np.float32 and (array == np.where(scene.masks(), 7, -7)).all()
 
 
 def test_many_runs_are_stored_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +148,7 @@ def test_only_data_decodes_rle_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (1, [1]),
         (-1, [3]),
+        (-4, [0]),
         (np.int64(2), [2]),
         (torch.tensor(2), [2]),
         (slice(1, 3), [1, 2]),
@@ -127,7 +156,7 @@ def test_only_data_decodes_rle_masks(monkeypatch: pytest.MonkeyPatch) -> None:
         ([2, 0], [2, 0]),
         ([], []),
         ([True, False, False, True], [0, 3]),
-        (torch.tensor([3, -3]), [3, 1]),
+        (torch.tensor([3, -4, -3]), [3, 0, 1]),
         (torch.tensor([False, True, True, False]), [1, 2]),
         (np.array([1, 1]), [1, 1]),
         (np.zeros(4, bool), []),
@@ -216,6 +245,8 @@ def test_zero_masks() -> None:
         ([{"size": [48, 64], "counts": "\u00e9"}], ValueError),
         ([{"size": [48, 64], "counts": b"\xff"}], ValueError),
         ([{"size": [48, 64], "counts": [3000, 1]}], ValueError),
+        ([{"size": [48, 64], "counts": None}], ValueError),
+        ([{"size": None, "counts": "PP3"}], ValueError),
         ([np.zeros((48, 64))], TypeError),
         ("masks", TypeError),
         (None, TypeError),
@@ -226,19 +257,24 @@ def test_malformed_masks_are_refused(data: Any, error: type[Exception]) -> None:
         Masks(data, SHAPE)
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (5,), "ab", None, (-1, 2)])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (5,), "ab", "12", None, (-1, 2), (4.5, 5), (float("inf"), 5)])
 def test_malformed_image_shapes_are_refused(shape: Any) -> None:
     with pytest.raises(ValueError, match="orig_shape"):
         Masks([], shape)
 
 
-def test_counts_may_be_bytes_or_run_lengths() -> None:
+def test_image_shapes_may_be_tensors_and_have_channels() -> None:
+    assert Masks([], torch.tensor([48, 64])).orig_shape == Masks([], (48.0, 64, 3)).orig_shape == SHAPE  # type: ignore[arg-type]
+
+
+def test_counts_may_be_bytes_or_run_lengths_and_sizes_arrays() -> None:
     text = from_masks(scene.masks())[1]
     runs = np.flatnonzero(np.diff(scene.masks()[1].ravel(order="F").astype(int), prepend=0, append=2))
     lengths = np.diff(runs, prepend=0).tolist()
-    for counts in (text["counts"].encode(), lengths):
-        masks = Masks([{"size": list(SHAPE), "counts": counts}], SHAPE)
-        assert masks.rle == [text]
+    data = text["counts"].encode()
+    for counts in (data, bytearray(data), lengths, tuple(lengths), np.array(lengths), torch.tensor(lengths)):
+        for size in (SHAPE, np.array(SHAPE), torch.tensor(SHAPE)):
+            assert Masks([{"size": size, "counts": counts}], SHAPE).rle == [text]
 
 
 def test_copies_and_pickles_keep_run_lengths() -> None:
@@ -277,6 +313,7 @@ def test_parts_are_joined_at_their_nearest_points() -> None:
     assert len(between) == 2 and between[0] == between[1][::-1]
     assert {x for pair in between for x, _ in pair} == {5, 9}
     assert sorted(steps)[-1] <= 5
+    assert ring[0].tolist() != ring[-1].tolist()  # it isn't closed by a repeated point
 
 
 @settings(deadline=None, max_examples=100)

@@ -1,4 +1,4 @@
-"""Results and Boxes: the attributes and methods of Ultralytics' classes, and those that this package adds."""
+"""Results: the attributes and methods of Ultralytics' class, and those that this package adds."""
 
 from __future__ import annotations
 
@@ -26,73 +26,6 @@ NAMES = {0: "person", 1: "car", 2: "person", 3: "a/b"}
 @pytest.fixture
 def result() -> Results:
     return scene.results()
-
-
-# --- boxes ---
-
-
-def test_boxes_coordinates_conf_and_cls() -> None:
-    boxes = Boxes(torch.tensor([[10.0, 20, 30, 60, 0.5, 2]]), (100, 200))
-    assert boxes.xyxy.tolist() == [[10, 20, 30, 60]]
-    assert boxes.xywh.tolist() == [[20, 40, 20, 40]]
-    torch.testing.assert_close(boxes.xyxyn, torch.tensor([[0.05, 0.2, 0.15, 0.6]]))
-    torch.testing.assert_close(boxes.xywhn, torch.tensor([[0.1, 0.4, 0.1, 0.4]]))
-    assert boxes.conf.tolist() == [0.5] and boxes.cls.tolist() == [2.0]
-    assert boxes.id is None and not boxes.is_track
-    assert boxes.shape == (1, 6) and len(boxes) == 1
-
-
-def test_boxes_and_masks_of_another_image_size_are_refused() -> None:
-    image = np.zeros((48, 64, 3), np.uint8)
-    rows = torch.tensor([[1.0, 2, 9, 8, 0.5, 0]])
-    with pytest.raises(ValueError, match=r"boxes are for an image of \(64, 48\), this one is \(48, 64\)"):
-        Results(image, "a.jpg", NAMES, Boxes(rows, (64, 48)))
-    with pytest.raises(ValueError, match=r"masks are for an image of \(64, 48\), this one is \(48, 64\)"):
-        Results(image, "a.jpg", NAMES, rows, Masks(np.zeros((1, 64, 48), bool), (64, 48)))
-
-
-def test_boxes_with_track_ids() -> None:
-    boxes = Boxes(torch.tensor([10.0, 20, 30, 60, 7, 0.5, 2]), (100, 200))
-    assert boxes.is_track and boxes.id is not None
-    assert (boxes.id.tolist(), boxes.conf.tolist(), boxes.cls.tolist()) == ([7], [0.5], [2])
-
-
-def test_boxes_as_arrays_match_tensors() -> None:
-    tensor = scene.results().boxes
-    assert tensor is not None
-    array = tensor.numpy()
-    for name in ("data", "xyxy", "xywh", "xyxyn", "xywhn", "conf", "cls"):
-        assert isinstance(getattr(array, name), np.ndarray)
-        np.testing.assert_allclose(getattr(array, name), getattr(tensor, name), rtol=1e-6)
-    assert isinstance(array[0].to("cpu").data, torch.Tensor)
-
-
-def test_indexing_boxes_keeps_two_dimensions() -> None:
-    boxes = scene.results().boxes
-    assert boxes is not None
-    assert boxes[1].shape == (1, 6) and boxes[-1].cls.tolist() == [3]
-    assert [box.cls.tolist() for box in boxes] == [[0], [1], [2], [3]]
-    assert boxes[boxes.conf > 0.8].cls.tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("data", [torch.zeros(2, 5), torch.zeros(8), np.zeros((1, 2, 6)), torch.tensor(1.0)])
-def test_boxes_of_other_shapes_raise_value_error(data: Any) -> None:
-    with pytest.raises(ValueError, match="boxes are"):
-        Boxes(data, (10, 10))
-
-
-def test_boxes_of_other_types_raise_type_error() -> None:
-    with pytest.raises(TypeError, match="list"):
-        Boxes([[1, 2, 3, 4, 5, 6]], (10, 10))  # type: ignore[arg-type]
-
-
-def test_clipped_does_not_modify_the_given_data() -> None:
-    with torch.inference_mode():
-        given = torch.tensor([[-5.0, -5, 300, 300, 0.5, 0]])
-    boxes = Boxes(given, (100, 200)).clipped()
-    assert boxes.xyxy.tolist() == [[0, 0, 200, 100]]
-    assert given[0, 0] == -5
-    assert Boxes(given.numpy(), (100, 200)).clipped().xyxy.tolist() == [[0, 0, 200, 100]]
 
 
 # --- results as a container ---
@@ -145,6 +78,9 @@ def test_indexing_selects_ragged_points() -> None:
     assert [one.tolist() for one in kept] == [[[2, 2]]]
     boxes, single = Boxes(torch.zeros(2, 6), (48, 64)), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert Results(scene.image(), "a", {}, boxes, point_coords=single)[1].point_coords.tolist() == [[[3, 4]]]
+    equally_many = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    stacked = Results(scene.image(), "a", {}, boxes, point_coords=equally_many).point_coords
+    assert torch.is_tensor(stacked) and stacked.tolist() == equally_many
     assert [type(one) for one in result.numpy().point_coords] == [np.ndarray, np.ndarray]
     assert isinstance(result.numpy().cpu().point_coords[0], torch.Tensor)
 
@@ -174,6 +110,7 @@ def test_numpy_cpu_and_to_convert_every_part(result: Results) -> None:
     assert half.boxes is not None and half.boxes.data.dtype == torch.float16
     assert result.boxes is not None and result.boxes.data.dtype == torch.float32
     assert result.cpu().to("meta").predicted_iou.device.type == "meta"
+    assert len(result.to(torch.bfloat16).summary()) == 4
     np.testing.assert_array_equal(array.plot(), result.plot())
     assert array.to_dicts() == result.to_dicts()
 
@@ -217,6 +154,15 @@ def test_assigned_data_replaces_boxes_and_masks(result: Results) -> None:
         result.boxes.data = torch.zeros(1, 4)
 
 
+def test_boxes_and_masks_of_another_image_size_are_refused() -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    rows = torch.tensor([[1.0, 2, 9, 8, 0.5, 0]])
+    with pytest.raises(ValueError, match=r"boxes are for an image of \(64, 48\), this one is \(48, 64\)"):
+        Results(image, "a.jpg", NAMES, Boxes(rows, (64, 48)))
+    with pytest.raises(ValueError, match=r"masks are for an image of \(64, 48\), this one is \(48, 64\)"):
+        Results(image, "a.jpg", NAMES, rows, Masks(np.zeros((1, 64, 48), bool), (64, 48)))
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -228,6 +174,13 @@ def test_assigned_data_replaces_boxes_and_masks(result: Results) -> None:
         ({"masks": torch.zeros(2, 48, 64, dtype=torch.bool)}, ValueError),
         ({"masks": Masks(torch.zeros(1, 4, 4), (4, 4))}, ValueError),
         ({"predicted_iou": [0.5, 0.5]}, ValueError),
+        ({"point_coords": []}, ValueError),
+        ({"point_coords": [[1, 2, 3]]}, ValueError),
+        ({"point_coords": [[[1, 2, 3]]]}, ValueError),
+        ({"point_coords": np.zeros(1)}, ValueError),
+        ({"point_coords": torch.zeros(1, 1, 1, 2)}, ValueError),
+        ({"point_coords": torch.zeros(1, 3)}, ValueError),
+        ({"crop_boxes": [[1, 2, 3]]}, ValueError),
         ({"boxes": torch.zeros(1, 5)}, ValueError),
     ],
 )
@@ -256,6 +209,11 @@ def test_repr_names_the_parts(result: Results) -> None:
 
 
 # --- reading ---
+
+
+def test_numbers_as_class_names_are_nameless() -> None:
+    assert Results(scene.image(), "a", ["0", "1"]).nameless
+    assert not Results(scene.image(), "a", ["0", "car"]).nameless
 
 
 def test_verbose_counts_classes() -> None:

@@ -127,6 +127,12 @@ def test_iou_of_boxes_matches_pycocotools(dt, gt):
         same_array(rle.iou(dt.tolist(), gt, crowd), theirs)
 
 
+def test_iou_of_boxes_smaller_than_a_pixel():
+    dt, gt = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.25, 9]]), np.array([[0.25, 0.125, 0.5, 0.5]])
+    same_array(rle.iou(dt, gt, [0]), coco.iou(dt, gt, [0]))
+    assert rle.iou(dt, gt, [0])[0, 0] > 0.2
+
+
 @relaxed
 @given(mask=masks)
 def test_uncompressed_runs_match_pycocotools(sibling, mask):
@@ -208,6 +214,9 @@ def test_masks_just_below_2_to_62_pixels(sibling):
     assert rle.merge([packed, packed]) == rle.frPyObjects({**raw, "counts": [0, pixels]}, 0, 0)
     with pytest.raises(ValueError, match="more pixels"):
         rle.area({"size": [height, height], "counts": packed["counts"]})
+    largest = rle.frPyObjects({"size": [1, 2**62 - 1], "counts": [0, 2**62 - 1]}, 0, 0)
+    assert rle.area(largest) == 2**62 - 1 and rle.area(rle.complement(largest)) == 0
+    assert rle.crop(largest, (2**61 - 1, 0, 3, 1)) == rle.encode(np.ones((1, 3), np.uint8))
 
 
 # ----------------------------------------------------------------------------------------------- tensors in and out

@@ -94,6 +94,7 @@ def test_counts_keep_the_type_of_the_first_argument(sibling: str) -> None:
     assert isinstance(rle.crop([data], (0, 0, 2, 2))[0]["counts"], bytes)
     assert rle.union([], []) == rle.crop([], (0, 0, 2, 2)) == rle.complement([]) == []
     assert rle.translate([], (1, 2)) == rle.paste([], (1, 2), (3, 4)) == rle.crop_runs([], (0, 0, 2, 2)) == []
+    assert rle.crop([], []) == rle.translate([], []) == rle.paste([], [], (3, 4)) == rle.crop_runs([], []) == []
 
 
 def test_inner_runs_of_length_zero_are_dropped(sibling: str) -> None:
@@ -110,6 +111,17 @@ def test_huge_masks_are_cropped_and_pasted(sibling: str) -> None:
     assert rle.area(rle.crop(large, (5, 0, 1, 8))) == 5
     assert rle.crop(rle.paste(rle.crop(large, (5, 3, 1, 10)), (5, 3), (side, side)), (0, 0, side, side)) == large
     assert rle.area(rle.difference(large, large)) == 0
+
+
+def test_only_the_columns_of_the_window_are_split(sibling: str) -> None:
+    width = 2**40
+    whole = rle.frPyObjects({"size": [2, width], "counts": [1, 2 * width - 1]}, 0, 0)
+    assert rle.area(rle.crop(whole, (-1, 0, 3, 1))) == 1
+    assert rle.area(rle.crop(whole, (width - 3, 1, 9, 5))) == 3
+    assert rle.area(rle.crop(whole, (-1, 0, width, 2))) == 2 * width - 3
+    assert rle.area(rle.crop(whole, (2**60, 0, 2**60, 1))) == rle.area(rle.crop(whole, (-(2**60), 1, 2**60, 2))) == 0
+    with pytest.raises(ValueError, match="cut"):
+        rle.translate(whole, (0, 1))
 
 
 @pytest.mark.parametrize("kind", ["blobs", "two parts", "noise", "mixed"])
@@ -154,6 +166,7 @@ MALFORMED = [
     lambda: rle.crop([GOOD, GOOD], [[0, 0, 3, 3]] * 3),
     lambda: rle.crop(GOOD, (0, 0, 2**40, 2**40)),
     lambda: rle.crop(GOOD, (-(2**62), 0, 3, 3)),
+    lambda: rle.crop(GOOD, (0, 0, 2**61, 0)),
     lambda: rle.paste(GOOD, (0, 0), (4,)),
     lambda: rle.paste(GOOD, (0, 0), (-4, 4)),
     lambda: rle.paste(GOOD, (0, 0), (2**40, 2**40)),

@@ -178,6 +178,11 @@ def test_malformed_polygons_and_boxes_raise_value_error(sibling, shape):
         rle.frPyObjects(shape, 9, 9)
 
 
+def test_odd_number_of_coordinates_is_named(sibling):
+    with pytest.raises(ValueError, match="even number of coordinates, x and y of each vertex; got 7"):
+        rle.frPyObjects([[1.0, 1, 3, 1, 3, 3, 7]], 9, 9)
+
+
 @pytest.mark.parametrize("size", [(-1, 5), (4.5, 5), (True, 5), ("4", 5), (2**40, 2**40), (None, 5)], ids=str)
 def test_malformed_sizes_raise_value_error(sibling, size):
     with pytest.raises(ValueError):
@@ -199,6 +204,8 @@ def test_polygon_with_too_many_columns_raises_value_error(sibling):
         (GOOD, [GOOD], [0], TypeError),
         ([GOOD, None], [GOOD], [0], TypeError),
         ("boxes", [GOOD], [0], TypeError),
+        (np.zeros((1, 4)), np.zeros((3, 4)), [0], ValueError),
+        ([], [], [0], ValueError),
         (np.zeros((1, 5)), np.zeros((1, 4)), [0], ValueError),
         (np.zeros(4), np.zeros((1, 4)), [0], ValueError),
         (np.full((1, 4), np.nan), np.zeros((1, 4)), [0], ValueError),

@@ -155,6 +155,8 @@ def _to_rles(counts: Tensor, offsets: Tensor, sizes: list[tuple[int, int]], temp
 def _integer_rows(name: str, values: Any, n: int, columns: int) -> Tensor:
     """Convert integers (columns,) or (n, columns) to int64 (n, columns); ValueError for others, which names `name`."""
     tensor = to_tensor(values)
+    if n == tensor.numel() == 0:  # an empty list, which PyTorch takes for floating-point numbers
+        return torch.empty(0, columns, dtype=torch.int64, device="cpu")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, not {tensor.dtype}")
     if tensor.shape not in ((columns,), (n, columns)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -17,5 +18,11 @@ def check_dense(tensor: torch.Tensor, name: str) -> None:
 
 
 def to_tensor(values: Any) -> torch.Tensor:
-    """Return a tensor as it is, and an array or numbers as a CPU tensor, whatever PyTorch's default device is."""
+    """Return a tensor as it is, and an array or numbers as a CPU tensor, whatever PyTorch's default device is.
+
+    An array shares its memory with the tensor unless it is read-only or reversed: PyTorch warns about the former, and
+    refuses negative strides.
+    """
+    if isinstance(values, np.ndarray) and (not values.flags.writeable or any(step < 0 for step in values.strides)):
+        values = values.copy(order="K")
     return values if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")

@@ -94,17 +94,24 @@ def image_shape(shape: Sequence[int], name: str = "orig_shape") -> tuple[int, in
     Raises ValueError, which calls the argument `name`, for anything but two positive integers.
     """
     try:
-        height, width = (int(side) for side in tuple(shape)[:2])
-    except (TypeError, ValueError) as error:
+        given = tuple(shape)[:2]
+        height, width = (int(side) for side in given)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be (height, width), not {shape!r}") from error
-    if height < 1 or width < 1:
-        raise ValueError(f"{name} must be a positive (height, width), not {shape!r}")
+    if height < 1 or width < 1 or (height, width) != given:
+        raise ValueError(f"{name} must be two positive integers, (height, width), not {shape!r}")
     return height, width
 
 
 def to_numpy(data: Any) -> np.ndarray:
-    """Return `data` as an array, copied from its device and detached from the autograd graph if it is a tensor."""
-    return data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
+    """Return `data` as an array, copied from its device and detached from the autograd graph if it is a tensor.
+
+    bfloat16, which NumPy lacks, becomes float32.
+    """
+    if not isinstance(data, torch.Tensor):
+        return np.asarray(data)
+    data = data.detach().cpu()
+    return (data.float() if data.dtype == torch.bfloat16 else data).numpy()
 
 
 def resolve_index(index: Any, length: int) -> Rows:

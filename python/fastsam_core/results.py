@@ -98,7 +98,7 @@ class Results:
         self.predicted_iou = self._as_scores(predicted_iou)
         self.stability_score = self._as_scores(stability_score)
         self.point_coords = _as_points(point_coords)
-        self.crop_boxes = None if crop_boxes is None else as_tensor(crop_boxes).reshape(-1, 4)
+        self.crop_boxes = None if crop_boxes is None else _split("crop_boxes", as_tensor(crop_boxes).reshape(-1), 4)
         for name in _PER_OBJECT_FIELDS:
             values = vars(self)[name]
             if values is not None and len(values) != len(self):
@@ -442,11 +442,21 @@ def _as_points(points: Any) -> Any:
     if points is None:
         return None
     if isinstance(points, (torch.Tensor, np.ndarray)):
+        if points.ndim not in (2, 3) or points.shape[-1] != 2:
+            raise ValueError(f"point_coords must be (N, P, 2) or (N, 2), not {tuple(points.shape)}")
         return points[:, None] if points.ndim == 2 else points
     # Fast path for one click per object, as from segment everything: avoids creating a tensor for each.
     if points and all(isinstance(item, list) and len(item) == 1 for item in points):
-        return as_tensor(points).reshape(len(points), -1, 2)
-    coords = [as_tensor(item).reshape(-1, 2) for item in points]
+        return _split("point_coords", as_tensor(points).reshape(len(points), -1), 2)
+    coords = [_split("point_coords", as_tensor(item).reshape(-1), 2) for item in points]
     if coords and all(isinstance(item, torch.Tensor) and item.shape == coords[0].shape for item in coords):
         return torch.stack(coords)
     return coords
+
+
+def _split(name: str, values: Any, size: int) -> Any:
+    """Split the last axis into groups of `size`: (..., K * size) -> (..., K, size)."""
+    count = values.shape[-1]
+    if count % size:
+        raise ValueError(f"{name} must have {size} numbers each; got {count} in a row")
+    return values.reshape(*values.shape[:-1], count // size, size)

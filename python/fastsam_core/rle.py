@@ -31,6 +31,7 @@ from ._rle_algebra import (
     union,
 )
 from ._rle_dicts import HINT, RLE, checked_integer, checked_size, common_size, compress_counts, counts_as_bytes, unpack
+from ._tensors import to_tensor
 from .ops._threads import thread_count
 
 __all__ = [
@@ -339,7 +340,4 @@ def _to_tensor(array: NDArray[Any]) -> Tensor:
     array = np.asarray(array)
     if array.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
         raise ValueError(f"masks must be bool or uint8, not {array.dtype}; threshold them first, as in masks > 0")
-    # PyTorch rejects negative strides, and warns about read-only memory.
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy(order="K")
-    return torch.from_numpy(array)
+    return to_tensor(array)

@@ -128,7 +128,7 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
 
     Raises:
         ValueError: invalid runs, runs that don't sum to whole columns of the height, windows of negative size, too
-            large or too far away (about 2^61).
+            large or too far away (about 2^61), or a window that cuts a mask into more than about 2^30 runs.
     """
     cut, cut_offsets = _ops.rle_crop.default(counts, offsets, heights, windows)
     return cut, cut_offsets

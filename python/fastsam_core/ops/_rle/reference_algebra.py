@@ -10,6 +10,9 @@ from torch import Tensor
 from .._inputs import MAX_PIXELS, check_truth_table, check_windows
 from .reference_masks import check_one_size, concatenate_runs, run_ends, runs_between
 
+# Most parts into which a window cuts the runs of one mask, which limits memory.
+_MAX_PARTS = 1 << 30
+
 
 def rle_combine(
     a_counts: Tensor, a_offsets: Tensor, b_counts: Tensor, b_offsets: Tensor, truth: int
@@ -51,21 +54,39 @@ def rle_crop(counts: Tensor, offsets: Tensor, heights: Tensor, windows: Tensor) 
         total = int(mask_ends[-1]) if len(mask_ends) else 0
         if total and (height <= 0 or total % height):
             raise ValueError("the runs of a mask sum to no multiple of its height")
-        stops, starts = mask_ends[1::2], mask_ends[:-1:2][: len(mask_ends) // 2]
-        stops, starts = stops[stops > starts], starts[stops > starts]
-        # A run that spans k columns is split into k parts, one per column.
-        first_columns = starts // max(height, 1)
-        num_columns = (stops - 1) // max(height, 1) - first_columns + 1
-        column_offsets = torch.repeat_interleave(num_columns.cumsum(0) - num_columns - first_columns, num_columns)
-        columns = torch.arange(column_offsets.shape[0], device=counts.device) - column_offsets
-        column_starts = columns * height
-        tops = (torch.repeat_interleave(starts, num_columns) - column_starts).clamp(min=max(0, y))
-        bottoms = (torch.repeat_interleave(stops, num_columns) - column_starts).clamp(max=min(height, y + h))
-        visible = (columns >= x) & (columns < x + w) & (bottoms > tops)
-        shift = (columns[visible] - x) * h - y
-        edges = torch.stack([tops[visible] + shift, bottoms[visible] + shift], 1).flatten()
+        starts, stops = mask_ends[:-1:2][: len(mask_ends) // 2], mask_ends[1::2]
+        tops, bottoms = _visible_parts(starts, stops, height, total, window)
+        edges = torch.stack([tops, bottoms], 1).flatten()
         inside = torch.arange(edges.shape[0], device=counts.device) % 2 == 0
         # Where one part ends exactly where the next begins, keep the second edge: the foreground continues.
         kept = edges != torch.cat([edges[1:], edges.new_full((1,), -1)])[: edges.shape[0]]
         results.append(runs_between(edges[kept], inside[kept], w * h))
     return concatenate_runs(results, offsets)
+
+
+def _visible_parts(starts: Tensor, stops: Tensor, height: int, total: int, window: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the starts and ends, within a window (x, y, width, height), of a mask's foreground runs.
+
+    The mask has `total` pixels. Only runs in the window's columns are looked at.
+    """
+    x, y, w, h = window
+    columns = total // height if total else 0
+    left, right = (min(max(column, 0), columns) * height for column in (x, x + w))
+    starts, stops = starts.clamp(min=left), stops.clamp(max=right)
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if starts.numel() == 0:
+        return starts, stops
+    if (y, h) == (0, height):  # whole columns: a run stays one run
+        return starts - x * h, stops - x * h
+    # A run that spans k columns is split into k parts, one per column.
+    first_column = starts // height
+    num_columns = (stops - 1) // height - first_column + 1
+    if int(num_columns.sum()) > _MAX_PARTS:
+        raise ValueError(f"the window cuts a mask into more than {_MAX_PARTS} runs")
+    column_offsets = torch.repeat_interleave(num_columns.cumsum(0) - num_columns - first_column, num_columns)
+    column = torch.arange(column_offsets.shape[0], device=starts.device) - column_offsets
+    tops = (torch.repeat_interleave(starts, num_columns) - column * height).clamp(min=max(0, y))
+    bottoms = (torch.repeat_interleave(stops, num_columns) - column * height).clamp(max=min(height, y + h))
+    visible = bottoms > tops
+    shift = (column[visible] - x) * h - y
+    return tops[visible] + shift, bottoms[visible] + shift

@@ -137,6 +137,10 @@ def test_new_and_update(result: Results) -> None:
     assert result.predicted_iou is None  # it described four other objects
     with pytest.raises(ValueError, match="keypoints and obb are not supported"):
         result.update(keypoints=torch.zeros(1, 17, 3))
+    boxes = result.boxes
+    with pytest.raises(ValueError):
+        result.update(boxes=torch.zeros(2, 6), masks=torch.zeros(2, 3, 4))
+    assert result.boxes is boxes
 
 
 def test_assigned_data_replaces_boxes_and_masks(result: Results) -> None:
@@ -379,6 +383,8 @@ def test_save_default_name_and_new_folders(result: Results, tmp_path: Path, monk
     np.testing.assert_array_equal(cv2.imread(str(target)), result.plot(boxes=False))
     result.path = "/videos/walk.mp4"
     assert result.save() == "results_walk.jpg"
+    result.path = "https://host/cat.jpg?size=4/3#top"
+    assert result.save() == "results_cat.jpg"
     assert result.plot(save=True, filename=tmp_path / "b.png").shape == (48, 64, 3)
     assert (tmp_path / "b.png").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "new", "results_cat.jpg", "results_walk.jpg"]

@@ -182,10 +182,9 @@ class Results:
         """
         if any(unsupported is not None for unsupported in (probs, obb, keypoints)):
             raise ValueError("probs, keypoints and obb are not supported; leave them None")
-        if boxes is not None:
-            self.boxes = self._as_boxes(boxes).clipped()
-        if masks is not None:
-            self.masks = self._as_masks(masks)
+        new_boxes = self.boxes if boxes is None else self._as_boxes(boxes).clipped()
+        new_masks = self.masks if masks is None else self._as_masks(masks)
+        self.boxes, self.masks = new_boxes, new_masks
         for name in _PER_OBJECT_FIELDS:
             setattr(self, name, getattr(self, name))
 

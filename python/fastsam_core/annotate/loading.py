@@ -7,7 +7,6 @@ uninterrupted one, and rounding can't differ.
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

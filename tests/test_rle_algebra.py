@@ -161,6 +161,7 @@ MALFORMED = [
     lambda: ops.rle_combine(*RUNS, *RUNS, 1),
     lambda: ops.rle_combine(*RUNS, *RUNS, 16),
     lambda: ops.rle_combine(*RUNS, RUNS[0], torch.tensor([0, 1, 2]), 2),
+    lambda: ops.rle_combine(*RUNS, RUNS[0].repeat(2), torch.tensor([0, 2, 4]), 2),
     lambda: ops.rle_combine(*RUNS, RUNS[0] + 1, RUNS[1], 2),
     lambda: ops.rle_crop(*RUNS, torch.tensor([3]), torch.tensor([[0, 0, 1, 1]])),
     lambda: ops.rle_crop(*RUNS, torch.tensor([0]), torch.tensor([[0, 0, 1, 1]])),

@@ -154,6 +154,7 @@ MALFORMED = [
     lambda: rle.crop([GOOD, GOOD], [[0, 0, 3, 3]] * 3),
     lambda: rle.crop(GOOD, (0, 0, 2**40, 2**40)),
     lambda: rle.crop(GOOD, (-(2**62), 0, 3, 3)),
+    lambda: rle.crop(GOOD, (2**62, 0, 3, 3)),
     lambda: rle.paste(GOOD, (0, 0), (4,)),
     lambda: rle.paste(GOOD, (0, 0), (-4, 4)),
     lambda: rle.paste(GOOD, (0, 0), (2**40, 2**40)),

@@ -230,16 +230,22 @@ def test_conv_stem_matches_float64(monkeypatch, sibling, size):
 
 @each_sibling
 def test_wide_rows_and_many_channels(monkeypatch, sibling):
-    """Rows and channels are so many that kernels process them in several strips and partial sums."""
+    """Rows and channels are so many that kernels process them in several strips and partial sums.
+
+    The second image's first strip follows the last one of the first, which has no border on its left.
+    """
     use_sibling(monkeypatch, sibling)
-    arguments = mbconv_arguments((3, 150), 8, 256, 8, batch=1)
+    arguments = mbconv_arguments((3, 150), 8, 256, 8)
     close(ops.mbconv(*arguments, residual=True), plain_mbconv(*arguments, 1, True))
     close(ops.mbconv(*arguments, 2), plain_mbconv(*arguments, 2, False))
-    arguments = mbconv_arguments((3, 20), 400, 410, 30, batch=1)
-    close(ops.mbconv(*arguments), plain_mbconv(*arguments, 1, False))
-    x, weight, bias = random(1, 4, 40, 300), random(24, 300, 3, 3) / 50, random(24, seed=1)
+    for out in (30, 900):
+        arguments = mbconv_arguments((3, 20), 400, 410, out, batch=1)
+        close(ops.mbconv(*arguments), plain_mbconv(*arguments, 1, False))
+    x, weight, bias = random(2, 4, 40, 300), random(24, 300, 3, 3) / 50, random(24, seed=1)
     close(ops.conv3x3(x, weight, bias, 1, True), plain(x, weight, bias, 1, True))
-    x, weight, bias = random(1, 3, 90, 600), random(600, 3, 3), random(600, seed=1)
+    x, weight, bias = random(1, 2, 40, 50), random(1024, 50, 3, 3) / 50, random(1024, seed=1)
+    close(ops.conv3x3(x, weight, bias, 1, True), plain(x, weight, bias, 1, True))
+    x, weight, bias = random(2, 3, 90, 600), random(600, 3, 3), random(600, seed=1)
     close(ops.depthwise3x3(x, weight, bias, 2), plain(x, weight[:, None], bias, 2, False, groups=600))
 
 

@@ -76,6 +76,28 @@ def test_mask_runs_of_columns_taller_than_a_tile() -> None:
     check(EMULATED, logits, (*even_axis(9, MASK_TILE + 1), *even_axis(1, 2)))
 
 
+@pytest.mark.parametrize("cells", range(4, 9))
+def test_mask_runs_of_single_rows_of_cells_above_the_threshold(cells: int) -> None:
+    """A band of 32 pixels has `cells` cells and reads two or three more, which are looked at eight at a time."""
+    first = torch.arange(96) * cells // 31
+    weights = torch.tensor([[0.5, 0.25, 0.25]])
+    rows = 3 * cells + 4
+    logits = torch.full((rows, rows, 2), -4.0)
+    logits[range(rows), range(rows)] = 100
+    check(EMULATED, logits, (first, weights.expand(96, 3).contiguous(), *even_axis(2, 3)), offset=0.0)
+
+
+def test_mask_runs_that_end_with_a_band() -> None:
+    """Bands are set or clear without a mixed one between them, because no two pixels read the same cell."""
+    weights = torch.tensor([[0.5, 0.25, 0.25]]).expand(160, 3).contiguous()
+    logits = torch.full((4, 4 * 160, 33), -4.0)
+    for i, rows in enumerate((32, 64, 96, 128)):
+        logits[i, : 4 * rows] = 4
+    axes = torch.arange(160) * 4, weights, *even_axis(33, 200)
+    check(EMULATED, logits, axes)
+    check(EMULATED, logits.flip(1), (torch.arange(160) * 4 + 1, weights, *even_axis(33, 200)))
+
+
 def test_mask_runs_of_uniform_bands_beside_mixed_ones(order: str) -> None:
     """Clear, set and mixed bands in all orders; columns with more changes than one thread writes, and with fewer."""
     axes = *even_axis(200, 400), *even_axis(34, 140)
@@ -168,6 +190,11 @@ def test_rle_encode_of_any_layout(shape: tuple[int, int, int], share: float, lay
     same("rle_encode", LAYOUTS[layout](masks))
 
 
+def test_rle_encode_of_more_masks_than_a_block_has_threads(order: str) -> None:
+    """The offsets are summed by one block of 256 threads, in several rounds."""
+    same("rle_encode", torch.from_numpy(np.random.default_rng(6).random((520, 2, 3)) < 0.5))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_rle_operations_equal_reference(shape: tuple[int, int, int], share: float, order: str) -> None:
@@ -186,7 +213,7 @@ def test_rle_of_masks_taller_than_a_tile(height: int) -> None:
     masks = torch.zeros(1, height, 2, dtype=torch.bool)
     masks[0, 100:-3, 0] = masks[0, -1, 0] = masks[0, :5, 1] = masks[0, RLE_TILE - 1 :, 1] = True
     same("rle_encode", masks)
-    same("rle_encode", LAYOUTS["columns"](masks))
+    same("rle_encode", LAYOUTS["columns"](masks.flip(2)))  # a run crosses from tile to tile in the first column
     counts, offsets = ops.rle_encode(masks)
     for column_major in (False, True):
         same("rle_decode", counts, offsets, height, 2, column_major)

@@ -76,7 +76,7 @@ def test_coco_round_trip(labels: ImageLabels, polygons: bool) -> None:
 
 @pytest.mark.parametrize(("score", "expected"), [(1.02, 1), (-0.1, 0), (0.25, 0.25)])
 def test_yolo_scores_are_written_within_their_range(score: float, expected: float) -> None:
-    mask = Segmentation.from_polygons([[0, 0, 5, 0, 5, 4, 0, 4]], (4, 5))
+    mask = Segmentation.from_polygons([[[0, 0], [5, 0], [5, 4], [0, 4]]], (4, 5))
     objects = [LabelledObject(0, mask, score=score), LabelledObject(0, box=(1, 1, 3, 3), score=score)]
     (read,) = round_trip("yolo", [ImageLabels("a.png", 5, 4, objects)], scores=True)
     assert [found.score for found in read.objects] == [expected, expected]

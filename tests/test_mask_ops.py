@@ -115,6 +115,15 @@ def test_axes_that_enlarge_and_shrink(sibling, kind, input_hw, original_hw):
 
 
 @each_sibling
+@pytest.mark.parametrize("apart", [5, 6, 7])
+def test_eight_pixels_that_read_just_so_many_cells_as_a_register_holds(sibling, apart):
+    """Eight pixels read `apart` + 3 cells; up to eight of them are shuffled in one register."""
+    random = np.random.RandomState(apart)
+    y = torch.arange(56) * apart // 7, random_axis(random, 1, 56)[1]
+    check(sibling, logits_of("noise", random, 2, 8 * apart + 1, 30), (*y, *random_axis(random, 30, 20)))
+
+
+@each_sibling
 def test_infinite_and_nan_logits(sibling):
     logits = logits_of("blotches", np.random.RandomState(1), 6, 16, 16)
     for one, value in zip(logits, (torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0), strict=True):
@@ -132,6 +141,19 @@ def test_infinite_and_nan_thresholds(sibling):
     logits = logits_of("blotches", np.random.RandomState(2), 2, 16, 16)
     for threshold, offset in ((torch.inf, 1.0), (-torch.inf, 1.0), (0.0, torch.inf), (torch.nan, 1.0)):
         check(sibling, logits, axes, threshold, offset)
+
+
+@each_sibling
+@pytest.mark.parametrize("threshold", [1e5, -1e5])
+def test_thresholds_so_large_that_rounding_decides(sibling, threshold):
+    """Cells just within the threshold give pixels beyond it, because the weights sum to slightly more than 1."""
+    weights = torch.tensor([[1 + 9e-7, 0, 0]])
+    axes = []
+    for cells, size in ((20, 80), (40, 160)):
+        axes += [torch.arange(size) * cells // size, weights.expand(size, 3).contiguous()]
+    logits = torch.full((2, 20, 40), threshold * (1 - 2e-7))
+    logits[1, ::2, ::3] = 0
+    check(sibling, logits, axes, threshold, offset=0.0)
 
 
 @each_sibling
@@ -171,6 +193,7 @@ CELLS, WEIGHTS = torch.tensor([0, 1, 3]), torch.tensor([[0.5, 0.25, 0.25]] * 3)
         ({"y_cells": torch.tensor([-1, 0, 2])}, "y_cells must ascend"),
         ({"y_cells": torch.tensor([0, 1, -(2**63)])}, "y_cells must ascend"),
         ({"x_weights": WEIGHTS * 2}, "x_weights must not be negative, and sum to 1"),
+        ({"y_weights": WEIGHTS * 1.00001}, "y_weights must not be negative, and sum to 1"),
         ({"x_weights": WEIGHTS * torch.tensor([-1.0, 3, 3])}, "x_weights must not be negative"),
         ({"x_weights": WEIGHTS * torch.nan}, "x_weights must not be negative"),
         ({"offset": -1.0}, "offset must be 0 or more, got -1"),

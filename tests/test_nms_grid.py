@@ -87,6 +87,27 @@ def test_scenes_match_the_reference(scene: str, dtype: type) -> None:
             assert ops.siblings("batched_nms")[name](boxes, scores, classes, threshold).tolist() == by_class
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+@pytest.mark.parametrize("low", [30.0, 32.001, 63.99])
+def test_boxes_as_far_apart_as_an_iou_above_the_threshold_allows(threshold: float, low: float) -> None:
+    """The smaller box of each pair lies at an end of the larger one, and is just large enough to be suppressed."""
+    rng = np.random.default_rng(11)
+    pairs = np.arange(N // 2)
+    corner = 90.1 * np.stack([pairs % 24, pairs // 24], 1) + 0.37 * pairs[:, None]
+    larger = np.concatenate([corner, np.full_like(corner, low)], 1)
+    for axis in (0, 1):
+        smaller = larger.copy()
+        smaller[:, 2 + axis] *= threshold + 0.005
+        smaller[:, axis] += rng.integers(0, 2, len(pairs)) * (low - smaller[:, 2 + axis])
+        # Either of a pair may come first.
+        scores = torch.from_numpy(rng.permutation(2 * len(pairs)) / 8)
+        boxes = corners(np.concatenate([larger, smaller]))
+        expected = ops.siblings("nms")["reference"](boxes, scores, threshold).tolist()
+        assert len(expected) == len(pairs)
+        for name in NATIVE:
+            assert ops.siblings("nms")[name](boxes, scores, threshold).tolist() == expected
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32 - 1),

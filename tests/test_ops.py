@@ -305,8 +305,11 @@ def test_bindings_refuse_other_dtypes_and_strides():
         ("rle_area", (COUNTS.float(), OFFSETS)),
         ("rle_area", (COUNTS, OFFSETS[:0])),
         ("rle_area", (COUNTS, torch.tensor([0, 4, 2, 5]))),
+        ("rle_area", (COUNTS, torch.tensor([1, 3, 5]))),
+        ("rle_area", (COUNTS, torch.tensor([0, 3, 4]))),
         ("rle_area", (-COUNTS, OFFSETS)),
         ("rle_area", (torch.tensor([2**62, 2**62, 2**62, 2**62]), torch.tensor([0, 4]))),
+        ("rle_area", (torch.tensor([2**61, 2**61]), torch.tensor([0, 2]))),  # only their sum is too large
         ("rle_decode", (COUNTS, OFFSETS, 3, 5)),
         ("rle_decode", (COUNTS, OFFSETS, -3, -4)),
         ("rle_decode", (COUNTS, OFFSETS, 2**40, 2**40)),

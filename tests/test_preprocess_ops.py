@@ -97,6 +97,7 @@ def test_any_strides_match_pillow(sibling: str) -> None:
         "turned": storage.transpose(0, 1),
         "planes": planes.permute(1, 2, 0),
         "one pixel, repeated": flat.expand(30, 20, 3),
+        "the first channel, repeated": storage[..., :1].expand(90, 80, 3),
         "four channels, of which three": torch.arange(6000).to(torch.uint8).view(30, 50, 4)[..., :3],
     }
     for name, view in views.items():

@@ -54,6 +54,7 @@ MALFORMED = {
     "high bytes": {"size": [4, 5], "counts": b"9\xff2203"},
     "NUL": {"size": [4, 5], "counts": b"92203\x00"},
     "non-ASCII": {"size": [4, 5], "counts": "92203\u0131"},
+    "non-ASCII, stored as bytes that are valid": {"size": [2, 3], "counts": "\u3636"},
     "surrogate": {"size": [4, 5], "counts": "92203\udcff"},
     "escaped backslash": {"size": [4, 5], "counts": "9\\\\2203"},
     "bytes literal": {"size": [4, 5], "counts": "b'92203'"},

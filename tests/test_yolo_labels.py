@@ -43,13 +43,14 @@ SQUARE = "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
         f"\ufeff3 {SQUARE}\n",
         f"3.0 {SQUARE}\n",
         f"3 {SQUARE} 0.75\n",
+        f"3 {SQUARE} 1.02\n",
     ],
 )
 def test_yolo_line_variants_are_read(tmp_path: Path, text: str) -> None:
     labels = yolo_text(tmp_path, text)
     (found,) = labels.objects
     assert (labels.file_name, labels.size, found.class_id) == ("a.png", SIZE, 3)
-    assert found.score == (0.75 if "0.75" in text else None)
+    assert found.score == (0.75 if "0.75" in text else 1.02 if "1.02" in text else None)
     np.testing.assert_array_equal(pixels(labels, 0), filled([[5, 4, 25, 4, 25, 20, 5, 20]], *SIZE))
 
 
@@ -80,6 +81,8 @@ def test_yolo_boxes_are_read_and_clipped(tmp_path: Path) -> None:
         ("0 0.5 0.5 0_0.1 0.1", r"line 2: '0_0.1' is not a number"),
         ("0 0.5 0.5 \u0660.\u0665 0.1", r"line 2: '.*' is not a number"),
         (f"0 {SQUARE} 7", r"line 2: 10 numbers, the last of which is not a score: 7 lies outside"),
+        (f"0 {SQUARE} 1.2", r"the last of which is not a score: 1\.2 lies outside"),
+        (f"0 {SQUARE} -0.1", r"the last of which is not a score: -0\.1 lies outside"),
     ],
 )
 def test_invalid_yolo_lines_are_refused(tmp_path: Path, line: str, message: str) -> None:

@@ -39,9 +39,12 @@ class BandClassifier {
 #endif
     constexpr float kSlack = kTapRounding * kMaxBoundedLogit, kAny = 2 * kHugeLogit;
     const bool is_read = is_used || is_used_beyond;
-    clear_max_ = is_read ? problem.levels.low - kSlack : kAny;
+    // Levels beyond the bound must not let larger logits pass; written so that NaN stays NaN, and all bands are mixed.
+    const float low = problem.levels.low > kMaxBoundedLogit ? kMaxBoundedLogit : problem.levels.low;
+    const float high = problem.levels.high < -kMaxBoundedLogit ? -kMaxBoundedLogit : problem.levels.high;
+    clear_max_ = is_read ? low - kSlack : kAny;
     clear_min_ = is_read ? -kMaxBoundedLogit : -kAny;
-    set_min_ = is_read ? problem.levels.high + kSlack : -kAny;
+    set_min_ = is_read ? high + kSlack : -kAny;
     set_max_ = is_read ? kMaxBoundedLogit : kAny;
   }
 

@@ -300,7 +300,7 @@ class Worker {
       before = at;
       area += i % 2 == 1 ? first[i] : 0;
     }
-    if (n == 0 || before != pixels) first[n] = pixels - before, ++num_counts_;
+    if (before != pixels) first[n] = pixels - before, ++num_counts_;
     lengths_.push_back(num_counts_ - first_count_);
     return area;
   }

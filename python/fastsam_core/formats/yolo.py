@@ -19,11 +19,10 @@ def lines(
 ) -> list[str]:
     """Return one line per polygon, (K, 2) normalised x, y; polygons of fewer than three points are left out.
 
-    Numbers are written with six significant digits. `conf` and `ids`, one per polygon, go to the line's end. The format
-    takes confidences from 0 to 1, so the others, such as a predicted IoU of 1.02, are clipped.
+    Numbers are written with six significant digits. `conf` and `ids`, one per polygon, go to the line's end.
     Raises ValueError if there are more or fewer class ids than polygons, or for another shape.
     """
-    texts, conf = [], _clipped(conf)
+    texts = []
     for i, (polygon, class_id) in enumerate(zip(polygons, class_ids, strict=True)):
         points = np.asarray(polygon, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 2:
@@ -41,15 +40,10 @@ def box_lines(
     ids: Sequence[float] | None = None,
 ) -> list[str]:
     """Return one line per box, (4,) normalised centre x, centre y, width, height. See `lines` for `conf` and `ids`."""
-    conf = _clipped(conf)
     return [
         _line(class_id, np.asarray(box, dtype=np.float64), _extras(i, conf, ids))
         for i, (box, class_id) in enumerate(zip(boxes, class_ids, strict=True))
     ]
-
-
-def _clipped(conf: Sequence[float] | None) -> list[float] | None:
-    return None if conf is None else [min(max(float(score), 0.0), 1.0) for score in conf]
 
 
 def _extras(row: int, *columns: Sequence[float] | None) -> list[float]:

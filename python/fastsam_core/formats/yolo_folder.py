@@ -19,6 +19,8 @@ from .segmentation import Segmentation
 
 # Rounding in other writers takes coordinates up to this far outside [0, 1]; those farther outside are errors.
 _TOLERANCE = 0.01
+# SAM's predicted IoU, which prediction files of `Results.save_txt` hold, may be a little above 1.
+_MAX_SCORE = 1.1
 
 
 class YoloWriter(FolderWriter):
@@ -31,7 +33,7 @@ class YoloWriter(FolderWriter):
     the image are left out.
 
     tolerance: outlines may lose vertices that lie at most this many pixels from the rest. scores: append the score to
-    each line, as in prediction files; training code rejects such files.
+    each line, clipped to [0, 1], as in prediction files; training code rejects such files.
     """
 
     suffix = ".txt"
@@ -45,7 +47,7 @@ class YoloWriter(FolderWriter):
         lines: list[str] = []
         image_size = np.array([labels.width, labels.height], np.float64)
         for obj in labels.objects:
-            conf = [obj.score] if self.scores and obj.score is not None else None
+            conf = [min(max(obj.score, 0), 1)] if self.scores and obj.score is not None else None
             if obj.iscrowd or obj.is_empty:
                 continue
             if obj.segmentation is not None:
@@ -166,7 +168,7 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
     if not ((points >= -_TOLERANCE) & (points <= 1 + _TOLERANCE)).all():
         outside = next(value for value in values if not -_TOLERANCE <= value <= 1 + _TOLERANCE)
         raise ValueError(f"{outside:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
-    if score is not None and not 0 <= score <= 1:
+    if score is not None and not 0 <= score <= _MAX_SCORE:
         raise ValueError(f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, 1]")
     height, width = size
     if not is_box:

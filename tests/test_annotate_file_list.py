@@ -22,7 +22,17 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_folder_is_listed_recursively(tmp_path: Path) -> None:
-    touch(tmp_path, "b.jpg", "a/x.PNG", "a/c/y.webp", "a/notes.txt", ".hidden/z.jpg", ".z.jpg", "clip.mp4")
+    touch(
+        tmp_path,
+        "lost+found/f.jpg",
+        "b.jpg",
+        "a/x.PNG",
+        "a/c/y.webp",
+        "a/notes.txt",
+        ".hidden/z.jpg",
+        ".z.jpg",
+        "clip.mp4",
+    )
     files = list_files(tmp_path)
     assert files is not None
     assert files.keys == ["a/c/y.webp", "a/x.PNG", "b.jpg", "clip.mp4"]

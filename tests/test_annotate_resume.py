@@ -67,6 +67,20 @@ def test_missing_label_files_and_new_images_are_labelled(sam: SAM, images: Path)
     assert set(recorded(target).values()) == {1, 2}
 
 
+def test_entries_added_to_data_yaml_survive_another_run(sam: SAM, images: Path, tmp_path: Path) -> None:
+    def named(image: np.ndarray) -> Any:
+        return [[4, 4, 60, 40]], [0.9], [0], {0: "thing"}
+
+    options = {"output_dir": tmp_path / "labels", "preview": 0}
+    names = auto_annotate(images, named, sam, **options) / "data.yaml"
+    before = names.read_text()
+    names.write_text(before.replace("names:", "train: images\nnames:") + "val: images\n")
+    edited = names.read_text()
+    shutil.copy(images / "a" / "00000.png", images / "new.png")
+    auto_annotate(images, named, sam, **options)
+    assert names.read_text() == edited != before
+
+
 def test_replaced_image_with_removed_label_is_relabelled(
     sam: SAM, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

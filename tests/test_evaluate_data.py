@@ -174,6 +174,10 @@ def test_damaged_npz_files_never_crash(tmp_path: Path) -> None:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         example = only_example(tmp_path)  # damage may go unnoticed, but never crashes
         assert example.failures or example.objects
+    directory = whole.rindex(b"PK\x05\x06")
+    path.write_bytes(whole[: directory + 16] + b"\xff" * 4 + whole[directory + 20 :])  # an offset before the file
+    (failure,) = only_example(tmp_path).failures
+    assert "a.npz is not an .npz file" in failure.reason
 
 
 # --- COCO ---

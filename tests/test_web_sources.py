@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,28 @@ def test_server_responses(folder: Path) -> None:
         assert all(i.error is None for i in load_sources(folder / "list.txt"))
     with pytest.raises(ConnectionError, match="can't be reached"):
         list(load_sources(f"{address}/a.png"))
+
+
+def test_user_name_and_password_of_an_address_are_sent_to_its_server_alone() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def answer(handler: Any) -> None:
+        asked.append((handler.path, handler.headers.get("Authorization")))
+        if handler.path == "/moved.png":
+            reply(handler, b"", 302, headers={"Location": "/a.png"})
+        elif handler.path == "/missing.png":
+            reply(handler, b"no", 404)
+        else:
+            reply(handler, encode(RGB, "PNG"))
+
+    with serve(answer) as address:
+        login = address.replace("://", "://me:p%40ss:w@")
+        for name in ("a.png", "moved.png"):
+            assert np.array_equal(only(f"{login}/{name}").image, BGR)
+        with pytest.raises(ConnectionError, match=r"http://me:\*\*\*@127.0.0.1:\d+/missing.png answers 404"):
+            list(load_sources(f"{login}/missing.png"))
+    header = "Basic " + base64.b64encode(b"me:p@ss:w").decode()
+    assert asked == [("/a.png", header), ("/moved.png", header), ("/a.png", None), ("/missing.png", header)]
 
 
 def test_special_characters_in_addresses_are_escaped() -> None:

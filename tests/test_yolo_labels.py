@@ -239,7 +239,7 @@ def test_names_with_special_characters(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: ['it''s # 1', ''''] # two of\n# them\n")
     assert class_names.read(tmp_path / "data.yaml") == {0: "it's # 1", 1: "'"}
     class_names.write(tmp_path / "data.yaml", {2: "#", 0: "c#"})
-    assert (tmp_path / "data.yaml").read_text().endswith('names:\n  0: "c#"\n  2: "#"\n')
+    assert (tmp_path / "data.yaml").read_text() == 'names:\n  0: "c#"\n  2: "#"\n# them\n'
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,33 @@ def test_unreadable_names_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"data.yaml: its names can't be read .*write one `0: name` a line"):
         class_names.read(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "path: .\nnames: [a, b]\n# images\ntrain: images\n\nval: images\n",
+        "path: .\nnames:\n- a\n\n- b\n# images\ntrain: images\n\nval: images\n",
+        "path: .\n'names':\n  0: a\n  # the second\n  1: b\n# images\ntrain: images\n\nval: images\n",
+    ],
+)
+def test_other_entries_of_a_file_of_names_are_kept(tmp_path: Path, before: str) -> None:
+    target = tmp_path / "data.yaml"
+    target.write_text(before)
+    class_names.write(target, {1: "x", 3: "y"})
+    assert target.read_text() == ('path: .\nnames:\n  1: "x"\n  3: "y"\n# images\ntrain: images\n\nval: images\n')
+    target.write_text("path: .\n")
+    class_names.write(target, {0: "x"})
+    assert target.read_text() == 'path: .\nnames:\n  0: "x"\n'
+
+
+def test_new_file_of_names_says_what_it_lacks(tmp_path: Path) -> None:
+    for name in ("new.yaml", "empty.yaml"):
+        (tmp_path / "empty.yaml").write_text("")
+        class_names.write(tmp_path / name, {0: "x"})
+    assert (tmp_path / "empty.yaml").read_text() == 'names:\n  0: "x"\n'
+    header, *lines = (tmp_path / "new.yaml").read_text().splitlines()
+    assert header.startswith("# ") and "train" in header and lines == ["names:", '  0: "x"']
 
 
 name = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)

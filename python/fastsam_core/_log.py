@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from contextlib import suppress
 from functools import lru_cache
 
 logger = logging.getLogger("fastsam_core")
+
+# In an address such as rtsp://user:password@camera.
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*(?=@)")
+
+
+def hide_passwords(text: str) -> str:
+    """Return `text` with `***` in place of the passwords in addresses."""
+    return _PASSWORD.sub(r"\1:***", text)
+
+
+class _PasswordFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "://" in message:
+            record.msg, record.args = hide_passwords(message), ()
+        return True
+
+
+logger.addFilter(_PasswordFilter())
 
 
 @lru_cache(maxsize=1024)  # bounded, since messages may hold paths and a server runs for months
@@ -23,7 +43,7 @@ def log_or_print(message: str) -> None:
     """
     if logger.level == logging.NOTSET and not logger.isEnabledFor(logging.INFO):
         with suppress(OSError, ValueError):
-            print(message, file=sys.stderr)
+            print(hide_passwords(message), file=sys.stderr)
     else:
         logger.info(message)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._arguments import UsageError, parse
-from ._log import format_count, logger
+from ._log import format_count, hide_passwords, logger
 from ._progress import progress_bar
 from .config import ALIASES, BOOLEAN_OPTIONS, FIELDS, PROMPT_KEYS, STRING_OPTIONS, Config, DetectConfig, unknown_option
 from .option_parsers import boolean
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report_error(status: int, message: str) -> int:
-    print(f"fastsam: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"fastsam: error: {hide_passwords(' '.join(message.split()))}", file=sys.stderr)
     return status
 
 

@@ -85,7 +85,9 @@ def read_npz(path: Path, size: tuple[int, int]) -> tuple[NDArray[Any], Segments]
         return labels, _parse_segments(segments if isinstance(segments, str) else segments.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
-    except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OSError, RuntimeError, zlib.error) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the file can't be opened; without a name, a damaged offset leads out of it
         raise ValueError(f"{path.name} is not an .npz file with labels and segments: {error}") from error
 
 

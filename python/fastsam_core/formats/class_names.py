@@ -16,8 +16,10 @@ from .labels import validate_class_id
 
 # Names of such files, in the order in which they are looked for.
 FILE_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+_HEADER = "# Class names of the labels in this folder. To train on them, add path, train and val."
 # Control characters, line separators, the byte-order mark and lone surrogates.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_NAMES_KEY = re.compile(r"""(names|"names"|'names')\s*:""")
 _LIST_ENTRY = re.compile(r"-(\s|$)")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 
@@ -63,11 +65,20 @@ def read(path: str | os.PathLike[str]) -> dict[int, str]:
         ) from None
 
 
-def write(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
-    """Write a data.yaml with these names alone; to train with it, the paths of the images must be added."""
-    header = "# Class names of the labels in this folder. To train on them, add path, train and val.\nnames:\n"
-    lines = [f"  {class_id}: {_quoted(names[class_id])}\n" for class_id in sorted(names)]
-    write_text(path, header + "".join(lines))
+def write(
+    path: str | os.PathLike[str], names: Mapping[int, str], previous: str | os.PathLike[str] | None = None
+) -> None:
+    """Write a data.yaml with these names; to train with it, the paths of the images must be added.
+
+    previous: a file, by default the one at `path`, whose other entries are kept, such as those paths. ValueError if it
+    is not UTF-8 text.
+    """
+    previous = path if previous is None else previous
+    entry = ["names:", *(f"  {class_id}: {_quoted(names[class_id])}" for class_id in sorted(names))]
+    text = read_text(previous).rstrip("\n") if os.path.isfile(previous) else _HEADER
+    lines = text.split("\n") if text else []
+    place = _names_lines(lines)
+    write_text(path, "".join(f"{line}\n" for line in (*lines[: place.start], *entry, *lines[place.stop :])))
 
 
 def _quoted(name: str) -> str:
@@ -76,18 +87,12 @@ def _quoted(name: str) -> str:
 
 
 def _parse_yaml(lines: list[str]) -> dict[int, str]:
-    start = next((i for i, line in enumerate(lines) if re.match(r"""(names|"names"|'names')\s*:""", line)), None)
-    if start is None:
+    place = _names_lines(lines)
+    if not place:
         return {}
-    inline = _strip_comment(lines[start].split(":", 1)[1])
-    block = []
-    for line in lines[start + 1 :]:
-        line = _strip_comment(line)
-        # Entries of a list may be unindented.
-        if line and not (line[0].isspace() or line[0] in "]}" or _LIST_ENTRY.match(line)):
-            break
-        if line.strip():
-            block.append(line.strip())
+    inline, *block = (_strip_comment(lines[index]).strip() for index in place)
+    inline = inline.split(":", 1)[1]
+    block = [line for line in block if line]
     if inline.strip():
         return _parse_flow(" ".join([inline.strip(), *block]))
     if all(map(_LIST_ENTRY.match, block)):
@@ -99,6 +104,20 @@ def _parse_yaml(lines: list[str]) -> dict[int, str]:
             raise ValueError(f"no colon in {line[:60]!r}")
         names[_parse_class_id(key)] = _parse_scalar(name)
     return names
+
+
+def _names_lines(lines: list[str]) -> range:
+    """Return the indices of the lines of the entry `names`; empty, at the end, if there is none."""
+    start = next((i for i, line in enumerate(lines) if _NAMES_KEY.match(line)), len(lines))
+    stop = min(start + 1, len(lines))
+    for index in range(stop, len(lines)):
+        line = _strip_comment(lines[index])
+        # Entries of a list may be unindented.
+        if line and not (line[0].isspace() or line[0] in "]}" or _LIST_ENTRY.match(line)):
+            break
+        if line.strip():
+            stop = index + 1
+    return range(start, stop)
 
 
 def _parse_flow(text: str) -> dict[int, str]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._log import logger
+from .._log import hide_passwords, logger
 from . import web
 from .arrays import check_array, check_tensor, from_array, from_pil, from_tensor
 from .decode import decode_image, read_image
@@ -127,7 +127,7 @@ def _url_source(url: str, vid_stride: int, stream_buffer: bool) -> Source:
         if media.startswith(("video/", "multipart/x-mixed-replace")) or "mpegurl" in media:
             return _stream_source([url], url, vid_stride, stream_buffer)
         if media in ("text/html", "application/xhtml+xml"):
-            raise ValueError(f"{url} is a web page; pass the address of the image itself")
+            raise ValueError(f"{hide_passwords(url)} is a web page; pass the address of the image itself")
     return _entry_source(entry, vid_stride)
 
 

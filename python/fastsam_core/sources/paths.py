@@ -90,7 +90,8 @@ def find_files(
 ) -> list[str]:
     """Return the sorted paths, relative to `root` with `/`, of all files below it that have one of the suffixes.
 
-    Hidden files and folders and the folder `excluded` are left out. Symbolic links are followed, except in cycles.
+    Hidden files and folders, the folder `excluded` and `lost+found`, which only root can read, are left out. Symbolic
+    links are followed, except in cycles.
     """
     excluded_id = _folder_id(excluded) if excluded is not None and os.path.isdir(excluded) else None
     files: list[str] = []
@@ -101,7 +102,7 @@ def find_files(
             return
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name == "lost+found":
                     continue
                 if _is_folder(entry):
                     visit(entry.path, f"{prefix}{entry.name}/", ancestors | {identity})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import opencv_path
-from .._log import logger
+from .._log import hide_passwords, logger
 from .arrays import from_array
 from .item import Item
 from .video import ended_early, frame_count_and_fps
@@ -36,7 +36,7 @@ class StreamReader(threading.Thread):
     """
 
     def __init__(self, address: int | str, condition: threading.Condition, *, buffered: bool, vid_stride: int) -> None:
-        super().__init__(name=f"fastsam stream {address}", daemon=True)
+        super().__init__(name=f"fastsam stream {hide_passwords(str(address))}", daemon=True)
         self.address = address
         self.fps: float | None = None
         self.error: str | None = None
@@ -173,4 +173,4 @@ def stream_items(
                 reader.join(timeout=2.0)  # a reader stuck in a driver is abandoned; it is a daemon thread
     if not num_frames:
         first = next(iter(reasons.items()), (0, "it gave no frame"))
-        raise ConnectionError(f"stream {addresses[first[0]]}: {first[1]}")
+        raise ConnectionError(f"stream {hide_passwords(str(addresses[first[0]]))}: {first[1]}")

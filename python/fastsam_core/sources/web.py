@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import string
 import time
@@ -10,7 +11,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from .._log import hide_passwords
 
 MAX_IMAGE_BYTES = 2**28  # 268 MB: far above the encoded size of usual images within the pixel limit
 MAX_VIDEO_BYTES = 2**32
@@ -33,22 +36,22 @@ def fetch(url: str, limit: int = MAX_IMAGE_BYTES, *, timeout: float = TIMEOUT, d
 
 def fetch_into(url: str, file: BinaryIO, limit: int, *, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> None:
     """Write the body of an http(s) response to an open binary file as it arrives. Errors are those of `fetch`."""
-    end_time = time.monotonic() + deadline
+    end_time, name = time.monotonic() + deadline, hide_passwords(url)
     with _open(url, timeout) as response:
         content_length = response.headers.get("Content-Length", "")
         if content_length.isdecimal() and int(content_length) > limit:
-            raise ValueError(f"{url} holds {int(content_length):,} bytes, more than the limit of {limit:,}")
+            raise ValueError(f"{name} holds {int(content_length):,} bytes, more than the limit of {limit:,}")
         received = 0
         # `read1` returns what has arrived; `read` would block until the chunk is full and miss the deadline.
         while chunk := response.read1(_CHUNK):
             received += len(chunk)
             if received > limit:
-                raise ValueError(f"{url} holds more than the limit of {limit:,} bytes")
+                raise ValueError(f"{name} holds more than the limit of {limit:,} bytes")
             if time.monotonic() > end_time:
-                raise ConnectionError(f"{url}: only {received:,} bytes within {deadline:g} seconds")
+                raise ConnectionError(f"{name}: only {received:,} bytes within {deadline:g} seconds")
             file.write(chunk)
         if content_length.isdecimal() and received != int(content_length):
-            raise ConnectionError(f"{url}: the answer broke off after {received:,} of {int(content_length):,} bytes")
+            raise ConnectionError(f"{name}: the answer broke off after {received:,} of {int(content_length):,} bytes")
 
 
 def content_type(url: str, *, timeout: float = TIMEOUT) -> str:
@@ -59,26 +62,33 @@ def content_type(url: str, *, timeout: float = TIMEOUT) -> str:
 
 @contextmanager
 def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
+    name = hide_passwords(url)
     # urllib follows redirects to http, https and ftp only, so a server can't redirect to a local file.
-    request = urllib.request.Request(
-        _encoded(url), headers={"User-Agent": "fastsam_core", "Accept-Encoding": "identity"}
-    )
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with urllib.request.urlopen(_request(url), timeout=timeout) as response:
             yield response
     except urllib.error.HTTPError as error:
-        raise ConnectionError(f"{url} answers {error.code} {error.reason}") from error
+        raise ConnectionError(f"{name} answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
-        raise ConnectionError(f"{url} can't be reached: {error.reason}") from error
+        raise ConnectionError(f"{name} can't be reached: {error.reason}") from error
     except (TimeoutError, http.client.HTTPException) as error:
-        raise ConnectionError(f"{url}: {type(error).__name__} {error}") from error
+        raise ConnectionError(f"{name}: {type(error).__name__} {error}") from error
 
 
-def _encoded(url: str) -> str:
-    """Percent-encode a URL's path and query: browsers show and accept letters and spaces that HTTP doesn't allow."""
+def _request(url: str) -> urllib.request.Request:
+    """Return a request for a URL, whose user name and password, as of many cameras, go into a header.
+
+    Path and query are percent-encoded: browsers show and accept letters and spaces that HTTP doesn't allow.
+    """
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConnectionError(f"{url} is not a valid URL: {error}") from None
+        raise ConnectionError(f"{hide_passwords(url)} is not a valid URL: {error}") from None
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
-    return urlunsplit(parts._replace(path=path, query=query))
+    credentials, _, host = parts.netloc.rpartition("@")
+    address = urlunsplit(parts._replace(netloc=host, path=path, query=query))
+    request = urllib.request.Request(address, headers={"User-Agent": "fastsam_core", "Accept-Encoding": "identity"})
+    if credentials:
+        token = base64.b64encode(unquote(credentials).encode()).decode("ascii")
+        request.add_unredirected_header("Authorization", f"Basic {token}")  # not for another server
+    return request

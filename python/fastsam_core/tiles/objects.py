@@ -176,7 +176,7 @@ class RasterObjects(Sequence[RasterObject]):
         Raises ValueError if the suffix is unsupported, or if the path is a folder or lies below a file; PermissionError
         if its folder is read-only.
         """
-        target = Path(path)
+        target = Path(os.path.expanduser(path))
         ancestor = next((folder for folder in target.parents if os.path.lexists(folder)), None)
         if ancestor is not None and not ancestor.is_dir():
             raise ValueError(f"{os.fspath(path)!r} can't be created: {ancestor} is not a folder")

@@ -45,7 +45,7 @@ class TileFiles:
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(os.path.expanduser(folder))
         # Round trip through JSON, so that they compare equal to settings that were read from a file.
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._lock = -1

@@ -218,11 +218,32 @@ def test_traced_graph_contains_no_native_operations(model: SamModel, images: Ten
 
 
 @pytest.mark.parametrize(("threads", "calls", "each"), [(8, 2, 4), (8, 3, 3), (2, 5, 1), (8, 1, 8), (1, 3, 1)])
-def test_share_out_divides_threads_among_calls(threads: int, calls: int, each: int) -> None:
+def test_parallel_for_divides_threads_among_calls(threads: int, calls: int, each: int) -> None:
     torch.set_num_threads(threads)
     seen = list[tuple[int, int]]()
     parallel_for(lambda i: seen.append((i, thread_count())), calls)
     assert sorted(seen) == [(i, each) for i in range(calls)]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_calls_are_made_by_fewer_threads_if_no_more_can_start(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[threading.Thread]()
+
+    class Limited(threading.Thread):
+        def start(self) -> None:
+            if len(started) == limit:
+                raise RuntimeError("can't start new thread")
+            started.append(self)
+            super().start()
+
+    monkeypatch.setattr(_threads, "Thread", Limited)
+    torch.set_num_threads(4)
+    seen = list[int]()
+    with native_threads():
+        parallel_for(seen.append, 9)
+    assert sorted(seen) == list(range(9)) and len(started) == limit
+    assert not any(thread.is_alive() for thread in started)
+    assert torch.get_num_threads() == 4
 
 
 @needs_native

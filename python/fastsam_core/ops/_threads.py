@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import takewhile
 from threading import Lock, Thread
 
 import torch
@@ -88,13 +89,22 @@ def native_threads() -> Iterator[None]:
             with _lock:
                 torch.set_num_threads(1)
                 restorer = Thread(target=torch.set_num_threads, args=(count,))
-                restorer.start()
-                restorer.join()
+                if _try_start(restorer):
+                    restorer.join()
         yield
     finally:
         _native_thread_count.reset(reset)
         if count > 1:
             torch.set_num_threads(count)
+
+
+def _try_start(thread: Thread) -> bool:
+    """Start a thread; return False if the system has no more threads, as in a container with a limit on processes."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def parallel_for(function: Callable[[int], None], count: int) -> None:
@@ -130,8 +140,7 @@ def parallel_for(function: Callable[[int], None], count: int) -> None:
                 _native_thread_count.reset(reset)
 
     workers = [Thread(target=worker, name=f"fastsam-decode-{i}") for i in range(1, threads)]
-    for thread in workers:
-        thread.start()
+    workers = list(takewhile(_try_start, workers))
     worker()
     for thread in workers:
         thread.join()

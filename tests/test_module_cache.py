@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fake_cuda_graphs import random_images, vit
 from fastsam_core.models import decoder_features, module_cache, sam_model, tiny_vit
+from fastsam_core.models.common import LayerNorm2d
 from fastsam_core.models.decoder_features import prepare_decoder
 from fastsam_core.models.decoder_gpu import GpuImage
 from fastsam_core.models.decoder_tiled import TiledImage
@@ -99,8 +100,9 @@ def replace_layer(model: SamModel) -> None:
 
 
 def change_eps(model: SamModel) -> None:
-    for norm in (model.mask_decoder.transformer.blocks[0].norm4, model.mask_decoder.output_upscaling[1]):
-        norm.eps = 0.5
+    for layer in model.mask_decoder.modules():
+        if isinstance(layer, (nn.LayerNorm, LayerNorm2d)):
+            layer.eps = 0.5
 
 
 @pytest.mark.parametrize(

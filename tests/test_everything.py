@@ -361,6 +361,7 @@ def test_wrong_results_of_decode_are_refused(result, error, message):
         ({"points_stride": True}, TypeError, "points_stride must be an integer, got True"),
         ({"points_batch_size": 0}, ValueError, "points_batch_size must be at least 1"),
         ({"conf_thres": math.nan}, ValueError, "conf_thres must be finite, got nan"),
+        ({"conf_thres": 10**400}, ValueError, "conf_thres must be finite, got 1000"),
         ({"conf_thres": "0.5"}, TypeError, "conf_thres must be a number, got '0.5'"),
         ({"conf_thres": None}, TypeError, "conf_thres must be a number"),
         ({"stability_score_thresh": math.inf}, ValueError, "stability_score_thresh must be finite, got inf"),

@@ -112,6 +112,7 @@ def test_given_grids_are_copied_and_may_be_any_arrays():
         ([[["a", "b"]]], 0, ValueError, "array of numbers"),
         ([[[0.5, 0.5], [0.5]]], 0, ValueError, "array of numbers"),
         ([[[{}, {}]]], 0, ValueError, r"point_grids\[0\] must be an .* array of numbers: float\(\) argument"),
+        ([[[10**400, 0.5]]], 0, ValueError, r"point_grids\[0\] must be an .* array of numbers: int too large"),
         ([[], [["a", "b"]]], 1, ValueError, r"point_grids\[1\] must be an .* array of numbers: could not convert"),
         ([[], [[0.5]]], 1, ValueError, r"point_grids\[1\] must have shape"),
         ([[], [[0.5, 0.5], [0.5, 2]]], 1, ValueError, r"point_grids\[1\] must hold fractions"),

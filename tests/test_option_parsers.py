@@ -42,6 +42,8 @@ def test_number_is_a_finite_float_within_inclusive_bounds() -> None:
         accepts(parse.number(0, 1), value, float(value))
     accepts(parse.number(0), 1e300, 1e300)
     accepts(parse.number(high=0), -1e300, -1e300)
+    for too_large in (10**400, -(10**400)):  # for a float
+        refuses(parse.number(), too_large, ValueError, f"option must be a finite number, not {too_large}")
     for value in (True, "1", None, 1j, [1.0]):
         refuses(parse.number(), value, TypeError, f"option must be a number, not {value!r} ({type(value).__name__})")
 

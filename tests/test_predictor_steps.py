@@ -105,6 +105,13 @@ def test_remove_small_regions_fills_holes_and_drops_islands() -> None:
     assert new[0].sum() == 400 and new[1].sum() == 225 and not new[1, 1, 1]
     same, keep = Predictor.remove_small_regions(torch.stack([masks[0], masks[0]]), min_area=0)
     assert keep.tolist() == [0] and torch.equal(same[0], masks[0].bool())
+    for wrong in (-1, float("nan"), 10**400):
+        with pytest.raises(ValueError, match=r"^min_area must be"):
+            Predictor.remove_small_regions(masks, wrong)
+    with pytest.raises(TypeError, match=r"^min_area must be a number, got 'x'"):
+        Predictor.remove_small_regions(masks, "x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^nms_thresh must be between 0 and 1, got 2"):
+        Predictor.remove_small_regions(masks, nms_thresh=2)
     empty, keep = Predictor.remove_small_regions(torch.zeros(0, 4, 4))
     assert len(empty) == len(keep) == 0
 

@@ -360,7 +360,8 @@ def test_install_registers_modules_under_another_name(monkeypatch: pytest.Monkey
             ({"mask_input": np.zeros(shape)}, r"mask_input must be finite logits \(1, 128, 128\), not")
             for shape in ((5, 5), (1, 5, 5), (3, 128, 128), (1, 1, 1, 5, 5), ())
         ),
-        ({"mask_input": np.full((1, 128, 128), np.nan)}, "mask_input must be finite logits"),
+        ({"mask_input": np.full((1, 128, 128), np.nan)}, "mask_input must be finite logits, at most 1e.15"),
+        ({"mask_input": np.full((1, 128, 128), -1e30)}, "mask_input must be finite logits, at most 1e.15"),
     ],
 )
 def test_malformed_prompts_are_refused(prompt: dict[str, Any], said: str) -> None:

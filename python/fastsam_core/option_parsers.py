@@ -35,13 +35,21 @@ def boolean(key: str, value: Any) -> bool:
     return bool(value)
 
 
+def to_float(value: Any) -> float:
+    """Return a real number as a float; infinity for integers and fractions that are too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def number(low: float | None = None, high: float | None = None) -> Parser:
     """Return a parser of finite real numbers in [low, high]."""
 
     def parse(key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise _type_error(key, value, "a number")
-        number = float(value)
+        number = to_float(value)
         if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
             if low is None:
                 bounds = "" if high is None else f" of at most {high:g}"

@@ -1,7 +1,7 @@
 """Conversion of an image to the model input, with the same values as the reference.
 
 Sizes, the antialiased resize on uint8, and padding after normalising follow Meta's segment_anything. It resizes with
-Pillow; the results of `ops.resize_image` and `ops.preprocess_image` are bit-equal to that.
+Pillow; the results of `ops.resize_image` and `ops.preprocess_image` are bit-equal to that of versions before 13.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, long_side: int) -> np.ndarray:
-    """Resize an RGB image, uint8 (H, W, 3) to (h, w, 3), bilinearly with antialiasing, bit-equal to Pillow.
+    """Resize an RGB image, uint8 (H, W, 3) to (h, w, 3), bilinearly with antialiasing.
 
-    long_side: the longer of h and w. An image of that size is returned as it is.
+    The result is that of `ops.resize_image`. long_side: the longer of h and w. An image of that size is returned as it
+    is.
     """
     _check_image(image)
     height, width = resized_shape(image.shape[0], image.shape[1], long_side)

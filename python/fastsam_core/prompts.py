@@ -41,6 +41,8 @@ BINARY_LOGIT = 10.0
 
 # Larger coordinates are rejected like infinite ones: the network turns them into NaN although float32 can hold them.
 MAX_COORDINATE = 1e9
+# Likewise for the logits of mask prompts: the network squares them, and infinite squares give NaN.
+MAX_LOGIT = 1e15
 
 _POINT_FORMS = (
     "accepted: [x, y] (one object), N x 2 (N objects of one point each), N x P x 2, or a list of lists of points with "
@@ -326,8 +328,11 @@ def _parse_masks(masks: Any) -> Tensor:
     if tensor.ndim != 3 or tensor.numel() == 0:
         raise ValueError(f"masks have shape {tuple(tensor.shape)}; accepted: (H, W) or (N, H, W)")
     if tensor.is_floating_point():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError("masks must be finite logits")
+        is_valid = tensor.float().abs() <= MAX_LOGIT  # False for NaN
+        if not bool(is_valid.all()):
+            raise ValueError(
+                f"masks must be finite logits, at most {MAX_LOGIT:g} in magnitude; found {tensor[~is_valid][0]:g}"
+            )
     elif tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1) | (tensor == 255)).all()):
         raise ValueError("integer masks must be 0 and 1 (or 0 and 255); give logits as floating point")
     return tensor

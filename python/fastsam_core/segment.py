@@ -16,6 +16,7 @@ from ._tensors import to_tensor
 from .config import Config
 from .encoded_image import EncodedImage
 from .everything import count_batches, generate_masks
+from .everything.arguments import check_number
 from .everything.candidates import min_decoded_iou
 from .masks import Masks
 from .models.common import to_device
@@ -233,6 +234,7 @@ def segment_everything(
 
 def remove_small_regions(masks: Tensor, min_area: float, nms_thresh: float) -> tuple[Tensor, Tensor]:
     """Implement `Predictor.remove_small_regions`."""
+    min_area, nms_thresh = check_number("min_area", min_area, 0), check_number("nms_thresh", nms_thresh, 0, 1)
     masks = to_tensor(masks)
     if masks.ndim != 3:
         raise ValueError(f"masks have shape {tuple(masks.shape)}; accepted: (N, H, W)")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..option_parsers import to_float
 from . import grid
 from .crops import Box, crop_boxes
 
@@ -59,7 +60,7 @@ def check_number(name: str, value: Any, minimum: float = -math.inf, maximum: flo
     """Return a finite number as a plain float. TypeError for other types, ValueError outside [minimum, maximum]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = to_float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value}")
     if not minimum <= number <= maximum:

@@ -62,7 +62,7 @@ def checked_grids(point_grids: Sequence[Any], layers: int) -> list[np.ndarray]:
     for layer, grid in enumerate(point_grids):
         try:
             points = np.array(grid, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"point_grids[{layer}] must be an (n, 2) array of numbers: {error}") from None
         if points.size == 0 and points.ndim <= 2:
             points = points.reshape(0, 2)

@@ -13,7 +13,7 @@ from ..encoded_image import encode
 from ..models.module_cache import cached, version_of
 from ..models.prepared_image import PreparedImage
 from ..postprocess import MaskResizer
-from ..prompts import MAX_COORDINATE
+from ..prompts import MAX_COORDINATE, MAX_LOGIT
 from .modeling import Sam, as_sam
 from .utils.transforms import ResizeLongestSide
 
@@ -124,8 +124,10 @@ class SamPredictor:
         if mask_input is not None:
             mask = _tensor(mask_input, np.float32).to(self.device, torch.float)
             side = self.model.image_size // 4
-            if mask.shape[-2:] != (side, side) or mask.numel() != side * side or not mask.isfinite().all():
+            if mask.shape[-2:] != (side, side) or mask.numel() != side * side:
                 raise ValueError(f"mask_input must be finite logits (1, {side}, {side}), not {tuple(mask.shape)}")
+            if not (mask.abs() <= MAX_LOGIT).all():  # also refuses NaN
+                raise ValueError(f"mask_input must be finite logits, at most {MAX_LOGIT:g} in magnitude")
             mask = mask.reshape(1, 1, side, side)
         masks, predicted_iou, low_res = self.predict_torch(
             coords, labels, boxes, mask, multimask_output, return_logits=return_logits

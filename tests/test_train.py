@@ -99,9 +99,7 @@ def test_background_clicks_train_nothing_if_objects_may_be_unlabelled() -> None:
     iou = torch.full((2, 4), 0.7, requires_grad=True)
     arguments = WeightedTargets(targets), torch.tensor([True, True]), torch.tensor([1.0, 0.0])
     loss, _ = prompt_loss(logits, iou, *arguments, score_background=False)
-    object_loss, _ = prompt_loss(
-        logits[:1], iou[:1], WeightedTargets(targets[:1]), *(each[:1] for each in arguments[1:])
-    )
+    object_loss, _ = prompt_loss(logits[:1], iou[:1], WeightedTargets(targets[:1]), torch.tensor([True]), torch.ones(1))
     torch.testing.assert_close(loss, object_loss)
     (gradient,) = torch.autograd.grad(loss, iou)
     assert gradient[0].all() and not gradient[1].any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.evaluate import evaluate
 from fastsam_core.train.loop import Trainer
 from fastsam_core.train.losses import WeightedTargets, mask_iou, prompt_loss
+from fastsam_core.train.pool import LabelledImage
 from fastsam_core.train.progress import COLUMNS, Curves
 from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import shrink_windows
@@ -90,6 +92,38 @@ def test_background_clicks_train_only_the_iou_prediction() -> None:
     torch.testing.assert_close(stronger, 3 * iou.grad)
 
 
+def test_background_clicks_train_nothing_if_objects_may_be_unlabelled() -> None:
+    logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    targets = torch.zeros(2, 8, 8)
+    targets[0, :4] = 1
+    iou = torch.full((2, 4), 0.7, requires_grad=True)
+    arguments = WeightedTargets(targets), torch.tensor([True, True]), torch.tensor([1.0, 0.0])
+    loss, _ = prompt_loss(logits, iou, *arguments, score_background=False)
+    object_loss, _ = prompt_loss(logits[:1], iou[:1], WeightedTargets(targets[:1]), torch.tensor([True]), torch.ones(1))
+    torch.testing.assert_close(loss, object_loss)
+    (gradient,) = torch.autograd.grad(loss, iou)
+    assert gradient[0].all() and not gradient[1].any()
+
+
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_image_without_an_object_trains_only_with_background_clicks(background: float, tmp_path: Path) -> None:
+    """A random crop may contain none of the labelled objects, and still show others."""
+    image = LabelledImage(np.full((64, 64, 3), 200, np.uint8), np.zeros((1, 64, 64), np.int16))
+    config = replace(SHORT, phases=(Phase(64, 1, 1),), pool=1, auxiliary=0, final_auxiliary=0, background=background)
+    trainer = Trainer(config, [image], tmp_path, workers=0)  # type: ignore[arg-type]
+    trainer.run(sample_every=0)
+    gradients = [value.grad for value in trainer.model.mask_decoder.parameters() if value.grad is not None]
+    assert any(bool(gradient.any()) for gradient in gradients) == (background > 0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-6, 1e-4])
+def test_learning_rate_never_exceeds_the_given_one(rate: float) -> None:
+    config = replace(SHORT, learning_rate=rate, warmup_steps=0)
+    rates = [config.learning_rate_at(step, step / 10) for step in range(11)]
+    assert rates[0] == rate and rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(min(rate, config.final_learning_rate))
+
+
 @ONCE
 def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = Trainer(SHORT, scenes(), tmp_path / "straight", workers=0).run()
@@ -124,6 +158,50 @@ def test_resumed_curves_continue_after_the_last_step(tmp_path: Path) -> None:
     Curves(tmp_path, 1_000_020).add(**values | {"step": 1_000_030})
     with open(tmp_path / "curves.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["999980", "1000020", "1000030"]
+
+
+@pytest.mark.parametrize("damage", ["9", "9,64,0.1\n", "\0\0\0\0\n", "\n", "x" + 8 * ",1" + "\n"])
+def test_incomplete_lines_of_the_curves_are_dropped(damage: str, tmp_path: Path) -> None:
+    """A killed run or a lost power supply may leave part of a line, or zero bytes."""
+    values = dict.fromkeys(COLUMNS, 0.5)
+    Curves(tmp_path, 0).add(**values | {"step": 20})
+    with open(tmp_path / "curves.csv", "a") as file:
+        file.write(damage)
+    Curves(tmp_path, 20).add(**values | {"step": 40})
+    with open(tmp_path / "curves.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["20", "40"]
+
+
+@ONCE
+def test_run_killed_while_saving_still_ends_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SHORT, phases=(Phase(64, 1, 2),))
+
+    def fail(*arguments: object) -> None:
+        raise OSError
+
+    trainer = Trainer(config, scenes(64), tmp_path, workers=0)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(loop, "save_weights", fail)
+        trainer.run()
+    again = Trainer(config, scenes(64), tmp_path, workers=0)
+    again.run()
+    first = again.weights.read_bytes()
+    again.weights.unlink()
+    finished = Trainer(config, scenes(64), tmp_path, workers=0)
+    assert finished.step == 1
+    finished.run()
+    assert finished.weights.read_bytes() == first
+
+
+def test_checkpoint_to_start_from_is_not_overwritten(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "sam_nano.safetensors"
+    loop.save_weights(load_model("sam_nano.pt"), checkpoint)
+    content = checkpoint.read_bytes()
+    config = replace(SHORT, model=str(checkpoint))
+    with pytest.raises(ValueError, match=r"would overwrite .*sam_nano\.safetensors, which it starts from"):
+        Trainer(config, scenes(), tmp_path)
+    Trainer(config, scenes(), tmp_path / "run")
+    assert checkpoint.read_bytes() == content
 
 
 @ONCE
@@ -333,6 +411,8 @@ def test_bad_phases_are_refused(phase: str, capsys: pytest.CaptureFixture[str]) 
         ("rounds", (1.0, -0.5)),
         ("rounds", (float("inf"),)),
         ("plane_shares", (1.0, float("inf"))),
+        ("plane_shares", (1.0, 1.0, 1.0, 1.0)),
+        ("seed", 1 << 63),
         ("seed", -1),
         ("iou_weight", -1.0),
         ("background", float("nan")),
@@ -366,6 +446,7 @@ def test_evaluate_scores_an_untrained_model_low() -> None:
         ("--seed -1", "seed is 0 or more, not -1"),
         ("--threads -1", "--threads is 0 or more"),
         ("--workers -1", "--workers is 0 or more"),
+        ("--images photos", "--images is the folder of the images of --data, which is missing"),
         ("--data nowhere --plane-shares 1 1", "--plane-shares is for generated scenes"),
     ],
 )

@@ -83,6 +83,7 @@ def test_command_writes_a_model(
         ("--output x.safetensors --images 0", "--images is 1 or more, not 0"),
         ("--output x.safetensors --prompts 0", "--prompts is 1 or more, not 0"),
         ("--output x.safetensors --seed -1", "--seed is 0 or more, not -1"),
+        (f"--output x.safetensors --seed {1 << 63}", "--seed is below 2**63, not 9223372036854775808"),
         ("--output x.safetensors --workers -1", "--workers is 0 or more, not -1"),
     ],
 )

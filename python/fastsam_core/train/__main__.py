@@ -122,6 +122,8 @@ def _build_trainer(options: dict[str, Any]) -> Trainer:
     for name in ("threads", "workers"):
         if options[name] < 0:
             raise ValueError(f"--{name} is 0 or more, not {options[name]}")
+    if options["images"] is not None and options["data"] is None:
+        raise ValueError("--images is the folder of the images of --data, which is missing")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     device = select_device(options["device"])

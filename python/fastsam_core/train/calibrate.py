@@ -180,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, minimum in {"images": 1, "prompts": 1, "seed": 0, "workers": 0}.items():
             if getattr(options, name) < minimum:
                 raise ValueError(f"--{name} is {minimum} or more, not {getattr(options, name)}")
+        if options.seed >= 1 << 63:
+            raise ValueError(f"--seed is below 2**63, not {options.seed}")
         if options.output.is_dir():
             raise ValueError(f"--output is a file to write, but {options.output} is a folder")
         check_writable(options.output.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .pool import MAX_PLANES
 from .prompts import PLANE_SHARES
 
 
@@ -28,7 +29,8 @@ class TrainConfig:
         prompts: prompts per image; a third of them are boxes, the others clicks.
         pool: number of images that the pool holds, from which batches are drawn.
         reuse: how often an image is drawn on average before a new one replaces it.
-        learning_rate, final_learning_rate: linear warm-up to the first, then half a cosine down to the second.
+        learning_rate, final_learning_rate: linear warm-up to the first, then half a cosine down to the second, or
+            no cosine if the first is lower.
         warmup_steps: steps of the warm-up.
         weight_decay: of AdamW, for parameters with more than one dimension.
         average_decay: decay of the exponential moving average of the weights, which is the result of the run.
@@ -41,7 +43,7 @@ class TrainConfig:
         plane_shares: relative frequencies of prompts for the regions of each plane of labels; () draws all regions
             with equal probability.
         background: number of clicks outside all objects for each click on one. They teach a low predicted IoU there.
-            Use 0 for labels that leave objects out.
+            Use 0 for labels that leave objects out: then nothing is learned from views without an object, either.
         rounds: relative frequencies of steps with one round of prompts, two rounds, and so on.
         iou_weight: weight of the predicted IoU's error relative to the mask losses.
         precision: "float32" or "bfloat16" (autocast).
@@ -89,10 +91,14 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be finite and not negative, and at least one above 0; given: {getattr(self, name)!r}"
                 )
+        if len(self.plane_shares) > MAX_PLANES:
+            raise ValueError(f"plane_shares has up to {MAX_PLANES} numbers, not {len(self.plane_shares)}")
         not_negative = ("min_area", "minutes", "background", "iou_weight", "learning_rate", "warmup_steps", "seed")
         for name, minimum in {"prompts": 3, "pool": 1, "reuse": 1, **dict.fromkeys(not_negative, 0)}.items():
             if not minimum <= getattr(self, name) < math.inf:  # also rejects NaN, which would spread to the weights
                 raise ValueError(f"{name} is {minimum} or more, not {getattr(self, name)!r}")
+        if self.seed >= 1 << 63:
+            raise ValueError(f"seed is below 2**63, not {self.seed}")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay is from 0 to below 1, not {self.average_decay!r}")
 
@@ -115,8 +121,8 @@ class TrainConfig:
         return len(self.phases) - 1
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        span = self.learning_rate - self.final_learning_rate
-        rate = self.final_learning_rate + span * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        final_rate = min(self.final_learning_rate, self.learning_rate)
+        rate = final_rate + (self.learning_rate - final_rate) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
         return rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
 
     def evenness_at(self, progress: float) -> float:

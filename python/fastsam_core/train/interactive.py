@@ -84,6 +84,7 @@ def train_rounds(
     evenness: float,
     mask_feedback: float,
     iou_weight: float = 1.0,
+    score_background: bool = True,
     amp: Callable[[], AbstractContextManager[None]],
 ) -> StepResult:
     """Run `rounds` rounds of prompts and accumulate the gradients in the parameters and in `embeddings.grad`.
@@ -100,6 +101,7 @@ def train_rounds(
         evenness: see `losses.WeightedTargets.losses`.
         mask_feedback: fraction of the prompts that get the previous mask in each round after the first.
         iou_weight: see `losses.prompt_loss`.
+        score_background: see `losses.prompt_loss`.
         amp: makes the autocast context of the model's forward passes.
     """
     group_targets = [group.targets for group in groups]
@@ -134,7 +136,7 @@ def train_rounds(
             logits, iou = model.mask_decoder.predict_masks(prompt_embeddings, image_pe, sparse, dense)
         logits, iou = logits.float(), iou.float()
         ambiguous = is_point_prompt if round_index == 0 else torch.zeros_like(is_point_prompt)
-        loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights, iou_weight)
+        loss, ious = prompt_loss(logits, iou, truth, ambiguous, weights, iou_weight, score_background=score_background)
         (loss / rounds).backward()
         total_loss = total_loss + loss.detach() / rounds
         logits, iou = logits.detach(), iou.detach()

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from .._files import atomic_path, save_tensors
 from .._log import logger
 from ..models import registry
-from ..models.checkpoint import load_model
+from ..models.checkpoint import load_model, resolve
 from ..models.sam_model import SamModel
 from .auxiliary import DenseHead
 from .config import Phase, TrainConfig
@@ -141,6 +141,8 @@ class Trainer:
                     self._save()
         finally:
             prefetcher.close()
+        if not self.weights.exists():  # a finished run whose weights were moved
+            self._save_weights()
         return self.average
 
     def _enter_phase(self, phase_index: int) -> None:
@@ -213,6 +215,8 @@ class Trainer:
                 evenness=config.evenness_at(progress),
                 mask_feedback=config.mask_feedback,
                 iou_weight=config.iou_weight,
+                # Views without an object get background clicks, whatever their frequency elsewhere.
+                score_background=config.background > 0,
                 amp=self._autocast,
             )
         auxiliary = outcome.loss.new_zeros(())
@@ -268,8 +272,12 @@ class Trainer:
             "fed": self.images_fed,
             "config": asdict(self.config),
         }
+        # The state last: a run killed in between repeats its last steps, and does not end without its weights.
+        self._save_weights()
         with atomic_path(self.folder / "state.pt") as path:
             torch.save(state, path)
+
+    def _save_weights(self) -> None:
         save_weights(self.average, self.weights, torch.float16 if self.from_scratch else torch.float32)
 
     @property
@@ -280,6 +288,8 @@ class Trainer:
     def _resume(self) -> None:
         path = self.folder / "state.pt"
         if not path.exists():
+            if not self.from_scratch and self.weights.exists() and self.weights.samefile(resolve(self.config.model)):
+                raise ValueError(f"the run would overwrite {self.weights}, which it starts from; use another folder")
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

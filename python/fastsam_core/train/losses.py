@@ -61,6 +61,8 @@ def prompt_loss(
     ambiguous: Tensor,
     weights: Tensor,
     iou_weight: float = 1.0,
+    *,
+    score_background: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of N prompts and the IoU (N, 4) of their masks.
 
@@ -76,6 +78,7 @@ def prompt_loss(
         weights: (N,), weight of each prompt's mask loss; 0 for a background click, which has no mask to learn and whose
             IoU is taken as 0.
         iou_weight: weight of the predicted IoU's squared error relative to the mask losses.
+        score_background: whether the predicted IoU of background clicks counts.
     """
     losses = truth.losses(logits)
     best = losses[:, 1:].min(1).values
@@ -83,5 +86,7 @@ def prompt_loss(
     mean_of_three = losses[:, 1:].mean(1)
     mask_losses = losses[:, 0] + torch.where(ambiguous, best + 0.05 * mean_of_three, mean_of_three)
     ious = truth.ious(logits.detach())
-    iou_error = ((predicted_iou - ious * (weights > 0)[:, None]) ** 2).sum(1)
-    return (mask_losses * weights).sum() + iou_weight * iou_error.mean(), ious
+    is_object = weights > 0
+    iou_errors = ((predicted_iou - ious * is_object[:, None]) ** 2).sum(1)
+    iou_error = iou_errors.mean() if score_background else (iou_errors * is_object).sum() / is_object.sum().clamp(min=1)
+    return (mask_losses * weights).sum() + iou_weight * iou_error, ious

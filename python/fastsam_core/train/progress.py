@@ -19,12 +19,16 @@ COLUMNS = ("step", "size", "learning_rate", "loss", "auxiliary", "iou_first", "i
 
 
 class Curves:
-    """Table `folder`/curves.csv, one line per report. Lines after `step`, which a resumed run repeats, are dropped."""
+    """Table `folder`/curves.csv, one line per report.
+
+    Lines after `step`, which a resumed run repeats, are dropped, and lines cut off when a run was killed.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / "curves.csv"
-        lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
-        kept_lines = [line for line in lines if line and int(line.split(",")[0]) <= step]
+        # What follows the last line break is an incomplete line, or nothing.
+        lines = self.path.read_text(errors="replace").split("\n")[1:-1] if self.path.exists() else []
+        kept_lines = [line for line in lines if _is_complete(line) and int(line.split(",")[0]) <= step]
         write_text(self.path, "\n".join([",".join(COLUMNS), *kept_lines]) + "\n")
 
     def add(self, **values: float) -> None:
@@ -32,6 +36,11 @@ class Curves:
         cells = (format(values[name], "" if isinstance(values[name], int) else ".6g") for name in COLUMNS)
         with open(self.path, "a", newline="\n") as file:
             file.write(",".join(cells) + "\n")
+
+
+def _is_complete(line: str) -> bool:
+    cells = line.split(",")
+    return len(cells) == len(COLUMNS) and cells[0].isascii() and cells[0].isdigit()
 
 
 def sample_sheet(path: Path, views: Views, group: PromptGroup, logits: Tensor) -> None:

@@ -31,7 +31,7 @@ def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, long_side: int) -> np.ndarray:
-    """Resize an RGB image, uint8 (H, W, 3) to (h, w, 3), bilinearly with antialiasing, bit-equal to Pillow.
+    """Resize an RGB image, uint8 (H, W, 3) to (h, w, 3), with antialiasing, bit-equal to Pillow before version 13.
 
     long_side: the longer of h and w. An image of that size is returned as it is.
     """

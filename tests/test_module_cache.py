@@ -99,7 +99,9 @@ def replace_layer(model: SamModel) -> None:
 
 
 def change_eps(model: SamModel) -> None:
-    for norm in (model.mask_decoder.transformer.blocks[0].norm4, model.mask_decoder.output_upscaling[1]):
+    """Change the eps of all norms of the transformer, as one that differs is left to PyTorch, and that of upscaling."""
+    norms = [layer for layer in model.mask_decoder.transformer.modules() if isinstance(layer, nn.LayerNorm)]
+    for norm in (*norms, model.mask_decoder.output_upscaling[1]):
         norm.eps = 0.5
 
 

@@ -208,7 +208,7 @@ def test_callbacks_can_be_added_cleared_and_reset(sam: SAM) -> None:
 
 
 def test_device_and_dtype_methods(sam: SAM) -> None:
-    assert sam.to("cpu") is sam and sam.cpu() is sam and sam.eval() is sam.model
+    assert sam.to("cpu") is sam and sam.cpu() is sam and sam.eval() is sam and not sam.training
     sam.overrides["quantize"] = 32
     assert sam.half() is sam and sam.overrides == {"dtype": torch.float16}
     assert {value.dtype for value in sam.parameters()} == {torch.float32}, "weights stay as they are"

@@ -245,8 +245,6 @@ def test_predictor_refuses_invalid_input(predictor: SamPredictor) -> None:
     assert predictor.predict(box=torch.tensor([4, 6, 40, 30]))[0].shape[0] == 3
     for nothing in (np.zeros((0, 2)), np.array([]), []):  # as when a tool has removed all clicks
         assert predictor.predict(nothing, np.zeros(0))[0].shape[0] == 3
-    with pytest.raises(ValueError, match="no prompt"):
-        predictor.predict()
     logits = np.random.default_rng(0).normal(size=(1, 1, 32, 32))
     one, other, whole = (predictor.predict(mask_input=given)[1] for given in (logits[0, 0], logits[0], logits))
     assert (one == other).all() and (one == whole).all()
@@ -258,6 +256,32 @@ def test_predictor_refuses_invalid_input(predictor: SamPredictor) -> None:
             call()
     with pytest.raises(TypeError, match="made by sam_model_registry or SAM is needed, not str"):
         SamPredictor("vit_b")
+
+
+def test_without_prompts_one_object_is_decoded_from_the_image_alone(sam: segment_anything.Sam) -> None:
+    """As in Meta's package: models fine-tuned to need no prompts are called so, and `predict()` has only defaults."""
+    image = golden_recipe.test_image(HEIGHT, WIDTH)
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
+    scaled = torch.from_numpy(predictor.transform.apply_image(image).copy()).permute(2, 0, 1)
+    for multimask_output, count in ((True, 3), (False, 1)):
+        with torch.no_grad():
+            expected, expected_scores = sam.mask_decoder(
+                image_embeddings=predictor.features,
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask_output,
+            )
+        masks, scores, low_res = predictor.predict(multimask_output=multimask_output)
+        assert masks.shape == (count, HEIGHT, WIDTH) and masks.dtype == bool
+        np.testing.assert_allclose(low_res, expected[0].numpy(), atol=1e-4)
+        wanted_scores = sam.mask_scoring.predicted_iou(expected_scores, expected)
+        np.testing.assert_allclose(scores, wanted_scores[0].numpy(), atol=1e-4)
+        batched = sam([{"image": scaled, "original_size": (HEIGHT, WIDTH)}], multimask_output)[0]
+        assert batched["masks"].shape == (1, count, HEIGHT, WIDTH)
+        torch.testing.assert_close(batched["low_res_logits"], expected, rtol=0, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------- the generator
@@ -326,6 +350,14 @@ def test_resize_longest_side(size: tuple[int, int]) -> None:
     assert near.shape == (1, 3, *new)
     difference = near[0].permute(1, 2, 0).numpy() - transform.apply_image(image).astype(float)
     assert np.abs(difference).max() < 1.5
+
+
+def test_resize_longest_side_says_which_images_it_takes() -> None:
+    transform = ResizeLongestSide(64)
+    with pytest.raises(ValueError, match=r"a mask must be uint8 \(H, W\), not bool \(48, 80\)"):
+        transform.apply_image(np.zeros((48, 80), bool))
+    with pytest.raises(ValueError, match=r"a batch \(B, C, H, W\), not \(3, 48, 80\)"):
+        transform.apply_image_torch(torch.zeros(3, 48, 80))
 
 
 def test_install_registers_modules_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:

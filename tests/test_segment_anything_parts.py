@@ -18,7 +18,7 @@ import golden_recipe
 from fastsam_core import segment_anything
 from fastsam_core.models.mask_decoder import MaskDecoder as OwnDecoder
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor
-from fastsam_core.segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from fastsam_core.segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from golden_recipe import fill_state_dict
 from small_model import small_sam
 
@@ -102,6 +102,26 @@ def test_custom_prompt_encoder_and_decoder() -> None:
     assert masks.shape == (1, 5, 64, 64) and scores.shape == (1, 5)
     assert torch.equal(masks, decoder.predict_masks(*given)[0][:, 1:])
     assert decoder.num_mask_tokens == 6 and not decoder.is_standard()
+
+
+@torch.no_grad()
+def test_changed_windows_and_activation_of_a_vit_block_take_effect() -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(48, 3, 3, (2,), image_size=128, window_size=3, out_channels=32).eval()
+    for value in encoder.parameters():
+        nn.init.normal_(value, std=0.1)
+    image = torch.randn(1, 3, 128, 128)
+    before = encoder(image)
+    expected = copy.deepcopy(encoder)
+    encoder.blocks[0].window_size = expected.blocks[0].attn.window_size = 0
+    assert [block.window_size for block in encoder.blocks] == [0, 3, 0]
+    assert (encoder(image) - before).abs().max() > 1e-4
+    torch.testing.assert_close(encoder(image), expected(image), rtol=0, atol=1e-5)
+    mlp = expected.blocks[1].mlp
+    mlp.forward = lambda x: mlp.lin2(mlp.lin1(x).relu())
+    encoder.blocks[1].mlp.act = nn.ReLU()
+    assert (encoder(image) - before).abs().max() > 1e-4
+    torch.testing.assert_close(encoder(image), expected(image), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

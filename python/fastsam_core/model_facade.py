@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from torch import nn
 
 from .prediction_loop import Callback, check_callback, check_event
+
+Self = TypeVar("Self", bound="ModelFacade")
 
 # Numbers of layers, parameters, and parameters that require gradients; GFLOPs.
 Summary = tuple[int, int, int, float]
@@ -73,6 +75,11 @@ class ModelFacade:
         measured = f", {gflops:.1f} GFLOPs" if gflops else ""
         print(f"Model summary: {layers:,} layers, {count:,} parameters, {gradients:,} gradients{measured}")
         return layers, count, gradients, gflops
+
+    def eval(self: Self) -> Self:
+        """Set the module to evaluation mode, in which calls run anyway."""
+        self.model.eval()
+        return self
 
     # --- unsupported ---
 

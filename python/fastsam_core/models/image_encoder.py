@@ -163,11 +163,19 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
         super().__init__()
-        self.window_size = window_size
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, window_size=window_size, grid=window_size or grid)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLPBlock(dim, 4 * dim)
+
+    @property
+    def window_size(self) -> int:
+        """Side of the windows that attention is limited to, or 0."""
+        return self.attn.window_size
+
+    @window_size.setter
+    def window_size(self, size: int) -> None:
+        self.attn.window_size = size
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C)
         x = x + self.attn(self.norm1(x))
@@ -286,13 +294,15 @@ def _layer_norm(x: Tensor, norm: _Norm) -> Tensor:
 
 
 class MLPBlock(nn.Module):
+    """Two linear layers with GELU, or the layer that is set as `act`, between them."""
+
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.lin1 = nn.Linear(dim, hidden_dim)
         self.lin2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.gelu(self.lin1(x)))
+        return self.lin2(getattr(self, "act", F.gelu)(self.lin1(x)))
 
 
 class Attention(nn.Module):

@@ -242,6 +242,18 @@ class SamModel(nn.Module):
         clipped = self.mask_scoring.clip_to_boxes(logits, boxes, points, labels)
         return clipped, self.mask_scoring.predicted_iou(decoder_iou, logits)
 
+    def decode_without_prompts(
+        self, embedding: Tensor | PreparedImage, multimask_output: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Decode one object from the image alone, as models do that were fine-tuned to need no prompt.
+
+        Returns what `decode_prompts` does, for N = 1. Without such training the masks mean little.
+        """
+        image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
+        sparse = self.prompt_encoder.sparse(None, None, None).to(image.dtype)
+        logits, decoder_iou = self._decode_plain(image, sparse, None, multimask_output)
+        return logits, self.mask_scoring.predicted_iou(decoder_iou, logits)
+
     def _check_shapes(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
     ) -> None:

@@ -80,7 +80,7 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Predict masks of one object.
+        """Predict masks of one object. Prompts may be omitted for a model that was fine-tuned to need none.
 
         Args:
             point_coords: (P, 2) x, y in pixels of the image.
@@ -149,7 +149,7 @@ class SamPredictor:
         point_coords: (B, P, 2) with point_labels (B, P). boxes: (B, 4). mask_input: (B, 1, S / 4, S / 4), or
         (1, 1, S / 4, S / 4) for all objects. Returns masks (B, C, H, W) bool, or float32 logits with `return_logits`,
         predicted IoU (B, C), and low-resolution logits (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.
-        Raises ValueError without any prompt, RuntimeError if no image is set.
+        Without prompts B is 1, for models that were fine-tuned to need none. Raises RuntimeError if no image is set.
         """
         self._check_image()
         boxes = None if boxes is None else boxes.reshape(-1, 4)

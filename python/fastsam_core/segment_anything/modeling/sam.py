@@ -61,13 +61,27 @@ class Sam(SamModel):
             return iou, logits
         return iou, lambda point_index, mask_index: logits(point_index, mask_index) - self.mask_threshold
 
+    def decode_prompts(
+        self,
+        embedding: Tensor | PreparedImage,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask_output: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Like the base method, but without prompts decode one object from the image alone, as Meta's package does."""
+        if points is None and boxes is None and masks is None:
+            return self.decode_without_prompts(embedding, multimask_output)
+        return super().decode_prompts(embedding, points, labels, boxes, masks, multimask_output)
+
     @torch.no_grad()
     def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:
         """Predict masks of several images, each with its own prompts.
 
         batched_input: one dict per image, with `image` (3, h, w), RGB, scaled so that its long side is the input size S
         of the model, and `original_size` (H, W). Prompts are in pixels of the scaled image: `point_coords` (B, P, 2)
-        with `point_labels` (B, P), `boxes` (B, 4), `mask_inputs` (B, 1, S / 4, S / 4).
+        with `point_labels` (B, P), `boxes` (B, 4), `mask_inputs` (B, 1, S / 4, S / 4). Without prompts B is 1.
 
         Returns one dict per image, with `masks` (B, C, H, W) bool at the original size, `iou_predictions` (B, C) and
         `low_res_logits` (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.

@@ -19,8 +19,13 @@ class ResizeLongestSide:
         self.target_length = target_length
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """Resize a uint8 image (H, W, 3), or a mask (H, W), with antialiasing, bit-identical to Pillow's resize."""
+        """Resize a uint8 image (H, W, 3), or a mask (H, W), with antialiasing, as Pillow before version 13 does.
+
+        Raises ValueError for another kind of image.
+        """
         if image.ndim == 2:
+            if image.dtype != np.uint8:
+                raise ValueError(f"a mask must be uint8 (H, W), not {image.dtype} {image.shape}")
             return self.apply_image(np.stack([image] * 3, -1))[..., 0]
         return resize(image, self.target_length)
 
@@ -38,6 +43,8 @@ class ResizeLongestSide:
 
     def apply_image_torch(self, image: Tensor) -> Tensor:
         """Resize a floating-point batch (B, C, H, W) with antialiasing. Close to `apply_image`, but not identical."""
+        if image.ndim != 4:
+            raise ValueError(f"image must be a batch (B, C, H, W), not {tuple(image.shape)}; image[None] makes one")
         height, width = self._new_size(tuple(image.shape[2:]))
         return F.interpolate(image, (height, width), mode="bilinear", align_corners=False, antialias=True)
 

@@ -44,6 +44,25 @@ def run(line: str) -> int:
     return main(shlex.split(line))
 
 
+@pytest.mark.parametrize(
+    ("form", "switch"),
+    [("coco", "--polygons"), ("coco", "polygons"), ("labelme", "--embed-images"), ("labelme", "embed_images")],
+)
+def test_switch_of_convert_alone_means_true(work_dir: Path, form: str, switch: str) -> None:
+    target = "labels.json" if form == "coco" else "out"
+    assert run(f"convert data=data from=yolo {switch} images=data/images to={form} output={target}") == 0
+    if form == "coco":
+        assert isinstance(json.loads(Path(target).read_text())["annotations"][0]["segmentation"], list)
+    else:
+        assert json.loads(Path("out/1.json").read_text())["imageData"]
+
+
+def test_scores_alone_means_true(work_dir: Path) -> None:
+    Path("data/labels/1.txt").write_text("0 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6 0.5\n")
+    assert run("convert data=data from=yolo to=yolo --scores output=scored images=data/images") == 0
+    assert Path("scored/1.txt").read_text() == Path("data/labels/1.txt").read_text()
+
+
 def test_convert_command(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convert data=data from=yolo to=coco output=out/labels.json polygons=True") == 0
     assert "3 images, 2 objects; saved to out/labels.json" in capsys.readouterr().out

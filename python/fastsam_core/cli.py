@@ -121,6 +121,9 @@ _SPECIAL_SWITCHES = (
     "baselines",
     "mask_feedback",
     "rows",
+    "scores",
+    "polygons",
+    "embed_images",
 )
 
 

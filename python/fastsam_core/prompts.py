@@ -212,7 +212,9 @@ def _finite_float32(array: np.ndarray, name: str) -> Tensor:
         values = array.astype(np.float32)
     is_valid = np.abs(values) <= MAX_COORDINATE  # False for NaN
     if not is_valid.all():
-        raise ValueError(f"{name} must be finite pixel coordinates; found {array[~is_valid][0]}")
+        raise ValueError(
+            f"{name} must be finite pixel coordinates of at most 1e9 in magnitude; found {array[~is_valid][0]}"
+        )
     return torch.from_numpy(values)
 
 

@@ -220,7 +220,7 @@ class SamPredictor:
 def _finite_array(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if not (np.abs(array) <= MAX_COORDINATE).all():  # also refuses NaN
-        raise ValueError(f"{name} must be finite pixel coordinates, not {array.tolist()}")
+        raise ValueError(f"{name} must be finite pixel coordinates of at most 1e9 in magnitude, not {array.tolist()}")
     return array
 
 

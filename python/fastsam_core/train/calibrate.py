@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastsam_core.train.calibrate", description=__doc__)
     parser.add_argument("--model", default="sam_nano.pt", help="a checkpoint (default: the bundled model)")
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write, in half precision")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000, help="generated scenes (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=36, help="prompts per image (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

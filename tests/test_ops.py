@@ -197,6 +197,9 @@ def test_fastsam_native_0_switches_native_operations_off(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, "fastsam_core"):
         assert _native._load() == (None, "switched off by FASTSAM_NATIVE=0")
     assert "FASTSAM_NATIVE=0" in caplog.text
+    monkeypatch.setenv("FASTSAM_NATIVE", "off")
+    with pytest.raises(ValueError, match="FASTSAM_NATIVE=off: it must be 1 or 0"):
+        _native._load()
 
 
 def test_failed_import_of_the_module_is_logged_once_and_falls_back():

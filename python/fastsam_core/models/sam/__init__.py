@@ -20,4 +20,6 @@ def __getattr__(name: str) -> Any:
         import fastsam_core
 
         return getattr(fastsam_core, name)
+    if name.startswith(("SAM2", "SAM3")):
+        raise ImportError(f"{name} isn't supported: only the first Segment Anything and MobileSAM are")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -184,9 +184,7 @@ def test_ultralytics_import_paths(sam: SAM) -> None:
     assert fastsam_core.models.SAM is fastsam_core.models.sam.SAM is fastsam_core.models.sam.model.SAM is SAM
     assert fastsam_core.models.sam.Predictor is fastsam_core.models.sam.predict.Predictor
     assert fastsam_core.models.YOLO is fastsam_core.YOLO and fastsam_core.models.FastSAM is fastsam_core.FastSAM
-    with pytest.raises(
-        ImportError, match="SAM2Predictor isn't supported: only the first"
-    ):
+    with pytest.raises(ImportError, match="SAM2Predictor isn't supported: only the first"):
         from fastsam_core.models.sam import SAM2Predictor  # noqa: F401
     predictor = sam.task_map["segment"]["predictor"](overrides=QUIET)
     predictor.setup_model(model=sam.model, verbose=False)

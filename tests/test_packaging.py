@@ -63,7 +63,7 @@ def test_ultralytics_import_paths(path: str, names: list[str]) -> None:
     for name in names:
         assert getattr(module, name) is getattr(fastsam_core, name)
     with pytest.raises(AttributeError):
-        module.SAM3  # noqa: B018
+        module.no_such_name  # noqa: B018
 
 
 def test_ci_pins_the_oldest_allowed_dependencies() -> None:

@@ -226,7 +226,9 @@ def test_parallel_for_divides_threads_among_calls(threads: int, calls: int, each
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
-def test_calls_are_made_by_fewer_threads_if_no_more_can_start(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_made_by_fewer_threads_if_no_more_can_start(
+    limit: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     started = list[threading.Thread]()
 
     class Limited(threading.Thread):
@@ -242,6 +244,7 @@ def test_calls_are_made_by_fewer_threads_if_no_more_can_start(limit: int, monkey
     with native_threads():
         parallel_for(seen.append, 9)
     assert sorted(seen) == list(range(9)) and len(started) == limit
+    assert "can't start new thread: native operations run on fewer threads" in caplog.text
     assert not any(thread.is_alive() for thread in started)
     assert torch.get_num_threads() == 4
 

@@ -75,6 +75,7 @@ class SamModel(nn.Module):
 
     mask_scoring = OFFICIAL
     mask_threshold: float = 0.0  # threshold on logits, for code that calls the modules one by one
+    needs_prompt = True  # whether `decode_prompts` refuses a call without prompts
     _size: int | None = None  # input size of a model returned by `at_image_size`
 
     def __init__(
@@ -214,7 +215,7 @@ class SamModel(nn.Module):
         masks: Tensor | None = None,
         multimask_output: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Decode the masks of N prompts on one image. At least one kind of prompt must be given.
+        """Decode the masks of N prompts on one image. At least one kind of prompt must be given if `needs_prompt`.
 
         Args:
             embedding: the image's embedding, wrapped by `prepare` or not.
@@ -233,7 +234,9 @@ class SamModel(nn.Module):
         """
         prompts = [prompt for prompt in (points, boxes, masks) if prompt is not None]
         if not prompts:
-            raise ValueError("no prompt: give points, boxes or masks")
+            if self.needs_prompt:
+                raise ValueError("no prompt: give points, boxes or masks")
+            return self._decode_without_prompts(embedding, multimask_output)
         self._check_shapes(points, labels, boxes, masks)
         if len({len(prompt) for prompt in prompts}) > 1:
             raise ValueError(f"prompts are for different numbers of objects: {[len(prompt) for prompt in prompts]}")
@@ -242,7 +245,7 @@ class SamModel(nn.Module):
         clipped = self.mask_scoring.clip_to_boxes(logits, boxes, points, labels)
         return clipped, self.mask_scoring.predicted_iou(decoder_iou, logits)
 
-    def decode_without_prompts(
+    def _decode_without_prompts(
         self, embedding: Tensor | PreparedImage, multimask_output: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Decode one object from the image alone, as models do that were fine-tuned to need no prompt.

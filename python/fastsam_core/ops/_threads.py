@@ -18,6 +18,8 @@ from threading import Lock, Thread
 
 import torch
 
+from .._log import warn_once
+
 _native_thread_count: ContextVar[int] = ContextVar("_native_thread_count", default=0)
 _lock = Lock()
 
@@ -102,7 +104,8 @@ def _try_start(thread: Thread) -> bool:
     """Start a thread; return False if the system has no more threads, as in a container with a limit on processes."""
     try:
         thread.start()
-    except RuntimeError:
+    except RuntimeError as error:
+        warn_once(f"{error}: native operations run on fewer threads; raise the limit on processes")
         return False
     return True
 

@@ -24,6 +24,7 @@ class Sam(SamModel):
     """
 
     image_format: str = "RGB"
+    needs_prompt = False
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -60,20 +61,6 @@ class Sam(SamModel):
         if self.mask_threshold == 0:
             return iou, logits
         return iou, lambda point_index, mask_index: logits(point_index, mask_index) - self.mask_threshold
-
-    def decode_prompts(
-        self,
-        embedding: Tensor | PreparedImage,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        masks: Tensor | None = None,
-        multimask_output: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Like the base method, but without prompts decode one object from the image alone, as Meta's package does."""
-        if points is None and boxes is None and masks is None:
-            return self.decode_without_prompts(embedding, multimask_output)
-        return super().decode_prompts(embedding, points, labels, boxes, masks, multimask_output)
 
     @torch.no_grad()
     def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:

@@ -177,6 +177,34 @@ def test_image_named_preview_jpg_is_not_overwritten(sam: SAM, images: Path) -> N
     assert taken.read_bytes() == before and (images / "preview.txt").exists()
 
 
+def test_listed_image_in_the_place_of_the_contact_sheet_is_not_overwritten(sam: SAM, images: Path) -> None:
+    one, other = sorted(images.rglob("*.png"))[:2]
+    taken = images / "labels" / "preview.jpg"
+    taken.parent.mkdir()
+    taken.write_bytes(one.read_bytes())
+    before = tree(images)
+    with pytest.raises(ValueError, match=r"preview\.jpg is an image that the contact sheet would overwrite"):
+        auto_annotate([taken, other], detector, sam, output_dir=taken.parent)
+    assert tree(images) == before
+
+
+@pytest.mark.parametrize("data", [["png"], ["png/deep"], ["png/deep/a.png"], ["png/deep/a.png", "../b.png"]])
+def test_label_maps_do_not_go_among_images(sam: SAM, images: Path, tmp_path: Path, data: list[str]) -> None:
+    """The label maps' own folder, `png` in that of the labels, may hold the images, or lie above or beside some."""
+    (tmp_path / "set" / "png" / "deep").mkdir(parents=True)
+    for name in ("set/png/deep/a.png", "b.png"):
+        (tmp_path / name).write_bytes(next(images.rglob("*.png")).read_bytes())
+    before = tree(tmp_path)
+    paths = [tmp_path / "set" / name for name in data]
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"label maps can't go into .*set.png, the folder of the images"):
+            auto_annotate(
+                paths[0] if len(paths) == 1 else paths, detector, sam,
+                output_dir=tmp_path / "set", formats="png", resume=resume,
+            )  # fmt: skip
+    assert tree(tmp_path) == before
+
+
 def test_video_frames_are_labelled_once(sam: SAM, images: Path) -> None:
     write_video(images / "a" / "clip.avi", [np.full((48, 80, 3), 60 * level, np.uint8) for level in range(3)])
     (images / "b" / "clip.mp4").write_bytes(b"no video")

@@ -17,7 +17,7 @@ from ..sources import load_sources
 from ..sources.paths import expand_user
 from .annotator import Annotator
 from .file_list import FileList, find_renames, is_video, list_files
-from .files import LabelFiles
+from .files import LAYOUTS, LabelFiles
 from .job import Job
 from .manifest import is_started, manifest_name
 from .preview import PREVIEW_FILE, Preview, has_thumbnails
@@ -140,22 +140,30 @@ def local_gpu() -> str:
 def protect_images(files: FileList, folder: Path, formats: Sequence[str], with_preview: bool) -> None:
     """Make sure that output files can't overwrite images or be taken for images by a later run.
 
-    If labels go into the folder of images, the contact sheet of an earlier run is removed from `files`. ValueError for
-    png label maps there, and for an image with the contact sheet's name.
+    If the contact sheet of an earlier run is among the images, it is removed from `files`. ValueError for png label
+    maps in a folder of images, and for an image with the contact sheet's path.
     """
-    if folder.is_dir() and os.path.samefile(folder, files.root):
-        if "png" in formats:
-            raise ValueError(
-                f"png label maps can't go into {folder}, the folder of the images; give another output_dir"
-            )
-        if PREVIEW_FILE in files.keys and is_started(folder) and has_thumbnails(folder):
-            files.keys.remove(PREVIEW_FILE)
+    root, target = Path(files.root).resolve(), folder.resolve()
+    maps = target / LAYOUTS["png"].folder
+    if "png" in formats and (target == root or root.is_relative_to(maps) or _holds_images(files, root, maps)):
+        holder = folder if target == root else folder / LAYOUTS["png"].folder
+        raise ValueError(f"png label maps can't go into {holder}, the folder of the images; give another output_dir")
+    sheet = relative_posix(root, target / PREVIEW_FILE)
+    if sheet in files.keys:
+        if is_started(folder) and has_thumbnails(folder):
+            files.keys.remove(sheet)
             files.renamed = find_renames(files.keys)
-        elif PREVIEW_FILE in files.keys and with_preview:
+        elif with_preview:
             raise ValueError(
                 f"{folder / PREVIEW_FILE} is an image that the contact sheet would overwrite; give another output_dir, "
                 "or preview=0"
             )
+
+
+def _holds_images(files: FileList, root: Path, folder: Path) -> bool:
+    """Return whether some of the files, but not all, lie in `folder` or below it. Both paths must be resolved."""
+    prefix = f"{relative_posix(root, folder)}/"
+    return any(key.startswith(prefix) for key in files.keys)
 
 
 def data_identity(files: FileList | None, data: Any, folder: Path) -> str:

@@ -147,6 +147,13 @@ def test_images_of_other_sources_are_called_by_the_last_part_of_their_address() 
     assert len({one.digest for one in loaded}) == 1 and loaded[0].digest
 
 
+def test_images_of_equal_names_are_numbered() -> None:
+    names = ["a.jpg", "a-2.jpg", "a.jpg", "a.png", "A.jpg", "a-2.jpg", "b.jpg"]
+    loaded = _with_unique_names(Source("iterator", lambda: iter(Item(None, name) for name in names)))
+    expected = ["a.jpg", "a-2.jpg", "a-3.jpg", "a-4.png", "A-5.jpg", "a-2-2.jpg", "b.jpg"]
+    assert [one.key for one in loaded] == expected
+
+
 def test_listed_files_have_different_label_names(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "a.png")
     files = list_files(tmp_path)

@@ -142,13 +142,16 @@ def _skipped(key: str, label_name: str, path: str, error: Exception) -> LoadedIm
 def _with_unique_names(source: Source) -> Iterator[LoadedImage]:
     """Yield a source's images under unique names, made from the last part of their path or address."""
     taken: set[str] = set()
+    counters: dict[str, int] = {}  # highest number so far of each name, from which the search for a free one goes on
     for item in source:
         stem, suffix = posixpath.splitext(_file_name(item))
-        unique, counter = stem, 1
+        unique, counter = stem, counters.get(stem.casefold(), 1)
         while unique.casefold() in taken:
             counter += 1
             unique = f"{stem}-{counter}"
         taken.add(unique.casefold())
+        if counter > 1:
+            counters[stem.casefold()] = counter
         digest = "" if item.image is None else _digest(item.image)
         yield LoadedImage(unique + suffix, unique, unique + suffix, item.image, item.error or "", digest)
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,17 @@ def test_images_that_keep_killing_processes_raise(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"5 processes in a row died .* from a\.png on"):
         last.label(rows)
     assert [line["status"] for line in last.label(rows)] == ["ok"], "the count restarts after the error"
+
+
+def test_tasks_that_begin_with_samples_of_one_name_are_counted_apart(tmp_path: Path) -> None:
+    """Tar files may number their samples alike, and many of them are labelled at a time."""
+    reader = EncodedImageReader("webdataset", "__key__", "", {}, sorted_hashes([]))
+    made = worker_for(tmp_path / "out", reader)
+    with ExitStack() as attempts:
+        for number in range(worker._MAX_ATTEMPTS + 1):
+            name = reader.first_name({"__key__": ["000", "001"], "__url__": [f"shard-{number}.tar"] * 2})
+            assert name == f"shard-{number}.tar/000"
+            attempts.enter_context(made._count_attempts(name))
 
 
 def test_output_folder_without_manifest_is_refused(tmp_path: Path) -> None:

@@ -195,8 +195,9 @@ class EncodedImageReader:
     done: set[str] = field(default_factory=set)
 
     def first_name(self, columns: Columns) -> str:
-        """Return the name of the first image."""
-        return str(columns[self.path_column][0])
+        """Return the name of the first image, for a webdataset the tar file and the sample in it."""
+        name = str(columns[self.path_column][0])
+        return f"{columns['__url__'][0]}/{name}" if self.kind == "webdataset" else name
 
     def batches(self, columns: Columns, batch_size: int, videos: list[str]) -> Iterator[list[ImageLoader]]:
         """Yield batches of functions that load one image each, leaving out what is done already."""

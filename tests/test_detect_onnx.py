@@ -107,6 +107,16 @@ def test_outputs_with_built_in_nms(runtime: Any) -> None:
     assert session.seen[0].shape == (1, 3, 96, 96)
 
 
+def test_scores_that_are_nan_are_refused(runtime: Any) -> None:
+    raw = raw_output()
+    raw[0, 6, 3] = np.nan
+    rows = np.array([[[32, 32, 64, 64, np.nan, 2], [0, 15, 96, 80, 0.9, 4]]], np.float32)
+    for output in (raw, rows):
+        runtime([output])
+        with pytest.raises(ValueError, match=r"m\.onnx gives scores that are NaN"):
+            from_onnx("m.onnx")(IMAGE)
+
+
 def test_half_precision_networks_get_float16_inputs(runtime: Any) -> None:
     session = runtime([raw_output().astype(np.float16)], kind="tensor(float16)")
     assert len(from_onnx("m.onnx")(IMAGE).boxes) == 2 and session.seen[0].dtype == np.float16

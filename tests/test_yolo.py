@@ -366,11 +366,14 @@ def test_letterbox_of_any_shape(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(weights.sum(1), torch.ones(size))
 
 
-def test_non_finite_boxes_are_refused() -> None:
-    bins = torch.full((1, 64, 3), float("nan"))
-    raw = RawOutput(bins, torch.full((1, 2, 3), 9.0), None, None, torch.zeros(3, 2), torch.ones(3))
-    with pytest.raises(ValueError, match="boxes that aren't finite"):
-        decode(raw, 0, conf=0.1, iou=0.5, max_det=3)
+@pytest.mark.parametrize(
+    ("bin_logit", "class_logit", "classes"), [(np.nan, 9.0, None), (0.0, np.nan, None), (np.nan, np.nan, [1])]
+)
+def test_non_finite_boxes_and_scores_are_refused(bin_logit: float, class_logit: float, classes: Any) -> None:
+    bins = torch.full((1, 64, 3), bin_logit)
+    raw = RawOutput(bins, torch.full((1, 2, 3), class_logit), None, None, torch.zeros(3, 2), torch.ones(3))
+    with pytest.raises(ValueError, match="boxes or scores that aren't finite"):
+        decode(raw, 0, conf=0.1, iou=0.5, max_det=3, classes=classes)
 
 
 def test_candidates_are_limited_to_the_highest_scores(monkeypatch: pytest.MonkeyPatch) -> None:

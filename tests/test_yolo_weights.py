@@ -215,6 +215,14 @@ def _extra(net: DetectionModel) -> None:
     net.model[5].register_parameter("more", nn.Parameter(torch.zeros(3)))
 
 
+def _nan(net: DetectionModel) -> None:
+    net.model[5].conv.weight.data[3, 2, 1, 0] = float("nan")
+
+
+def _variance(net: DetectionModel) -> None:
+    net.model[5].bn.running_var[0] = -1.0
+
+
 def _norm(net: DetectionModel) -> None:
     net.model[5].bn = nn.BatchNorm2d(7, eps=1e-3)
 
@@ -233,6 +241,8 @@ def _norm(net: DetectionModel) -> None:
         (_missing, r"model\.5\.bn doesn't fit"),
         (_extra, r"1 unexpected: model\.5\.more"),
         (_norm, r"model\.5\.bn doesn't fit"),
+        (_nan, r"NaN or infinite numbers in 1 tensor, such as model\.5\.conv\.weight"),
+        (_variance, r"NaN or infinite numbers in 2 tensors, such as model\.5\.conv\.weight"),
     ],
 )
 def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[DetectionModel], Any], message: str) -> None:

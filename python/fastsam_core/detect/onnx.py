@@ -102,11 +102,11 @@ class OnnxDetector:
         """Return boxes (N, 4) in pixels of the input, scores (N,) and class ids (N,), sorted by falling score.
 
         other_shapes: shapes of the further outputs. ValueError if `output` has none of the shapes that `from_onnx`
-        names.
+        names, or if scores are NaN.
         """
         if output.ndim == 3 and len(output) == 1 and output.shape[2] == 6:
             rows = output[0]
-            rows = rows[rows[:, 4] > self.config.conf]
+            rows = rows[self._is_confident(rows[:, 4])]
             rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
             return rows[:, :4], rows[:, 4], rows[:, 5].long()
         # A segmentation network also outputs prototypes (1, C, h, w), and their C coefficients follow the scores.
@@ -118,12 +118,17 @@ class OnnxDetector:
                 "from_onnx"
             )
         scores, class_ids = output[0, 4 : 4 + num_classes].max(0)
-        rows = (scores > self.config.conf).nonzero()[:, 0]
+        rows = self._is_confident(scores).nonzero()[:, 0]
         centre, box_size = output[0, :2, rows].T, output[0, 2:4, rows].T
         boxes = torch.cat([centre - box_size / 2, centre + box_size / 2], 1)
         scores, class_ids = scores[rows], class_ids[rows]
         keep = ops.batched_nms(boxes, scores, class_ids, self.config.iou)
         return boxes[keep], scores[keep], class_ids[keep]
+
+    def _is_confident(self, scores: Tensor) -> Tensor:
+        if bool(scores.isnan().any()):
+            raise ValueError(f"{self.path} gives scores that are NaN: damaged weights, or too large for half precision")
+        return scores > self.config.conf
 
 
 def _names_from_metadata(text: str) -> dict[int, str]:

@@ -42,22 +42,24 @@ def decode(
 
     Each cell yields at most one object, of its best class. conf: keep scores greater than this. iou: of two boxes of
     one class (of any two, if agnostic) that overlap by more, drop the one with the lower score. max_det: keep this many
-    objects. classes: keep these class ids only. ValueError if boxes aren't finite.
+    objects. classes: keep these class ids only. ValueError if boxes aren't finite, or scores are NaN.
     """
     scores, class_ids = raw.class_logits[index].float().max(0)
     scores = scores.sigmoid()
     keep = scores > conf
     if classes is not None:
         keep &= torch.isin(class_ids, torch.tensor(list(classes), dtype=torch.int64, device=class_ids.device))
-    candidates = keep.nonzero()[:, 0]
+    candidates = (keep | scores.isnan()).nonzero()[:, 0]  # NaN is refused below
     if len(candidates) > _MAX_CANDIDATES:
         candidates = candidates[scores[candidates].argsort(descending=True, stable=True)[:_MAX_CANDIDATES]]
     boxes = _decode_boxes(
         raw.bin_logits[index][:, candidates].float(), raw.anchor_points[candidates], raw.strides[candidates]
     )
-    if not bool(boxes.isfinite().all()):
-        raise ValueError("the network gave boxes that aren't finite: damaged weights, or too large for half precision")
     scores, class_ids = scores[candidates], class_ids[candidates]
+    if not bool(boxes.isfinite().all() & scores.isfinite().all()):
+        raise ValueError(
+            "the network gave boxes or scores that aren't finite: damaged weights, or too large for half precision"
+        )
     keep_nms = ops.nms(boxes, scores, iou) if agnostic else ops.batched_nms(boxes, scores, class_ids, iou)
     keep_nms = keep_nms[:max_det]
     coefficients = None if raw.coefficients is None else raw.coefficients[index][:, candidates[keep_nms]].float().T

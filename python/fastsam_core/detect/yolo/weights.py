@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..._log import format_count
 from ...models.weights_file import file_format
 from .coco_names import COCO_NAMES
 from .network import Architecture, Network
@@ -29,7 +30,10 @@ class Weights:
     metadata: WeightsMetadata
 
     def build_network(self) -> Network:
-        """Build the network, in float32 on the CPU. ValueError, naming what differs, if the tensors don't fit."""
+        """Build the network, in float32 on the CPU.
+
+        ValueError, naming what differs, if the tensors don't fit, and for NaN or infinite weights.
+        """
         folded = fold_batch_norms(self.tensors, self.metadata.epsilon)
         try:
             architecture = Architecture.from_shapes({name: tuple(value.shape) for name, value in folded.items()})
@@ -45,6 +49,12 @@ class Weights:
         if differences:
             raise ValueError(f"these are not the tensors of a YOLOv8 network: {differences}")
         self.metadata.check_convolutions(network)
+        non_finite = [name for name, value in folded.items() if not bool(value.isfinite().all())]
+        if non_finite:
+            raise ValueError(
+                f"NaN or infinite numbers in {format_count(len(non_finite), 'tensor')}, such as {non_finite[0]}: the "
+                "file is damaged, or the training that made it went wrong"
+            )
         network.load_state_dict(folded, assign=True)
         return network
 

@@ -123,6 +123,18 @@ def test_image_with_unwritable_name_is_skipped(sam: SAM, folder: Path, name: str
         auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems report another error")
+@pytest.mark.parametrize("names", [("a.txt/c.png",), ("a.txt/deep/c.png",), ("c.txt/d.png", "c.webp")])
+def test_label_file_and_folder_of_one_name_concern_one_image(sam: SAM, folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes((folder / "b.png").read_bytes())
+    target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, preview=0)
+    lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()[1:]]
+    assert sorted(line["status"] for line in lines) == ["error", *["ok"] * (1 + len(names))]
+    assert f"{target / names[0].split('/')[0]}" in next(line["error"] for line in lines if line["status"] == "error")
+
+
 def test_image_named_like_a_video_frame_is_listed(sam: SAM, folder: Path) -> None:
     (folder / "a.png").rename(folder / "clip.mp4#1.png")
     target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, formats="coco", preview=0)

@@ -19,6 +19,8 @@ from .preview import Preview
 from .rendering import Renderer
 
 ManifestLine = dict[str, Any]
+# A name is too long, or a label file and a folder of labels would have the same one: images a.jpg and a.txt/b.jpg.
+_ERRORS_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
 
 class LabellingResult(NamedTuple):
@@ -67,7 +69,7 @@ class BatchLabeller:
                 record(_manifest_line(outcome))
             except (OSError, ValueError) as error:
                 # Labels or file names that can't be written, such as a name with a line break, concern one image only.
-                if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                if isinstance(error, OSError) and error.errno not in _ERRORS_OF_ONE_NAME:
                     raise self._write_error(error) from error
                 if self._raise_errors:
                     raise

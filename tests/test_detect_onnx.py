@@ -92,6 +92,14 @@ def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> N
     assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
 
 
+def test_text_is_not_taken_for_a_list_of_names(runtime: Any) -> None:
+    runtime([raw_output()])
+    with pytest.raises(TypeError, match=r"names must be \{id: name\} or a list of names, not 'dog'"):
+        from_onnx("m.onnx", names="dog")
+    runtime([raw_output()], names="'dog'")
+    assert from_onnx("m.onnx")(IMAGE).names == {}
+
+
 def test_mask_coefficients_are_not_read_as_scores(runtime: Any) -> None:
     """In segmentation exports, mask coefficients follow the scores; here they are larger."""
     output = np.concatenate([raw_output(), np.full((1, 8, 20), 5, np.float32)], 1)

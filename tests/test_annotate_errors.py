@@ -55,6 +55,16 @@ def test_bad_images_do_not_change_the_exit_status(
     assert "3 label files" in capsys.readouterr().out and (target / "empty.txt").exists()
 
 
+def test_reason_is_recorded_for_images_that_are_not_files(sam: SAM, images: Path, tmp_path: Path) -> None:
+    data = [(images / "a" / "00000.png").read_bytes(), b"no image"]
+    target = auto_annotate(data, detector, sam, output_dir=tmp_path / "out")
+    lines = map(json.loads, (target / "manifest.jsonl").read_text().splitlines()[1:])
+    errors = {line["key"]: line.get("error", "") for line in lines}
+    assert errors["image0.jpg"] == "" and "not an image" in errors["image1.jpg"]
+    with pytest.raises(ValueError, match=r"image1\.jpg: .*not an image"):
+        auto_annotate(data, detector, sam, output_dir=tmp_path / "out", on_error="raise")
+
+
 def test_on_error_raise_stops_at_first_bad_image(sam: SAM, images: Path) -> None:
     (images / "a" / "00000.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"a/00000\.png: not an image"):

@@ -89,6 +89,7 @@ def test_shards_of_arrays_need_a_final_run_for_all(
             auto_annotate(arrays, detector, sam, shard=shard, **options)
     assert caplog.text.count('run with shard="0/1" to write the files that cover all images') == 2
     assert not (tmp_path / "out" / "coco.json").exists()
+    assert recorded(tmp_path / "out").total() == len(arrays), "each shard labels only its own images"
     counting = CountingDetector(SAME)
     auto_annotate(arrays, counting, sam, shard="0/1", **options)
     assert counting.calls == 0

@@ -61,6 +61,8 @@ def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:
     assert chosen(squares, bboxes=[[4, 4, 26, 26], [9, 28, 52, 36]]) == [0.8, 0.7]
     assert chosen(squares, bboxes=[[4, 4, 26, 26], [5, 5, 25, 25]]) == [0.8]
     assert chosen(squares, bboxes=[-10, -10, 1e6, 1e6]) == [0.8]  # the largest
+    assert chosen(squares, bboxes=[5, 10, 25, 21]) == [0.8]  # IoU 100 / 220 with the square, 220 / 400 with the larger
+    assert chosen(squares, bboxes=[10, 5, 21, 25]) == [0.8]
     assert chosen(squares, bboxes=[55, 20, 59, 25]) == []  # touches none
     assert chosen(squares, bboxes=[]) == []
 
@@ -68,6 +70,8 @@ def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:
 def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[15, 15]) == [0.9, 0.8]
     assert chosen(squares, points=[7, 7]) == [0.8]
+    for x, y in ((7, 4), (4, 7), (7, 25), (25, 7)):  # next to its four sides
+        assert chosen(squares, points=[x, y]) == []
     assert chosen(squares, points=[[7, 7], [30, 32]]) == [0.8, 0.7]
     assert chosen(squares, points=[[7, 7], [15, 15]], labels=[1, 0]) == []
     assert chosen(squares, points=[[15, 15], [30, 32]], labels=[1, 0]) == [0.9, 0.8]

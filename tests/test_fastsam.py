@@ -114,6 +114,15 @@ def test_texts_choose_the_best_crop(squares: Results) -> None:
         selector.select(squares, lambda images, texts: np.zeros((1, 1), np.float32))
 
 
+def test_clip_is_loaded_once_on_the_device_of_the_call(monkeypatch: pytest.MonkeyPatch, model: FastSAM) -> None:
+    devices: list[Any] = []
+    monkeypatch.setattr("fastsam_core.detect.clip.ClipMatcher", lambda device: devices.append(device) or RedMatcher())
+    predictor = FastSAMPredictor(overrides={"model": model.loaded, "save": False, **QUIET})
+    for _ in range(2):
+        predictor(bgr_image(61, 90), texts="red", device="cpu")
+    assert devices == ["cpu"]
+
+
 def test_prompts_are_accepted_by_calls_and_on_results(model: FastSAM) -> None:
     image = bgr_image(61, 90)
     (everything,) = model(image, **QUIET)
@@ -134,12 +143,14 @@ def test_prompts_are_accepted_by_calls_and_on_results(model: FastSAM) -> None:
 
 def test_boxes_near_the_border_are_extended_to_it() -> None:
     rows = torch.tensor([[19.0, 21, 25, 30, 0.9, 0], [1, 1, 58, 39, 0.8, 0], [30, 21, 41, 22, 0.7, 0]])
+    rows = torch.cat([rows, torch.tensor([[20.0, 20, 40, 80, 0.6, 0]])])  # exactly at the margin
     result = _snap_to_border(Results(np.zeros((100, 60, 3), np.uint8), "a", ["object"], rows))
     assert result.boxes is not None
-    assert result.boxes.xyxy.tolist() == [[0, 21, 25, 30], [0, 0, 60, 39], [30, 21, 60, 22]]
-    nearly = torch.tensor([[25.0, 25, 985, 985, 0.5, 0], [300, 300, 985, 985, 0.4, 0]])
+    assert result.boxes.xyxy.tolist() == [[0, 21, 25, 30], [0, 0, 60, 39], [30, 21, 60, 22], [20, 20, 40, 80]]
+    nearly = torch.tensor([[25.0, 25, 985, 985, 0.5, 0], [300, 300, 985, 985, 0.4, 0], [0, 0, 900, 1000, 0.3, 0]])
     whole = _snap_to_border(Results(np.zeros((1000, 1000, 3), np.uint8), "a", ["object"], nearly))
-    assert whole.boxes is not None and whole.boxes.xyxy.tolist() == [[0, 0, 1000, 1000], [300, 300, 1000, 1000]]
+    expected = [[0, 0, 1000, 1000], [300, 300, 1000, 1000], [0, 0, 900, 1000]]
+    assert whole.boxes is not None and whole.boxes.xyxy.tolist() == expected
 
 
 def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) -> None:

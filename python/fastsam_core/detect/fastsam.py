@@ -68,7 +68,7 @@ class FastSAMPredictor(YoloPredictor):
         if self.matcher is None:
             from .clip import ClipMatcher
 
-            self.matcher = ClipMatcher(device=device or "")
+            self.matcher = ClipMatcher(device=device)
         return self.matcher
 
 

@@ -127,6 +127,18 @@ def test_detector_options_filter_boxes() -> None:
     assert count(iou=0.99) == 3 and count(max_det=1) == 1 and count(classes=[1]) == 1
 
 
+@pytest.mark.parametrize(("kind", "processor"), [("owlv2", owl_processor), ("grounding-dino", DinoProcessor())])
+def test_scores_that_are_nan_are_refused(kind: str, processor: Any) -> None:
+    class Damaged(StandIn):
+        def forward(self, *arguments: Any, **inputs: Any) -> SimpleNamespace:
+            outputs = super().forward(*arguments, **inputs)
+            outputs.logits *= torch.nan
+            return outputs
+
+    with pytest.raises(ValueError, match=f"the {kind} model gives scores that are NaN"):
+        from_transformers(Damaged(kind), processor, texts=TEXTS, device="cpu")(IMAGE)
+
+
 def test_empty_or_invalid_texts() -> None:
     detector = OpenVocabularyDetector(StandIn("owlv2"), owl_processor, device="cpu")
     assert detector.find(IMAGE, []).boxes.shape == (0, 4)

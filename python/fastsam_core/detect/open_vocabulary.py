@@ -71,7 +71,10 @@ class OpenVocabularyDetector:
 
     @torch.no_grad()
     def find(self, image: NDArray[np.uint8], texts: Sequence[str]) -> Detections:
-        """Return what the texts describe in one image, (H, W, 3) uint8 BGR, best first; class i is text i."""
+        """Return what the texts describe in one image, (H, W, 3) uint8 BGR, best first; class i is text i.
+
+        ValueError for texts that are too long for the model, and if its scores are NaN.
+        """
         texts = parse_texts(list(texts))
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
@@ -84,6 +87,10 @@ class OpenVocabularyDetector:
             boxes.append(corners.float().cpu())
             scores.append(text_scores.float().cpu())
         best_scores, class_ids = torch.cat(scores).max(1)
+        if bool(best_scores.isnan().any()):
+            raise ValueError(
+                f"the {self.kind} model gives scores that are NaN: damaged weights, or too large for half precision"
+            )
         limits = torch.tensor([width, height, width, height], dtype=torch.float32, device="cpu")
         clipped = torch.cat(boxes).clamp(min=0).minimum(limits)
         keep = (best_scores > self.conf).nonzero()[:, 0]

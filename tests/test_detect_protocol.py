@@ -57,6 +57,11 @@ def test_accepted_outputs_become_detections(output: Any) -> None:
     assert found.class_ids.tolist() == [2, 0, 2] and (found.names[0], found.names[2]) == ("cat", "dog")
 
 
+def test_boxes_without_extent_and_the_highest_class_id_are_accepted() -> None:
+    found = check_detections(([[3, 4, 3, 9], [3, 4, 9, 4]], [1, 1], [0, 999_999], None))
+    assert found.boxes.tolist() == [[3, 4, 3, 9], [3, 4, 9, 4]] and found.class_ids.tolist() == [0, 999_999]
+
+
 @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0, 4), torch.zeros(0, 6)])
 def test_empty_outputs_have_consistent_shapes(nothing: Any) -> None:
     found = check_detections((nothing, [], [], None))

@@ -90,6 +90,9 @@ def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> N
     assert from_onnx("m.onnx", names=["a", "b"])(IMAGE).names == {0: "a", 1: "b"}
     first = from_onnx("m.onnx").fingerprint
     assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
+    assert from_onnx("m.onnx", imgsz=64).fingerprint == first, "the size of the input is fixed"
+    runtime([raw_output()], ("batch", 3, "height", "width"))
+    assert from_onnx("m.onnx", imgsz=64).fingerprint != from_onnx("m.onnx", imgsz=96).fingerprint
 
 
 def test_text_is_not_taken_for_a_list_of_names(runtime: Any) -> None:

@@ -133,6 +133,24 @@ def test_half_precision_networks_get_float16_inputs(runtime: Any) -> None:
     assert len(from_onnx("m.onnx")(IMAGE).boxes) == 2 and session.seen[0].dtype == np.float16
 
 
+def test_input_of_fixed_size_need_not_be_square(runtime: Any) -> None:
+    session = runtime([raw_output()], (1, 3, 64, 96))
+    assert len(from_onnx("m.onnx", imgsz=640)(IMAGE).boxes) == 2 and session.seen[0].shape == (1, 3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(RuntimeError("invalid protobuf\nat 7"), "invalid protobuf$"), (OSError(), "OSError$")]
+)
+def test_reason_is_given_for_a_file_that_onnxruntime_refuses(runtime: Any, error: Exception, said: str) -> None:
+    def refuse(path: str, providers: Any) -> None:
+        raise error
+
+    runtime([])
+    sys.modules["onnxruntime"].InferenceSession = refuse  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=rf"^m\.onnx can't be run: {said}"):
+        from_onnx("m.onnx")
+
+
 @pytest.mark.parametrize(
     ("outputs", "shape", "kind", "message"),
     [

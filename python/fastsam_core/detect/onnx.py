@@ -51,7 +51,8 @@ class OnnxDetector:
         try:
             self.session: Any = onnxruntime.InferenceSession(str(self.path), providers=chosen_providers)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            raise ValueError(f"{self.path} can't be run: {str(error).splitlines()[0][:300]}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{self.path} can't be run: {reason[:300]}") from error
         self._read_inputs()
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.names = _to_class_names(names) if names is not None else _names_from_metadata(metadata.get("names", ""))

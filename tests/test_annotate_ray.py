@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import fastsam_core
 from annotate_kills import detector, make_images, tiny_sam, tree
 from fastsam_core import auto_annotate
 from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.annotate.file_list import FileList
 from fastsam_core.annotate.manifest import Manifest
 from fastsam_core.annotate.preview import Preview
 from fastsam_core.distributed import annotate_ray, ray_run, worker
@@ -26,6 +28,7 @@ from fastsam_core.distributed.inputs import (
     EncodedImageReader,
     FolderInput,
     FolderReader,
+    ParquetInput,
     WebDatasetInput,
     infer_kind,
     sorted_hashes,
@@ -97,12 +100,68 @@ def test_images_in_memory_are_no_folder() -> None:
         FolderInput.open([np.zeros((8, 8, 3), np.uint8)], None, 1, 8)
 
 
+def test_folder_becomes_tables_of_the_batches_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(table=dict))
+    ray = SimpleNamespace(data=SimpleNamespace(from_arrow=list))
+    files = FileList("", [f"{number}.png" for number in range(9)], {"5.png": "five"})
+    opened = FolderInput(files, batch_size=2, images_per_task=5)
+    tables = opened.dataset(ray, {"2.png", "3.png", "4.png"})
+    assert [table["keys"] for table in tables] == [
+        [[b"0.png", b"1.png"], [b"4.png", b"5.png"]],
+        [[b"6.png", b"7.png"], [b"8.png"]],
+    ]
+    assert tables[0]["names"] == [[b"0", b"1"], [b"4", b"five"]]
+    assert tables[0]["done"] == [[False, False], [True, False]]
+    assert [len(table["keys"]) for table in FolderInput(files, 4, 1).dataset(ray, ())] == [1, 1, 1]
+    assert opened.dataset(ray, files.keys) is None
+
+
+class Parquet:
+    """Stand-in for `ray.data` whose parquet files have the columns `name` and `image`, in two batches of names."""
+
+    def __init__(self, *names: list[str]) -> None:
+        self.names, self.read = names, []  # type: ignore[var-annotated]
+
+    def read_parquet(self, data: Any, columns: Any = None) -> Parquet:
+        self.read.append(columns)
+        return self
+
+    def schema(self) -> SimpleNamespace:
+        return SimpleNamespace(names=["name", "image"])
+
+    def iter_batches(self, batch_size: None) -> Any:
+        return ({"name": names} for names in self.names)
+
+
+def test_parquet_files_are_read_by_their_names() -> None:
+    data = Parquet(["b.png", "a/x.jpg"], ["/a.png", "b.jpg"])
+    ray = SimpleNamespace(data=data)
+    opened = ParquetInput.open(ray, "x.parquet", "name", "image")
+    assert opened.files.keys == ["a.png", "a/x.jpg", "b.jpg", "b.png"] and opened.files.renamed == {"b.png": "b-2"}
+    assert data.read == [None, ["name"]], "only the names are read"
+    assert opened.dataset(ray, ["a.png"]) is data and data.read[-1] == ["name", "image"]
+    assert opened.dataset(ray, opened.files.keys) is None
+    reader = opened.reader(["a.png"])
+    assert reader.renamed == {"b.png": "b-2"} and reader._is_done("a.png") and not reader._is_done("b.png")
+
+
+def test_parquet_files_without_the_columns_or_with_equal_names_are_refused() -> None:
+    ray = SimpleNamespace(data=Parquet(["b.png"], ["a.png", "./b.png"]))
+    with pytest.raises(ValueError, match=r"b\.png occurs twice in the column name; each image needs a unique name"):
+        ParquetInput.open(ray, "x.parquet", "name", "image")
+    with pytest.raises(ValueError, match=r"no column path; columns: name, image\. Set path_column= and image_column="):
+        ParquetInput.open(ray, "x.parquet", "path", "image")
+    with pytest.raises(ValueError, match="no column path and pixels; columns: name, image"):
+        ParquetInput.open(ray, "x.parquet", "path", "pixels")
+
+
 def test_rows_become_batches_of_what_is_left() -> None:
     reader = EncodedImageReader("parquet", "name", "image", {}, sorted_hashes(["1.png", "3.png"]))
     columns = {"name": [f"{number}.png" for number in range(7)], "image": [b"broken"] * 7}
     assert reader.first_name(columns) == "0.png"
     batches = [[load().key for load in batch] for batch in reader.batches(columns, 2, [])]
     assert batches == [["0.png", "2.png"], ["4.png", "5.png"], ["6.png"]]
+    assert [len(batch) for batch in reader.batches(columns, 5, [])] == [5]
     folder = FolderReader("")
     assert folder.first_name({"keys": [[b"a.png", b"b.png"], [b"c.png"]]}) == "a.png"
 

@@ -77,7 +77,8 @@ def test_invalid_options_are_refused_before_the_cluster_starts(
 
 def test_kind_of_data_is_recognised(tmp_path: Path) -> None:
     assert infer_kind("s3://bucket/part-0.parquet") == infer_kind(["a.PARQUET", "b.parquet"]) == "parquet"
-    assert infer_kind("shards/000.tar") == "webdataset"
+    assert infer_kind("shards/000.tar") == "webdataset" and infer_kind([Path("000.tar")]) == "webdataset"
+    assert infer_kind([]) == infer_kind(3) == "folder"
     for name, kind in (("x.jpg", "folder"), ("x.parquet", "parquet"), ("x.tar", "webdataset")):
         folder = tmp_path / kind
         folder.mkdir()
@@ -93,6 +94,13 @@ def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"000\.(tar|TAR) would give their images the same names"):
             WebDatasetInput.open(data)
     assert WebDatasetInput.open(["s3://a/000.tar", "s3://b/001.tar"]).files is None
+
+
+def test_images_of_a_folder_are_listed_without_those_of_the_output(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 2)
+    make_images(tmp_path / "images" / "out", 1)
+    opened = FolderInput.open(tmp_path / "images", tmp_path / "images" / "out", 1, 8)
+    assert opened.files.keys == ["a/00000.png", "b/00001.png"] and opened.files.root == str(tmp_path / "images")
 
 
 def test_images_in_memory_are_no_folder() -> None:
@@ -198,6 +206,26 @@ def test_worker_writes_what_one_process_does(tmp_path: Path) -> None:
     assert written == {name: expected[name] for name in written}
     labels = [name for name in written if name.endswith((".txt", ".part"))]
     assert len(labels) == 2 * 4 and any(name.startswith(".preview/") for name in written)
+
+
+class Rows(dict):  # type: ignore[type-arg]
+    """Stand-in for a pyarrow Table."""
+
+    num_rows = property(lambda self: max(map(len, self.values()), default=0))
+    column_names = property(list)
+
+    def __getitem__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(to_pylist=lambda: super(Rows, self).__getitem__(name))
+
+
+def test_worker_turns_tables_of_rows_into_tables_of_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow = SimpleNamespace(table=dict, string=lambda: None, array=lambda values, kind: list(values))
+    monkeypatch.setitem(sys.modules, "pyarrow", arrow)
+    make_images(tmp_path / "images", 1)
+    made = worker_for(tmp_path / "out", FolderReader(str(tmp_path / "images")))
+    assert made(Rows()) == made(Rows(keys=[], names=[], done=[])) == {"line": []}
+    (line,) = made(Rows(keys=[[b"a/00000.png"]], names=[[b"a/00000"]], done=[[False]]))["line"]
+    assert json.loads(line)["key"] == "a/00000.png" and (tmp_path / "out" / "a" / "00000.txt").exists()
 
 
 def test_rows_of_parquet_and_webdataset_are_labelled(tmp_path: Path) -> None:

@@ -218,13 +218,94 @@ class Rows(dict):  # type: ignore[type-arg]
         return SimpleNamespace(to_pylist=lambda: super(Rows, self).__getitem__(name))
 
 
-def test_worker_turns_tables_of_rows_into_tables_of_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrow = SimpleNamespace(table=dict, string=lambda: None, array=lambda values, kind: list(values))
-    monkeypatch.setitem(sys.modules, "pyarrow", arrow)
+@pytest.fixture
+def arrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(table=Rows, string=lambda: None, array=lambda values, kind: list(values))
+    monkeypatch.setitem(sys.modules, "pyarrow", made)
+
+
+class Dataset:
+    """Stand-in for a Ray dataset that runs one worker here. `options` are those of each call of `map_batches`."""
+
+    options: list[dict[str, Any]] = []  # noqa: RUF012 - emptied by the fixture
+
+    def __init__(self, tables: list[Rows]) -> None:
+        self.tables = tables
+
+    def map_batches(self, made: Any, fn_constructor_args: tuple[Any, ...], **options: Any) -> Dataset:
+        self.options.append(options)
+        worker = made(*fn_constructor_args)
+        return Dataset([worker(table) for table in self.tables])
+
+    def iter_batches(self, **options: Any) -> Any:
+        return iter(self.tables)
+
+
+@pytest.fixture
+def cluster(arrow: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Ray stands in with one worker in this process. Returns the resources of its cluster."""
+    resources = {"CPU": 5.0}
+    data = SimpleNamespace(from_arrow=Dataset, ActorPoolStrategy=lambda **sizes: sizes)
+    ray = SimpleNamespace(data=data, is_initialized=lambda: True, cluster_resources=lambda: resources)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    monkeypatch.setattr(Dataset, "options", [])
+    return resources
+
+
+def test_annotate_ray_writes_what_auto_annotate_does(tmp_path: Path, cluster: dict[str, float]) -> None:
+    torch.set_num_threads(1)
+    images = tmp_path / "images"
+    make_images(images, 5)
+    options: dict[str, Any] = {"formats": ("yolo", "coco"), "batch": 2}
+    whole = auto_annotate(images, detector, tiny_sam(), "cpu", tmp_path / "whole", **options)
+    for _ in range(2):
+        out = annotate_ray(images, detector, tiny_sam(), "cpu", tmp_path / "out", images_per_task=2, **options)
+        assert out == tmp_path / "out" and tree(out) == tree(whole) and not (out / ".partial").exists()
+    assert len(Dataset.options) == 1, "the second run finds everything done"
+    (out / "a" / "00000.txt").unlink()
+    auto_annotate(images, detector, tiny_sam(), "cpu", out, **options)
+    assert tree(out) == tree(whole), "each continues what the other began"
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "expected"),
+    [
+        ({"CPU": 5.0}, {}, (5, 1, None)),
+        ({"CPU": 5.0}, {"cpus_per_actor": 2}, (2, 2, None)),
+        ({"CPU": 1.0}, {"cpus_per_actor": 4}, (1, 4, None)),
+        ({"CPU": 5.0}, {"actors": 3}, (3, 1, None)),
+        ({"CPU": 16.0, "GPU": 4.0}, {}, (4, 1, 1)),
+        ({"CPU": 16.0, "GPU": 4.0}, {"gpus_per_actor": 0.5}, (8, 1, 0.5)),
+        ({"CPU": 16.0, "GPU": 4.0}, {"gpus_per_actor": 0}, (16, 1, None)),
+    ],
+)
+def test_actors_share_the_resources_of_the_cluster(
+    tmp_path: Path, cluster: dict[str, float], resources: Any, options: Any, expected: tuple[int, int, float | None]
+) -> None:
+    cluster.clear()
+    cluster.update(resources)
+    make_images(tmp_path / "images", 1)
+    annotate_ray(tmp_path / "images", detector, tiny_sam(), "cpu", **options)
+    (given,) = Dataset.options
+    assert given["compute"] == {"min_size": 1, "max_size": expected[0]}
+    assert (given["num_cpus"], given["num_gpus"]) == expected[1:]
+
+
+def test_images_without_a_label_are_an_error(
+    tmp_path: Path, cluster: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "images", 3)
+    monkeypatch.setattr(Dataset, "iter_batches", lambda self, **options: iter(self.tables[1:]))
+    with pytest.raises(RuntimeError, match=r"no label was returned for 1 of the images, such as a/00000\.png"):
+        annotate_ray(tmp_path / "images", detector, tiny_sam(), "cpu", images_per_task=1)
+
+
+def test_worker_turns_tables_of_rows_into_tables_of_lines(tmp_path: Path, arrow: None) -> None:
     make_images(tmp_path / "images", 1)
     made = worker_for(tmp_path / "out", FolderReader(str(tmp_path / "images")))
     assert made(Rows()) == made(Rows(keys=[], names=[], done=[])) == {"line": []}
-    (line,) = made(Rows(keys=[[b"a/00000.png"]], names=[[b"a/00000"]], done=[[False]]))["line"]
+    (line,) = made(Rows(keys=[[b"a/00000.png"]], names=[[b"a/00000"]], done=[[False]]))["line"].to_pylist()
     assert json.loads(line)["key"] == "a/00000.png" and (tmp_path / "out" / "a" / "00000.txt").exists()
 
 

@@ -377,10 +377,11 @@ def test_non_finite_boxes_and_scores_are_refused(bin_logit: float, class_logit: 
 
 
 def test_candidates_are_limited_to_the_highest_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsam_core.detect.yolo.decode._MAX_CANDIDATES", 3)
     logits = torch.tensor([-1.0, 2, 0, 1, 2])
     centres = 100.0 * torch.arange(1, 6)[:, None].expand(5, 2)
     raw = RawOutput(torch.zeros(1, 64, 5), logits[None, None], None, None, centres, torch.ones(5))
+    assert len(decode(raw, 0, conf=0.5, iou=0.5, max_det=9).scores) == 3, "a score of 0.5 is not greater than conf"
+    monkeypatch.setattr("fastsam_core.detect.yolo.decode._MAX_CANDIDATES", 3)
     found = decode(raw, 0, conf=0.1, iou=0.5, max_det=9)
     chosen = [1, 4, 3]
     assert found.scores.tolist() == logits.sigmoid()[chosen].tolist()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,6 +126,47 @@ def test_table_gives_a_table(images: list[Path], config: AnnotateConfig) -> None
     assert isinstance(made, pyarrow.Table) and made["error"].to_pylist() == ["", "", ""]
 
 
+class Frame:
+    """Stand-in for a DataFrame of pandas."""
+
+    def __init__(self, data: dict[str, list[Any]]) -> None:
+        self.data, self.columns = data, list(data)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.array(self.data[name], object)
+
+
+class Table:
+    """Stand-in for a Table of pyarrow, which is made by `from_pydict` alone."""
+
+    data: dict[str, list[Any]]
+
+    @classmethod
+    def from_pydict(cls, data: dict[str, list[Any]]) -> Table:
+        made = cls()
+        made.data = data
+        return made
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.data)
+
+    def __getitem__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(to_pylist=lambda: self.data[name])
+
+
+@pytest.mark.parametrize(("package", "kind"), [("pandas", Frame), ("pyarrow", Table)])
+def test_batch_of_a_package_gives_one_of_its_own_type(
+    images: list[Path], config: AnnotateConfig, monkeypatch: pytest.MonkeyPatch, package: str, kind: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{{"pandas": "DataFrame"}.get(package, "Table"): kind}))
+    columns = {"path": ["a", "b"], "bytes": [images[0].read_bytes(), b"broken"]}
+    made = Annotator(config)(kind(columns) if kind is Frame else kind.from_pydict(columns))
+    expected = Annotator(config)(columns)
+    assert type(made) is kind and made.data == {name: column.tolist() for name, column in expected.items()}
+    assert made.data["error"][0] == "" and "not an image" in made.data["error"][1]
+
+
 def test_schema_is_in_sparks_syntax(config: AnnotateConfig) -> None:
     assert Annotator(config).schema == (
         "path string, width int, height int, objects int, error string, yolo string, coco string, sa1b string, "
@@ -131,9 +174,9 @@ def test_schema_is_in_sparks_syntax(config: AnnotateConfig) -> None:
     )
 
 
-@pytest.mark.parametrize("batch", [{"file": ["a"]}, {}])
-def test_missing_path_column_is_refused(batch: dict[str, Any], config: AnnotateConfig) -> None:
-    with pytest.raises(ValueError, match="needs the column path"):
+@pytest.mark.parametrize(("batch", "said"), [({"file": ["a"], 3: ["b"]}, "file, 3"), ({}, "none")])
+def test_missing_path_column_is_refused(batch: dict[Any, Any], said: str, config: AnnotateConfig) -> None:
+    with pytest.raises(ValueError, match=f"needs the column path, and has {said}$"):
         Annotator(config)(batch)
 
 

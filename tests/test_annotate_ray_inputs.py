@@ -118,5 +118,18 @@ def test_rows_become_batches_of_what_is_left() -> None:
     batches = [[load().key for load in batch] for batch in reader.batches(columns, 2, [])]
     assert batches == [["0.png", "2.png"], ["4.png", "5.png"], ["6.png"]]
     assert [len(batch) for batch in reader.batches(columns, 5, [])] == [5]
+
+
+def test_parquet_rows_without_an_image_are_not_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    reader = EncodedImageReader("parquet", "name", "image", {}, sorted_hashes([]))
+    columns = {"name": ["a/00000.png"] * 2, "image": [None, {"bytes": None, "path": "a/00000.png"}]}
+    (batch,) = reader.batches(columns, 2, [])
+    for loaded in (load() for load in batch):
+        assert loaded.image is None and loaded.error == "there is no image in the column image"
+
+
+def test_first_name_of_a_folder_is_that_of_its_first_batch() -> None:
     folder = FolderReader("")
     assert folder.first_name({"keys": [[b"a.png", b"b.png"], [b"c.png"]]}) == "a.png"

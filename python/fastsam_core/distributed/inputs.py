@@ -229,7 +229,10 @@ class EncodedImageReader:
         return index < len(self.done_hashes) and self.done_hashes[index] == key_hash
 
     def _load(self, key: str, content: Any) -> LoadedImage:
-        loaded = load_row(key, key, content)
+        encoded = content.get("bytes") if isinstance(content, Mapping) else content
+        if encoded is None:  # `load_row` would look for a file of this name on the node
+            return LoadedImage(key, key, key, None, f"there is no image in the column {self.image_column}")
+        loaded = load_row(key, key, encoded)
         return loaded._replace(label_name=self.renamed.get(key, loaded.label_name))
 
 

@@ -58,6 +58,8 @@ def test_resume_false_is_refused_while_another_process_writes(sam: SAM, images: 
         assert other.path.exists()
     finally:
         other.close()
+    auto_annotate(images, detector, sam, conf=0.3, shard="1/2", resume=False)  # the refused runs hold no lock
+    assert not other.path.exists()
 
 
 def test_last_shard_writes_files_that_cover_all_images(

@@ -51,7 +51,7 @@ class Segmenter:
         """Return what masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""
         model = self.model
         settings: dict[str, Any] = {
-            "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
+            "sam_model": f"{model.name} sha256:{weights_hash(model, model.normalisation)[:16]}",
             "sam.conf": self.config.conf_for(model),
             "sam.imgsz": model.image_size,
             "sam.mask_scoring": asdict(model.mask_scoring),

@@ -92,7 +92,8 @@ def is_unmodified(module: nn.Module) -> bool:
     unmodified = is_plain(module)
     if not unmodified:
         warn_once(
-            f"{type(module).__name__} has hooks or other layers than usual: PyTorch runs it, not the native operations"
+            f"{type(module).__name__} has hooks or other layers than usual: PyTorch runs it, not the native "
+            "operations. Merge adapters such as LoRA into the weights for full speed"
         )
     return unmodified
 

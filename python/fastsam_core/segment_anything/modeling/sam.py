@@ -17,6 +17,7 @@ from ...models.module_cache import version_of
 from ...models.prepared_image import PreparedImage
 from ...models.prompt_encoder import PromptEncoder
 from ...models.sam_model import IndexList, SamModel
+from ...models.wrappers import unwrapped
 from ...sam import SAM
 
 
@@ -173,11 +174,10 @@ class Sam(SamModel):
 
 
 def as_sam(model: Any) -> Sam:
-    """Return any model of this package as a `Sam`. Raises TypeError for anything else."""
+    """Return any model of this package, or one in a wrapper, as a `Sam`. Raises TypeError for anything else."""
+    model = model.model if isinstance(model, SAM) else unwrapped(model)
     if isinstance(model, Sam):
         return model
-    if isinstance(model, SAM):
-        return Sam.from_model(model.model)
     if isinstance(model, SamModel):
         return Sam.from_model(model)
     raise TypeError(f"a model made by sam_model_registry or SAM is needed, not {type(model).__name__}")

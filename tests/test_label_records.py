@@ -38,7 +38,7 @@ def test_invalid_records_are_refused() -> None:
     with pytest.raises(ValueError, match="file_name must be"):
         ImageLabels("", 4, 4)
     for image_id in ("1", 1.5, [1]):
-        with pytest.raises(ValueError, match="image_id must be an integer or None, not"):
+        with pytest.raises(TypeError, match="image_id must be an integer, not"):
             ImageLabels("a.jpg", 4, 4, image_id=image_id)  # type: ignore[arg-type]
     assert ImageLabels("a.jpg", 10**6, 1).size == (1, 10**6)
     with pytest.raises(ValueError, match="height must be an integer number of pixels from 1 to 1000000, not '0'"):

@@ -169,7 +169,9 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
         outside = next(value for value in values if not -_TOLERANCE <= value <= 1 + _TOLERANCE)
         raise ValueError(f"{outside:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
     if score is not None and not 0 <= score <= _MAX_SCORE:
-        raise ValueError(f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, 1]")
+        raise ValueError(
+            f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, {_MAX_SCORE:g}]"
+        )
     height, width = size
     if not is_box:
         polygon = points.clip(0, 1) * [width, height]

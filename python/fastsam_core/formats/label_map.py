@@ -87,6 +87,6 @@ def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area
 def _stacking_key(obj: LabelledObject, index: int, order: str) -> tuple[float, float, int]:
     """Return the sort key of an object; that with the largest key is on top."""
     assert obj.segmentation is not None
-    score = obj.score if obj.score is not None else obj.predicted_iou
+    score = obj.score_or_predicted_iou
     primary = 0.0 if order == "area" else (index if order == "index" else (-np.inf if score is None else score))
     return float(primary), -obj.segmentation.area, index

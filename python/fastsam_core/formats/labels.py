@@ -71,6 +71,11 @@ class LabelledObject:
         return self.segmentation.bounding_box
 
     @property
+    def score_or_predicted_iou(self) -> float | None:
+        """The score, or the predicted IoU of an object without score, as in SA-1B's labels."""
+        return self.predicted_iou if self.score is None else self.score
+
+    @property
     def is_empty(self) -> bool:
         """Whether the object has a mask without pixels."""
         return self.segmentation is not None and self.segmentation.area == 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._arguments import UsageError, parse
+from ._environment import read_switch
 from ._log import format_count, hide_passwords, logger
 from ._progress import progress_bar
 from .config import ALIASES, BOOLEAN_OPTIONS, FIELDS, PROMPT_KEYS, STRING_OPTIONS, Config, DetectConfig, unknown_option
@@ -34,8 +35,10 @@ _EXPECTED_ERRORS = (ValueError, TypeError, ImportError, MemoryError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default that of the process, and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    debug = ""
     with _log_to_terminal():
         try:
+            debug = read_switch("FASTSAM_DEBUG")
             command, values = _parse_command(argv)
             _COMMANDS[command](values)
             return 0
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
-            if os.environ.get("FASTSAM_DEBUG") == "1":
+            if debug == "1":
                 traceback.print_exc()
             text = str(error) or type(error).__name__
             if not isinstance(error, _EXPECTED_ERRORS):

@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -19,12 +18,7 @@ import torch
 
 import fastsam_core
 from fastsam_core import cli, sam
-from fastsam_core.annotate.command import OPTIONS as ANNOTATE
 from fastsam_core.cli import main
-from fastsam_core.config import EVERYTHING_OPTIONS, FIELDS, PROMPT_KEYS
-from fastsam_core.evaluate.command import OPTIONS as VAL
-from fastsam_core.formats.convert import WRITERS, _option_names
-from fastsam_core.tiles.command import OPTIONS as TILES
 from image_examples import write_video
 from small_model import bgr_image, small_weights
 from yolo_files import make, write
@@ -143,43 +137,6 @@ def test_doctor_reports_versions_and_threads(capsys: pytest.CaptureFixture[str])
     assert run("doctor") == 0
     said = capsys.readouterr().out
     assert fastsam_core.__version__ in said and torch.__version__.split("+")[0] in said and "threads" in said
-
-
-@pytest.mark.parametrize("line", ["", "help", "-h", "--help"])
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    assert run(line) == 0
-    said = capsys.readouterr().out
-    for command in ("predict", "annotate", "tiles", "convert", "val", "info", "doctor", "version"):
-        assert f"fastsam {command}" in said
-
-
-@pytest.mark.parametrize("line", ["help predict", "predict --help", "predict -h", "predict help model=x.pt"])
-def test_help_of_predict_names_every_option(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    assert run(line) == 0
-    said = capsys.readouterr().out
-    options = {key for key, field in FIELDS.items() if not field.metadata.get("ignored")}
-    for key in (options - {"mode", "task", "retina_masks", "rect"}) | {*PROMPT_KEYS, "source"} - {"masks"}:
-        assert f"  {key}=" in said, key
-    assert "merge_iou" not in said
-
-
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        ("annotate", ANNOTATE),
-        ("tiles", {*TILES, *EVERYTHING_OPTIONS & FIELDS.keys()}),
-        ("val", VAL),
-        ("convert", {"data", "output", "from", "to"}.union(*map(_option_names, WRITERS.values()))),
-    ],
-)
-def test_help_of_a_command_names_every_option(
-    capsys: pytest.CaptureFixture[str], command: str, options: Iterable[str]
-) -> None:
-    assert run(f"{command} --help") == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"fastsam {command}")
-    for key in options:
-        assert f"\n  {key}=" in said, key
 
 
 @pytest.mark.parametrize("line", ["version", "--version", "-V"])

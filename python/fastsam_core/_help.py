@@ -24,7 +24,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam version
 
-fastsam help predict (or annotate, tiles, convert, val) lists the options of that command.
+fastsam help predict (or annotate, tiles, convert, val, info) lists the options of that command.
 Write key=value, --key value or --key=value; a switch without a value means True.
 
 Exit status: 0 on success; 1 if a run fails; 2 for an invalid command line; 130 after Ctrl-C.
@@ -53,6 +53,10 @@ _CONVERT = {
     "values=object": "to labelmap: pixel values are object numbers, or class ids (class)",
     "order=area": "to labelmap: which object is on top: the smaller (area), higher-scored (score) or later (index)",
 }
+_INFO = {
+    "model=": "checkpoint name or path; default: the bundled sam_nano",
+    "detailed=False": "also print one row per parameter",
+}
 
 
 def help_text(command: str | None = None, default_model: str = "") -> str:
@@ -75,6 +79,8 @@ def help_text(command: str | None = None, default_model: str = "") -> str:
         return _section("fastsam val data=<ground-truth masks> key=value ...", _keys(VAL))
     if command == "convert":
         return _section("fastsam convert from=yolo to=coco key=value ... | x.pt x.safetensors", _CONVERT)
+    if command == "info":
+        return _section("fastsam info key=value ...", _INFO)
     return _OVERVIEW.format(version=__version__)
 
 

@@ -87,7 +87,11 @@ def _parse_command(argv: list[str]) -> tuple[str, dict[str, Any]]:
     for word in (*values, *arguments.words):
         word = short_flags.get(word, word)
         if word in short_flags.values():
-            return word, {"command": next((command for command in commands if command != word), None)}
+            command = next((command for command in commands if command != word), None)
+            unknown = [other for other in arguments.words if other not in (*_COMMANDS, *_TASKS, *short_flags)]
+            if word == "help" and command is None and unknown:
+                raise UsageError(_unknown_command(unknown[0]))
+            return word, {"command": command}
     if not commands and values.get("mode") is not None:
         if values["mode"] not in _COMMANDS:
             raise UsageError(_unknown_word(str(values["mode"])))
@@ -128,6 +132,12 @@ _SPECIAL_SWITCHES = (
     "polygons",
     "embed_images",
 )
+
+
+def _unknown_command(word: str) -> str:
+    similar = difflib.get_close_matches(word, _COMMANDS, n=1)
+    suggestion = f"did you mean {similar[0]}? The" if similar else "the"
+    return f"{word!r} is not a command; {suggestion} commands are {', '.join(_COMMANDS)}"
 
 
 def _unknown_word(word: str) -> str:

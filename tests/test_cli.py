@@ -83,6 +83,26 @@ def test_multimask_output_gives_three_masks(place: Path, capsys: pytest.CaptureF
     assert "1 image, 3 masks" in capsys.readouterr().out
 
 
+def test_masks_are_read_from_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = np.zeros((48, 80), np.uint8)
+    mask[10:30, 20:50] = 255
+    np.save("masks.npy", np.stack([mask > 0] * 2))
+    cv2.imwrite("mask.png", mask)
+    for name, found in (("masks.npy", "2 masks"), ("mask.png", "1 mask,")):
+        assert run(f"predict {QUICK} source=img.png masks={name} save=False") == 0
+        assert found in capsys.readouterr().out
+    np.save("pickled.npy", np.array([{}]), allow_pickle=True)
+    (place / "broken.npy").write_bytes(b"broken")
+    for name, said in (
+        ("pickled.npy", "pickled.npy is not an .npy file of numbers: Object arrays cannot be loaded"),
+        ("broken.npy", "broken.npy is not an .npy file of numbers: "),
+        ("img.png", "img.png is in colour"),
+        ("missing.npy", "missing.npy"),
+    ):
+        assert run(f"predict {QUICK} source=img.png masks={name}") == 1
+        assert said in error_of(capsys)
+
+
 def test_folder_with_a_broken_image_is_processed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"predict {QUICK} source=photos save_txt name=first") == 0
     said = capsys.readouterr()

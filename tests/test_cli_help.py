@@ -27,7 +27,7 @@ def test_help_of_predict_names_every_option(capsys: pytest.CaptureFixture[str], 
     assert main(line.split()) == 0
     said = capsys.readouterr().out
     options = {key for key, field in FIELDS.items() if not field.metadata.get("ignored")}
-    for key in (options - {"mode", "task", "retina_masks", "rect"}) | {*PROMPT_KEYS, "source"} - {"masks"}:
+    for key in (options - {"mode", "task", "retina_masks", "rect"}) | {*PROMPT_KEYS, "source"}:
         assert f"  {key}=" in said, key
     assert "merge_iou" not in said
 

@@ -35,6 +35,7 @@ _PROMPTS = {
     "bboxes=[x1,y1,x2,y2]": "prompt: one box, or one per object, in pixels",
     "points=[[x,y],...]": "prompt: [x,y], N points for N objects, or N lists of points",
     "labels=[1,...]": "labels of the points: 1 foreground, 0 background",
+    "masks=m.npy": "prompt: an .npy file, (H, W) or (N, H, W), or a PNG that is 0 outside of the object",
     "multimask_output=False": "return three masks per prompt instead of one",
     'texts=["a dog",...]': "prompt: texts that describe the objects; needs the extra `text`",
 }

@@ -167,6 +167,8 @@ def _predict(values: dict[str, Any]) -> None:
     if unsupported:
         raise UsageError(f"{model_class} takes no {' and no '.join(unsupported)}")
     (Config if model_class == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
+    if isinstance(prompts.get("masks"), str):
+        prompts["masks"] = _read_masks(os.path.expanduser(prompts["masks"]))
     model = _load(model_class, name)
     started = time.perf_counter()
     num_images = num_objects = 0
@@ -180,6 +182,21 @@ def _predict(values: dict[str, Any]) -> None:
     print(
         f"{format_count(num_images, 'image')}, {format_count(num_objects, noun)}, {time.perf_counter() - started:.1f} s"
     )
+
+
+def _read_masks(path: str) -> Any:
+    """Read mask prompts from an .npy file, or one from a PNG, which is 0 outside of the object."""
+    import numpy as np
+
+    from .evaluate.label_maps import read_png
+
+    if not path.lower().endswith(".npy"):
+        return read_png(Path(path)) != 0
+    with open(path, "rb") as file:
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
 
 
 _PROMPTS_BY_CLASS = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}

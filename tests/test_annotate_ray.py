@@ -81,6 +81,16 @@ def test_kind_of_data_is_recognised(tmp_path: Path) -> None:
         assert infer_kind(folder) == kind
 
 
+def test_home_folder_in_paths_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given: list[Any] = []
+    monkeypatch.setattr(ray_run, "infer_kind", given.append)
+    for data in ("~/a", Path("~/a"), ("~/0.tar", "s3://b/~.tar")):
+        with pytest.raises(ValueError, match="kind=None"):  # before the cluster starts
+            annotate_ray(data)
+    assert given == [f"{tmp_path}/a", f"{tmp_path}/a", (f"{tmp_path}/0.tar", "s3://b/~.tar")]
+
+
 def test_tar_files_of_equal_names_are_refused(tmp_path: Path) -> None:
     for name in ("train/000.tar", "val/000.TAR"):
         (tmp_path / name).parent.mkdir()

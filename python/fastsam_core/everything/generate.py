@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._limits import MAX_INPUT_SIDE
 from ..measuring import AsyncHostCopy
 from ..models.common import to_device
 from ..ops._native_cuda import has_ample_memory, has_kernels_for
@@ -98,7 +99,7 @@ def generate_masks(
             [0, 1].
         min_mask_region_area: holes with fewer pixels are filled and islands with fewer pixels are removed. 0 leaves the
             masks unchanged. Otherwise NMS runs once more, and of duplicates an unchanged mask wins.
-        input_long_side: L, the long side of the model input, a multiple of 4.
+        input_long_side: L, the long side of the model input, a multiple of 4. At most 16,384.
 
     Returns:
         Records with `segmentation` (COCO RLE whose `counts` is str), `area` in pixels, `bbox` [x, y, w, h] (w and h are
@@ -127,6 +128,8 @@ def generate_masks(
     crop_thresh = check_number("crop_nms_thresh", crop_nms_thresh, 0, 1)
     min_area = check_number("min_mask_region_area", min_mask_region_area, 0)
     long_side = check_count("input_long_side", input_long_side, 4)
+    if long_side > MAX_INPUT_SIDE:
+        raise ValueError(f"input_long_side must be at most {MAX_INPUT_SIDE}, got {long_side}")
     if long_side % 4:
         raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
 

@@ -111,6 +111,8 @@ def test_normalisation_survives_copies_and_casts_and_follows_changes() -> None:
     assert sam.normalisation == values and build_sam_nano().normalisation == (PIXEL_MEAN, PIXEL_STD)
     assert copy.deepcopy(sam).normalisation == sam.half().normalisation == values
     assert copy.deepcopy(build_sam_nano()).normalisation == (PIXEL_MEAN, PIXEL_STD)
+    # The usual values aren't numbers of half precision.
+    assert build_sam_nano().half().normalisation == build_sam_nano().bfloat16().normalisation == (PIXEL_MEAN, PIXEL_STD)
     sam.float().pixel_mean.fill_(7)
     assert sam.normalisation == ((7.0, 7.0, 7.0), values[1])
 

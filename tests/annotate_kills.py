@@ -27,7 +27,7 @@ import torch
 
 from fastsam_core import SAM, auto_annotate
 from fastsam_core.models import registry
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import sam_vit
 from golden_recipe import fill_state_dict
 
 FORMATS = ("yolo", "coco")
@@ -95,7 +95,7 @@ def recorded(folder: Path) -> Counter[tuple[str, str]]:
 
 TINY = dataclasses.replace(
     registry.MODELS["sam_b"],
-    encoder=lambda: ImageEncoderViT(16, 1, 2, (0,), out_channels=16),
+    encoder=lambda: sam_vit(16, 1, 2, (0,), out_chans=16),
     embed_dim=16,
     decoder_mlp_dim=32,
 )

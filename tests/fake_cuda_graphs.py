@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from decoder_arguments import randomised
 from fastsam_core.models import replay
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import ImageEncoderViT, sam_vit
 from fastsam_core.models.replay import WARMUP_CALLS, encode
 
 SIZE = 64
@@ -73,7 +73,7 @@ def install_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 def vit() -> ImageEncoderViT:
     torch.manual_seed(0)
-    encoder = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=SIZE, window_size=3, out_channels=8)).eval()
+    encoder = randomised(sam_vit(32, 2, 2, (1,), img_size=SIZE, window_size=3, out_chans=8)).eval()
     assert isinstance(encoder, ImageEncoderViT)
     return encoder
 

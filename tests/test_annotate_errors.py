@@ -16,14 +16,14 @@ import torch
 from annotate_kills import TINY, detector, make_images, recorded
 from fastsam_core import SAM, auto_annotate, cli
 from fastsam_core.models import checkpoint, registry
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import sam_vit
 from golden_recipe import fill_state_dict
 
 
 @pytest.fixture
 def checkpoint_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A checkpoint of the tiny model for the command line, which can't set the input size: it is 128 in the model."""
-    encoder = partial(ImageEncoderViT, 16, 1, 2, (0,), image_size=128, out_channels=16)
+    encoder = partial(sam_vit, 16, 1, 2, (0,), img_size=128, out_chans=16)
     row = dataclasses.replace(TINY, encoder=encoder, image_size=128)
     monkeypatch.setitem(registry.MODELS, "sam_b", row)
     checkpoint._expected_shapes.cache_clear()

@@ -65,6 +65,16 @@ def test_invalid_options_are_refused_before_the_cluster_starts(
         annotate_ray(tmp_path, **options)
 
 
+def test_home_folder_in_paths_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given: list[Any] = []
+    monkeypatch.setattr(ray_run, "infer_kind", given.append)
+    for data in ("~/a", Path("~/a"), ("~/0.tar", "s3://b/~.tar")):
+        with pytest.raises(ValueError, match="kind=None"):  # before the cluster starts
+            annotate_ray(data)
+    assert given == [f"{tmp_path}/a", f"{tmp_path}/a", (f"{tmp_path}/0.tar", "s3://b/~.tar")]
+
+
 @pytest.mark.parametrize(("cpus", "is_warned"), [(1, True), (2, False), (0, True)])
 def test_warns_if_actors_leave_no_cpu_for_reading(cpus: int, is_warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     ray_run._warn_if_too_few_cpus(cpus, 1)

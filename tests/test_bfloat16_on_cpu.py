@@ -129,8 +129,8 @@ def test_activations_between_blocks_are_float32(monkeypatch: pytest.MonkeyPatch)
     model, seen = small_vit(), list[tuple[torch.dtype, ...]]()
     attend, add = image_encoder.Attention.attend, image_encoder._add_layer_norm
 
-    def watched(self: Any, qkv: Tensor) -> Tensor:
-        result = attend(self, qkv)
+    def watched(self: Any, qkv: Tensor, *window: int) -> Tensor:
+        result = attend(self, qkv, *window)
         seen.append((self.qkv.weight.dtype, qkv.dtype, result.dtype))
         return result
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import scene
-from fastsam_core.results import Boxes
+from fastsam_core.results import Boxes, Results
 
 
 def test_boxes_coordinates_conf_and_cls() -> None:
@@ -45,6 +45,14 @@ def test_indexing_boxes_keeps_two_dimensions() -> None:
     assert boxes[1].shape == (1, 6) and boxes[-1].cls.tolist() == [3]
     assert [box.cls.tolist() for box in boxes] == [[0], [1], [2], [3]]
     assert boxes[boxes.conf > 0.8].cls.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("empty", [[], torch.tensor([]), np.array([])])
+def test_empty_data_is_no_box(empty: Any) -> None:
+    found = Results(np.zeros((4, 5, 3), np.uint8), "a.jpg", {}, boxes=empty)
+    assert found.boxes is not None and found.boxes.shape == (0, 6) and len(found) == 0
+    found.update(boxes=empty)
+    assert found.boxes.xywhn.shape == (0, 4)
 
 
 @pytest.mark.parametrize("data", [torch.zeros(2, 5), torch.zeros(8), np.zeros((1, 2, 6)), torch.tensor(1.0)])

@@ -215,6 +215,19 @@ def test_label_maps_never_replace_a_huge_colour_image(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == content
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_label_maps_replace_label_maps_but_no_grey_image(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (20, 10)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with open_writer(tmp_path, "labelmap") as writer:
+        with pytest.raises(ValueError, match="perhaps the source image"):
+            writer.write(ImageLabels("a.png", 20, 10))
+        writer.write(ImageLabels("b.png", 20, 10))
+    assert (tmp_path / "a.png").read_bytes() == before
+    with open_writer(tmp_path, "labelmap") as writer:
+        writer.write(ImageLabels("b.png", 20, 10))
+
+
 def test_malformed_file_leaves_no_coco_file(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/labels/2.txt").write_text("0 0.1 0.1 nan 0.1\n")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 1

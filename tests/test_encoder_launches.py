@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decoder_arguments import randomised
 from fastsam_core import doctor, ops
-from fastsam_core.models import image_encoder, registry, tiny_vit
-from fastsam_core.models.image_encoder import Block, ImageEncoderViT, PatchEmbed
+from fastsam_core.models import image_encoder, registry, tiny_vit, vit_block
+from fastsam_core.models.image_encoder import ImageEncoderViT, PatchEmbed, sam_vit
 from fastsam_core.models.native import is_plain
+from fastsam_core.models.vit_block import Block
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._conv import cuda as conv_on_gpu
 
@@ -57,7 +58,7 @@ class Watch(TorchDispatchMode):
 def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
     """An encoder as deep as ViT-B whose attention is one cheap operation in place of the kernel."""
     torch.manual_seed(0)
-    made = randomised(ImageEncoderViT(32, DEPTH, 2, (2, 5, 8, 11), image_size=96, window_size=4, out_channels=8))
+    made = randomised(sam_vit(32, DEPTH, 2, (2, 5, 8, 11), img_size=96, window_size=4, out_chans=8))
 
     def attention(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, heads: int, *window: Any) -> Tensor:
         assert qkv.is_contiguous() and rel_pos_h.dtype == rel_pos_w.dtype == qkv.dtype
@@ -65,6 +66,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderViT:
 
     monkeypatch.setattr(ops, "attention", attention)
     monkeypatch.setattr(image_encoder, "can_use_cuda_kernels", lambda *tensors: True)
+    monkeypatch.setattr(vit_block, "can_use_cuda_kernels", lambda *tensors: True)
     assert isinstance(made, ImageEncoderViT)
     return made.eval().to(DTYPE)
 
@@ -237,7 +239,7 @@ def test_block_replaced_by_a_pytorch_layer_is_called(encoder: ImageEncoderViT, i
 @pytest.mark.parametrize("size", [(96, 96), (64, 112), (100, 39)])
 def test_patch_embedding_by_product_equals_the_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer = PatchEmbed(24, 16).double()
+    layer = PatchEmbed(embed_dim=24).double()
     images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     wanted, given = layer(images), layer.forward_as_matmul(images)
     assert given.shape == (2, size[0] // 16, size[1] // 16, 24) and given.is_contiguous() and wanted.is_contiguous()
@@ -260,7 +262,7 @@ def on_gpu(layer: PatchEmbed) -> PatchEmbed:
 def test_gpu_patch_embedding_is_a_product_unless_the_layer_is_altered(
     altered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = PatchEmbed(24, 16)
+    layer = PatchEmbed(embed_dim=24)
     if altered == "stride":
         layer.proj = nn.Conv2d(3, 24, 16, stride=8)
     if altered == "padding":
@@ -292,9 +294,10 @@ def test_gpu_patch_embedding_is_a_product_unless_the_layer_is_altered(
 @torch.no_grad()
 def test_compiled_encoder_is_one_graph(images: Tensor, monkeypatch: pytest.MonkeyPatch, gpu_way: bool) -> None:
     torch.manual_seed(0)
-    model = randomised(ImageEncoderViT(32, 2, 2, (1,), image_size=96, window_size=4, out_channels=8)).eval().to(DTYPE)
+    model = randomised(sam_vit(32, 2, 2, (1,), img_size=96, window_size=4, out_chans=8)).eval().to(DTYPE)
     if gpu_way:
         monkeypatch.setattr(image_encoder, "can_use_cuda_kernels", lambda *tensors: True)
+        monkeypatch.setattr(vit_block, "can_use_cuda_kernels", lambda *tensors: True)
         monkeypatch.setattr(
             PatchEmbed, "forward", lambda self, x: self.has_disjoint_patches() and self.forward_as_matmul(x)
         )

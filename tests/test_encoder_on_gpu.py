@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastsam_core import ops
-from fastsam_core.models import image_encoder, native, tiny_vit
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models import image_encoder, native, tiny_vit, vit_block
+from fastsam_core.models.image_encoder import ImageEncoderViT, sam_vit
 from fastsam_core.models.native import can_use_cuda_kernels
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module
 from siblings import EMULATED
 
 ENCODERS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
-    "vit": ("attention", lambda: ImageEncoderViT(128, 3, 2, (1,), image_size=192, window_size=5, out_channels=8), 192),
+    "vit": ("attention", lambda: sam_vit(128, 3, 2, (1,), img_size=192, window_size=5, out_chans=8), 192),
     "tiny_vit": (
         "windowed_attention",
         lambda: TinyViT((32, 64, 64, 64), (1, 2, 1, 1), (1, 2, 2, 2), (7, 7, 5, 4), out_channels=8),
@@ -114,7 +114,7 @@ def test_encoder_on_kernels_is_as_accurate_as_pytorch(monkeypatch, encoder, dtyp
     monkeypatch.setattr(ops, op, call)
     for other in ("depthwise3x3", "add_norm_into"):
         monkeypatch.setattr(ops, other, ops.siblings(other)[EMULATED])
-    for file in (image_encoder, tiny_vit):
+    for file in (image_encoder, tiny_vit, vit_block):
         monkeypatch.setattr(file, "can_use_cuda_kernels", lambda *tensors: True)
     result = model(images.to(dtype))
     assert called == [op] * (3 if encoder == "vit" else 4)
@@ -127,7 +127,7 @@ def test_encoder_on_kernels_is_as_accurate_as_pytorch(monkeypatch, encoder, dtyp
 @torch.no_grad()
 def test_add_norm_kernel_is_as_accurate_as_pytorch(monkeypatch, dtype):
     torch.manual_seed(0)
-    model = ImageEncoderViT(256, 3, 4, (1,), image_size=80, window_size=3, out_channels=8).eval()
+    model = sam_vit(256, 3, 4, (1,), img_size=80, window_size=3, out_chans=8).eval()
     images = torch.randn(2, 3, 80, 80)
     exact = model.double()(images.double())
     model.to(dtype)

@@ -381,6 +381,7 @@ def test_wrong_results_of_decode_are_refused(result, error, message):
         ({"min_mask_region_area": -1}, ValueError, "min_mask_region_area must be at least 0"),
         ({"input_long_side": 66}, ValueError, "input_long_side must be a multiple of 4, got 66"),
         ({"input_long_side": 0}, ValueError, "input_long_side must be at least 4"),
+        ({"input_long_side": 10**9}, ValueError, "input_long_side must be at most 16384, got 1000000000"),
     ],
 )
 def test_wrong_arguments_are_refused_before_decoding(change, error, message):

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from fastsam_core import ops
 from fastsam_core.models import registry
-from fastsam_core.models.image_encoder import Attention, ImageEncoderViT
+from fastsam_core.models.image_encoder import sam_vit
+from fastsam_core.models.vit_block import Attention
 from fastsam_core.ops import _native_cuda
 from fastsam_core.ops._attention import cuda
 from siblings import Calls, carry
@@ -149,18 +150,18 @@ def test_compiled_module_gives_the_same_result(dtype, backend):
 @pytest.mark.parametrize("window", [0, 14])
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler suggests TF32 for float32
 def test_compiled_encoder_layer_calls_the_kernels(dtype, backend, window):
-    layer = Attention(128, 2, window_size=window, grid=window or 20).to("cuda", dtype).eval()
+    layer = Attention(128, 2, use_rel_pos=True, input_size=(window or 20, window or 20)).to("cuda", dtype).eval()
     x = torch.randn(1, 20, 20, 128, device="cuda", dtype=dtype)
     calls = Calls(_native_cuda.cuda_module)
     with torch.no_grad():
         torch._dynamo.reset()
         compiled = torch.compile(layer, fullgraph=True, backend=backend)
-        compiled(x)
+        compiled(x, window)
         with _native_cuda.use_module(calls):
-            result = compiled(x)
+            result = compiled(x, window)
         assert "attention" in calls.names
-        usual = layer(x)
-        exact = layer.double()(x.double())
+        usual = layer(x, window)
+        exact = layer.double()(x.double(), window)
     # Operations around the kernels may be fused, and so rounded differently.
     assert error_of(result, exact) <= 2 * error_of(usual, exact)
 
@@ -170,9 +171,7 @@ def test_compiled_encoder_layer_calls_the_kernels(dtype, backend, window):
 def test_encoders_are_as_accurate_as_pytorch(dtype, encoder):
     torch.manual_seed(0)
     model: nn.Module = (
-        ImageEncoderViT(256, 3, 4, (1,), image_size=512)
-        if encoder == "vit"
-        else registry.build("sam_nano").image_encoder
+        sam_vit(256, 3, 4, (1,), img_size=512) if encoder == "vit" else registry.build("sam_nano").image_encoder
     )
     model = model.cuda().eval()
     size = 512 if encoder == "vit" else 384

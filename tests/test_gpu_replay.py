@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from decoder_arguments import randomised
 from fastsam_core.models import registry, replay
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import ImageEncoderViT, sam_vit
 from fastsam_core.models.module_cache import cached
 from fastsam_core.models.precision import in_dtype
 from fastsam_core.models.replay import GraphCache, RecordedGraph, encode
@@ -54,7 +54,7 @@ def encoder_of(name: str) -> nn.Module:
     """Return a ViT with a windowed and a global block, or the bundled model's TinyViT; kernels serve both."""
     torch.manual_seed(0)
     if name == "vit":
-        made: nn.Module = randomised(ImageEncoderViT(256, 2, 4, (1,), image_size=SIZES[name]))
+        made: nn.Module = randomised(sam_vit(256, 2, 4, (1,), img_size=SIZES[name]))
     else:
         model = registry.build("sam_nano")
         assert isinstance(model, SamModel)

@@ -38,7 +38,7 @@ def test_invalid_records_are_refused() -> None:
     with pytest.raises(ValueError, match="file_name must be"):
         ImageLabels("", 4, 4)
     for image_id in ("1", 1.5, [1]):
-        with pytest.raises(ValueError, match="image_id must be an integer or None, not"):
+        with pytest.raises(TypeError, match="image_id must be an integer, not"):
             ImageLabels("a.jpg", 4, 4, image_id=image_id)  # type: ignore[arg-type]
     assert ImageLabels("a.jpg", 10**6, 1).size == (1, 10**6)
     with pytest.raises(ValueError, match="height must be an integer number of pixels from 1 to 1000000, not '0'"):
@@ -82,3 +82,14 @@ def test_write_returns_the_number_of_objects_the_format_holds(tmp_path: Path, ki
     objects.append(LabelledObject(0, mask, iscrowd=True))
     with open_writer(tmp_path / ("a.json" if kind == "coco" else "a"), kind) as writer:
         assert writer.write(ImageLabels("a.jpg", 4, 4, objects)) == held
+
+
+def test_yolo_writes_the_predicted_iou_of_objects_without_score(tmp_path: Path) -> None:
+    objects = [
+        LabelledObject(0, box=(1, 1, 3, 3), score=score, predicted_iou=predicted_iou)
+        for score, predicted_iou in ((0.5, 0.75), (None, 0.75), (None, None))
+    ]
+    with open_writer(tmp_path, "yolo", scores=True) as writer:
+        writer.write(ImageLabels("a.jpg", 4, 4, objects))
+    box = "0 0.5 0.5 0.5 0.5"
+    assert (tmp_path / "a.txt").read_text().splitlines() == [f"{box} 0.5", f"{box} 0.75", box]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from decoder_arguments import randomised
 from fastsam_core.models import registry
-from fastsam_core.models.image_encoder import Attention, ImageEncoderViT, resample_rel_pos
+from fastsam_core.models.image_encoder import sam_vit
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.models.vit_block import Attention, resample_rel_pos
 from fastsam_core.ops._attention.windows import partition, unpartition
 from tensor_sizes import LargestTensor
 
@@ -60,10 +61,10 @@ def test_partition_pads_and_unpartition_inverts_it() -> None:
     torch.testing.assert_close(windows[3, 0, 3], padding)
 
 
-def attention_reference(attn: Attention, x: Tensor) -> Tensor:
+def attention_reference(attn: Attention, x: Tensor, window: int) -> Tensor:
     """Compute attention in the textbook form: pad, cut windows, and add the full N x N bias."""
     height, width = x.shape[1:3]
-    windows = partition(x, attn.window_size, torch.zeros(x.shape[-1])) if attn.window_size else x
+    windows = partition(x, window, torch.zeros(x.shape[-1])) if window else x
     side_h, side_w = windows.shape[1:3]
     q, k, v = attn.qkv(windows).flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     table_h, table_w = resample_rel_pos(attn.rel_pos_h, side_h), resample_rel_pos(attn.rel_pos_w, side_w)
@@ -72,7 +73,7 @@ def attention_reference(attn: Attention, x: Tensor) -> Tensor:
         (ya, xa), (yb, xb) = divmod(a, side_w), divmod(b, side_w)
         scores[:, :, a, b] += q[:, :, a] @ (table_h[ya - yb + side_h - 1] + table_w[xa - xb + side_w - 1])
     out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2).unflatten(1, (side_h, side_w))
-    return attn.proj(unpartition(out, height, width) if attn.window_size else out)
+    return attn.proj(unpartition(out, height, width) if window else out)
 
 
 @pytest.mark.parametrize("window", [0, 4])
@@ -80,15 +81,15 @@ def attention_reference(attn: Attention, x: Tensor) -> Tensor:
 @torch.no_grad()
 def test_attention_equals_the_textbook(window: int, grid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsam_core.ops._attention.reference._BIAS_BLOCK_ELEMENTS", 500)  # several blocks of rows
-    attn = randomised(Attention(12, 3, window_size=window, grid=window or 8))
+    attn = randomised(Attention(12, 3, use_rel_pos=True, input_size=(window or 8, window or 8)))
     assert isinstance(attn, Attention)
     x = torch.randn(2, grid, grid, 12)
-    torch.testing.assert_close(attn(x), attention_reference(attn, x))
+    torch.testing.assert_close(attn(x, window), attention_reference(attn, x, window))
 
 
 @torch.no_grad()
 def test_global_attention_never_allocates_the_full_score_matrix() -> None:
-    encoder = ImageEncoderViT(16, 1, 2, (0,), out_channels=8).eval()
+    encoder = sam_vit(16, 1, 2, (0,), out_chans=8).eval()
     with LargestTensor() as largest:
         encoder(torch.zeros(1, 3, 1024, 1024))
     tokens = 64 * 64
@@ -208,7 +209,7 @@ def test_model_at_another_size_shares_its_parts() -> None:
 
 @torch.no_grad()
 def test_vit_takes_other_input_sizes() -> None:
-    encoder = ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8).eval()
+    encoder = sam_vit(16, 2, 2, (1,), img_size=128, window_size=3, out_chans=8).eval()
     assert encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 8, 8, 8)
     assert encoder(torch.zeros(2, 3, 80, 80)).shape == (2, 8, 5, 5)
 
@@ -235,7 +236,7 @@ def test_no_points_give_no_masks(nano: SamModel, embedding: Tensor, form: str) -
 def test_image_encoder_is_equal_with_and_without_gradients(size: int) -> None:
     # Without gradients, native operations run if available.
     torch.manual_seed(0)
-    encoder = ImageEncoderViT(32, 3, 2, (1,), image_size=96, patch_size=8, window_size=5, out_channels=16)
+    encoder = sam_vit(32, 3, 2, (1,), img_size=96, patch_size=8, window_size=5, out_chans=16)
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     images = torch.randn(2, 3, size, size)

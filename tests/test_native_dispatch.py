@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from decoder_arguments import randomised
 from fastsam_core import ops
 from fastsam_core.models import prepared_image, registry
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import sam_vit
 from fastsam_core.models.native import can_use_native, is_unmodified
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.models.tiny_vit import TinyViT
@@ -111,7 +111,7 @@ def put(path: str, layer: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Modu
 def test_layers_replaced_by_other_pytorch_layers_are_called(kind: str, change: Callable[[nn.Module], None]) -> None:
     torch.manual_seed(2)
     if kind == "vit":
-        encoder: nn.Module = ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8)
+        encoder: nn.Module = sam_vit(16, 2, 2, (1,), img_size=128, window_size=3, out_chans=8)
     else:
         encoder = TinyViT((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 3, 5), out_channels=8)
     encoder = randomised(encoder).eval()
@@ -128,7 +128,7 @@ def test_layers_replaced_by_other_pytorch_layers_are_called(kind: str, change: C
 @pytest.mark.parametrize(
     "encoder",
     [
-        ImageEncoderViT(16, 2, 2, (1,), image_size=128, window_size=3, out_channels=8),
+        sam_vit(16, 2, 2, (1,), img_size=128, window_size=3, out_chans=8),
         TinyViT((8, 16, 16, 16), (1, 1, 1, 1), (1, 2, 2, 2), (7, 7, 3, 5), out_channels=8),
     ],
     ids=["vit", "tiny_vit"],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decoder_arguments import randomised
 from fastsam_core import Predictor, encoded_image
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import sam_vit
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.models.precision import Dtypes, dtype_of, in_dtype, usable_dtype
 from fastsam_core.models.prompt_encoder import PromptEncoder
@@ -29,7 +29,7 @@ IMAGES = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(3)) 
 
 
 def small_vit() -> SamModel:
-    encoder = ImageEncoderViT(32, 2, 2, (1,), image_size=128, window_size=5, out_channels=64)
+    encoder = sam_vit(32, 2, 2, (1,), img_size=128, window_size=5, out_chans=64)
     decoder = MaskDecoder(transformer_dim=64, transformer=TwoWayTransformer(2, 64, 8, 128))
     model = randomised(SamModel("vit", encoder, PromptEncoder(64, (8, 8), (128, 128)), decoder))
     assert isinstance(model, SamModel)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsam_core import SAM, Predictor
+from fastsam_core import SAM, Predictor, proposals
 from small_model import QUIET, bgr_image, small_model
 
 
@@ -78,6 +78,15 @@ def test_first_proposals_have_low_iou_with_each_other(model: Any, monkeypatch: p
     scores = found.boxes.conf.numpy()
     assert len(found) == 3 * 64 and (np.diff(scores) > 0).any()
     assert _varied(found.masks.boxes, scores) == list(range(len(found)))
+
+
+def test_boxes_are_not_compared_for_a_model_without_consensus(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(boxes: Any) -> Any:
+        raise AssertionError("agreeing boxes were counted")
+
+    monkeypatch.setattr(proposals, "_count_agreeing", fail)
+    model.mask_scoring = replace(model.mask_scoring, consensus=0.0)
+    assert len(SAM(model).proposals(bgr_image(48, 80), points_stride=2, imgsz=128)) > 0
 
 
 def test_near_duplicates_are_suppressed_by_rank(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

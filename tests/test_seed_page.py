@@ -24,7 +24,7 @@ from torch import Tensor
 from fastsam_core import Results, cli
 from fastsam_core.detect.yolo.network import Architecture, Network
 from fastsam_core.models import checkpoint, registry
-from fastsam_core.models.image_encoder import ImageEncoderViT
+from fastsam_core.models.image_encoder import ImageEncoderViT, sam_vit
 from fastsam_core.models.sam_model import SamModel
 from golden_recipe import fill_state_dict
 from small_model import bgr_image
@@ -146,7 +146,7 @@ def small_sam_b(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Replace `sam_b` by a miniature network, with its checkpoint in the current folder."""
 
     def encoder() -> ImageEncoderViT:
-        return ImageEncoderViT(16, 2, 2, (1,), out_channels=16)
+        return sam_vit(16, 2, 2, (1,), out_chans=16)
 
     row = dataclasses.replace(registry.MODELS["sam_b"], encoder=encoder, embed_dim=16, decoder_mlp_dim=32)
     monkeypatch.setitem(registry.MODELS, "sam_b", row)

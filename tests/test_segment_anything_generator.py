@@ -15,6 +15,7 @@ import golden_recipe
 from fastsam_core import Predictor, segment_anything
 from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from fastsam_core.segment_anything.utils.amg import MaskData
 from small_model import FEW, QUIET, small_model, small_weights
 
 DATA = Path(__file__).parent / "data"
@@ -29,10 +30,20 @@ def sam() -> segment_anything.Sam:
     return model
 
 
+class Stepwise(SamAutomaticMaskGenerator):
+    """A generator that overrides one of the steps, so that all are called as methods."""
+
+    def _process_batch(self, *args: Any) -> MaskData:
+        return super()._process_batch(*args)
+
+
+@pytest.mark.parametrize("kind", [SamAutomaticMaskGenerator, Stepwise])
 @pytest.mark.parametrize(
     ("name", "mode"), [("landscape", "binary_mask"), ("crops", "coco_rle"), ("small_regions", "uncompressed_rle")]
 )
-def test_generated_records_match_reference(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_records_match_reference(
+    name: str, mode: str, kind: type[SamAutomaticMaskGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the golden file's blobs in place of the network, the records and their order are the reference's."""
     golden = json.loads((DATA / f"everything_{name}.json").read_text())
     model = segment_anything.build_sam_nano(None)
@@ -47,7 +58,7 @@ def test_generated_records_match_reference(name: str, mode: str, monkeypatch: py
 
     monkeypatch.setattr(model, "encode_image", lambda images, dtype=None: torch.zeros(1, 128, 64, 64))
     monkeypatch.setattr(model, "decode_points", decode)
-    generator = SamAutomaticMaskGenerator(model, **{**golden["config"], "output_mode": mode})
+    generator = kind(model, **{**golden["config"], "output_mode": mode})
     records = generator.generate(np.zeros((*golden["image_size"], 3), np.uint8))
     assert len(records) == len(golden["masks"]) > 0
     for record, expected in zip(records, golden["masks"], strict=True):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import golden_recipe
 from fastsam_core import segment_anything
+from fastsam_core.models.image_encoder import sam_vit
 from fastsam_core.models.mask_decoder import MaskDecoder as OwnDecoder
 from fastsam_core.segment_anything import SamAutomaticMaskGenerator, SamPredictor
-from fastsam_core.segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from fastsam_core.segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from golden_recipe import fill_state_dict
 from small_model import small_sam
 
@@ -107,13 +108,20 @@ def test_custom_prompt_encoder_and_decoder() -> None:
 @torch.no_grad()
 def test_changed_windows_and_activation_of_a_vit_block_take_effect() -> None:
     torch.manual_seed(0)
-    encoder = ImageEncoderViT(48, 3, 3, (2,), image_size=128, window_size=3, out_channels=32).eval()
+    encoder = sam_vit(48, 3, 3, (2,), img_size=128, window_size=3, out_chans=32).eval()
     for value in encoder.parameters():
         nn.init.normal_(value, std=0.1)
     image = torch.randn(1, 3, 128, 128)
     before = encoder(image)
     expected = copy.deepcopy(encoder)
-    encoder.blocks[0].window_size = expected.blocks[0].attn.window_size = 0
+    encoder.blocks[0].window_size = 0
+    first = expected.blocks[0]
+
+    def with_global_attention(x: Tensor) -> Tensor:
+        x = x + first.attn(first.norm1(x))
+        return x + first.mlp(first.norm2(x))
+
+    first.forward = with_global_attention
     assert [block.window_size for block in encoder.blocks] == [0, 3, 0]
     assert (encoder(image) - before).abs().max() > 1e-4
     torch.testing.assert_close(encoder(image), expected(image), rtol=0, atol=1e-5)

@@ -149,7 +149,8 @@ def test_georeference_in_rasterios_form(image: np.ndarray, tmp_path: Path) -> No
     database.close()
     assert contents == (500, 740, 940, 860, 32632)
     counting = Counting()
-    for wrong in (7, ("LOCAL_CS[]", (1, 0, 0, 0, 1)), tiles.Georeference(32632, (1, 0, 0, 0, 1, 0))):  # type: ignore[arg-type]
+    too_large = ("LOCAL_CS[]", (1, 0, 0, 0, 1, 0), ("EPSG", 2**31))
+    for wrong in (7, ("LOCAL_CS[]", (1, 0, 0, 0, 1)), (32632, (1, 0, 0, 0, 1, 0), None), too_large):
         placed.georeference = wrong
         with pytest.raises(ValueError, match="georeference must be"):
             tiles.segment(placed, counting, **SMALL)

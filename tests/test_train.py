@@ -235,18 +235,20 @@ def test_damaged_state_file_is_refused_by_name(
     assert re.search(said, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(("error", "status"), [(FloatingPointError("lower it"), 1), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize("function", ["__init__", "run"])
+@pytest.mark.parametrize("error", [FloatingPointError("lower it"), MemoryError("lower it"), KeyboardInterrupt()])
 def test_command_exits_without_a_traceback(
     error: BaseException,
-    status: int,
+    function: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(self: Trainer) -> None:
+    def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Trainer, "run", run)
+    monkeypatch.setattr(Trainer, function, fail)
+    status = 130 if isinstance(error, KeyboardInterrupt) else 1
     with pytest.raises((SystemExit, type(error))) as raised:
         command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
     assert isinstance(raised.value, SystemExit) and raised.value.code == status

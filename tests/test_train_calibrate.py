@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from fastsam_core.models import registry, sam_model
 from fastsam_core.models.checkpoint import load_model
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.train import calibrate
+from fastsam_core.train import calibrate, evaluate
 from fastsam_core.train.scene_data import SceneDataset
 
 HEAD = "mask_decoder.iou_prediction_head."
@@ -95,3 +96,16 @@ def test_invalid_arguments_are_reported_in_one_line(
         calibrate.main(["--workers", "0", "--device", "cpu", "--images", "1", *arguments.split()])
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: " in line and said in line
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(calibrate, ["--output", "x.safetensors"]), (evaluate, [])])
+def test_interrupted_commands_exit_with_130(
+    command: Any, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "load_model", interrupt)
+    with pytest.raises(SystemExit, match="130"):
+        command.main(arguments)
+    assert capsys.readouterr().err == "interrupted\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -206,18 +207,30 @@ def test_images_of_different_sizes_are_padded_together() -> None:
     )
 
 
-class Counted(Dataset[LabelledImage]):
-    """Data set whose images are filled with their index. Item `bad` raises OSError."""
+def no_image() -> None:
+    raise OSError("no such image")
 
-    def __init__(self, length: int, bad: int = -1) -> None:
-        self.length, self.bad = length, bad
+
+def no_memory() -> None:
+    raise MemoryError("unable to allocate 9 GiB")
+
+
+def die() -> None:
+    os._exit(9)
+
+
+class Counted(Dataset[LabelledImage]):
+    """Data set whose images are filled with their index. Item `bad` calls `fail`."""
+
+    def __init__(self, length: int, bad: int = -1, fail: Callable[[], None] = no_image) -> None:
+        self.length, self.bad, self.fail = length, bad, fail
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> LabelledImage:
         if index == self.bad:
-            raise OSError("no such image")
+            self.fail()
         return LabelledImage(np.full((4, 4, 3), index, np.uint8), np.full((1, 4, 4), 300, np.int16))
 
 
@@ -258,6 +271,21 @@ def test_take_ready_returns_available_images_in_order(workers: int) -> None:
 def test_feeder_raises_the_data_sets_error(workers: int) -> None:
     feeder = Prefetcher(Counted(5, bad=2), 0, workers)
     with pytest.raises(OSError, match="no such image"):
+        list(feeder.take(5))
+    feeder.close()
+
+
+def test_feeder_says_that_memory_is_too_small(workers: int) -> None:
+    feeder = Prefetcher(Counted(5, 2, no_memory), 0, workers)
+    with pytest.raises(MemoryError, match=r"^the memory is too small .* worker processes .*unable to allocate 9 GiB"):
+        list(feeder.take(5))
+    feeder.close()
+
+
+@pytest.mark.once("PyTorch looks every five seconds whether a worker process is alive")
+def test_feeder_says_that_a_worker_process_died() -> None:
+    feeder = Prefetcher(Counted(5, 2, die), 0, 1)
+    with pytest.raises(ChildProcessError, match=r"^a worker process that loads images died, .*exited unexpectedly"):
         list(feeder.take(5))
     feeder.close()
 

@@ -83,7 +83,40 @@ def test_user_name_and_password_of_an_address_are_sent_to_its_server_alone() -> 
         with pytest.raises(ConnectionError, match=r"http://me:\*\*\*@127.0.0.1:\d+/missing.png answers 404"):
             list(load_sources(f"{login}/missing.png"))
     header = "Basic " + base64.b64encode(b"me:p@ss:w").decode()
-    assert asked == [("/a.png", header), ("/moved.png", header), ("/a.png", None), ("/missing.png", header)]
+    assert asked == [("/a.png", header), ("/moved.png", header), ("/a.png", header), ("/missing.png", header)]
+
+
+@pytest.mark.parametrize(
+    ("url", "new_url", "kept"),
+    [
+        ("http://cam/a", "http://cam:80/b", True),
+        ("http://cam:8080/a", "http://CAM:8080/b", True),
+        ("http://cam/a", "https://cam/a", True),
+        ("https://cam/a", "http://cam/a", False),
+        ("http://cam/a", "http://cam:8080/a", False),
+        ("http://cam/a", "http://cam.net/a", False),
+        ("http://cam/a", "http://x@cam/a", False),
+        ("http://cam/a", "ftp://cam/a", False),
+    ],
+)
+def test_redirects_keep_user_name_and_password_for_the_same_server_alone(url: str, new_url: str, kept: bool) -> None:
+    request = web._request(url.replace("://", "://me:word@"))
+    redirected = web._RedirectHandler().redirect_request(request, None, 302, "Found", {}, new_url)
+    assert redirected is not None and redirected.has_header("Authorization") is kept
+
+
+def test_redirects_to_another_server_lose_user_name_and_password() -> None:
+    asked: list[str | None] = []
+
+    def answer(handler: Any) -> None:
+        asked.append(handler.headers.get("Authorization"))
+        reply(handler, encode(RGB, "PNG"))
+
+    with serve(answer) as other:
+        headers = {"Location": f"{other}/a.png"}
+        with serve(lambda handler: reply(handler, b"", 302, headers=headers)) as address:
+            web.fetch(f"{address.replace('://', '://me:word@')}/a.png")
+    assert asked == [None]
 
 
 def test_special_characters_in_addresses_are_escaped() -> None:

@@ -80,7 +80,7 @@ def test_yolo_boxes_are_read_and_clipped(tmp_path: Path) -> None:
         (f"nan {SQUARE}", r"line 2: a class id is an integer from 0 to 999999, not nan"),
         ("0 0.5 0.5 0_0.1 0.1", r"line 2: '0_0.1' is not a number"),
         ("0 0.5 0.5 \u0660.\u0665 0.1", r"line 2: '.*' is not a number"),
-        (f"0 {SQUARE} 7", r"line 2: 10 numbers, the last of which is not a score: 7 lies outside"),
+        (f"0 {SQUARE} 7", r"line 2: 10 numbers, the last of which is not a score: 7 lies outside \[0, 1\.1\]"),
         (f"0 {SQUARE} 1.2", r"the last of which is not a score: 1\.2 lies outside"),
         (f"0 {SQUARE} -0.1", r"the last of which is not a score: -0\.1 lies outside"),
     ],

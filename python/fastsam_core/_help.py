@@ -24,7 +24,7 @@ fastsam {version}: Segment Anything from the command line
   fastsam doctor                                                    versions, compiled operations, threads
   fastsam version
 
-fastsam help predict (or annotate, tiles, convert, val) lists the options of that command.
+fastsam help predict (or annotate, tiles, convert, val, info) lists the options of that command.
 Write key=value, --key value or --key=value; a switch without a value means True.
 
 Exit status: 0 on success; 1 if a run fails; 2 for an invalid command line; 130 after Ctrl-C.
@@ -35,6 +35,7 @@ _PROMPTS = {
     "bboxes=[x1,y1,x2,y2]": "prompt: one box, or one per object, in pixels",
     "points=[[x,y],...]": "prompt: [x,y], N points for N objects, or N lists of points",
     "labels=[1,...]": "labels of the points: 1 foreground, 0 background",
+    "masks=m.npy": "prompt: an .npy file, (H, W) or (N, H, W), or a PNG that is 0 outside of the object",
     "multimask_output=False": "return three masks per prompt instead of one",
     'texts=["a dog",...]': "prompt: texts that describe the objects; needs the extra `text`",
 }
@@ -46,12 +47,16 @@ _CONVERT = {
     "images=": "folder of the images, needed for YOLO labels and LabelMe",
     "names=": "class names: [cat,dog], or a file with them; default: those of the labels",
     "tolerance=0": "to yolo, coco, labelme: simplify polygons by at most this many pixels",
-    "scores=False": "to yolo: also write the score of each object",
+    "scores=False": "to yolo: also write the score of each object, or without one its predicted IoU",
     "polygons=False": "to coco: polygons instead of RLE",
     "first_id=1": "to coco: id of the first image",
     "embed_images=False": "to labelme: embed the images in the files",
     "values=object": "to labelmap: pixel values are object numbers, or class ids (class)",
     "order=area": "to labelmap: which object is on top: the smaller (area), higher-scored (score) or later (index)",
+}
+_INFO = {
+    "model=": "checkpoint name or path; default: the bundled sam_nano",
+    "detailed=False": "also print one row per parameter",
 }
 
 
@@ -75,6 +80,8 @@ def help_text(command: str | None = None, default_model: str = "") -> str:
         return _section("fastsam val data=<ground-truth masks> key=value ...", _keys(VAL))
     if command == "convert":
         return _section("fastsam convert from=yolo to=coco key=value ... | x.pt x.safetensors", _CONVERT)
+    if command == "info":
+        return _section("fastsam info key=value ...", _INFO)
     return _OVERVIEW.format(version=__version__)
 
 

@@ -32,7 +32,7 @@ def yolo_bbox2segment(
     im_dir: folder of the images, searched recursively. Their labels are read from the folder whose path has `labels`
         instead of `images`, or from `labels` next to `im_dir`.
     save_dir: output folder, by default `labels-segment` next to `im_dir`. Relative paths are mirrored.
-    sam_model: a checkpoint name or path, or a `SAM` or `Predictor`. device: device to run it on.
+    sam_model: a checkpoint's name or path, a `SamModel`, a `SAM` or a `Predictor`. device: device to run it on.
     conf: drop objects whose mask has a predicted IoU of at most this; by default none are dropped.
 
     Each image gets a file, which is empty if it has no labels. Classes and the order of objects are kept; see

@@ -14,15 +14,15 @@ from .base_tensor import Array, BaseTensor
 class Boxes(BaseTensor):
     """Boxes in pixels, (N, 6): x1, y1, x2, y2, confidence, class; or (N, 7) with a track id before the confidence.
 
-    One-dimensional data is taken as one box. For SAM the confidence is the predicted IoU, and the class is the index of
-    the mask before filtering by `conf` (for prompts with one mask each: the index of the prompt). Raises ValueError for
-    another number of columns.
+    One-dimensional data is taken as one box, or none if it is empty. For SAM the confidence is the predicted IoU, and
+    the class is the index of the mask before filtering by `conf` (for prompts with one mask each: the index of the
+    prompt). Raises ValueError for another number of columns.
     """
 
     def __init__(self, data: Array, orig_shape: Sequence[int]) -> None:
         super().__init__(data, orig_shape)
         if self._data.ndim == 1:
-            self._data = self._data[None]
+            self._data = self._data[None] if len(self._data) else self._data.reshape(0, 6)
         if self._data.ndim != 2 or self._data.shape[1] not in (6, 7):
             raise ValueError(
                 "boxes are (N, 6): x1, y1, x2, y2, confidence, class; or (N, 7) with a track id before the "

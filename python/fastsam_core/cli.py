@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from ._arguments import UsageError, parse
+from ._environment import read_switch
 from ._log import format_count, hide_passwords, logger
 from ._progress import progress_bar
 from .config import ALIASES, BOOLEAN_OPTIONS, FIELDS, PROMPT_KEYS, STRING_OPTIONS, Config, DetectConfig, unknown_option
@@ -34,8 +35,10 @@ _EXPECTED_ERRORS = (ValueError, TypeError, ImportError, MemoryError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default that of the process, and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    debug = ""
     with _log_to_terminal():
         try:
+            debug = read_switch("FASTSAM_DEBUG")
             command, values = _parse_command(argv)
             _COMMANDS[command](values)
             return 0
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
-            if os.environ.get("FASTSAM_DEBUG") == "1":
+            if debug == "1":
                 traceback.print_exc()
             text = str(error) or type(error).__name__
             if not isinstance(error, _EXPECTED_ERRORS):
@@ -84,7 +87,11 @@ def _parse_command(argv: list[str]) -> tuple[str, dict[str, Any]]:
     for word in (*values, *arguments.words):
         word = short_flags.get(word, word)
         if word in short_flags.values():
-            return word, {"command": next((command for command in commands if command != word), None)}
+            command = next((command for command in commands if command != word), None)
+            unknown = [other for other in arguments.words if other not in (*_COMMANDS, *_TASKS, *short_flags)]
+            if word == "help" and command is None and unknown:
+                raise UsageError(_unknown_command(unknown[0]))
+            return word, {"command": command}
     if not commands and values.get("mode") is not None:
         if values["mode"] not in _COMMANDS:
             raise UsageError(_unknown_word(str(values["mode"])))
@@ -127,6 +134,12 @@ _SPECIAL_SWITCHES = (
 )
 
 
+def _unknown_command(word: str) -> str:
+    similar = difflib.get_close_matches(word, _COMMANDS, n=1)
+    suggestion = f"did you mean {similar[0]}? The" if similar else "the"
+    return f"{word!r} is not a command; {suggestion} commands are {', '.join(_COMMANDS)}"
+
+
 def _unknown_word(word: str) -> str:
     if word in _UNSUPPORTED_COMMANDS:
         return f"{word!r} is not supported; the commands are {', '.join(_COMMANDS)}"
@@ -154,6 +167,8 @@ def _predict(values: dict[str, Any]) -> None:
     if unsupported:
         raise UsageError(f"{model_class} takes no {' and no '.join(unsupported)}")
     (Config if model_class == "SAM" else DetectConfig)().updated(values)  # refuses bad values before a model is loaded
+    if isinstance(prompts.get("masks"), str):
+        prompts["masks"] = _read_masks(os.path.expanduser(prompts["masks"]))
     model = _load(model_class, name)
     started = time.perf_counter()
     num_images = num_objects = 0
@@ -167,6 +182,21 @@ def _predict(values: dict[str, Any]) -> None:
     print(
         f"{format_count(num_images, 'image')}, {format_count(num_objects, noun)}, {time.perf_counter() - started:.1f} s"
     )
+
+
+def _read_masks(path: str) -> Any:
+    """Read mask prompts from an .npy file, or one from a PNG, which is 0 outside of the object."""
+    import numpy as np
+
+    from .evaluate.label_maps import read_png
+
+    if not path.lower().endswith(".npy"):
+        return read_png(Path(path)) != 0
+    with open(path, "rb") as file:
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path} is not an .npy file of numbers: {error}") from error
 
 
 _PROMPTS_BY_CLASS = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels", "texts"), "YOLO": ()}

@@ -27,17 +27,17 @@ _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.W
 
 
 def fingerprint(model: SamModel) -> str:
-    """Return the SHA-256 of the image encoder's tensors, the only ones that an embedding depends on.
+    """Return the SHA-256 of what an embedding depends on: the image encoder's tensors, and the normalisation.
 
     It covers names, dtypes and shapes too. It is cached per encoder; the cache notices in-place changes, so a model in
     training is hashed again.
     """
     tensors = sorted(model.image_encoder.state_dict(keep_vars=True).items())
-    state = tuple((id(tensor), tensor.data_ptr(), version_of(tensor)) for _, tensor in tensors)
+    state = model.normalisation, *((id(tensor), tensor.data_ptr(), version_of(tensor)) for _, tensor in tensors)
     cached = _fingerprints.get(model.image_encoder)
     if cached is not None and cached[0] == state:
         return cached[1]
-    digest = weights_hash(model.image_encoder)
+    digest = weights_hash(model.image_encoder, model.normalisation)
     _fingerprints[model.image_encoder] = state, digest
     return digest
 

@@ -170,7 +170,7 @@ def model_input(model: SamModel, image: NDArray[np.uint8]) -> Tensor:
 
     The image is resized, normalised and padded.
     """
-    return preprocess(image[..., ::-1], model.image_size, model.device)[0]
+    return preprocess(image[..., ::-1], model.image_size, model.device, *model.normalisation)[0]
 
 
 def encode(

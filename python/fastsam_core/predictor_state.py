@@ -16,6 +16,7 @@ from .device import select_device
 from .encoded_image import EncodedImage, model_input
 from .models.module_cache import WeightSnapshot
 from .models.sam_model import SamModel
+from .models.wrappers import unwrapped
 from .prediction_loop import Callback, PredictionLoop
 from .sources import load_sources
 
@@ -52,6 +53,7 @@ class PredictorState(PredictionLoop):
         if chosen is None:
             raise ValueError('no model: name one, as in Predictor(overrides=dict(model="sam_b.pt"))')
         with self._lock:
+            chosen = unwrapped(chosen)
             if isinstance(chosen, SamModel):
                 module = chosen.eval()
             elif isinstance(chosen, str | os.PathLike):

@@ -6,6 +6,7 @@ Pillow; the results of `ops.resize_image` and `ops.preprocess_image` are bit-equ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,9 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .models.common import to_device
+from .models.common import PIXEL_MEAN, PIXEL_STD, to_device
 from .ops._native_cuda import cuda_module, why_not_on
 
-# Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 # Size in bytes of the largest image that is copied through pinned memory. PyTorch never returns such memory to the
 # system, which can't use it for anything else.
 _MAX_PINNED_BYTES = 64 << 20
@@ -45,11 +43,17 @@ def resize(image: np.ndarray, long_side: int) -> np.ndarray:
 
 
 def preprocess(
-    image: np.ndarray, image_size: int, device: torch.device | str = "cpu"
+    image: np.ndarray,
+    image_size: int,
+    device: torch.device | str = "cpu",
+    mean: Sequence[float] = PIXEL_MEAN,
+    std: Sequence[float] = PIXEL_STD,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Convert an RGB uint8 image (H, W, 3) to the model input (1, 3, S, S) float32 on `device`.
 
     The image is resized to a long side of S = `image_size`, normalised, then padded with zeros on the right and below.
+    mean, std: of the red, green and blue values, for normalising.
+
     Also returns the (height, width) of the resized image. A channel-reversed view of a BGR image is read without a
     copy.
     """
@@ -65,7 +69,7 @@ def preprocess(
     else:
         # Transfer bytes to the device, a quarter of the size of floats.
         pixels, bgr = torch.tensor(np.ascontiguousarray(resize(image, image_size)), device=device), False
-    return ops.preprocess_image(pixels, height, width, image_size, PIXEL_MEAN, PIXEL_STD, bgr), (height, width)
+    return ops.preprocess_image(pixels, height, width, image_size, mean, std, bgr), (height, width)
 
 
 def _can_resize_on(device: torch.device) -> bool:

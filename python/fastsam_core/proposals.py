@@ -50,7 +50,9 @@ def propose(
     boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
     corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)).float()
     scores = np.array([(record["predicted_iou"] + record["stability_score"]) / 2 for record in records], np.float32)
-    rank = scores + np.float32(model.mask_scoring.consensus) * np.log(_count_agreeing(boxes))
+    consensus, rank = np.float32(model.mask_scoring.consensus), scores
+    if consensus:  # counting takes time that grows with the square of the number of boxes
+        rank = scores + consensus * np.log(_count_agreeing(boxes))
     order = _diverse_order(corners, torch.from_numpy(rank), thresh)[:count]
     results = Results.from_dicts(image.pixels, image.path, [records[k] for k in order], device=model.device)
     if results.boxes is not None and order:

@@ -14,6 +14,7 @@ from .device import select_device
 from .model_facade import CREATION_LOCK, ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
+from .models.wrappers import unwrapped
 from .prediction_loop import Callback
 from .predictor import Predictor
 from .results import Results
@@ -30,8 +31,9 @@ class SAM(ModelFacade):
     """A Segment Anything model. It is loaded on the CPU; calls move it to the chosen device and set evaluation mode.
 
     model: a checkpoint name ("sam_b.pt", "sam_l.pt", "sam_h.pt", "mobile_sam.pt", "sam_nano.pt", or Meta's file
-    names), a path to a .pt, .pth or .safetensors file of any name, or a `SamModel`. A name that is not an existing file
-    is looked up in the cache folder and then downloaded.
+    names), a path to a .pt, .pth or .safetensors file of any name, or a `SamModel`, also in a wrapper of PEFT,
+    `torch.compile` or data parallelism. A name that is not an existing file is looked up in the cache folder and then
+    downloaded.
 
     The attribute `model` is the module with `image_encoder`, `prompt_encoder` and `mask_decoder`; attributes that `SAM`
     lacks are looked up on it. `overrides` holds options for all calls. `predictor` is None before the first call.
@@ -42,6 +44,7 @@ class SAM(ModelFacade):
     task_map: ClassVar[dict[str, dict[str, type[Predictor]]]] = {"segment": {"predictor": Predictor}}
 
     def __init__(self, model: str | os.PathLike[str] | SamModel = "sam_b.pt") -> None:
+        model = unwrapped(model)
         if isinstance(model, SamModel):
             self.model: SamModel = model.eval()
             self.model_name = model.name

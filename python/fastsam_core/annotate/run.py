@@ -54,7 +54,7 @@ def auto_annotate(
     det_model: an official name ("yolov8n.pt" to "yolov8x.pt" ...), a checkpoint of that family, or a callable
         `detector(image) -> boxes, scores, class ids, names`, called with each image as (H, W, 3) uint8 BGR: see
         `detect.Detector`. With det_model=None everything is segmented, as class 0.
-    sam_model: a checkpoint, or a `SAM` or `Predictor`, whose own options (`conf` and so on) then apply.
+    sam_model: a checkpoint or `SamModel`, or a `SAM` or `Predictor`, whose own options (`conf` and so on) then apply.
     device: of both models; "" is the GPU if there is one.
     output_dir: default `<data's parent>/<data's stem>_auto_annotate_labels`.
     conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`. Only conf, max_det and classes

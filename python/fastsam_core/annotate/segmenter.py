@@ -14,6 +14,7 @@ from ..config import Config
 from ..encoded_image import EncodedImage, encode_batch
 from ..models.fingerprint import weights_hash
 from ..models.sam_model import SamModel
+from ..models.wrappers import unwrapped
 from ..predictor import Predictor
 from ..prompts import Prompts
 from ..results import Results
@@ -25,19 +26,23 @@ from ..stopwatch import Stopwatch
 class Segmenter:
     """A SAM model with its options.
 
-    sam_model: a checkpoint's name or path, a `SAM` or a `Predictor`. device: "" keeps the device of `sam_model`.
+    sam_model: a checkpoint's name or path, a `SamModel`, a `SAM` or a `Predictor`. device: "" keeps the model's.
     """
 
     def __init__(self, sam_model: Any, device: Any = "") -> None:
-        if isinstance(sam_model, (str, os.PathLike)):
-            sam_model = SAM(os.fspath(sam_model))
+        sam_model = unwrapped(sam_model)
+        if isinstance(sam_model, (str, os.PathLike, SamModel)):
+            sam_model = SAM(sam_model)
         if isinstance(sam_model, SAM):
             options = {"model": sam_model.model, "save": False, **sam_model.overrides}
             self._predictor = Predictor(overrides=options)
         elif isinstance(sam_model, Predictor):
             self._predictor = sam_model
         else:
-            raise TypeError(f"sam_model must be a checkpoint, a SAM or a Predictor, not {type(sam_model).__name__}")
+            raise TypeError(
+                "sam_model must be a checkpoint's name or path, a SamModel, a SAM or a Predictor, "
+                f"not {type(sam_model).__name__}"
+            )
         self.config: Config = self._predictor.args
         if device not in ("", None):
             self.config = self.config.updated({"device": device})
@@ -51,7 +56,7 @@ class Segmenter:
         """Return what masks depend on, JSON-ready: the model's name, a hash of its weights, and the options."""
         model = self.model
         settings: dict[str, Any] = {
-            "sam_model": f"{model.name} sha256:{weights_hash(model)[:16]}",
+            "sam_model": f"{model.name} sha256:{weights_hash(model, model.normalisation)[:16]}",
             "sam.conf": self.config.conf_for(model),
             "sam.imgsz": model.image_size,
             "sam.mask_scoring": asdict(model.mask_scoring),

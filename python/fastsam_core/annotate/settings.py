@@ -20,7 +20,7 @@ class AnnotateConfig:
     """Options of `Annotator`. Picklable if its models are.
 
     det_model: a detector's official name or checkpoint, any callable `detect.Detector`, or None to segment everything.
-    sam_model: a checkpoint's name or path, or a `SAM` or `Predictor`, whose own options then apply.
+    sam_model: a checkpoint's name or path or a `SamModel`, or a `SAM` or `Predictor`, whose own options then apply.
     device: of both models; "" is the GPU if there is one.
     conf, iou, imgsz, max_det, classes: of the detector, see `detect.load_detector`.
     texts: descriptions of what to find, for an open-vocabulary detector; class ids are positions in this list.

@@ -21,7 +21,7 @@ from ..annotate.preview import Preview
 from ..annotate.run import data_identity, default_output_dir, protect_images
 from ..annotate.settings import AnnotateConfig
 from ..annotate.summary import summary
-from .inputs import KINDS, FolderInput, ParquetInput, WebDatasetInput, infer_kind
+from .inputs import KINDS, FolderInput, ParquetInput, WebDatasetInput, expand_home, infer_kind
 from .worker import SCRATCH_PREFIX, Worker
 
 
@@ -76,6 +76,7 @@ def annotate_ray(
     cpus_per_actor = parse.integer(1)("cpus_per_actor", cpus_per_actor)
     gpus_per_actor = None if gpus_per_actor is None else parse.number(0)("gpus_per_actor", gpus_per_actor)
     images_per_task = parse.integer(1)("images_per_task", images_per_task)
+    data = expand_home(data)
     kind = infer_kind(data) if kind is None else kind
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; accepted: {', '.join(KINDS)}")

@@ -116,7 +116,7 @@ def _collect_settings(model: SamModel, config: Config, eval_config: EvaluateConf
     collected: dict[str, Any] = {
         "version": __version__,
         "model": model.name,
-        "weights": f"sha256:{weights_hash(model)}",
+        "weights": f"sha256:{weights_hash(model, model.normalisation)}",
         "imgsz": model.image_size,
         "device": str(model.device),
         "mask_scoring": asdict(model.mask_scoring),

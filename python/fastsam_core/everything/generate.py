@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._limits import MAX_INPUT_SIDE
 from ..measuring import AsyncHostCopy
 from ..models.common import to_device
 from ..ops._native_cuda import has_ample_memory, has_kernels_for
@@ -98,7 +99,7 @@ def generate_masks(
             [0, 1].
         min_mask_region_area: holes with fewer pixels are filled and islands with fewer pixels are removed. 0 leaves the
             masks unchanged. Otherwise NMS runs once more, and of duplicates an unchanged mask wins.
-        input_long_side: L, the long side of the model input, a multiple of 4.
+        input_long_side: L, the long side of the model input, a multiple of 4. At most 16,384.
 
     Returns:
         Records with `segmentation` (COCO RLE whose `counts` is str), `area` in pixels, `bbox` [x, y, w, h] (w and h are
@@ -114,26 +115,22 @@ def generate_masks(
         raise TypeError(f"decode must be callable as decode(crop_box, points), got {type(decode).__name__}")
     crops = plan_crops(size, points_stride, crop_n_layers, crop_overlap_ratio, crop_downscale_factor, point_grids)
     batch_size = check_count("points_batch_size", points_batch_size)
-    filters = Filters(
-        _as_float32(check_number("conf_thres", conf_thres)),
-        _as_float32(check_number("stability_score_thresh", stability_score_thresh)),
-        check_number("stability_score_offset", stability_score_offset, 0),
-        check_number("stability_share", stability_share, 0, 1),
-        check_number("highest_stability", highest_stability, 0, 1),
+    filters = checked_filters(
+        conf_thres, stability_score_thresh, stability_score_offset, stability_share, highest_stability
     )
-    if filters.stability_share == 1:
-        raise ValueError("stability_share must be below 1, got 1")
     box_thresh = check_number("box_nms_thresh", box_nms_thresh, 0, 1)
     crop_thresh = check_number("crop_nms_thresh", crop_nms_thresh, 0, 1)
     min_area = check_number("min_mask_region_area", min_mask_region_area, 0)
     long_side = check_count("input_long_side", input_long_side, 4)
+    if long_side > MAX_INPUT_SIDE:
+        raise ValueError(f"input_long_side must be at most {MAX_INPUT_SIDE}, got {long_side}")
     if long_side % 4:
         raise ValueError(f"input_long_side must be a multiple of 4, got {long_side}")
 
     result, queue = Candidates.join([]), BatchQueue()
     with torch.no_grad():
         for crop in crops:
-            candidates = _crop_candidates(decode, crop, size, batch_size, long_side, filters, queue)
+            candidates = crop_candidates(decode, crop, size, batch_size, long_side, filters, queue)
             result = Candidates.join(
                 [result, _suppress_duplicates(Candidates.join(list(candidates)), box_thresh, queue.device)]
             )
@@ -164,7 +161,27 @@ def count_batches(
     return sum(-(-len(crop.points) // batch_size) for crop in crops)
 
 
-def _crop_candidates(
+def checked_filters(
+    conf_thres: float,
+    stability_score_thresh: float,
+    stability_score_offset: float,
+    stability_share: float,
+    highest_stability: float,
+) -> Filters:
+    """Return the filters for these arguments of `generate_masks`, which raises the same errors for them."""
+    filters = Filters(
+        _as_float32(check_number("conf_thres", conf_thres)),
+        _as_float32(check_number("stability_score_thresh", stability_score_thresh)),
+        check_number("stability_score_offset", stability_score_offset, 0),
+        check_number("stability_share", stability_share, 0, 1),
+        check_number("highest_stability", highest_stability, 0, 1),
+    )
+    if filters.stability_share == 1:
+        raise ValueError("stability_share must be below 1, got 1")
+    return filters
+
+
+def crop_candidates(
     decode: Decode,
     crop: Crop,
     image_size: tuple[int, int],

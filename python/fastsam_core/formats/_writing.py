@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 import re
 from collections.abc import Mapping
@@ -125,11 +124,3 @@ def round_for_json(value: float, decimals: int) -> float | int:
     """Round a number for JSON; the result is an int if it is integral."""
     rounded = round(float(value), decimals)
     return int(rounded) if rounded.is_integer() else rounded
-
-
-def to_int(name: str, value: Any) -> int:
-    """Convert an integer, also one of NumPy or PyTorch, to a plain int, which JSON can represent."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ._writing import round_for_json, to_int
-from .labels import ImageLabels, LabelledObject
+from ._writing import round_for_json
+from .labels import ImageLabels, LabelledObject, to_int
 
 if TYPE_CHECKING:
     from ..results import Results

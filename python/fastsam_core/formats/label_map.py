@@ -16,6 +16,8 @@ from .labels import ImageLabels, LabelledObject
 VALUES = ("object", "class")
 ORDERS = ("area", "score", "index")
 _MAX_VALUE = 65_535
+# Text in each file, by which label maps, which may be replaced, differ from grey images of the same name.
+_MARK = "Software", "fastsam_core"
 
 
 class LabelMapWriter(FolderWriter):
@@ -29,7 +31,7 @@ class LabelMapWriter(FolderWriter):
     order: which of overlapping objects is on top: "area", the smaller one; "score", the one with the higher score, or
     predicted IoU if it has no score; "index", the later one. Ties go to the smaller, then to the later one. An object
     completely covered by others has no pixel. Objects without a mask, and crowds, are not drawn, but keep their
-    numbers.
+    numbers. An image that isn't such a file is not replaced: ValueError.
     """
 
     suffix = ".png"
@@ -45,24 +47,29 @@ class LabelMapWriter(FolderWriter):
 
     def _write(self, labels: ImageLabels) -> int:
         target = self.path_for(labels.file_name)
-        if _is_colour_image(target):
-            raise ValueError(f"{target} is a colour image, perhaps the source image; write to another folder")
+        if _is_other_image(target):
+            raise ValueError(
+                f"{target} is an image that no LabelMapWriter wrote, perhaps the source image; write to another folder"
+            )
         return super()._write(labels)
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
-        from PIL import Image
+        from PIL import Image, PngImagePlugin
 
         pixels, num_drawn = label_map(labels, values=self.values, order=self.order)
-        content = BytesIO()
-        Image.fromarray(pixels).save(content, format="PNG")
+        content, mark = BytesIO(), PngImagePlugin.PngInfo()
+        mark.add_text(*_MARK)
+        Image.fromarray(pixels).save(content, format="PNG", pnginfo=mark)
         return content.getvalue(), num_drawn
 
 
-def _is_colour_image(path: Path) -> bool:
+def _is_other_image(path: Path) -> bool:
+    """Return whether the file is an image without the mark of label maps."""
+    name, text = _MARK
     try:
         # Unlike Pillow's own `open`, this has no limit on the number of pixels.
         with open(path, "rb") as file:
-            return open_image(file)[1].mode not in ("1", "L", "P", "I", "I;16", "I;16B")
+            return bool(open_image(file)[1].info.get(name) != text)
     except (OSError, ValueError):  # no such file, or not an image
         return False
 
@@ -87,6 +94,6 @@ def label_map(labels: ImageLabels, *, values: str = "object", order: str = "area
 def _stacking_key(obj: LabelledObject, index: int, order: str) -> tuple[float, float, int]:
     """Return the sort key of an object; that with the largest key is on top."""
     assert obj.segmentation is not None
-    score = obj.score if obj.score is not None else obj.predicted_iou
+    score = obj.score_or_predicted_iou
     primary = 0.0 if order == "area" else (index if order == "index" else (-np.inf if score is None else score))
     return float(primary), -obj.segmentation.area, index

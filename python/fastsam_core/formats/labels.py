@@ -71,6 +71,11 @@ class LabelledObject:
         return self.segmentation.bounding_box
 
     @property
+    def score_or_predicted_iou(self) -> float | None:
+        """The score, or the predicted IoU of an object without score, as in SA-1B's labels."""
+        return self.predicted_iou if self.score is None else self.score
+
+    @property
     def is_empty(self) -> bool:
         """Whether the object has a mask without pixels."""
         return self.segmentation is not None and self.segmentation.area == 0
@@ -84,7 +89,8 @@ class ImageLabels:
     height: in pixels. names: class names by class id; it may lack some, and may be shared by all images of a set.
     image_id: the number that a file gave the image, if any.
 
-    Raises ValueError for an invalid size, masks of another size, an empty file_name, or an image_id that is no integer.
+    Raises ValueError for an invalid size, masks of another size, or an empty file_name; TypeError for an image_id that
+    is no integer.
     """
 
     file_name: str
@@ -99,7 +105,7 @@ class ImageLabels:
         if not isinstance(self.file_name, str) or not self.file_name:
             raise ValueError(f"file_name must be the image's relative path, not {self.file_name!r}")
         if self.image_id is not None:
-            self.image_id = _validate_image_id(self.image_id)
+            self.image_id = to_int("image_id", self.image_id)
         for index, obj in enumerate(self.objects):
             mask = obj.segmentation
             if mask is not None and mask.size != (self.height, self.width):
@@ -201,12 +207,12 @@ def validate_side(name: str, value: Any) -> int:
     return number
 
 
-def _validate_image_id(value: Any) -> int:
-    """Return an integer, also one of NumPy, as a plain int, which JSON can represent; ValueError for anything else."""
+def to_int(name: str, value: Any) -> int:
+    """Return an integer, also one of NumPy or PyTorch, as a plain int, which JSON can represent; else TypeError."""
     try:
         return operator.index(value)
     except TypeError:
-        raise ValueError(f"image_id must be an integer or None, not {str(value)[:40]!r}") from None
+        raise TypeError(f"{name} must be an integer, not {repr(value)[:40]}") from None
 
 
 def _to_int(value: Any) -> int:

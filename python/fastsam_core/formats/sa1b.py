@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import image_files
 from ._reading import FieldError, JsonNode, read_json
-from ._writing import FolderWriter, json_text, to_int
-from .labels import ImageLabels, LabelledObject, LabelSet, validate_class_id
+from ._writing import FolderWriter, json_text
+from .labels import ImageLabels, LabelledObject, LabelSet, to_int, validate_class_id
 
 if TYPE_CHECKING:
     from ..results import Results

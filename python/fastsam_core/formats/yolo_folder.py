@@ -32,8 +32,9 @@ class YoloWriter(FolderWriter):
     200,000 pixels a side. An object without a mask becomes a box line. Crowds, masks without pixels, and boxes outside
     the image are left out.
 
-    tolerance: outlines may lose vertices that lie at most this many pixels from the rest. scores: append the score to
-    each line, clipped to [0, 1], as in prediction files; training code rejects such files.
+    tolerance: outlines may lose vertices that lie at most this many pixels from the rest. scores: append the score, or
+    without one the predicted IoU, to each line, clipped to [0, 1], as in prediction files; training code rejects such
+    files.
     """
 
     suffix = ".txt"
@@ -47,7 +48,8 @@ class YoloWriter(FolderWriter):
         lines: list[str] = []
         image_size = np.array([labels.width, labels.height], np.float64)
         for obj in labels.objects:
-            conf = [min(max(obj.score, 0), 1)] if self.scores and obj.score is not None else None
+            score = obj.score_or_predicted_iou if self.scores else None
+            conf = None if score is None else [min(max(score, 0), 1)]
             if obj.iscrowd or obj.is_empty:
                 continue
             if obj.segmentation is not None:
@@ -169,7 +171,9 @@ def _object(words: list[str], size: tuple[int, int]) -> LabelledObject:
         outside = next(value for value in values if not -_TOLERANCE <= value <= 1 + _TOLERANCE)
         raise ValueError(f"{outside:g} lies outside [0, 1]; coordinates are fractions of the image's width and height")
     if score is not None and not 0 <= score <= _MAX_SCORE:
-        raise ValueError(f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, 1]")
+        raise ValueError(
+            f"{len(words)} numbers, the last of which is not a score: {score:g} lies outside [0, {_MAX_SCORE:g}]"
+        )
     height, width = size
     if not is_box:
         polygon = points.clip(0, 1) * [width, height]

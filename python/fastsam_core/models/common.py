@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
 
@@ -11,14 +12,20 @@ from torch.nn import functional as F
 
 from .. import ops
 
+# Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of red, green and blue
+
 
 class LayerNorm2d(nn.Module):
     """LayerNorm over the channels of a (B, C, H, W) tensor."""
 
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> same
@@ -30,17 +37,35 @@ class LayerNorm2d(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, as in the heads of the mask decoder."""
+    """Linear layers with ReLU between them, as in the decoder's heads, and optionally with a sigmoid at the end."""
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
+    def __init__(
+        self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int, sigmoid_output: bool = False
+    ) -> None:
         super().__init__()
-        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.num_layers = num_layers
+        self.sigmoid_output = sigmoid_output
+        dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
-    def forward(self, x: Tensor) -> Tensor:  # (..., in_dim) -> (..., out_dim)
+    def forward(self, x: Tensor) -> Tensor:  # (..., input_dim) -> (..., output_dim)
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x)
+        x = self.layers[-1](x)
+        return x.sigmoid() if self.sigmoid_output else x
+
+
+class MLPBlock(nn.Module):
+    """Two linear layers with an activation between them, as in the transformer blocks."""
+
+    def __init__(self, embedding_dim: int, mlp_dim: int, act: Callable[[], nn.Module] = nn.GELU) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
+        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
+        self.act = act()
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., embedding_dim) -> same
+        return self.lin2(self.act(self.lin1(x)))
 
 
 def neck(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops._decoder.layouts import HEAD_DIM, HEADS
-from .common import MLP, LayerNorm2d
-from .mask_decoder import DecoderAttention, MaskDecoder, TokenMLP
+from .common import MLP, LayerNorm2d, MLPBlock
+from .mask_decoder import DecoderAttention, MaskDecoder
 
 WIDTH = 2 * HEADS * HEAD_DIM  # channels of a token; cross-attention uses half as many
 
@@ -58,8 +58,8 @@ def widen_decoder(decoder: MaskDecoder, copies: int) -> MaskDecoder:
             _set_parameters(new, module.weight.repeat(copies, copies, 1, 1) / copies, bias)
         elif isinstance(module, DecoderAttention):
             _widen_attention(module, cast(DecoderAttention, new), copies)
-        elif isinstance(module, TokenMLP):
-            new = cast(TokenMLP, new)
+        elif isinstance(module, MLPBlock):
+            new = cast(MLPBlock, new)
             _set_parameters(new.lin1, repeat_channels(module.lin1.weight, copies) / copies, module.lin1.bias)
             _set_parameters(new.lin2, module.lin2.weight.repeat(copies, 1), repeat_channels(module.lin2.bias, copies))
     for head, new_head in zip(_heads_of(decoder), _heads_of(wide), strict=True):

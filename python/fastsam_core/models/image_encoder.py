@@ -6,7 +6,8 @@ Kirillov et al., "Segment Anything" (2023). Parameter names are those of the off
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
-from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._threads import native_threads
-from .common import get_members, neck, neck_channels_last
+from .common import MLPBlock, get_members, neck, neck_channels_last
 from .module_cache import cached, is_immutable
 from .native import (
     can_use_cuda_kernels,
@@ -27,48 +27,92 @@ from .native import (
     is_unmodified,
     record_layer_types,
 )
+from .vit_block import Attention, Block
 
 # GELU in place keeps its operand in the GPU's cache.
 gelu_ = torch.ops.aten.gelu_.default
 
 
 class ImageEncoderViT(nn.Module):
-    """Encode normalised images (B, 3, S, S) to embeddings (B, out_channels, S / 16, S / 16)."""
+    """Encode normalised images (B, in_chans, S, S) to embeddings (B, out_chans, S / patch_size, S / patch_size).
+
+    Arguments and defaults are those of Meta's class. `sam_vit` has the settings of the official models.
+
+    Args:
+        img_size: S, the input size that the position tables are made for. Others get resampled tables.
+        patch_size: side of the patches, which are the tokens.
+        in_chans: channels of the images.
+        embed_dim: channels of the tokens.
+        depth: number of transformer blocks.
+        num_heads: attention heads per block. Must divide `embed_dim`.
+        mlp_ratio: hidden width of the blocks' MLPs, as a multiple of `embed_dim`.
+        out_chans: channels of the embedding.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_layer: makes the norms of the blocks from their width.
+        act_layer: makes the activation of the blocks' MLPs. The native code takes LayerNorm and exact GELU only.
+        use_abs_pos: add a learnt embedding of each token's position.
+        use_rel_pos: add learnt relative positions to the attention scores.
+        rel_pos_zero_init: ignored, as in Meta's class. The tables start at zero.
+        window_size: side of the windows that attention is limited to in tokens, 0 for none.
+        global_attn_indexes: blocks whose attention spans the whole grid all the same.
+    """
 
     # Whether this encoder benefits from bfloat16 weights on a CPU that multiplies bfloat16 faster than float32.
     bfloat16_on_cpu = True
 
     def __init__(
         self,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        global_attention_blocks: tuple[int, ...],
-        *,
-        image_size: int = 1024,
+        img_size: int = 1024,
         patch_size: int = 16,
-        window_size: int = 14,
-        out_channels: int = 256,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        out_chans: int = 256,
+        qkv_bias: bool = True,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        use_abs_pos: bool = True,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        window_size: int = 0,
+        global_attn_indexes: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        grid = image_size // patch_size
-        self.patch_embed = PatchEmbed(embed_dim, patch_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
+        self.img_size = img_size
+        grid = img_size // patch_size
+        patch = patch_size, patch_size
+        self.patch_embed = PatchEmbed(patch, patch, in_chans=in_chans, embed_dim=embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim)) if use_abs_pos else None
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, window_size=0 if i in global_attention_blocks else window_size, grid=grid)
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                qkv_bias,
+                norm_layer,
+                act_layer,
+                use_rel_pos,
+                rel_pos_zero_init,
+                window_size=0 if i in global_attn_indexes else window_size,
+                input_size=(grid, grid),
+            )
             for i in range(depth)
         )
-        self.neck = neck(embed_dim, out_channels)
-        record_layer_types(self)
+        self.neck = neck(embed_dim, out_chans)
+        if all(cast(Block, block).has_native_form() for block in self.blocks):
+            record_layer_types(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        if can_use_native(images, self.pos_embed) and is_unmodified(self):
+        if can_use_native(images) and is_unmodified(self) and can_use_native(self.patch_embed.proj.weight):
             with native_threads():
                 return neck_channels_last(self.neck, self._native_features(images))
         if self._can_use_bfloat16(images):
             return self.neck(self._bfloat16_features(images).permute(0, 3, 1, 2))
         x = self.patch_embed(images)  # (B, H, W, C)
-        x = x + self._position_embedding(x.shape[1], x.shape[2])
+        positions = self._position_embedding(x.shape[1], x.shape[2])
+        x = x if positions is None else x + positions
         if is_eager_inference() and is_plain(self.blocks, _LAYER_TYPES):
             _apply_blocks(self.blocks, x)
         else:
@@ -83,8 +127,9 @@ class ImageEncoderViT(nn.Module):
         """
         patches = self.patch_embed.patches(images)
         positions = self._position_embedding(patches.shape[1], patches.shape[2])
-        weight = self.patch_embed.proj.weight.flatten(1)
-        x = ops.linear(patches, weight, self.patch_embed.proj.bias, residual=positions.expand(*patches.shape[:3], -1))
+        residual = None if positions is None else positions.expand(*patches.shape[:3], -1)
+        proj = self.patch_embed.proj
+        x = ops.linear(patches, proj.weight.flatten(1), proj.bias, residual=residual)
         del patches
         qkv = x.new_empty(*x.shape[:3], 3 * x.shape[3])
         for block in self.blocks:
@@ -95,10 +140,11 @@ class ImageEncoderViT(nn.Module):
         """Return whether to use `_bfloat16_features`: inference on a CPU, without foreign layers or hooks."""
         return (
             images.is_cpu
-            and images.dtype == self.pos_embed.dtype == torch.bfloat16
+            and images.dtype == torch.bfloat16
             and is_eager_inference()
             and not torch.is_autocast_enabled("cpu")
             and is_unmodified(self)
+            and self.patch_embed.proj.weight.dtype == torch.bfloat16
             and self.patch_embed.has_disjoint_patches()
             and is_plain(self.blocks, _LAYER_TYPES)
         )
@@ -110,27 +156,62 @@ class ImageEncoderViT(nn.Module):
         instructions. The residual stream between blocks and the normalisations are float32.
         """
         x = self.patch_embed.forward_as_matmul(images).float()  # (B, H, W, C)
-        x += self._position_embedding(*x.shape[1:3])
+        positions = self._position_embedding(x.shape[1], x.shape[2])
+        if positions is not None:
+            x += positions
         _apply_blocks(self.blocks, x)
         return x.bfloat16()
 
-    def _position_embedding(self, height: int, width: int) -> Tensor:
-        """Return the learnt position grid.
+    def _position_embedding(self, height: int, width: int) -> Tensor | None:
+        """Return the learnt position grid, if there is one.
 
         Other input sizes get its nearest neighbours, as with Ultralytics' `imgsz`.
         """
-        if self.pos_embed.shape[1:3] == (height, width):
+        if self.pos_embed is None or self.pos_embed.shape[1:3] == (height, width):
             return self.pos_embed
         resized = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), size=(height, width))
         return resized.permute(0, 2, 3, 1)
 
 
-class PatchEmbed(nn.Module):
-    """Embed non-overlapping square patches with a convolution."""
+def sam_vit(
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    global_attn_indexes: Sequence[int],
+    *,
+    img_size: int = 1024,
+    patch_size: int = 16,
+    window_size: int = 14,
+    out_chans: int = 256,
+) -> ImageEncoderViT:
+    """Build an encoder with the settings that the official models have in common."""
+    return ImageEncoderViT(
+        img_size,
+        patch_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        out_chans=out_chans,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=window_size,
+        global_attn_indexes=global_attn_indexes,
+    )
 
-    def __init__(self, embed_dim: int, patch_size: int) -> None:
+
+class PatchEmbed(nn.Module):
+    """Embed patches, the windows of a convolution. Arguments and defaults are those of Meta's class."""
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int] = (16, 16),
+        stride: tuple[int, int] = (16, 16),
+        padding: tuple[int, int] = (0, 0),
+        in_chans: int = 3,
+        embed_dim: int = 768,
+    ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size, stride=stride, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, S / patch, S / patch, C), contiguous
         if images.is_cuda and not is_exporting() and self.has_disjoint_patches():
@@ -158,58 +239,6 @@ class PatchEmbed(nn.Module):
         return windows.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
 
-class Block(nn.Module):
-    """Transformer block; with `window_size` 0 attention spans the whole grid."""
-
-    def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, window_size=window_size, grid=window_size or grid)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLPBlock(dim, 4 * dim)
-
-    @property
-    def window_size(self) -> int:
-        """Side of the windows that attention is limited to, or 0."""
-        return self.attn.window_size
-
-    @window_size.setter
-    def window_size(self, size: int) -> None:
-        self.attn.window_size = size
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C)
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-    def forward_inplace(self, x: Tensor, qkv: Tensor) -> None:
-        """Overwrite `x` (B, H, W, C) with the result of `forward`, using native operations.
-
-        qkv: (B, H, W, 3 * C), a buffer that is overwritten.
-        """
-        attn, norm1, norm2, mlp = self.attn, self.norm1, self.norm2, self.mlp
-        ops.linear_into(
-            qkv,
-            x,
-            attn.qkv.weight,
-            attn.qkv.bias,
-            norm_weight=norm1.weight,
-            norm_bias=norm1.bias,
-            eps=norm1.eps,
-        )
-        ops.linear_into(x, attn.attend(qkv), attn.proj.weight, attn.proj.bias, residual=x)
-        ops.mlp_into(
-            x,
-            x,
-            norm2.weight,
-            norm2.bias,
-            norm2.eps,
-            mlp.lin1.weight,
-            mlp.lin1.bias,
-            mlp.lin2.weight,
-            mlp.lin2.bias,
-        )
-
-
 class _Norm(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
@@ -221,10 +250,12 @@ class _BlockLayers(NamedTuple):
 
     norm1: _Norm
     attn: Attention
+    window_size: int
     qkv: list[Any]
     proj: list[Any]
     norm2: _Norm
     lin1: list[Any]
+    act: nn.GELU
     lin2: list[Any]
 
 
@@ -232,11 +263,10 @@ def _block_layers(blocks: nn.ModuleList) -> Iterator[_BlockLayers]:
     for block in blocks:
         norm1, attn, norm2, mlp = get_members(block, "norm1", "attn", "norm2", "mlp")
         qkv, proj = get_members(attn, "qkv", "proj")
-        lin1, lin2 = get_members(mlp, "lin1", "lin2")
-        yield _BlockLayers(
-            *(_norm_params(norm1), attn, get_members(qkv, "weight", "bias"), get_members(proj, "weight", "bias")),
-            *(_norm_params(norm2), get_members(lin1, "weight", "bias"), get_members(lin2, "weight", "bias")),
-        )
+        lin1, act, lin2 = get_members(mlp, "lin1", "act", "lin2")
+        qkv, proj, lin1, lin2 = (get_members(layer, "weight", "bias") for layer in (qkv, proj, lin1, lin2))
+        window_size = cast(Block, block).window_size
+        yield _BlockLayers(_norm_params(norm1), attn, window_size, qkv, proj, _norm_params(norm2), lin1, act, lin2)
 
 
 def _norm_params(norm: nn.LayerNorm) -> _Norm:
@@ -262,11 +292,11 @@ def _apply_blocks(blocks: nn.ModuleList, x: Tensor) -> None:
     block: _BlockLayers | None = first
     while block is not None:
         y = F.linear(y, *block.qkv)
-        y = block.attn.attend(y.view(*grid, y.shape[1]))
+        y = block.attn.attend(y.view(*grid, y.shape[1]), block.window_size)
         y = F.linear(y.view(x.shape), *block.proj)
         y = _add_layer_norm(x, y, block.norm2, on_gpu)
         y = F.linear(y, *block.lin1)
-        y = F.linear(gelu_(y), *block.lin2)
+        y = F.linear(gelu_(y, approximate=block.act.approximate), *block.lin2)
         block = next(layers, None)
         y = _add_layer_norm(x, y, block and block.norm1, on_gpu)
 
@@ -293,61 +323,6 @@ def _layer_norm(x: Tensor, norm: _Norm) -> Tensor:
     return torch.layer_norm(x, weight.shape, weight.to(x.dtype), bias, eps).to(weight.dtype)
 
 
-class MLPBlock(nn.Module):
-    """Two linear layers with GELU, or the layer that is set as `act`, between them."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden_dim)
-        self.lin2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(getattr(self, "act", F.gelu)(self.lin1(x)))
-
-
-class Attention(nn.Module):
-    """Multi-head attention over a 2-D grid, with learnt relative positions per axis added to the scores."""
-
-    def __init__(self, dim: int, num_heads: int, *, window_size: int, grid: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, dim // num_heads))
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
-        return self.proj(self.attend(self.qkv(x)))
-
-    def attend(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3 * heads * d) -> (B, H, W, heads * d)
-        """Compute the attention itself, between the qkv projection and the output projection."""
-        height, width = (self.window_size or side for side in qkv.shape[1:3])
-        rel_pos_h, rel_pos_w, layer = get_members(self, "rel_pos_h", "rel_pos_w", "qkv")
-        rel_pos_h, rel_pos_w = resample_rel_pos(rel_pos_h, height), resample_rel_pos(rel_pos_w, width)
-        # The reference pads with zeros after the norm, so q, k and v of a padding token are the biases.
-        padding = get_members(layer, "bias")[0] if type(layer) is nn.Linear else None
-        if padding is None:  # e.g. an adapter, which may have no bias of its own
-            padding = layer(qkv.new_zeros(1, 1, 1, qkv.shape[3] // 3)).flatten()
-        tensors = qkv, rel_pos_h, rel_pos_w, padding
-        fused = (
-            can_use_cuda_kernels(*tensors) or can_use_native(*tensors) or can_use_native(*tensors, dtype=torch.bfloat16)
-        )
-        attend = ops.attention if fused else attention_in_torch
-        return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, self.window_size, padding)
-
-
-def resample_rel_pos(table: Tensor, size: int) -> Tensor:
-    """Return a table of relative positions for an axis of `size` tokens, (2 * size - 1, d).
-
-    A table (2 * n - 1, d) that was learnt for another size is resampled linearly, as in the reference.
-    """
-    length = 2 * size - 1
-    if table.shape[0] == length:
-        return table
-    return F.interpolate(table.T[None], size=length, mode="linear")[0].T
-
-
 _CONV_TYPES = frozenset({nn.Conv2d})
 # Layer types that the blocks consist of, unless the user has put in others.
-_LAYER_TYPES = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm})
+_LAYER_TYPES = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm, nn.GELU})

@@ -6,13 +6,14 @@ official checkpoints. `decoder_folded.py` computes the same outputs for inferenc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .common import MLP, LayerNorm2d
+from .common import MLP, LayerNorm2d, MLPBlock
 from .native import record_layer_types
 
 NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
@@ -30,7 +31,7 @@ class MaskDecoder(nn.Module):
         transformer_dim: int,
         transformer: TwoWayTransformer,
         num_multimask_outputs: int = NUM_MASK_TOKENS - 1,
-        activation: type[nn.Module] = nn.GELU,
+        activation: Callable[[], nn.Module] = nn.GELU,
         iou_head_depth: int = 3,
         iou_head_hidden_dim: int = 256,
     ) -> None:
@@ -50,7 +51,7 @@ class MaskDecoder(nn.Module):
         )
         self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(self.num_mask_tokens))
         self.iou_prediction_head = MLP(dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth)
-        record_layer_types(self)
+        record_layer_types(self, _LAYER_TYPES)
 
     def forward(
         self,
@@ -113,16 +114,17 @@ class MaskDecoder(nn.Module):
     def is_standard(self) -> bool:
         """Return whether the layers are those of the official models, in any width.
 
-        The faster forms of the decoder compute only this architecture.
+        The faster forms of the decoder compute only this architecture. Requires `is_unmodified`.
         """
+        heads = self.output_hypernetworks_mlps
         return (
             self.num_mask_tokens == NUM_MASK_TOKENS
-            and len(self.transformer.layers) == 2
+            and self.transformer.is_standard()
             and len(self.iou_prediction_head.layers) == 3
+            and not any(cast(MLP, mlp).sigmoid_output for mlp in (*heads, self.iou_prediction_head))
             and all(_is_exact_gelu(self.output_upscaling[index]) for index in (2, 4))
             and "predict_masks" not in self.__dict__
-            and self.transformer.is_uniform()
-            and len({_widths_of(mlp) for mlp in self.output_hypernetworks_mlps}) == 1
+            and len({_widths_of(mlp) for mlp in heads}) == 1
         )
 
 
@@ -135,27 +137,64 @@ def _widths_of(mlp: nn.Module) -> tuple[int, ...]:
 
 
 class TwoWayTransformer(nn.Module):
-    """Blocks of attention between tokens and image, then a final attention of the tokens to the image."""
+    """Blocks of attention between tokens and image, then a final attention of the tokens to the image.
 
-    def __init__(self, depth: int, embedding_dim: int, num_heads: int, mlp_dim: int) -> None:
+    Arguments and defaults are those of Meta's class.
+
+    Args:
+        depth: number of blocks.
+        embedding_dim: channels C of the tokens and of the image.
+        num_heads: attention heads.
+        mlp_dim: hidden width of the blocks' MLPs.
+        activation: makes the activation of these MLPs.
+        attention_downsample_rate: attention between tokens and image is this many times narrower than C.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        embedding_dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        attention_downsample_rate: int = 2,
+    ) -> None:
         super().__init__()
-        dim = embedding_dim
-        self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_dim, first=i == 0) for i in range(depth))
-        self.final_attn_token_to_image = DecoderAttention(dim, num_heads, downsample=2)
-        self.norm_final_attn = nn.LayerNorm(dim)
+        self.depth = depth
+        self.embedding_dim = embedding_dim
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        rate = attention_downsample_rate
+        self.layers = nn.ModuleList(
+            TwoWayBlock(embedding_dim, num_heads, mlp_dim, activation, rate, skip_first_layer_pe=i == 0)
+            for i in range(depth)
+        )
+        self.final_attn_token_to_image = DecoderAttention(embedding_dim, num_heads, rate)
+        self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
     @property
     def blocks(self) -> list[TwoWayBlock]:
         """`layers` with their static type."""
         return [cast(TwoWayBlock, layer) for layer in self.layers]
 
-    def is_uniform(self) -> bool:
-        """Return whether all LayerNorms have the same `eps`, and all attentions the same number of heads."""
+    def is_standard(self) -> bool:
+        """Return whether the layers are those of the official models, in any width.
+
+        All LayerNorms must have the same `eps`, and all attentions the same number of heads.
+        """
+        if [block.skip_first_layer_pe for block in self.blocks] != [True, False]:
+            return False
         norms, attentions = [self.norm_final_attn], [self.final_attn_token_to_image]
         for block in self.blocks:
             norms += block.norm1, block.norm2, block.norm3, block.norm4
-            attentions += block.self_attn, block.cross_attn_token_to_image, block.cross_attn_image_to_token
-        return len({norm.eps for norm in norms}) == len({attention.num_heads for attention in attentions}) == 1
+            attentions += block.cross_attn_token_to_image, block.cross_attn_image_to_token
+        widths = {2 * attention.internal_dim for attention in attentions}
+        attentions += [block.self_attn for block in self.blocks]
+        return (
+            all(type(block.mlp.act) is nn.ReLU for block in self.blocks)
+            and widths == {self.norm_final_attn.weight.shape[0]}
+            and len({norm.eps for norm in norms}) == len({attention.num_heads for attention in attentions}) == 1
+        )
 
     def forward(self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Return the final tokens (N, T, C) and image tokens (N, h * w, C).
@@ -172,19 +211,32 @@ class TwoWayTransformer(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Self-attention of the tokens, attention of tokens to image, MLP, and attention of image to tokens."""
+    """Self-attention of the tokens, attention of tokens to image, MLP, and attention of image to tokens.
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, first: bool) -> None:
+    Arguments and defaults are those of Meta's class; `TwoWayTransformer` describes them.
+    skip_first_layer_pe: whether the tokens still equal their position embedding, as in the first block.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_heads: int,
+        mlp_dim: int = 2048,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        attention_downsample_rate: int = 2,
+        skip_first_layer_pe: bool = False,
+    ) -> None:
         super().__init__()
-        self.first = first
+        dim, rate = embedding_dim, attention_downsample_rate
+        self.skip_first_layer_pe = skip_first_layer_pe
         self.self_attn = DecoderAttention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn_token_to_image = DecoderAttention(dim, num_heads, downsample=2)
+        self.cross_attn_token_to_image = DecoderAttention(dim, num_heads, rate)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = TokenMLP(dim, mlp_dim)
+        self.mlp = MLPBlock(dim, mlp_dim, activation)
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
-        self.cross_attn_image_to_token = DecoderAttention(dim, num_heads, downsample=2)
+        self.cross_attn_image_to_token = DecoderAttention(dim, num_heads, rate)
 
     def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
         queries = self.attend_self(queries, query_pe)
@@ -196,10 +248,9 @@ class TwoWayBlock(nn.Module):
     def attend_self(self, queries: Tensor, query_pe: Tensor) -> Tensor:
         """Apply self-attention and norm to the tokens.
 
-        In the first block the tokens still equal their position embedding, so it is not added, and there is no
-        residual.
+        With `skip_first_layer_pe` the position embedding is not added, and there is no residual.
         """
-        if self.first:
+        if self.skip_first_layer_pe:
             return self.norm1(self.self_attn(queries, queries, queries))
         queries_with_pe = queries + query_pe
         return self.norm1(queries + self.self_attn(queries_with_pe, queries_with_pe, queries))
@@ -210,31 +261,32 @@ class TwoWayBlock(nn.Module):
         return self.norm3(queries + self.mlp(queries))
 
 
-class TokenMLP(nn.Module):
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden_dim)
-        self.lin2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.relu(self.lin1(x)))
-
-
 class DecoderAttention(nn.Module):
-    """Multi-head attention whose inner width is `dim // downsample`."""
+    """Multi-head attention whose inner width is `embedding_dim // downsample_rate`.
 
-    def __init__(self, dim: int, num_heads: int, downsample: int = 1) -> None:
+    Arguments and defaults are those of Meta's class. Raises ValueError unless `num_heads` divides the inner width.
+    """
+
+    def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
         super().__init__()
-        inner = dim // downsample
+        inner = embedding_dim // downsample_rate
+        if num_heads < 1 or inner % num_heads:
+            raise ValueError(f"num_heads must divide the inner width, {inner}, not be {num_heads}")
+        self.embedding_dim = embedding_dim
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(dim, inner)
-        self.k_proj = nn.Linear(dim, inner)
-        self.v_proj = nn.Linear(dim, inner)
-        self.out_proj = nn.Linear(inner, dim)
+        self.q_proj = nn.Linear(embedding_dim, inner)
+        self.k_proj = nn.Linear(embedding_dim, inner)
+        self.v_proj = nn.Linear(embedding_dim, inner)
+        self.out_proj = nn.Linear(inner, embedding_dim)
+
+    @property
+    def internal_dim(self) -> int:
+        """Channels of all heads together."""
+        return self.q_proj.out_features
 
     @property
     def head_dim(self) -> int:
-        return self.q_proj.out_features // self.num_heads
+        return self.internal_dim // self.num_heads
 
     def split_heads(self, x: Tensor) -> Tensor:  # (N, L, heads * d) -> (N, heads, L, d)
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -247,3 +299,12 @@ class DecoderAttention(nn.Module):
         else:
             out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+# Layer types of the official decoder.
+_LAYER_TYPES = frozenset(
+    {
+        *(MaskDecoder, TwoWayTransformer, TwoWayBlock, DecoderAttention, MLP, MLPBlock, LayerNorm2d),
+        *(nn.ConvTranspose2d, nn.Embedding, nn.GELU, nn.LayerNorm, nn.Linear, nn.ModuleList, nn.ReLU, nn.Sequential),
+    }
+)

@@ -91,7 +91,10 @@ def is_unmodified(module: nn.Module) -> bool:
     """
     unmodified = is_plain(module)
     if not unmodified:
-        warn_once(f"{type(module).__name__} has hooks or replaced layers: PyTorch runs it, not the native operations")
+        warn_once(
+            f"{type(module).__name__} has hooks or other layers than usual: PyTorch runs it, not the native "
+            "operations. Merge adapters such as LoRA into the weights for full speed"
+        )
     return unmodified
 
 
@@ -127,6 +130,14 @@ def _type_and_settings(layer: nn.Module) -> tuple[Any, ...]:
     return type(layer), None if settings is None else settings(layer), lacking
 
 
-def record_layer_types(module: nn.Module) -> None:
-    """Record the types and settings of a network's layers for `is_unmodified`. Call at the end of its `__init__`."""
-    vars(module)[_LAYER_TYPES] = list(map(_type_and_settings, modules_of(module)))
+def record_layer_types(module: nn.Module, layer_types: frozenset[type] | None = None) -> None:
+    """Record the types and settings of a network's layers for `is_unmodified`. Call at the end of its `__init__`.
+
+    layer_types: if given, a network with layers of other types, or with layers that lack a parameter, counts as
+    modified from the start.
+    """
+    parts = modules_of(module)
+    if layer_types is None or all(
+        type(part) in layer_types and all(value is not None for value in part._parameters.values()) for part in parts
+    ):
+        vars(module)[_LAYER_TYPES] = list(map(_type_and_settings, parts))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._log import warn_once
 from .common import LayerNorm2d
 from .native import can_use_native, is_unmodified, record_layer_types
 
@@ -20,8 +21,17 @@ _MIN_THREADED_ANGLES = 1 << 15
 class PromptEncoder(nn.Module):
     """Embed prompts that are given in pixels of the model input, whose long side is `image_size`.
 
-    The arguments are those of Meta's implementation; both sizes are (height, width). Raises ValueError unless they are
-    square.
+    Arguments and defaults are those of Meta's class.
+
+    Args:
+        embed_dim: channels of the embeddings.
+        image_embedding_size: (height, width) of the image's embedding.
+        input_image_size: (height, width) of the model input.
+        mask_in_chans: channels of the last hidden layer for mask prompts.
+        activation: makes the activations of the layers for mask prompts.
+
+    Raises:
+        ValueError: A size that isn't square.
     """
 
     def __init__(
@@ -30,6 +40,7 @@ class PromptEncoder(nn.Module):
         image_embedding_size: tuple[int, int],
         input_image_size: tuple[int, int],
         mask_in_chans: int = 16,
+        activation: Callable[[], nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
@@ -43,10 +54,10 @@ class PromptEncoder(nn.Module):
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_in_chans // 4, 2, stride=2),
             LayerNorm2d(mask_in_chans // 4),
-            nn.GELU(),
+            activation(),
             nn.Conv2d(mask_in_chans // 4, mask_in_chans, 2, stride=2),
             LayerNorm2d(mask_in_chans),
-            nn.GELU(),
+            activation(),
             nn.Conv2d(mask_in_chans, embed_dim, 1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
@@ -126,6 +137,14 @@ class PromptEncoder(nn.Module):
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
 
+    def has_standard_forward(self) -> bool:
+        """Return whether `forward` is nothing but `sparse` and `dense`. If it isn't, that is logged once."""
+        hooks = self._forward_hooks or self._forward_pre_hooks
+        if type(self).forward is PromptEncoder.forward and "forward" not in self.__dict__ and not hooks:
+            return True
+        warn_once(f"{type(self).__name__} has hooks or another forward: the decoder's plain form takes its embeddings")
+        return False
+
     def has_standard_mask_layers(self) -> bool:
         """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`."""
         return is_unmodified(self) and "dense" not in self.__dict__
@@ -161,13 +180,18 @@ class PromptEncoder(nn.Module):
 
 
 class PositionEmbeddingRandom(nn.Module):
-    """Random Fourier features of positions in [0, 1]**2 (Tancik et al., 2020)."""
+    """Random Fourier features of positions in [0, 1]**2 (Tancik et al., 2020).
+
+    Arguments and defaults are those of Meta's class. num_pos_feats: number of frequencies, each with a sine and a
+    cosine. scale: standard deviation of the frequencies; None or a value below 0 stands for 1.
+    """
 
     positional_encoding_gaussian_matrix: Tensor
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_pos_feats: int = 64, scale: float | None = None) -> None:
         super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_features))
+        scale = 1.0 if scale is None or scale <= 0 else scale
+        self.register_buffer("positional_encoding_gaussian_matrix", scale * torch.randn(2, num_pos_feats))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionEmbeddingRandom:
         """Convert as for any module, but stay in float32 when cast to half precision.
@@ -182,22 +206,22 @@ class PositionEmbeddingRandom(nn.Module):
         return self
 
     def forward(self, size: tuple[int, int]) -> Tensor:
-        """Embed the centre of each cell of a (height, width) grid: (2 * num_features, height, width)."""
+        """Embed the centre of each cell of a (height, width) grid: (2 * num_pos_feats, height, width)."""
         device = self.positional_encoding_gaussian_matrix.device
         axes = [(torch.arange(side, dtype=torch.float32, device=device) + 0.5) / side for side in size]
         y, x = torch.meshgrid(*axes, indexing="ij")
         return self._pe_encoding(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
 
-    def _pe_encoding(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_features)
+    def _pe_encoding(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_pos_feats)
         angles = self._angles(positions)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Embed points (..., 2) x, y in pixels of a (height, width) image: (..., 2 * num_features)."""
+        """Embed points (..., 2) x, y in pixels of a (height, width) image: (..., 2 * num_pos_feats)."""
         return self._pe_encoding(coords_input / coords_input.new_tensor([image_size[1], image_size[0]]))
 
     def embed_positions(self, positions: Tensor) -> Tensor:
-        """Embed positions (..., 2) in [0, 1]: (..., 2 * num_features).
+        """Embed positions (..., 2) in [0, 1]: (..., 2 * num_pos_feats).
 
         Small inputs avoid PyTorch's threads when native operations are in use: these threads would spin for
         milliseconds on cores that the native operations need.
@@ -209,7 +233,7 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.from_numpy(np.concatenate([np.sin(angles_float64), np.cos(angles_float64)], -1, dtype=np.float32))
 
     def _angles(self, positions: Tensor) -> Tensor:
-        """Return the angles of the features: (..., 2) -> (..., num_features)."""
+        """Return the angles of the features: (..., 2) -> (..., num_pos_feats)."""
         matrix = self.positional_encoding_gaussian_matrix
         if not torch.is_autocast_enabled(matrix.device.type):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .image_encoder import ImageEncoderViT
+from .image_encoder import sam_vit
 from .mask_decoder import MaskDecoder, TwoWayTransformer
 from .mask_scoring import OFFICIAL, MaskScoring
 from .prompt_encoder import PromptEncoder
@@ -64,21 +64,21 @@ _ROWS = (
     ModelSpec(
         "sam_b",
         image_size=1024,
-        encoder=lambda: ImageEncoderViT(768, 12, 12, (2, 5, 8, 11)),
+        encoder=lambda: sam_vit(768, 12, 12, (2, 5, 8, 11)),
         file_names=("sam_b.pt", "sam_vit_b_01ec64.pth"),
         urls=(_META + "sam_vit_b_01ec64.pth", _ASSETS + "sam_b.pt"),
     ),
     ModelSpec(
         "sam_l",
         image_size=1024,
-        encoder=lambda: ImageEncoderViT(1024, 24, 16, (5, 11, 17, 23)),
+        encoder=lambda: sam_vit(1024, 24, 16, (5, 11, 17, 23)),
         file_names=("sam_l.pt", "sam_vit_l_0b3195.pth"),
         urls=(_META + "sam_vit_l_0b3195.pth", _ASSETS + "sam_l.pt"),
     ),
     ModelSpec(
         "sam_h",
         image_size=1024,
-        encoder=lambda: ImageEncoderViT(1280, 32, 16, (7, 15, 23, 31)),
+        encoder=lambda: sam_vit(1280, 32, 16, (7, 15, 23, 31)),
         file_names=("sam_h.pt", "sam_vit_h_4b8939.pth"),
         urls=(_META + "sam_vit_h_4b8939.pth",),
     ),

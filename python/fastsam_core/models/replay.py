@@ -5,7 +5,6 @@ For a single image the launches take the host milliseconds, and the GPU would be
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
+from .._environment import read_switch
 from .._log import warn_once
 from ..ops._attention.cuda import why_not
 from ..ops._dispatch_bypass import is_unobserved
@@ -45,10 +45,7 @@ MIN_FREE_BYTES = 1 << 30
 
 def _read_disabled_reason() -> str:
     """Return why no graphs are used, or an empty string. ValueError for an invalid FASTSAM_CUDA_GRAPHS."""
-    wanted = os.environ.get("FASTSAM_CUDA_GRAPHS", "")
-    if wanted not in ("", "0", "1"):
-        raise ValueError(f"FASTSAM_CUDA_GRAPHS={wanted}: it must be 1 or 0")
-    if wanted != "1":
+    if read_switch("FASTSAM_CUDA_GRAPHS") != "1":
         return SWITCHED_OFF
     reason = ""
     if cuda_module is None:  # without kernels attention makes matrices of a gigabyte, which a graph would hold

@@ -13,21 +13,20 @@ from torch import Tensor, nn
 from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, parallel_for, thread_count
 from . import decoder_gpu, decoder_tiled
-from .common import to_device
-from .decoder_folded import MAX_FOLDED_TOKENS, FoldedImage, gpu_chunk_size
+from .common import PIXEL_MEAN, PIXEL_STD, Normalisation, to_device
+from .decoder_calls import check_prompts, decode_folded, decode_in_chunks
+from .decoder_folded import MAX_FOLDED_TOKENS, gpu_chunk_size
 from .decoder_gpu import can_use_decoder_kernels
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .mask_scoring import OFFICIAL
 from .module_cache import cached, evict_stale, is_capturing, stream_key
 from .native import can_use_native, is_unmodified
-from .prepared_image import ImageDecoder, PreparedImage
+from .precision import dtype_of
+from .prepared_image import PreparedImage
 from .prompt_encoder import PromptEncoder
 from .replay import encode
 from .speculative import run_in_dtype
-
-# Prompts per call of the plain decoder, on a CPU and on a GPU. Each takes 4 MiB per copy of its image tokens.
-_PLAIN_CHUNK_SIZE, _PLAIN_CHUNK_SIZE_ON_GPU = 8, 32
 
 # Default number of grid points decoded together, as in the reference. With GPU kernels more are decoded, because a
 # launch costs the same for any number. They take some 1.3 GiB more, so not on a GPU with little memory. On a CPU each
@@ -42,11 +41,6 @@ _MAX_SINGLE_THREADED_PROMPTS = 8
 _MAX_CACHED_GRIDS = 8
 
 IndexList = Sequence[int] | Tensor
-
-
-def _plain_chunk_size(tensor: Tensor) -> int:
-    """Return how many prompts the plain decoder takes at a time on the tensor's device."""
-    return _PLAIN_CHUNK_SIZE if tensor.is_cpu else _PLAIN_CHUNK_SIZE_ON_GPU
 
 
 def _to_index_tensor(index: IndexList) -> Tensor:
@@ -148,12 +142,17 @@ class SamModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.mask_decoder.iou_token.weight.device
+        return self.prompt_encoder.no_mask_embed.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point dtype of the weights."""
-        return self.mask_decoder.iou_token.weight.dtype
+        return dtype_of(self.mask_decoder)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Mean and standard deviation of the red, green and blue values, by which pixels are normalised."""
+        return PIXEL_MEAN, PIXEL_STD
 
     @torch.no_grad()
     def points_per_batch(self, dtype: torch.dtype | None = None) -> int:
@@ -166,9 +165,9 @@ class SamModel(nn.Module):
           at least 64 and at most 1,024. For `sam_nano` in float32 that is 512.
         """
         decoder = self.mask_decoder
-        probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
         if not (is_unmodified(decoder) and decoder.is_standard()):
             return _POINTS_PER_BATCH
+        probe = decoder.iou_token.weight.new_empty(1, self.prompt_encoder.embed_dim, 1, 1, dtype=dtype)
         if can_use_native(decoder.iou_token.weight):  # native: its state is float32, whatever `dtype` says
             chunks = decoder_tiled.PROMPTS_PER_CHUNK * thread_count()
             return min(_MAX_POINTS_PER_BATCH_ON_CPU, max(_POINTS_PER_BATCH, chunks))
@@ -237,9 +236,7 @@ class SamModel(nn.Module):
             if self.needs_prompt:
                 raise ValueError("no prompt: give points, boxes or masks")
             return self._decode_without_prompts(embedding, multimask_output)
-        self._check_shapes(points, labels, boxes, masks)
-        if len({len(prompt) for prompt in prompts}) > 1:
-            raise ValueError(f"prompts are for different numbers of objects: {[len(prompt) for prompt in prompts]}")
+        check_prompts(self.image_size, points, labels, boxes, masks)
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         logits, decoder_iou = self._decode(image, points, labels, boxes, masks, len(prompts[0]), multimask_output)
         clipped = self.mask_scoring.clip_to_boxes(logits, boxes, points, labels)
@@ -253,23 +250,8 @@ class SamModel(nn.Module):
         Returns what `decode_prompts` does, for N = 1. Without such training the masks mean little.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        sparse = self.prompt_encoder.sparse(None, None, None).to(image.dtype)
-        logits, decoder_iou = self._decode_plain(image, sparse, None, multimask_output)
+        logits, decoder_iou = self._decode_by_calls(image, None, None, None, None, 1, multimask_output)
         return logits, self.mask_scoring.predicted_iou(decoder_iou, logits)
-
-    def _check_shapes(
-        self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
-    ) -> None:
-        side = self.image_size // 4
-        if points is not None and (points.ndim != 3 or points.shape[2] != 2):
-            raise ValueError(f"points must be (N, P, 2) x, y, not {tuple(points.shape)}")
-        if points is not None and (labels is None or labels.shape != points.shape[:2]):
-            given = None if labels is None else tuple(labels.shape)
-            raise ValueError(f"labels must be one for each of the points, {tuple(points.shape[:2])}, not {given}")
-        if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
-            raise ValueError(f"boxes must be (N, 4) x1, y1, x2, y2, not {tuple(boxes.shape)}")
-        if masks is not None and (masks.ndim != 4 or tuple(masks.shape[1:]) != (1, side, side)):
-            raise ValueError(f"masks must be logits (N, 1, {side}, {side}), not {tuple(masks.shape)}")
 
     def _decode(
         self,
@@ -287,6 +269,8 @@ class SamModel(nn.Module):
             shape = (0, 3 if multimask_output else 1)
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
+        if not self.prompt_encoder.has_standard_forward():
+            return self._decode_by_calls(image, points, labels, boxes, masks, count, multimask_output)
         # Only the native CPU form takes mask prompts, so no other form is made for them.
         allow_folded = not torch.is_grad_enabled() and (masks is None or can_use_native(image.embedding))
         folded = image.image_decoder_for(count) if allow_folded else None
@@ -294,7 +278,7 @@ class SamModel(nn.Module):
             sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
             if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
                 if masks is None:
-                    return self._decode_folded(folded, sparse, multimask_output)
+                    return decode_folded(folded, sparse, multimask_output)
                 if isinstance(folded, TiledImage) and self.prompt_encoder.has_standard_mask_layers():
                     return self._decode_masked(folded, sparse, masks, multimask_output)
         return self._decode_plain(image, sparse, masks, multimask_output)
@@ -303,20 +287,33 @@ class SamModel(nn.Module):
         self, image: PreparedImage, sparse: Tensor, masks: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """Decode by calls of the decoder module, a chunk of prompts at a time."""
-        outputs, size = [], _plain_chunk_size(sparse)
-        for start in range(0, len(sparse), size):
-            part = slice(start, start + size)
-            logits, iou = image.decoder(
-                image_embeddings=image.embedding,
-                image_pe=image.position,
-                sparse_prompt_embeddings=sparse[part],
-                dense_prompt_embeddings=(
-                    image.no_mask if masks is None else self.prompt_encoder.dense(masks[part]).to(image.dtype)
-                ),
-                multimask_output=multimask_output,
+
+        def embed(part: slice) -> tuple[Tensor, Tensor]:
+            dense = image.no_mask if masks is None else self.prompt_encoder.dense(masks[part])
+            return sparse[part], dense
+
+        return decode_in_chunks(image, embed, len(sparse), multimask_output)
+
+    def _decode_by_calls(
+        self,
+        image: PreparedImage,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+        count: int,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode as `_decode_plain` does, but also call the prompt encoder's module."""
+
+        def embed(part: slice) -> tuple[Tensor, Tensor]:
+            return self.prompt_encoder(
+                points=None if points is None or labels is None else (points[part], labels[part]),
+                boxes=None if boxes is None else boxes[part],
+                masks=None if masks is None else masks[part],
             )
-            outputs.append((logits.float(), iou.float()))
-        return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
+
+        return decode_in_chunks(image, embed, count, multimask_output)
 
     def decode_points(
         self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, iou_threshold: float | None = None
@@ -336,20 +333,17 @@ class SamModel(nn.Module):
             another call may return the same memory.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        if not len(points):
-            masks, iou = self._decode(image, points, labels, None, None, 0, multimask_output=True)
+        with torch.no_grad():
+            folded = image.image_decoder if len(points) and self.prompt_encoder.has_standard_forward() else None
+        if folded is None:
+            points, labels = (x.to(image.embedding.device) for x in (points, labels))
+            with torch.no_grad():
+                masks, iou = self._decode(image, points, labels, None, None, len(points), multimask_output=True)
             return iou, lambda point_index, mask_index: masks[
                 _to_index_tensor(point_index), _to_index_tensor(mask_index)
             ]
-        with torch.no_grad():
-            folded = image.image_decoder
         with torch.no_grad(), _native_threads_context(image.embedding, len(points)):
             sparse = self._point_tokens(image, points, labels)
-            if folded is None:
-                masks, iou = self._decode_plain(image, sparse, None, multimask_output=True)
-                return iou, lambda point_index, mask_index: masks[
-                    _to_index_tensor(point_index), _to_index_tensor(mask_index)
-                ]
             decoded = folded.decode(sparse, () if iou_threshold is None else (1, 2, 3), iou_threshold)
             iou = decoded.predicted_iou()[:, 1:].float()
 
@@ -395,7 +389,7 @@ class SamModel(nn.Module):
     def _decode_masked(
         self, image: TiledImage, sparse: Tensor, masks: Tensor, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """Decode as `_decode_folded` does, for prompts with a mask each, whose image features therefore differ."""
+        """Decode as `decode_folded` does, for prompts with a mask each, whose image features therefore differ."""
         decoded: dict[int, tuple[Tensor, Tensor]] = {}
         with native_threads():
             with_mask = image.with_masks(self.prompt_encoder.mask_projection())
@@ -403,22 +397,8 @@ class SamModel(nn.Module):
             def decode(i: int) -> None:
                 channels = self.prompt_encoder.mask_hidden_channels(masks[i : i + 1])
                 with with_mask(channels[0]) as masked:
-                    decoded[i] = self._decode_folded(masked, sparse[i : i + 1], multimask_output)
+                    decoded[i] = decode_folded(masked, sparse[i : i + 1], multimask_output)
 
             parallel_for(decode, len(sparse))
         logits, iou = zip(*(decoded[i] for i in range(len(sparse))), strict=True)
         return torch.cat(logits), torch.cat(iou)
-
-    @staticmethod
-    def _decode_folded(folded: ImageDecoder, sparse: Tensor, multimask_output: bool) -> tuple[Tensor, Tensor]:
-        """Decode by one of the faster forms; returns logits and predicted IoU as `_decode` does."""
-        tokens = [1, 2, 3] if multimask_output else [0]
-        logits, ious = [], []
-        # The native forms chunk prompts themselves and return all masks in one piece of memory.
-        size = _plain_chunk_size(sparse) if isinstance(folded, FoldedImage) else len(sparse)
-        for part in sparse.split(size):
-            decoded = folded.decode(part, tokens)
-            pairs = torch.cartesian_prod(torch.arange(len(part), device="cpu"), torch.tensor(tokens, device="cpu"))
-            logits.append(decoded.logits(pairs[:, 0], pairs[:, 1]).float().unflatten(0, (len(part), -1)))
-            ious.append(decoded.predicted_iou()[:, tokens[0] : tokens[-1] + 1].float())
-        return (logits[0], ious[0]) if len(ious) == 1 else (torch.cat(logits), torch.cat(ious))

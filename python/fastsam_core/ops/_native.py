@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._environment import read_switch
 from .._log import logger, warn_once
 
 
 def _load() -> tuple[ModuleType | None, str]:
     """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad variable."""
-    switch = os.environ.get("FASTSAM_NATIVE", "")
-    if switch not in ("", "0", "1"):
-        raise ValueError(f"FASTSAM_NATIVE={switch}: it must be 1 or 0")
-    if switch == "0":
+    if read_switch("FASTSAM_NATIVE") == "0":
         reason = "switched off by FASTSAM_NATIVE=0"
         logger.info("the native CPU operations are %s; PyTorch runs every operation", reason)
         return None, reason

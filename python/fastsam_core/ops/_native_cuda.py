@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._environment import read_switch
 from .._log import logger, warn_once
 
 NOT_BUILT = "not built"
@@ -23,7 +23,7 @@ UNVALIDATED_KERNELS = (
     "the decoder's kernels for float32, and those of TinyViT's encoders (depthwise3x3, and add_norm_into of short rows)"
 )
 # Whether those kernels are used.
-use_unvalidated = os.environ.get("FASTSAM_CUDA_KERNELS", "") == "1"
+use_unvalidated = read_switch("FASTSAM_CUDA_KERNELS") == "1"
 SWITCHED_OFF = "switched off by FASTSAM_CUDA_KERNELS=0"
 # Codes of dtypes, as in csrc/common/dtype.h.
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -31,10 +31,8 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 def _load() -> tuple[ModuleType | None, str]:
     """Return the module and "", or None and the reason why it isn't in use; ValueError for a bad variable."""
-    switch = os.environ.get("FASTSAM_CUDA_KERNELS", "")
-    if switch not in ("", "0", "1"):
-        raise ValueError(f"FASTSAM_CUDA_KERNELS={switch}: it must be 1 or 0")
-    if os.environ.get("FASTSAM_NATIVE", "") == "0":
+    switch = read_switch("FASTSAM_CUDA_KERNELS")
+    if read_switch("FASTSAM_NATIVE") == "0":
         return None, "switched off by FASTSAM_NATIVE=0"
     if find_spec("fastsam_core._cuda") is None:
         if switch == "1":

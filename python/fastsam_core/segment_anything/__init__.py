@@ -4,8 +4,8 @@
 
 Signatures, argument names, return types and their order are Meta's, and images are RGB as there. The implementation is
 this package's: checkpoints are read without executing code, and masks are made from low-resolution logits. Build models
-with `sam_model_registry`: `modeling.ImageEncoderViT` and `modeling.Sam` take other arguments than Meta's classes. Call
-`install()` to make third-party tools that import `segment_anything` use this package.
+with `sam_model_registry`, or your own from the classes in `modeling`. Call `install()` to make third-party tools that
+import `segment_anything` use this package.
 """
 
 from __future__ import annotations

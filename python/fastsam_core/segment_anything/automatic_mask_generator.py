@@ -14,9 +14,10 @@ from ..encoded_image import EncodedImage
 from ..everything.arguments import check_count, check_number
 from ..everything.grid import checked_grids
 from ..models.mask_scoring import OFFICIAL
-from ..models.sam.amg import build_all_layer_point_grids
+from ..models.sam.amg import area_from_rle, box_xyxy_to_xywh, build_all_layer_point_grids, coco_encode_rle
 from ..segment import generate_records
 from ..stopwatch import Stopwatch
+from .generator_steps import GeneratorSteps
 from .predictor import SamPredictor
 
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
@@ -25,10 +26,10 @@ _NO_FILTER = -1e30
 _THRESHOLDS = OFFICIAL.conf_thres, OFFICIAL.stability_score_thresh
 
 
-class SamAutomaticMaskGenerator:
+class SamAutomaticMaskGenerator(GeneratorSteps):
     """Segments everything in an image: prompts with a grid of points, filters by quality, removes duplicates.
 
-    The arguments are Meta's.
+    The arguments are Meta's, and so are the methods for the steps, which subclasses may override.
 
     Args:
         model: From `sam_model_registry`, or a `SAM` or `SamModel` of this package.
@@ -114,11 +115,36 @@ class SamAutomaticMaskGenerator:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             shown = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"image must be an RGB array, uint8 (H, W, 3), not {shown}")
-        model = self.predictor.model
-        records = generate_records(model, EncodedImage(image[..., ::-1], "image"), self._config(), Stopwatch())
+        if self._has_own_steps():
+            records = self._records_by_steps(image)
+        else:
+            encoded = EncodedImage(image[..., ::-1], "image")
+            records = generate_records(self.predictor.model, encoded, self._config(), Stopwatch())
         for record in records:
             record["segmentation"] = self._segmentation(record["segmentation"])
         return records
+
+    def _records_by_steps(self, image: np.ndarray) -> list[dict[str, Any]]:
+        """Return what `generate_records` does, by the methods that Meta's generator consists of."""
+        data = self._generate_masks(image)
+        if self.min_mask_region_area > 0:
+            thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
+            data = self.postprocess_small_regions(data, self.min_mask_region_area, thresh)
+        return [
+            {
+                "segmentation": coco_encode_rle(rle_dict),
+                "area": area_from_rle(rle_dict),
+                "bbox": box_xyxy_to_xywh(np.asarray(box)).tolist(),
+                "predicted_iou": float(predicted_iou),
+                "point_coords": [np.asarray(point).tolist()],
+                "stability_score": float(stability),
+                "crop_box": box_xyxy_to_xywh(np.asarray(crop_box)).tolist(),
+            }
+            for rle_dict, box, predicted_iou, point, stability, crop_box in zip(
+                *(data[name] for name in ("rles", "boxes", "iou_preds", "points", "stability_score", "crop_boxes")),
+                strict=True,
+            )
+        ]
 
     def _config(self) -> Config:
         # Built for every call, since users may change the attributes.

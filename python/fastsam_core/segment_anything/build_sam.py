@@ -11,27 +11,27 @@ from .modeling import Sam
 
 def build_sam_vit_h(checkpoint: Checkpoint = None) -> Sam:
     """Build SAM with the ViT-H image encoder. Without a checkpoint it is untrained."""
-    return Sam(build.build_sam_vit_h(checkpoint))
+    return Sam.from_model(build.build_sam_vit_h(checkpoint))
 
 
 def build_sam_vit_l(checkpoint: Checkpoint = None) -> Sam:
     """Build SAM with the ViT-L image encoder. Without a checkpoint it is untrained."""
-    return Sam(build.build_sam_vit_l(checkpoint))
+    return Sam.from_model(build.build_sam_vit_l(checkpoint))
 
 
 def build_sam_vit_b(checkpoint: Checkpoint = None) -> Sam:
     """Build SAM with the ViT-B image encoder. Without a checkpoint it is untrained."""
-    return Sam(build.build_sam_vit_b(checkpoint))
+    return Sam.from_model(build.build_sam_vit_b(checkpoint))
 
 
 def build_sam_vit_t(checkpoint: Checkpoint = None) -> Sam:
     """Build MobileSAM, which its own package calls vit_t. Without a checkpoint it is untrained."""
-    return Sam(build.build_mobile_sam(checkpoint))
+    return Sam.from_model(build.build_mobile_sam(checkpoint))
 
 
 def build_sam_nano(checkpoint: Checkpoint = "sam_nano.pt") -> Sam:
     """Build the bundled model sam_nano. It has its weights by default and is untrained if `checkpoint` is None."""
-    return Sam(build.build_sam_nano(checkpoint))
+    return Sam.from_model(build.build_sam_nano(checkpoint))
 
 
 build_sam = build_sam_vit_h

@@ -10,7 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from functools import cache
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from .._log import hide_passwords
@@ -65,7 +66,7 @@ def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
     name = hide_passwords(url)
     # urllib follows redirects to http, https and ftp only, so a server can't redirect to a local file.
     try:
-        with urllib.request.urlopen(_request(url), timeout=timeout) as response:
+        with _opener().open(_request(url), timeout=timeout) as response:
             yield response
     except urllib.error.HTTPError as error:
         raise ConnectionError(f"{name} answers {error.code} {error.reason}") from error
@@ -92,3 +93,26 @@ def _request(url: str) -> urllib.request.Request:
         token = base64.b64encode(unquote(credentials).encode()).decode("ascii")
         request.add_unredirected_header("Authorization", f"Basic {token}")  # not for another server
     return request
+
+
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follows redirects as urllib does, but keeps user name and password if they lead to the same server."""
+
+    def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
+        request, login = super().redirect_request(req, *args), req.get_header("Authorization")
+        if request is not None and login is not None:
+            (scheme, server), (new_scheme, new_server) = _server(req.full_url), _server(request.full_url)
+            if server == new_server and new_scheme in (scheme, "https"):
+                request.add_unredirected_header("Authorization", login)
+        return request
+
+
+def _server(url: str) -> tuple[str, str]:
+    """Return the scheme of a URL, and its host with the port unless that is the scheme's own."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, ""))
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_RedirectHandler)

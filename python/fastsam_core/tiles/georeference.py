@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# GeoPackage stores the code of a reference system in 32 bits with a sign.
+_MAX_CODE = 2**31 - 1
 INSTALL_HINT = "pip install 'fastsam_core[geo]'"
 
 
@@ -53,17 +55,18 @@ def validate_georeference(georeference: Any) -> Georeference:
     """Validate and normalise a `Georeference`.
 
     The transform may also be rasterio's `Affine`, and the authority's code may be text. An authority with another code
-    becomes None. Raises ValueError for anything else.
+    becomes None. Raises ValueError for anything else, and for codes above 2,147,483,647.
     """
     try:
         crs, transform, authority = georeference
         a, b, c, d, e, f = (float(number) for number in tuple(transform)[:6])
         authority_code = (str(authority[0]), int(authority[1])) if authority and str(authority[1]).isdigit() else None
-        if isinstance(crs, str) and np.isfinite([a, b, c, d, e, f]).all():
+        code_fits = authority_code is None or authority_code[1] <= _MAX_CODE
+        if code_fits and isinstance(crs, str) and np.isfinite([a, b, c, d, e, f]).all():
             return Georeference(crs, (a, b, c, d, e, f), authority_code)
     except (TypeError, ValueError, IndexError):
         pass
     raise ValueError(
-        "a raster's georeference must be a Georeference of WKT, six numbers, and None or a name with a code, not "
-        f"{georeference!r}"[:400]
+        "a raster's georeference must be a Georeference of WKT, six numbers, and None or a name with a code of at most "
+        f"{_MAX_CODE}, not {georeference!r}"[:400]
     )

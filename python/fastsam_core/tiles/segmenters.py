@@ -16,6 +16,7 @@ from ..config import EVERYTHING_OPTIONS
 from ..detect.protocol import qualified_name
 from ..models.native import can_use_native, is_unmodified
 from ..models.sam_model import SamModel
+from ..models.wrappers import unwrapped
 from ..predictor import Predictor
 from ..sam import SAM
 from ..segment import generate_records
@@ -44,13 +45,12 @@ class TileSegmenter(Protocol):
 def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileSegmenter:
     """Return the segmenter for a model.
 
-    model: a checkpoint name or path, a `SAM`, a `Predictor` or a `SamModel`, to which `device` and the
+    model: a checkpoint's name or path, a `SamModel`, a `SAM` or a `Predictor`, to which `device` and the
     segment-everything `options` apply; or a callable, which accepts neither. Raises TypeError for another kind of model
     and for options it doesn't accept, ValueError for invalid option values.
     """
-    if isinstance(model, SamModel):
-        model = SAM(model)
-    if isinstance(model, (str, os.PathLike, SAM, Predictor)):
+    model = unwrapped(model)
+    if isinstance(model, (str, os.PathLike, SamModel, SAM, Predictor)):
         for key in options:
             if key not in EVERYTHING_OPTIONS:
                 accepted = ", ".join(sorted(EVERYTHING_OPTIONS))
@@ -58,7 +58,8 @@ def load_segmenter(model: Any, device: Any, options: Mapping[str, Any]) -> TileS
         return ModelSegmenter(model, device, options)
     if not callable(model):
         raise TypeError(
-            f"model must be a checkpoint, a SAM, a Predictor, or a callable model(tile), not {type(model).__name__}"
+            "model must be a checkpoint's name or path, a SamModel, a SAM, a Predictor, or a callable model(tile), "
+            f"not {type(model).__name__}"
         )
     if options or device not in ("", None):
         rejected = [*options, *(["device"] if device not in ("", None) else [])]

@@ -105,12 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        trainer = _build_trainer(options)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
-    try:
+        try:
+            trainer = _build_trainer(options)
+        except (ValueError, TypeError, OSError) as error:
+            parser.error(" ".join(str(error).split()))
         trainer.run()
-    except (FloatingPointError, ValueError, OSError) as error:
+    except (FloatingPointError, MemoryError, ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted; run the same command again to resume from the last saved state\n")

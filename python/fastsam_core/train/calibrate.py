@@ -190,8 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples = collect_iou_samples(model, data, options.images, options.prompts, options.seed, options.workers)
         before, after = fit_head(model, samples, options.seed)
         save_weights(model, options.output)
-    except (ValueError, OSError) as error:
+    except (MemoryError, ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
     print(f"mean squared error of the predicted IoU on held-out images: {before:.5f}, now {after:.5f}")
     print(options.output)
     return 0

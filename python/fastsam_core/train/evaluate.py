@@ -98,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores = evaluate(model, scenes=options.scenes, seed=options.seed)
     except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
     print(f"{scores.objects} objects in {scores.scenes} scenes")
     print(f"one click, best of three by predicted IoU: mean IoU {scores.point:.3f} (by true IoU {scores.oracle:.3f})")
     print(f"box: mean IoU {scores.box:.3f}")

@@ -92,6 +92,8 @@ class Prefetcher:
 
     workers: processes that load images in advance; 0 loads them in a thread. queue_size: approximate number of images
     in the queue. device: where the images will be copied; for a GPU they are put into pinned memory.
+
+    Taking images raises the data set's errors, and ChildProcessError if a worker process died.
     """
 
     def __init__(
@@ -175,7 +177,19 @@ class Prefetcher:
             # The traceback's frames hold the loader's iterator. If only the garbage collector released it, its worker
             # processes would not end by themselves, and each would be waited for, for seconds.
             traceback.clear_frames(error.__traceback__)
-            self._queue.put(error)
+            self._queue.put(_plain_error(error))
+
+
+def _plain_error(error: BaseException) -> BaseException:
+    """Return an error that says what happened if a worker process died or had no memory left, else `error` itself."""
+    reason = (str(error).splitlines() or [""])[-1]  # the text of an error in a worker begins with its traceback
+    if isinstance(error, MemoryError):
+        return MemoryError(f"the memory is too small for loading images; use fewer worker processes ({reason})")
+    if type(error) is RuntimeError and reason.startswith("DataLoader worker"):
+        return ChildProcessError(
+            f"a worker process that loads images died, perhaps for lack of memory; use fewer of them ({reason})"
+        )
+    return error
 
 
 class _EndlessBatchSampler(Sampler[list[int]]):

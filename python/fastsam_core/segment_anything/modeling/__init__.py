@@ -1,4 +1,4 @@
-"""The parts of a model under the import paths of Meta's package. Build whole models with `sam_model_registry`."""
+"""The parts of a model, under the import paths and with the arguments of Meta's package."""
 
 from ...models.image_encoder import ImageEncoderViT
 from ...models.mask_decoder import MaskDecoder, TwoWayTransformer

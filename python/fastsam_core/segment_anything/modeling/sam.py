@@ -1,26 +1,42 @@
-"""`Sam`: a model with the attributes and methods of Meta's `Sam`."""
+"""`Sam`: a model with the arguments, attributes and methods of Meta's `Sam`."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...models.common import PIXEL_MEAN, PIXEL_STD, Normalisation
+from ...models.mask_decoder import MaskDecoder
+from ...models.module_cache import version_of
 from ...models.prepared_image import PreparedImage
+from ...models.prompt_encoder import PromptEncoder
 from ...models.sam_model import IndexList, SamModel
-from ...preprocess import PIXEL_MEAN, PIXEL_STD
+from ...models.wrappers import unwrapped
 from ...sam import SAM
 
 
 class Sam(SamModel):
-    """A `SamModel` with the interface of Meta's `Sam`. It shares the modules of the model it is made from.
+    """A `SamModel` with the interface of Meta's `Sam`. `sam_model_registry` builds the official ones.
 
-    In addition to the encoders and the decoder it has `image_encoder.img_size`, `mask_threshold`, `image_format`,
-    `pixel_mean`, `pixel_std`, `device`, `preprocess` and `postprocess_masks`. It can be called with a list of dicts.
+    Args:
+        image_encoder: makes embeddings (B, C, S / 16, S / 16) from images (B, 3, S, S).
+        prompt_encoder: `input_image_size` is S, and `image_embedding_size` is S / 16.
+        mask_decoder: takes the arguments of `MaskDecoder`.
+        pixel_mean: mean of the red, green and blue values, by which pixels are normalised.
+        pixel_std: their standard deviation.
+
+    Raises:
+        TypeError: `prompt_encoder` is none of this package's.
+        ValueError: sizes that don't fit together, or other than three values per pixel.
+
+    In addition to the modules it has `image_encoder.img_size`, `mask_threshold`, `image_format`, `pixel_mean`,
+    `pixel_std`, `device`, `preprocess` and `postprocess_masks`. It can be called with a list of dicts.
     """
 
     image_format: str = "RGB"
@@ -28,15 +44,64 @@ class Sam(SamModel):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, model: SamModel) -> None:
-        encoder = copy.copy(model.prompt_encoder)  # a copy, since calls of `model` may set its input size
-        super().__init__(model.name, model.image_encoder, encoder, model.mask_decoder)
-        self.mask_scoring = model.mask_scoring
-        self.set_image_size(model.default_image_size)
-        for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
-            tensor = torch.tensor(values, dtype=torch.float32, device=model.device).view(-1, 1, 1)
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+    ) -> None:
+        if not isinstance(prompt_encoder, PromptEncoder):
+            raise TypeError(f"prompt_encoder must be a PromptEncoder, not {type(prompt_encoder).__name__}")
+        size, grid = prompt_encoder.image_size, prompt_encoder.grid_size
+        encoder_size = getattr(image_encoder, "img_size", size)
+        if not size == encoder_size == 16 * grid:
+            raise ValueError(
+                f"img_size of the image encoder, {encoder_size}, must be input_image_size of the prompt encoder, "
+                f"{size}, and 16 times its image_embedding_size, {grid}"
+            )
+        super().__init__("sam", image_encoder, prompt_encoder, mask_decoder)
+        image_encoder.img_size = size  # type: ignore[assignment]
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            if len(values) != 3:
+                raise ValueError(f"{name} must be three values, for red, green and blue, not {values!r}")
+            tensor = torch.tensor(values, dtype=torch.float32, device=super().device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
-        self.train(model.training)
+        self._set_normalisation(_floats(pixel_mean), _floats(pixel_std))
+
+    @classmethod
+    def from_model(cls, model: SamModel) -> Sam:
+        """Return a `Sam` that shares the modules of a model but has its own input size."""
+        prompt_encoder = copy.copy(model.prompt_encoder)  # since calls of `model` may set its input size
+        size = model.default_image_size
+        prompt_encoder.image_size, prompt_encoder.grid_size = size, size // 16
+        model.image_encoder.img_size = size  # type: ignore[assignment]
+        sam = cls(model.image_encoder, prompt_encoder, model.mask_decoder, *model.normalisation)
+        sam.name, sam.mask_scoring = model.name, model.mask_scoring
+        return sam.train(model.training)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The values of `pixel_mean` and `pixel_std`."""
+        buffers, versions, values = self._normalisation
+        for name, buffer, version in zip(("pixel_mean", "pixel_std"), buffers, versions, strict=True):
+            if getattr(self, name) is not buffer or version_of(buffer) != version:  # changed by the user
+                return self._set_normalisation(_floats(self.pixel_mean), _floats(self.pixel_std))
+        return values
+
+    def _set_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:
+        """Remember the values of the buffers as they are now, since reading them from a GPU takes long."""
+        buffers = self.pixel_mean, self.pixel_std
+        self._normalisation = buffers, [version_of(buffer) for buffer in buffers], (mean, std)
+        return mean, std
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sam:
+        """Convert or move as for any model. Images are normalised by the same float32 values as before."""
+        values = self.normalisation
+        super()._apply(fn, recurse)
+        self._set_normalisation(*values)
+        return self
 
     # `image_size` and `device` don't use the prompt encoder and the decoder as the base class does: some users delete
     # these to keep only the image encoder.
@@ -109,11 +174,17 @@ class Sam(SamModel):
 
 
 def as_sam(model: Any) -> Sam:
-    """Return any model of this package as a `Sam`. Raises TypeError for anything else."""
+    """Return any model of this package, or one in a wrapper, as a `Sam`. Raises TypeError for anything else."""
+    model = model.model if isinstance(model, SAM) else unwrapped(model)
     if isinstance(model, Sam):
         return model
-    if isinstance(model, SAM):
-        return Sam(model.model)
     if isinstance(model, SamModel):
-        return Sam(model)
+        return Sam.from_model(model)
     raise TypeError(f"a model made by sam_model_registry or SAM is needed, not {type(model).__name__}")
+
+
+def _floats(values: Tensor | Sequence[float]) -> tuple[float, ...]:
+    """Return values as Python's floats: those of a float32 tensor with as few digits as identify them."""
+    if isinstance(values, Tensor):
+        values = values.flatten().tolist()
+    return tuple(float(str(np.float32(value))) for value in values)

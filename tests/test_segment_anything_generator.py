@@ -58,6 +58,8 @@ def test_generated_records_match_reference(
 
     monkeypatch.setattr(model, "encode_image", lambda images, dtype=None: torch.zeros(1, 128, 64, 64))
     monkeypatch.setattr(model, "decode_points", decode)
+    # By default the model chooses, but the golden files were made with batches of 64.
+    monkeypatch.setattr(model, "points_per_batch", lambda dtype: 64)
     generator = kind(model, **{**golden["config"], "output_mode": mode})
     records = generator.generate(np.zeros((*golden["image_size"], 3), np.uint8))
     assert len(records) == len(golden["masks"]) > 0
@@ -79,6 +81,26 @@ def test_generated_records_match_reference(
             found = {**found, "counts": found["counts"].encode()}
         theirs = {**expected["segmentation"], "counts": expected["segmentation"]["counts"].encode()}
         assert coco.area(found) == record["area"] and coco.iou([found], [theirs], [0])[0, 0] >= 0.9999
+
+
+@pytest.mark.parametrize("given", [{}, {"points_per_batch": 64}, {"points_per_batch": 5}])
+def test_model_chooses_the_size_of_batches_unless_another_is_given(
+    given: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sizes = segment_anything.build_sam_nano(), list[int]()
+    model.set_image_size(128)
+    decode = model.decode_points
+
+    def counting(image: Any, points: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(points))
+        return decode(image, points, *args, **kwargs)
+
+    monkeypatch.setattr(model, "decode_points", counting)
+    monkeypatch.setattr(model, "points_per_batch", lambda dtype: 7)
+    generator = SamAutomaticMaskGenerator(model, 3, **given)
+    generator.generate(golden_recipe.test_image(48, 80))
+    assert generator.points_per_batch == given.get("points_per_batch", 64)
+    assert sizes == ([5, 4] if generator.points_per_batch == 5 else [7, 2])
 
 
 # ------------------------------------------------------------------------------------------------------------ predictor

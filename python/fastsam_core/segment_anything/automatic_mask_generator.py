@@ -20,6 +20,7 @@ from ..stopwatch import Stopwatch
 from .generator_steps import GeneratorSteps
 from .predictor import SamPredictor
 
+_POINTS_PER_BATCH = 64
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 # In Meta's package a threshold of zero or less turns the filter off; in `Config` it is a threshold like any other.
 _NO_FILTER = -1e30
@@ -34,7 +35,8 @@ class SamAutomaticMaskGenerator(GeneratorSteps):
     Args:
         model: From `sam_model_registry`, or a `SAM` or `SamModel` of this package.
         points_per_side: Points along each side of the grid; None if `point_grids` is given.
-        points_per_batch: Points decoded together.
+        points_per_batch: Points decoded together. The default stands for as many as suit the device and its memory:
+            1,024 on most GPUs, where 64 take three times as long. Masks differ by rounding at most.
         pred_iou_thresh: Keep masks whose predicted IoU is greater. 0 turns the filter off.
         stability_score_thresh: Keep masks whose stability score is at least this. 0 turns the filter off.
         stability_score_offset: Shift of the logits in the stability score.
@@ -57,7 +59,7 @@ class SamAutomaticMaskGenerator(GeneratorSteps):
         self,
         model: Any,
         points_per_side: int | None = 32,
-        points_per_batch: int = 64,
+        points_per_batch: int = _POINTS_PER_BATCH,
         pred_iou_thresh: float = 0.88,
         stability_score_thresh: float = 0.95,
         stability_score_offset: float = 1.0,
@@ -151,7 +153,7 @@ class SamAutomaticMaskGenerator(GeneratorSteps):
         pred_iou_thresh = check_number("pred_iou_thresh", self.pred_iou_thresh)
         return Config().updated(
             {
-                "points_batch_size": self.points_per_batch,
+                "points_batch_size": None if self.points_per_batch == _POINTS_PER_BATCH else self.points_per_batch,
                 "point_grids": self.point_grids,
                 "conf_thres": pred_iou_thresh if pred_iou_thresh > 0 else _NO_FILTER,
                 "stability_score_thresh": self.stability_score_thresh,

@@ -16,6 +16,7 @@ from fastsam_core.segment_anything.utils.amg import MaskData, mask_to_rle_pytorc
 
 # Thresholds that some of the masks pass.
 OPTIONS: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.6}
+UNFILTERED = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 CROPS = {**OPTIONS, "points_per_side": 4, "crop_n_layers": 1, "min_mask_region_area": 30}
 
 
@@ -85,7 +86,7 @@ class OwnPrediction(SamAutomaticMaskGenerator):
         self.predictor = self.Predictor(model)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, CROPS], ids=["image", "crops"])
+@pytest.mark.parametrize("options", [OPTIONS, CROPS, UNFILTERED], ids=["image", "crops", "unfiltered"])
 @pytest.mark.parametrize("kind", [OwnMasks, OwnCrop, OwnBatch, OwnPostprocessing, OwnPrediction])
 def test_overridden_steps_that_change_nothing_give_the_same_records(
     sam: Sam, kind: type[SamAutomaticMaskGenerator], options: dict[str, Any]
@@ -167,6 +168,32 @@ def test_predictor_with_its_own_set_image(sam: Sam) -> None:
     expected = generator.generate(np.ascontiguousarray(IMAGE[::-1]))
     generator.predictor = Stored(sam)
     assert_same_records(generator.generate(IMAGE), expected)
+
+
+def test_predictor_with_its_own_masks(sam: Sam) -> None:
+    class Inverting(SamPredictor):
+        def predict_torch(self, *args: Any, **kwargs: Any) -> Any:
+            logits, scores, low_res = super().predict_torch(*args, **kwargs)
+            return -logits, scores + 10, low_res
+
+    options = {**UNFILTERED, "box_nms_thresh": 1.0}
+    usual = SamAutomaticMaskGenerator(sam, **options)._generate_masks(IMAGE)
+    generator = SamAutomaticMaskGenerator(sam, **options)
+    generator.predictor = Inverting(sam)
+    data = generator._generate_masks(IMAGE)
+    np.testing.assert_allclose(data["iou_preds"], usual["iou_preds"] + 10, atol=1e-4)
+    for inverted, rle_dict in zip(data["rles"], usual["rles"], strict=True):
+        assert (rle_to_mask(inverted) == rle_to_mask(rle_dict)).mean() < 0.001
+
+
+def test_points_of_a_batch_are_in_pixels_of_the_given_size(sam: Sam) -> None:
+    generator, crop_box = SamAutomaticMaskGenerator(sam, **OPTIONS), [0, 0, 200, 150]
+    generator.predictor.set_image(IMAGE)
+    points = generator.point_grids[0] * [200, 150]
+    usual = generator._process_batch(points, (150, 200), crop_box, (150, 200))
+    halved = generator._process_batch(points / 2, (75, 100), crop_box, (150, 200))
+    assert halved["rles"] == usual["rles"] != []
+    torch.testing.assert_close(halved["points"] * 2, usual["points"])
 
 
 def test_no_mask_passes(sam: Sam) -> None:

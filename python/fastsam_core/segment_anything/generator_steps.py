@@ -172,10 +172,10 @@ class GeneratorSteps:
         boxes = ops.rle_to_bbox(counts, offsets, torch.full((len(rles),), height, device="cpu"))  # x, y, w, h
         boxes = torch.cat([boxes[:, :2], boxes[:, :2] + (boxes[:, 2:] - 1).clamp(min=0)], 1)
         keep = _nms(boxes, (~changed).float(), nms_thresh)
-        cleaned, column = [counts[i:j] for i, j in pairwise(offsets.tolist())], mask_data["boxes"]
+        cleaned = [counts[i:j] for i, j in pairwise(offsets.tolist())]
         for index in keep[changed[keep]].tolist():
             rles[index] = {"size": [height, width], "counts": cleaned[index].tolist()}
-            column[index] = boxes[index] if isinstance(column, Tensor) else boxes[index].numpy()
+            mask_data["boxes"][index] = boxes[index]
         mask_data.filter(keep)
         return mask_data
 

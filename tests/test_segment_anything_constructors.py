@@ -179,6 +179,22 @@ def test_replaced_attention_gets_the_windows(name: str) -> None:
     assert [attention.shapes for attention in replaced] == [[(18, 3, 3, 48)], [(18, 3, 3, 48)], [last]]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", ["official", "no absolute positions"])
+@torch.no_grad()
+def test_tokens_of_a_replaced_patch_embedding_are_not_changed(name: str) -> None:
+    class Stored(nn.Module):
+        tokens = torch.randn(2, 48, 7, 7).permute(0, 2, 3, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.tokens
+
+    encoder = meta_models.build_encoder(modeling, meta_models.ENCODERS[name])
+    encoder.patch_embed = Stored()
+    kept, images = Stored.tokens.clone(), torch.randn(1, 3, 112, 112)
+    first = encoder(images)
+    assert torch.equal(Stored.tokens, kept) and torch.equal(encoder(images), first)
+
+
 @torch.no_grad()
 def test_hooks_on_attention_see_the_windows() -> None:
     encoder = meta_models.build_encoder(modeling, meta_models.ENCODERS["official"])

@@ -112,7 +112,9 @@ class ImageEncoderViT(nn.Module):
             return self.neck(self._bfloat16_features(images).permute(0, 3, 1, 2))
         x = self.patch_embed(images)  # (B, H, W, C)
         positions = self._position_embedding(x.shape[1], x.shape[2])
-        x = x if positions is None else x + positions
+        # The blocks may overwrite a contiguous tensor, while a replaced `patch_embed` may return any, and keep it.
+        x = x.clone() if positions is None else x + positions
+        x = x.contiguous()
         if is_eager_inference() and is_plain(self.blocks, _LAYER_TYPES):
             _apply_blocks(self.blocks, x)
         else:

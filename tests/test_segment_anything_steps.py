@@ -170,7 +170,7 @@ def test_predictor_with_its_own_set_image(sam: Sam) -> None:
     assert_same_records(generator.generate(IMAGE), expected)
 
 
-def test_predictor_with_its_own_masks(sam: Sam) -> None:
+def test_predictor_with_its_own_masks(sam: Sam, caplog: pytest.LogCaptureFixture) -> None:
     class Inverting(SamPredictor):
         def predict_torch(self, *args: Any, **kwargs: Any) -> Any:
             logits, scores, low_res = super().predict_torch(*args, **kwargs)
@@ -181,6 +181,7 @@ def test_predictor_with_its_own_masks(sam: Sam) -> None:
     generator = SamAutomaticMaskGenerator(sam, **options)
     generator.predictor = Inverting(sam)
     data = generator._generate_masks(IMAGE)
+    assert "at full size from Inverting.predict_torch" in caplog.text
     np.testing.assert_allclose(data["iou_preds"], usual["iou_preds"] + 10, atol=1e-4)
     for inverted, rle_dict in zip(data["rles"], usual["rles"], strict=True):
         assert (rle_to_mask(inverted) == rle_to_mask(rle_dict)).mean() < 0.001

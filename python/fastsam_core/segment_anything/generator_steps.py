@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._log import warn_once
 from ..config import Config
 from ..everything.arguments import Crop
 from ..everything.candidates import BatchQueue, Candidates, Filters
@@ -133,6 +134,7 @@ class GeneratorSteps:
     ) -> MaskData:
         """Do what `_process_batch` does with masks of full size from the predictor's `predict_torch`."""
         predictor, (height, width) = self.predictor, orig_size
+        warn_once(f"masks are taken at full size from {type(predictor).__name__}.predict_torch, which takes longer")
         scaled = torch.as_tensor(predictor.transform.apply_coords(points, (im_size[0], im_size[1])))
         coords = scaled.to(predictor.device, torch.float32)[:, None]
         labels = torch.ones(len(coords), 1, dtype=torch.int64, device=coords.device)

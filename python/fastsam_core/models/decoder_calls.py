@@ -1,14 +1,15 @@
-"""Steps of `SamModel`'s decoding that need no model: checking prompts, and running the decoder's forms on them."""
+"""Steps of `SamModel`'s decoding that need no model: its prompts, and running the decoder's forms on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .decoder_folded import FoldedImage
 from .prepared_image import ImageDecoder, PreparedImage
+from .prompt_encoder import PromptEncoder
 
 # Prompts per call of the plain decoder, on a CPU and on a GPU. Each takes 4 MiB per copy of its image tokens.
 _PLAIN_CHUNK_SIZE, _PLAIN_CHUNK_SIZE_ON_GPU = 8, 32
@@ -19,35 +20,51 @@ def _plain_chunk_size(tensor: Tensor) -> int:
     return _PLAIN_CHUNK_SIZE if tensor.is_cpu else _PLAIN_CHUNK_SIZE_ON_GPU
 
 
-def check_prompts(
-    image_size: int, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
-) -> None:
-    """Raise ValueError unless the prompts have the shapes that `SamModel.decode_prompts` describes."""
-    side = image_size // 4
-    if points is not None and (points.ndim != 3 or points.shape[2] != 2):
-        raise ValueError(f"points must be (N, P, 2) x, y, not {tuple(points.shape)}")
-    if points is not None and (labels is None or labels.shape != points.shape[:2]):
-        given = None if labels is None else tuple(labels.shape)
-        raise ValueError(f"labels must be one for each of the points, {tuple(points.shape[:2])}, not {given}")
-    if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
-        raise ValueError(f"boxes must be (N, 4) x1, y1, x2, y2, not {tuple(boxes.shape)}")
-    if masks is not None and (masks.ndim != 4 or tuple(masks.shape[1:]) != (1, side, side)):
-        raise ValueError(f"masks must be logits (N, 1, {side}, {side}), not {tuple(masks.shape)}")
-    counts = [len(prompt) for prompt in (points, boxes, masks) if prompt is not None]
-    if len(set(counts)) > 1:
-        raise ValueError(f"prompts are for different numbers of objects: {counts}")
+class PromptTensors(NamedTuple):
+    """The prompts of N objects, as `SamModel.decode_prompts` describes them."""
+
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+
+    def is_empty(self) -> bool:
+        """Return whether there is no prompt, which isn't the same as prompts for no object."""
+        return self.points is None and self.boxes is None and self.masks is None
+
+    @property
+    def num_objects(self) -> int:
+        """N; 1 if there is no prompt."""
+        return next((len(prompt) for prompt in (self.points, self.boxes, self.masks) if prompt is not None), 1)
+
+    def check(self, image_size: int) -> None:
+        """Raise ValueError unless the prompts have the right shapes for a model input of this size."""
+        points, labels, boxes, masks = self
+        side = image_size // 4
+        if points is not None and (points.ndim != 3 or points.shape[2] != 2):
+            raise ValueError(f"points must be (N, P, 2) x, y, not {tuple(points.shape)}")
+        if points is not None and (labels is None or labels.shape != points.shape[:2]):
+            given = None if labels is None else tuple(labels.shape)
+            raise ValueError(f"labels must be one for each of the points, {tuple(points.shape[:2])}, not {given}")
+        if boxes is not None and (boxes.ndim != 2 or boxes.shape[1] != 4):
+            raise ValueError(f"boxes must be (N, 4) x1, y1, x2, y2, not {tuple(boxes.shape)}")
+        if masks is not None and (masks.ndim != 4 or tuple(masks.shape[1:]) != (1, side, side)):
+            raise ValueError(f"masks must be logits (N, 1, {side}, {side}), not {tuple(masks.shape)}")
+        counts = [len(prompt) for prompt in (points, boxes, masks) if prompt is not None]
+        if len(set(counts)) > 1:
+            raise ValueError(f"prompts are for different numbers of objects: {counts}")
 
 
 def decode_in_chunks(
-    image: PreparedImage, embed: Callable[[slice], tuple[Tensor, Tensor]], count: int, multimask_output: bool
+    image: PreparedImage, encoder: PromptEncoder, prompts: PromptTensors, multimask_output: bool
 ) -> tuple[Tensor, Tensor]:
-    """Decode `count` prompts by calls of the decoder module: logits (count, M, 4h, 4w), predicted IoU (count, M).
-
-    embed: returns the sparse and dense embeddings of a chunk of prompts.
-    """
+    """Decode by calls of the modules, some prompts at a time: logits (N, M, 4h, 4w) and predicted IoU (N, M)."""
     outputs, size = [], _plain_chunk_size(image.embedding)
-    for start in range(0, count, size):
-        sparse, dense = embed(slice(start, min(start + size, count)))
+    for start in range(0, prompts.num_objects, size):
+        points, labels, boxes, masks = (None if x is None else x[start : start + size] for x in prompts)
+        sparse, dense = encoder(
+            points=None if points is None or labels is None else (points, labels), boxes=boxes, masks=masks
+        )
         logits, iou = image.decoder(
             image_embeddings=image.embedding,
             image_pe=image.position,

@@ -14,7 +14,7 @@ from ..ops._native_cuda import has_ample_memory
 from ..ops._threads import native_threads, parallel_for, thread_count
 from . import decoder_gpu, decoder_tiled
 from .common import PIXEL_MEAN, PIXEL_STD, Normalisation, to_device
-from .decoder_calls import check_prompts, decode_folded, decode_in_chunks
+from .decoder_calls import PromptTensors, decode_folded, decode_in_chunks
 from .decoder_folded import MAX_FOLDED_TOKENS, gpu_chunk_size
 from .decoder_gpu import can_use_decoder_kernels
 from .decoder_tiled import TiledImage
@@ -231,14 +231,14 @@ class SamModel(nn.Module):
         Raises:
             ValueError: no prompt, shapes other than these, or prompts for different numbers of objects.
         """
-        prompts = [prompt for prompt in (points, boxes, masks) if prompt is not None]
-        if not prompts:
+        prompts = PromptTensors(points, labels, boxes, masks)
+        if prompts.is_empty():
             if self.needs_prompt:
                 raise ValueError("no prompt: give points, boxes or masks")
             return self._decode_without_prompts(embedding, multimask_output)
-        check_prompts(self.image_size, points, labels, boxes, masks)
+        prompts.check(self.image_size)
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        logits, decoder_iou = self._decode(image, points, labels, boxes, masks, len(prompts[0]), multimask_output)
+        logits, decoder_iou = self._decode(image, prompts, multimask_output)
         clipped = self.mask_scoring.clip_to_boxes(logits, boxes, points, labels)
         return clipped, self.mask_scoring.predicted_iou(decoder_iou, logits)
 
@@ -250,70 +250,31 @@ class SamModel(nn.Module):
         Returns what `decode_prompts` does, for N = 1. Without such training the masks mean little.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
-        logits, decoder_iou = self._decode_by_calls(image, None, None, None, None, 1, multimask_output)
+        logits, decoder_iou = decode_in_chunks(image, self.prompt_encoder, PromptTensors(), multimask_output)
         return logits, self.mask_scoring.predicted_iou(decoder_iou, logits)
 
-    def _decode(
-        self,
-        image: PreparedImage,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-        masks: Tensor | None,
-        count: int,
-        multimask_output: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the decoder's logits (count, M, S / 4, S / 4) and its predicted IoU (count, M); M is 3 or 1."""
+    def _decode(self, image: PreparedImage, prompts: PromptTensors, multimask_output: bool) -> tuple[Tensor, Tensor]:
+        """Return the decoder's logits (N, M, S / 4, S / 4) and its predicted IoU (N, M); M is 3 or 1."""
+        points, labels, boxes, masks = prompts
+        count = prompts.num_objects
         if count == 0:
             side = self.image_size // 4
             shape = (0, 3 if multimask_output else 1)
             scores = torch.zeros(shape, dtype=torch.float32, device=self.device)
             return scores.new_zeros(*shape, side, side), scores
-        if not self.prompt_encoder.has_standard_forward():
-            return self._decode_by_calls(image, points, labels, boxes, masks, count, multimask_output)
         # Only the native CPU form takes mask prompts, so no other form is made for them.
         allow_folded = not torch.is_grad_enabled() and (masks is None or can_use_native(image.embedding))
-        folded = image.image_decoder_for(count) if allow_folded else None
-        with _native_threads_context(image.embedding, count):
-            sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
-            if folded is not None and sparse.shape[1] <= MAX_FOLDED_TOKENS:
-                if masks is None:
-                    return decode_folded(folded, sparse, multimask_output)
-                if isinstance(folded, TiledImage) and self.prompt_encoder.has_standard_mask_layers():
-                    return self._decode_masked(folded, sparse, masks, multimask_output)
-        return self._decode_plain(image, sparse, masks, multimask_output)
-
-    def _decode_plain(
-        self, image: PreparedImage, sparse: Tensor, masks: Tensor | None, multimask_output: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Decode by calls of the decoder module, a chunk of prompts at a time."""
-
-        def embed(part: slice) -> tuple[Tensor, Tensor]:
-            dense = image.no_mask if masks is None else self.prompt_encoder.dense(masks[part])
-            return sparse[part], dense
-
-        return decode_in_chunks(image, embed, len(sparse), multimask_output)
-
-    def _decode_by_calls(
-        self,
-        image: PreparedImage,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-        masks: Tensor | None,
-        count: int,
-        multimask_output: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Decode as `_decode_plain` does, but also call the prompt encoder's module."""
-
-        def embed(part: slice) -> tuple[Tensor, Tensor]:
-            return self.prompt_encoder(
-                points=None if points is None or labels is None else (points[part], labels[part]),
-                boxes=None if boxes is None else boxes[part],
-                masks=None if masks is None else masks[part],
-            )
-
-        return decode_in_chunks(image, embed, count, multimask_output)
+        is_usual = self.prompt_encoder.has_standard_forward()
+        folded = image.image_decoder_for(count) if is_usual and allow_folded else None
+        if folded is not None:
+            with _native_threads_context(image.embedding, count):
+                sparse = self.prompt_encoder.sparse(points, labels, boxes).expand(count, -1, -1).to(image.dtype)
+                if sparse.shape[1] <= MAX_FOLDED_TOKENS:
+                    if masks is None:
+                        return decode_folded(folded, sparse, multimask_output)
+                    if isinstance(folded, TiledImage) and self.prompt_encoder.has_standard_mask_layers():
+                        return self._decode_masked(folded, sparse, masks, multimask_output)
+        return decode_in_chunks(image, self.prompt_encoder, prompts, multimask_output)
 
     def decode_points(
         self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, iou_threshold: float | None = None
@@ -338,7 +299,7 @@ class SamModel(nn.Module):
         if folded is None:
             points, labels = (x.to(image.embedding.device) for x in (points, labels))
             with torch.no_grad():
-                masks, iou = self._decode(image, points, labels, None, None, len(points), multimask_output=True)
+                masks, iou = self._decode(image, PromptTensors(points, labels), multimask_output=True)
             return iou, lambda point_index, mask_index: masks[
                 _to_index_tensor(point_index), _to_index_tensor(mask_index)
             ]

@@ -47,11 +47,11 @@ def test_classifier_tensors_of_mobile_sam_are_ignored() -> None:
         (["0.conv.weight", "2.cv1.conv.weight"], "YOLO"),
         (["model.0.conv.weight", "model.2.cv1.conv.weight", "names"], "YOLO"),
         (["memory_attention.layers.0.norm1.weight", "image_encoder.trunk.pos_embed"], "SAM 2"),
-        (["vision_encoder.pos_embed", "shared_image_embedding.positional_embedding"], "Hugging Face"),
         (["conv1.weight", "layer1.0.conv1.weight", "fc.weight"], "ResNet"),
         (["cls_token", "blocks.0.attn.qkv.weight"], "plain vision transformer"),
         (["image_encoder.backbone.input_stem.op_list.0.conv.weight"], "another image encoder"),
         (["mask_decoder.hf_token.weight", "image_encoder.pos_embed"], "HQ-SAM"),
+        (["mask_decoder.hq_token.weight", "other.pos_embed"], "HQ-SAM"),
         (["encoder_x", "foo"], "Expected"),
     ],
 )

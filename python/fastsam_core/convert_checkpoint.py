@@ -27,9 +27,9 @@ class Converted:
 def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Converted:
     """Write the tensors of a SAM, YOLOv8 or FastSAM checkpoint to `target`, a `.safetensors` file.
 
-    source: a path, or an official checkpoint name. Tensors keep their names and types. For YOLOv8 networks, class names
-    and other settings are stored in the file's metadata. Nothing that a pickled checkpoint refers to is imported or
-    run.
+    source: a path, or an official checkpoint name. Tensors keep their types, and their names unless transformers saved
+    them. For YOLOv8 networks, class names and other settings are stored in the file's metadata. Nothing that a pickled
+    checkpoint refers to is imported or run.
 
     Raises ValueError for a source that is none of these models, for a target with another suffix, and for a target that
     is the source itself; FileNotFoundError if there is no such source.

@@ -27,6 +27,8 @@ __all__ = ["download", "identify", "load_model", "load_state_dict", "read_state_
 
 DEFAULT_MODEL = "sam_b.pt"
 _BUNDLED_MODEL = "sam_nano"
+# Names that transformers gives to the weights in a folder.
+_FILES_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 # Constants that some exports store besides the weights.
 _CONSTANTS = frozenset(("pixel_mean", "pixel_std"))
 # BatchNorm's count of training steps plays no part in prediction, and some exports drop it.
@@ -35,8 +37,7 @@ _NUM_BATCHES_TRACKED = ".num_batches_tracked"
 _FOREIGN_CHECKPOINTS = (
     (r"memory_attention\.|memory_encoder\.|image_encoder\.trunk\.", "a SAM 2 checkpoint, which is not supported"),
     (r"(^|\.)detector\.", "a SAM 3 checkpoint, which is not supported"),
-    (r"mask_decoder\.(hf_token|compress_vit_feat)", "a HQ-SAM checkpoint, which is not supported"),
-    (r"^(sam\.)?(vision_encoder|shared_image_embedding)\.", "a SAM checkpoint converted for Hugging Face transformers"),
+    (r"mask_decoder\.(h[fq]_token|compress_vit_)", "a HQ-SAM checkpoint, which is not supported"),
     (r"image_encoder\.(backbone|stages)\.", "a SAM variant with another image encoder, which is not supported"),
     (r"^image_encoder\.", "a SAM variant or a SAM model of another size"),
     (r"^(\d+|model\.\d+)\.(conv|cv1|m\.\d+)\.", "a YOLO checkpoint; YOLO(...) and FastSAM(...) load those"),
@@ -76,15 +77,17 @@ def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any
 def resolve(model: str | os.PathLike[str]) -> Path:
     """Return the path of the file that `model` stands for; official files are downloaded if necessary.
 
-    model: a path; else a file name within `FASTSAM_HOME`; else an official name: sam_b.pt, sam_l.pt, sam_h.pt,
-    mobile_sam.pt, one of Meta's file names, or a registry name without suffix ("sam_b"). sam_nano comes with the
-    package. An official model that lies in `FASTSAM_HOME` under another of its names is not downloaded again. Raises
-    FileNotFoundError for anything else, suggesting the closest name, and ValueError for a folder or a special file.
+    model: a path of a file, or of a folder in which transformers saved one; else a file name within `FASTSAM_HOME`;
+    else an official name: sam_b.pt, sam_l.pt, sam_h.pt, mobile_sam.pt, one of Meta's file names, or a registry name
+    without suffix ("sam_b"). sam_nano comes with the package. An official model that lies in `FASTSAM_HOME` under
+    another of its names is not downloaded again. Raises FileNotFoundError for anything else, suggesting the closest
+    name, and ValueError for any other folder or a special file.
     """
     text = as_text(model)
     path = as_path(text)
-    if os.path.isfile(path):
-        return path
+    for candidate in (path, *(path / name for name in _FILES_IN_FOLDER)):
+        if os.path.isfile(candidate):
+            return candidate
     spec = MODELS.get(text) or (_find_spec(text) if path.name == text else None)
     if spec is None:
         home_path = cache_folder() / text

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from .._log import warn_once
 from .._tensors import check_dense
+from .transformers_names import from_transformers_names
 
 # Keys under which training scripts put the state dict in a larger dictionary.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-# Prefixes that wrappers such as DataParallel, torch.compile and Lightning add to every name.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Prefixes that wrappers such as DataParallel, torch.compile, Lightning and training code add to every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
 # The first release without the known memory corruption in the weights-only unpickler (CVE-2026-24747).
 _MIN_SAFE_TORCH = (2, 10)
 
@@ -29,8 +30,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the tensors of a `.safetensors`, `.pt` or `.pth` file by name, on the CPU.
 
     The format is recognised by the content, not the suffix. An outer {"model": ...} (or "state_dict") is unwrapped, a
-    prefix that all names share ("module.") is removed, and entries that are not tensors are left out. The tensors may
-    be memory-mapped from the file: copy them before it changes.
+    prefix that all names share ("module.") is removed, and entries that are not tensors are left out. The `SamModel` of
+    transformers is returned under the names of the official checkpoints. The tensors may be memory-mapped from the
+    file: copy them before it changes.
 
     Raises FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
     Python objects or tensors that aren't dense. PyTorch files are read with `weights_only=True`; there is no fallback
@@ -151,7 +153,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     for prefix in _PREFIXES * 2:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    return from_transformers_names(state)
 
 
 def _first_line(error: Exception) -> str:

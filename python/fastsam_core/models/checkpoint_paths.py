@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def not_found_error(text: str, official: Iterable[str]) -> FileNotFoundError:
     if path.name != text:  # with an explicit folder, suggesting an official file would be a guess
         hint = f"; {path.name!r} without the folder stands for the official file" if path.name in names else ""
         if not os.path.isdir(path.parent):
+            if re.fullmatch(r"[\w-]+/[\w-]+", text):  # as in facebook/sam-vit-base
+                hint = "; of a model on the Hugging Face hub, give the path of its downloaded model.safetensors"
             return FileNotFoundError(f"no checkpoint {text}: the folder {path.parent} does not exist{hint}")
         matches = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
         hint = f"; did you mean {path.parent / matches[0]}?" if matches else hint

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from . import saving
 from ._log import format_count, log_or_print, warn_once
@@ -39,6 +41,8 @@ class PredictionLoop:
     the number of processed images. `save_dir` is the output folder. Calls from several threads take turns.
     """
 
+    model: nn.Module | None
+
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
         self.args = args
         self.callbacks: dict[str, list[Callback]] = callbacks if callbacks is not None else {}
@@ -59,6 +63,15 @@ class PredictionLoop:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
         _INSTANCES.add(self)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of the model; None before it is loaded. Assigning sets the option `device`, for the calls to come."""
+        return None if self.model is None else next(self.model.parameters()).device
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        self.args.device = device
 
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options `vid_stride` and `stream_buffer`, and store it as `dataset`."""

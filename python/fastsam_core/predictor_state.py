@@ -67,11 +67,6 @@ class PredictorState(PredictionLoop):
             self.model = module
 
     @property
-    def device(self) -> torch.device | None:
-        """Device of the model; None before it is loaded."""
-        return None if self.model is None else self.model.device
-
-    @property
     def imgsz(self) -> int | None:
         """Side of the model's square input in pixels; None before the model is loaded."""
         return None if self.model is None else self._ready_model(self.args).image_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ _FASTSAM_FILES = ("FastSAM-s.pt", "FastSAM-x.pt")
 OFFICIAL_URLS: dict[str, tuple[str, ...]] = {name: (_ASSETS_URL + name,) for name in (*_YOLO_FILES, *_FASTSAM_FILES)}
 # Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
+_TAKES_WORDS = re.compile("world|yoloe")
+_WORDS_HINT = "YOLO-World and YOLOE aren't supported: SAM(...)(image, texts=['a dog']) finds objects by words"
 _DEFAULT_IMGSZ = 640
 _FASTSAM_IMGSZ = 1024  # FastSAM was trained at this size and is used at it
 
@@ -53,7 +56,12 @@ def load_network(model: str | os.PathLike[str], device: Any = "cpu") -> LoadedNe
     torch_device = select_device(device)
     source = os.fspath(model)
     source = next((name for name in (_ALIASES.get(source, source), f"{source}.pt") if name in OFFICIAL_URLS), source)
-    path = find_checkpoint(source, OFFICIAL_URLS)
+    try:
+        path = find_checkpoint(source, OFFICIAL_URLS)
+    except FileNotFoundError as error:
+        if not _TAKES_WORDS.search(source):
+            raise
+        raise FileNotFoundError(f"{error} ({_WORDS_HINT})") from None
     weights = read_weights(path)
     try:
         network = weights.build_network()
@@ -63,4 +71,5 @@ def load_network(model: str | os.PathLike[str], device: Any = "cpu") -> LoadedNe
     # Channels last takes 10 to 20 % less time on CPUs, and is what half precision on GPUs needs to be fast.
     convert_conv2d_weight_memory_format(network.to(torch_device), torch.channels_last)
     network.names = weights.class_names(network.architecture.num_classes)
-    return LoadedNetwork(network, network.names, weights.metadata.imgsz or default_imgsz, path)
+    network.imgsz = weights.metadata.imgsz or default_imgsz
+    return LoadedNetwork(network, network.names, network.imgsz, path)

@@ -224,7 +224,9 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.names: dict[int, str] = {}  # of all classes; set by `load.load_network`
+        # Set by `load.load_network`: names of all classes, and the default long side of the input.
+        self.names: dict[int, str] = {}
+        self.imgsz = 640
         out_channels, hidden_channels, depths = (
             architecture.out_channels,
             architecture.hidden_channels,

@@ -18,6 +18,7 @@ from ...saving import ResultWriter
 from ...sources import Item
 from ...stopwatch import Stopwatch
 from .load import LoadedNetwork, load_network
+from .network import Network
 from .runner import ImageObjects, detect_objects
 
 
@@ -32,10 +33,11 @@ class YoloPredictor(PredictionLoop):
     modified. The option `model` is an official name, a checkpoint's path, or the result of `load_network`; it is loaded
     on first use. _callbacks: functions by event, each called with this predictor.
 
-    Calls from several threads take turns.
+    `model` is the network, None before it is loaded. Calls from several threads take turns.
     """
 
     args: DetectConfig
+    model: Network | None
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class YoloPredictor(PredictionLoop):
     ) -> None:
         base = cfg if isinstance(cfg, DetectConfig) else DetectConfig().updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
-        self.loaded: LoadedNetwork | None = None
+        self.model = None
         self._last_input_hw: tuple[int, int] | None = None
 
     def __call__(
@@ -76,10 +78,10 @@ class YoloPredictor(PredictionLoop):
             warn_once(f"no source given; using {ASSETS}")
             source = ASSETS
         with self._lock:
-            loaded = self.setup_model(model, config)
-            task = loaded.network.architecture.task
+            network = self._ready_network(model, config)
+            task = network.architecture.task
             if config.task not in (None, task):
-                warn_once(f"task={config.task!r} has no effect: {loaded.path.name} is a {task} model")
+                warn_once(f"task={config.task!r} has no effect: the network's task is {task}")
             config = config.updated({"task": task})
             source_items = self.setup_source(source, config)
         if not stream and source_items.kind in ("video", "stream", "iterator"):
@@ -88,36 +90,48 @@ class YoloPredictor(PredictionLoop):
         def run_batch(batch: list[Item], writer: ResultWriter | None) -> list[Results]:
             with self._lock:
                 self._begin_batch(batch)
-                results_of_batch = [postprocess(result) for result in self._predict(batch, loaded, config)]
+                results_of_batch = [postprocess(result) for result in self._predict(batch, network, config)]
                 return self._end_batch(batch, results_of_batch, config, writer)
 
         results = self._run_loop(source_items, config, run_batch)
         return results if stream else list(results)
 
-    def setup_model(self, model: Any = None, config: Config | None = None) -> LoadedNetwork:
-        """Load `model`, or by default that of the options, and move it to the options' device."""
-        config = config or self.args
-        with self._lock:
-            if model is not None or self.loaded is None:
-                requested = self.args.model if model is None else model
-                if requested is None:
-                    raise ValueError('no model: name one, as in overrides=dict(model="yolov8n.pt")')
-                if not isinstance(requested, LoadedNetwork | str | os.PathLike):
-                    raise TypeError(f"model must be a checkpoint's name or path, not {type(requested).__name__}")
-                self.loaded = requested if isinstance(requested, LoadedNetwork) else load_network(requested)
-            network = self.loaded.network
-            network.to(select_device(config.device, current=next(network.parameters()).device))
-            return self.loaded
+    def setup_model(self, model: Any = None, verbose: bool = True) -> None:
+        """Load `model`, by default that of the options. `verbose` has no effect.
 
-    def _predict(self, batch: Sequence[Item], loaded: LoadedNetwork, config: DetectConfig) -> list[Results]:
+        model: what the option `model` may be, or the module of a `YOLO` or `FastSAM`, which is taken as it is.
+        """
+        requested = self.args.model if model is None else model
+        if requested is None:
+            raise ValueError('no model: name one, as in overrides=dict(model="yolov8n.pt")')
+        if isinstance(requested, str | os.PathLike):
+            requested = load_network(requested)
+        network = requested.network if isinstance(requested, LoadedNetwork) else requested
+        if not isinstance(network, Network):
+            raise TypeError(
+                "model must be a checkpoint's name or path, or the attribute `model` of a YOLO or FastSAM, not "
+                f"{type(network).__name__}"
+            )
+        with self._lock:
+            self.model = network
+
+    def _ready_network(self, model: Any, config: DetectConfig) -> Network:
+        """Return the network on the options' device, after loading `model` if it isn't None or nothing is loaded."""
+        with self._lock:
+            if model is not None or self.model is None:
+                self.setup_model(model)
+            assert self.model is not None
+            return self.model.to(select_device(config.device, current=self.device))
+
+    def _predict(self, batch: Sequence[Item], network: Network, config: DetectConfig) -> list[Results]:
         watch = Stopwatch()
         images = [item.image for item in batch if item.image is not None]
-        size = config.imgsz or DetectConfig(imgsz=loaded.imgsz).imgsz
-        image_objects = detect_objects(loaded.network, images, config, size, watch)
+        size = config.imgsz or DetectConfig(imgsz=network.imgsz).imgsz
+        image_objects = detect_objects(network, images, config, size, watch)
         self._last_input_hw = image_objects[-1].input_hw
         speed = {phase: milliseconds / len(batch) for phase, milliseconds in watch.speed.items()}
         return [
-            self._to_result(image, item.path, objects, loaded.network.names, speed)
+            self._to_result(image, item.path, objects, network.names, speed)
             for image, item, objects in zip(images, batch, image_objects, strict=True)
         ]
 

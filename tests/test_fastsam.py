@@ -156,7 +156,6 @@ def test_boxes_near_the_border_are_extended_to_it() -> None:
 def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) -> None:
     image = bgr_image(61, 90)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"labels": [1]}, ValueError, "give points too"),
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),
         ({"points": [1, 2], "labels": [2]}, ValueError, "foreground"),
         ({"bboxes": [1, 2, 3]}, ValueError, "bboxes have shape"),

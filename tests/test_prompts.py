@@ -139,7 +139,6 @@ def test_object_without_points_needs_a_box() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"labels": [1]}, "give points too"),
         ({"points": [1, 2, 3]}, r"shape \(3,\)"),
         ({"points": 5}, "N x P x 2"),
         ({"points": np.zeros((1, 1, 1, 2))}, "N x P x 2"),

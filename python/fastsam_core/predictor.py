@@ -228,7 +228,7 @@ class Predictor(PredictorState):
         **options: Any,
     ) -> tuple[Tensor, ...]:
         """Call `prompt_inference` if there are prompts, else `generate`."""
-        if bboxes is None and points is None and masks is None and labels is None:
+        if bboxes is None and points is None and masks is None:
             return self.generate(im, **options)
         return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output, **options)
 

@@ -71,15 +71,13 @@ class Prompts:
     def parse(cls, bboxes: Any = None, points: Any = None, labels: Any = None, masks: Any = None) -> Prompts | None:
         """Read prompts in any accepted form; return None if none are given. An empty list is a prompt for no objects.
 
-        Raises ValueError for invalid shapes and values, for different numbers of objects, and for labels as the only
-        argument; TypeError for anything but numbers.
+        Labels without points are no prompt. Raises ValueError for invalid shapes and values, and for different numbers
+        of objects; TypeError for anything but numbers.
         """
-        if bboxes is None and points is None and masks is None:
-            if labels is not None:
-                raise ValueError("labels need points: give points too, or neither to segment everything")
-            return None
         if points is None and labels is not None:
             warn_once("labels have no effect without points")
+        if bboxes is None and points is None and masks is None:
+            return None
         boxes = None if bboxes is None else _parse_boxes(bboxes)
         padded, padded_labels, counts = (None, None, ()) if points is None else _parse_points(points, labels)
         prompts = cls(boxes, padded, padded_labels, None if masks is None else _parse_masks(masks), counts)

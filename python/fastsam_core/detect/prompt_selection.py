@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
+from .._log import warn_once
 from ..prompts import Prompts, parse_texts
 from ..results import Results
 
@@ -44,16 +45,17 @@ class PromptSelector:
     ) -> PromptSelector | None:
         """Read prompts in the forms that `Prompts.parse` takes, and a text or a list of texts; None without any.
 
-        ValueError for invalid shapes and values, TypeError for anything but numbers or texts.
+        Labels without points are no prompt. ValueError for invalid shapes and values, TypeError for anything but
+        numbers or texts.
         """
-        if all(prompt is None for prompt in (bboxes, points, labels, texts)):
+        if points is None and labels is not None:
+            warn_once("labels have no effect without points")
+        if all(prompt is None for prompt in (bboxes, points, texts)):
             return None
         text_prompts = parse_texts(texts)
         box_prompts = None if bboxes is None else Prompts.parse(bboxes)
         boxes = None if box_prompts is None or box_prompts.boxes is None else box_prompts.boxes.numpy()
         if points is None:
-            if labels is not None:
-                raise ValueError("labels need points: give points too")
             return cls(boxes, texts=text_prompts)
         flat_points, point_labels = _flatten_points(points, labels)
         return cls(boxes, flat_points, point_labels, text_prompts)

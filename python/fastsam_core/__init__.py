@@ -55,6 +55,7 @@ _HOMES = {
     "yolo_bbox2segment": ".bbox2segment",
 }
 _MODULES = ("tiles",)
+_OTHER_MODELS = ("RTDETR", "YOLOWorld", "YOLOE", "NAS")  # of Ultralytics
 
 
 def checks() -> None:
@@ -67,6 +68,11 @@ def checks() -> None:
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
+    if name in _OTHER_MODELS:
+        raise ImportError(
+            f"{name} isn't supported: YOLO runs YOLOv8 checkpoints, detect.from_onnx YOLO networks exported to ONNX, "
+            "detect.from_transformers RT-DETR and others, and SAM(...)(image, texts=['a dog']) finds objects by words"
+        )
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name], __name__), name)

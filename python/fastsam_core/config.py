@@ -146,6 +146,8 @@ class Config:
 
     retina_masks: bool = _ignored(True, quiet=True)  # masks always have the image's resolution
     rect: bool = _ignored(True, quiet=True)
+    single_cls: bool = _ignored(False, quiet=True)  # among the `overrides` that Ultralytics reads from a checkpoint
+    workers: int = _ignored(8, quiet=True)
     max_det: int = _ignored(300)
     classes: Any = _ignored(None)
     agnostic_nms: bool = _ignored(False)

@@ -25,6 +25,14 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+# Methods of Ultralytics' models that are not offered, and what there is instead.
+_NOT_OFFERED = {
+    "track": "every frame is predicted by itself; result.to_supervision() is what the trackers of supervision take",
+    "set_classes": "the checkpoint has the classes; SAM(...)(image, texts=['a dog']) finds objects by words",
+    "embed": "a Predictor has the embedding of the image that was given to set_image, as its attribute features",
+}
+
+
 class ModelFacade:
     """A callable model. `model` is its module; attributes that the facade lacks are looked up on it."""
 
@@ -48,6 +56,8 @@ class ModelFacade:
     def __getattr__(self, name: str) -> Any:
         # During copying and unpickling `model` isn't set yet; looking it up would recurse without end.
         own = type(self).__name__
+        if name in _NOT_OFFERED:
+            raise AttributeError(f"{own} has no {name}: {_NOT_OFFERED[name]}")
         if name.startswith("__") or "model" not in self.__dict__:
             raise AttributeError(f"{own} has no attribute {name!r}")
         try:

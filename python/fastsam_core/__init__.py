@@ -55,7 +55,15 @@ _HOMES = {
     "yolo_bbox2segment": ".bbox2segment",
 }
 _MODULES = ("tiles",)
-_OTHER_MODELS = ("RTDETR", "YOLOWorld", "YOLOE", "NAS")  # of Ultralytics
+_OTHER_MODELS = (
+    "YOLO runs YOLOv8 checkpoints, detect.from_onnx YOLO networks exported to ONNX, detect.from_transformers RT-DETR "
+    "and others, and SAM(...)(image, texts=['a dog']) finds objects by words"
+)
+# What Ultralytics' package has and this one hasn't, and what there is instead.
+_NOT_OFFERED = {
+    **dict.fromkeys(("RTDETR", "YOLOWorld", "YOLOE", "NAS"), _OTHER_MODELS),
+    "settings": "the environment variable FASTSAM_HOME names the folder of checkpoints, project=... that of results",
+}
 
 
 def checks() -> None:
@@ -68,11 +76,8 @@ def checks() -> None:
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
-    if name in _OTHER_MODELS:
-        raise ImportError(
-            f"{name} isn't supported: YOLO runs YOLOv8 checkpoints, detect.from_onnx YOLO networks exported to ONNX, "
-            "detect.from_transformers RT-DETR and others, and SAM(...)(image, texts=['a dog']) finds objects by words"
-        )
+    if name in _NOT_OFFERED:
+        raise ImportError(f"{name} isn't supported: {_NOT_OFFERED[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name], __name__), name)

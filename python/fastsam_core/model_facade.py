@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"):
 
 # Methods of Ultralytics' models that are not offered, and what there is instead.
 _NOT_OFFERED = {
-    "track": "every frame is predicted by itself; result.to_supervision() is what the trackers of supervision take",
+    "track": "every frame is predicted by itself; result.to_supervision() is for trackers that take its detections",
     "set_classes": "the checkpoint has the classes; SAM(...)(image, texts=['a dog']) finds objects by words",
     "embed": "a Predictor has the embedding of the image that was given to set_image, as its attribute features",
 }

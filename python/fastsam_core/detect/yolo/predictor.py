@@ -97,15 +97,16 @@ class YoloPredictor(PredictionLoop):
         return results if stream else list(results)
 
     def setup_model(self, model: Any = None, verbose: bool = True) -> None:
-        """Load `model`, by default that of the options. `verbose` has no effect.
+        """Set the model to `model`, by default that of the options. `verbose` has no effect.
 
-        model: what the option `model` may be, or the module of a `YOLO` or `FastSAM`, which is taken as it is.
+        A name or path is loaded onto the device of the options; the result of `load_network` and the module of a `YOLO`
+        or `FastSAM` are taken as they are.
         """
         requested = self.args.model if model is None else model
         if requested is None:
             raise ValueError('no model: name one, as in overrides=dict(model="yolov8n.pt")')
         if isinstance(requested, str | os.PathLike):
-            requested = load_network(requested)
+            requested = load_network(requested, self.args.device)
         network = requested.network if isinstance(requested, LoadedNetwork) else requested
         if not isinstance(network, Network):
             raise TypeError(

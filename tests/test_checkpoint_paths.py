@@ -77,9 +77,7 @@ def test_files_are_found_in_the_working_directory_then_home(home: Path) -> None:
 
 
 def test_name_of_a_model_on_a_hub_is_answered_with_what_to_give_instead() -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"the folder facebook does not exist; .* its downloaded model"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"the folder facebook does not exist; .* its downloaded model"):
         find_checkpoint("facebook/sam-vit-base", {})
     with pytest.raises(FileNotFoundError, match=r"the folder weights does not exist$"):
         find_checkpoint("weights/mine.pt", {})

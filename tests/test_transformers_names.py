@@ -128,6 +128,8 @@ def test_tensors_get_the_names_of_the_official_checkpoints(name: str) -> None:
 def test_state_dicts_of_other_origin_are_left_as_they_are() -> None:
     state = {"image_encoder.pos_embed": torch.zeros(1), POSITIONS_OF_PROMPTS: torch.zeros(1)}
     assert from_transformers_names(state) == state
+    both = {"image_encoder.pos_embed": torch.zeros(1), "vision_encoder.pos_embed": torch.ones(1)}
+    assert from_transformers_names(both) == both
 
 
 @pytest.mark.parametrize("prefix", ["", "sam.", "module.model."])

@@ -46,15 +46,16 @@ _RULES = tuple(
 def from_transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict under the names of the official checkpoints if it is one of transformers' `SamModel`.
 
-    Any other state dict is returned as it is.
+    Any other state dict is returned as it is, also one that has tensors under both names.
     """
     if not any(key.startswith("vision_encoder.") for key in state):
         return dict(state)
-    renamed = dict(state)
-    positions_of_prompts = renamed.pop(_POSITIONS_OF_PROMPTS, None)
+    tensors = dict(state)
+    positions_of_prompts = tensors.pop(_POSITIONS_OF_PROMPTS, None)
     if positions_of_prompts is not None:
-        renamed.setdefault(_POSITIONS, positions_of_prompts)
-    return {_to_official(key): tensor for key, tensor in renamed.items()}
+        tensors.setdefault(_POSITIONS, positions_of_prompts)
+    renamed = {_to_official(key): tensor for key, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else dict(state)
 
 
 def _to_official(name: str) -> str:

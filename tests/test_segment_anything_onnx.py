@@ -1,4 +1,4 @@
-"""SamOnnxModel: the same results as the predictor, called directly and exported to ONNX."""
+"""SamOnnxModel and image encoders: the same results as the predictor, called directly and exported to ONNX."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastsam_core import segment_anything
+from fastsam_core.models.image_encoder import sam_vit
+from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.segment_anything import SamPredictor
 from fastsam_core.segment_anything.utils.amg import calculate_stability_score
 from fastsam_core.segment_anything.utils.onnx import SamOnnxModel
@@ -83,3 +85,33 @@ def test_exported_onnx_model_accepts_any_number_of_points(sam: segment_anything.
         assert found[0].shape == (1, 1, 70, 30)
         for array, expected in zip(found, model(**given), strict=True):
             np.testing.assert_allclose(array, expected.numpy(), atol=1e-3)
+
+
+def image_encoder(kind: str) -> nn.Module:
+    """Return an encoder of 256 pixels whose windows extend beyond the grid, with weights that all matter."""
+    encoder: nn.Module
+    if kind == "ViT":
+        encoder = sam_vit(32, 2, 2, (1,), img_size=256)
+    else:
+        encoder = TinyViT((12, 20, 36, 44), (1, 1, 2, 1), (1, 2, 3, 2), (3, 3, 5, 4), out_channels=24)
+    generator = torch.Generator().manual_seed(4)
+    for parameter in encoder.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("kind", ["ViT", "TinyViT"])
+def test_exported_image_encoders_give_the_same_embeddings(kind: str, dynamo: bool) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    import onnxruntime as runtime
+
+    encoder, file = image_encoder(kind), io.BytesIO()
+    example, image = torch.randn(2, 1, 3, 256, 256, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracer warnings about shape checks
+        torch.onnx.export(encoder, (example,), file, input_names=["image"], dynamo=dynamo)
+        expected = encoder(image)
+    (found,) = runtime.InferenceSession(file.getvalue()).run(None, {"image": image.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)

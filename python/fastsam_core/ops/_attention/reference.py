@@ -52,7 +52,6 @@ def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -
     # Position terms use the unscaled query: (B, heads, H, W, key rows) and (B, heads, H, W, key columns).
     rel_h = torch.einsum("bnhwc,hkc->bnhwk", q_grid, _lookup_rel_pos(rel_pos_h, height))
     rel_w = torch.einsum("bnhwc,wkc->bnhwk", q_grid, _lookup_rel_pos(rel_pos_w, width))
-    out = qkv.new_empty(batch, height, width, q.shape[1] * q.shape[3])
     rows = max(1, _BIAS_BLOCK_ELEMENTS // (batch * num_heads * width * height * width))
     blocks = []
     for top in range(0, height, rows):
@@ -61,12 +60,8 @@ def _attend(qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, num_heads: int) -
         block = F.scaled_dot_product_attention(
             q[:, :, top * width : bottom * width], k, v, attn_mask=bias.flatten(4).flatten(2, 3)
         )
-        block = block.transpose(1, 2).reshape(batch, bottom - top, width, -1)
-        if torch.is_grad_enabled():
-            blocks.append(block)
-        else:
-            out[:, top:bottom] = block
-    return torch.cat(blocks, dim=1) if blocks else out
+        blocks.append(block.transpose(1, 2).reshape(batch, bottom - top, width, -1))
+    return torch.cat(blocks, dim=1)
 
 
 def _lookup_rel_pos(table: Tensor, size: int) -> Tensor:

@@ -1,0 +1,167 @@
+"""Arguments of another size, type or layout, given to the functions of the compiled module itself: it refuses them.
+
+The C++ code reads and writes memory by the sizes that these functions check. The front ends in `ops` check arguments
+first, so nothing else shows that the module does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsam_core import ops
+from fastsam_core.ops import schema
+from fastsam_core.ops._native import cpu_module
+from op_examples import COVERED, example
+
+pytestmark = pytest.mark.skipif(cpu_module is None, reason="no native operations")
+
+# All but those that take no arrays, and those that take COCO's dicts, which test_rle_malformed.py covers.
+FUNCTIONS = [
+    name
+    for name in dir(cpu_module)
+    if re.fullmatch("(linear|mlp|mbconv|nms|.*attention|conv|depthwise|decoder|mask|preprocess|resize|rle)(_?.*)", name)
+]
+# Arguments that may change as described without any other argument becoming wrong.
+VALID = {
+    "conv_stem": {"images axis 2 shorter", "images axis 3 shorter", "images axis 3 longer"},  # sides are rounded up
+    "decoder_mask_factors": {"layers axis 0 longer", "masks[0] = 0", "masks[1] = 0"},
+    "decoder_prompts": {"chosen[1] = 0", "chosen[2] = 0", "chosen[3] = 0"},
+    "decoder_upscale": {"state axis 0 longer"},
+    "linear": {"activation = 0"},
+    "mask_runs": {
+        *(f"logits axis {axis} {change}" for axis in range(3) for change in ("shorter", "longer")),
+        *("height = 1099511627776", "width = 1099511627776"),
+    },
+    "preprocess_image": {f"image axis {axis} {change}" for axis in range(2) for change in ("shorter", "longer")},
+    "resize_image": {
+        f"{image} axis {axis} {change}"
+        for image in ("image", "out")
+        for axis in range(2)
+        for change in ("shorter", "longer")
+    },
+    "rle_combine": {"truth = 0"},
+    "rle_encode": {f"masks axis {axis} {change}" for axis in range(3) for change in ("shorter", "longer")},
+    "rle_from_polygon": {f"{side} = {value}" for side in ("height", "width") for value in (0, 2**40)},
+    "windowed_attention": {"bias axis 0 shorter"},  # fewer, wider heads
+}
+ANY_STRIDES = {"rle_encode": {"masks"}, "resize_image": {"image"}, "preprocess_image": {"image"}}
+OUTPUTS = {
+    "decoder_first_pass": {"state", "value_sum", "coefficient_sum"},
+    "decoder_second_pass": {"state", "value_sum", "coefficient_sum"},
+    "decoder_prompts": {"state", "final_tokens", "iou", "first_token_values", "second_token_values"},
+    "decoder_mask_factors": {"factors", "weights"},
+}
+OTHER_DTYPE = {"float32": "float64", "float64": "float32", "int64": "int32", "uint8": "int16", "bool": "int16"}
+
+
+class Recorder:
+    """A proxy for the compiled module that records the arguments of each function's last call."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[Any]] = {}
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            self.calls[function] = list(args)
+            return getattr(cpu_module, function)(*args)
+
+        return call
+
+
+@cache
+def accepted_calls() -> dict[str, list[Any]]:
+    """Return arguments that each function of the module accepts: those that the examples of operations lead to."""
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        for front_end in schema.NATIVES.values():
+            patch.setattr(front_end, "_cpu", recorder, raising=False)
+        for op in COVERED:
+            ops.siblings(op).get(f"cpu[{ops.isa()}]", ops.siblings(op)["reference"])(*example(op, split=False))
+    return recorder.calls
+
+
+def accepted(function: str) -> dict[str, Any]:
+    """Return arguments that a function accepts, by name."""
+    names = dict.fromkeys(re.findall(r"(\w+): ", getattr(cpu_module, function).__doc__))
+    return dict(zip(names, accepted_calls()[function], strict=True))
+
+
+def is_accepted(function: str, arguments: dict[str, Any], error: type[Exception]) -> bool:
+    """Return whether the function takes these arguments; False if it raises `error`."""
+    try:
+        getattr(cpu_module, function)(*arguments.values())
+    except error:
+        return False
+    return True
+
+
+def resized(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield copies of the array with one element less or more along each axis, and with another number of axes."""
+    for axis, size in enumerate(array.shape):
+        yield f"axis {axis} shorter", array.take(range(size - 1), axis)
+        yield f"axis {axis} longer", array.take([*range(size), 0], axis)
+    yield "with a first axis", array[None].copy()
+    yield "with a last axis", array[..., None].copy()
+    yield "with an axis less", array[0].copy() if array.ndim > 1 else np.array(array[0])
+
+
+def spoilt(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield wrong values of the argument `name`, whose right value is `value`."""
+    if isinstance(value, np.ndarray):
+        yield from ((f"{name} {how}", array) for how, array in resized(value))
+    elif isinstance(value, list):
+        yield f"{name} shorter", value[:-1]
+        yield f"{name} longer", [*value, value[0]]
+        for i, part in enumerate(value):
+            yield from ((how, [*value[:i], wrong, *value[i + 1 :]]) for how, wrong in spoilt(f"{name}[{i}]", part))
+    elif isinstance(value, int) and not isinstance(value, bool) and name != "threads":
+        for number in (-1, 0, 2**40, 2**62, 2**63 - 1, -(2**63)):
+            if number != value:
+                yield f"{name} = {number}", number
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_each_function_accepts_the_arguments_that_are_spoilt_below(function):
+    assert is_accepted(function, accepted(function), ())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_sizes_and_numbers_that_do_not_fit_together_raise_value_error(function):
+    arguments, taken = accepted(function), set()
+    for name, value in arguments.items():
+        for how, wrong in spoilt(name, value):
+            # A number beyond 32 bits is a TypeError of pybind11 for a parameter of 32 bits.
+            error = ValueError if isinstance(wrong, (np.ndarray, list)) else (ValueError, TypeError)
+            if is_accepted(function, {**arguments, name: wrong}, error):
+                taken.add(how)
+    assert taken == VALID.get(function, set())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_other_dtypes_and_strides_are_refused(function):
+    arguments = accepted(function)
+    for name, value in arguments.items():
+        if not isinstance(value, np.ndarray):
+            continue
+        converted = value.astype(OTHER_DTYPE[str(value.dtype)])
+        if (function, name) != ("nms", "boxes"):  # float32 or float64
+            assert not is_accepted(function, {**arguments, name: converted}, (TypeError, ValueError)), name
+        spread = np.repeat(value, 2, -1)[..., ::2]
+        allowed = name in ANY_STRIDES.get(function, ())
+        assert is_accepted(function, {**arguments, name: spread}, (TypeError, ValueError)) == allowed, name
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_arrays_for_results_must_be_writeable(function):
+    arguments = accepted(function)
+    for name in OUTPUTS.get(function, {"out"} & set(arguments)):
+        read_only = arguments[name].copy()
+        read_only.flags.writeable = False
+        with pytest.raises(ValueError, match="writeable"):
+            getattr(cpu_module, function)(*{**arguments, name: read_only}.values())

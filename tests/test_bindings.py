@@ -165,3 +165,77 @@ def test_arrays_for_results_must_be_writeable(function):
         read_only.flags.writeable = False
         with pytest.raises(ValueError, match="writeable"):
             getattr(cpu_module, function)(*{**arguments, name: read_only}.values())
+
+
+def ints(values: Any) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def attention(out: tuple[int, ...], rel_pos_h: int, rel_pos_w: int, heads: int, window: int, channels: int = 4) -> None:
+    table_h, table_w = floats(rel_pos_h, channels), floats(rel_pos_w, channels)
+    cpu_module.attention(floats(1, 4, 4, 24), table_h, table_w, heads, window, None, floats(*out), 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.rle_area(ints([1, 2]), ints([])), "offsets must be one-dimensional and not empty"),
+        (lambda m: m.rle_area(ints([1, 2]), ints([[0, 2]])), "offsets must be one-dimensional and not empty"),
+        (lambda m: m.rle_area(ints([[1, 2]]), ints([0, 1])), "counts must be one-dimensional"),
+        (lambda m: m.rle_area(ints([1, 2]), ints([0, 5])), "offsets must rise from 0 to 2"),
+        (lambda m: m.rle_area(ints([1, 2]), ints([1, 2])), "offsets must rise from 0 to 2"),
+        (lambda m: m.rle_area(ints([1, 2]), ints([0, 2, 1, 2])), "offsets must rise from 0 to 2"),
+        (lambda m: m.rle_area(ints([1, -2]), ints([0, 2])), "run lengths must be from 0"),
+        (lambda m: m.rle_area(ints([2**62]), ints([0, 1])), "run lengths must be from 0"),
+        (lambda m: m.rle_area(ints([2**62 - 1, 1]), ints([0, 2])), "sum to more than"),
+        (lambda m: m.rle_to_bbox(ints([1, 2]), ints([0, 2]), ints([])), r"heights must be \(n,\)"),
+        (lambda m: m.rle_to_bbox(ints([1, 2]), ints([0, 2]), ints([0])), "its height must be positive"),
+        (lambda m: m.rle_decode(ints([]), ints([0]), -1, -1, False, np.zeros((0, 1, 1), bool), 1), "not be negative"),
+        (lambda m: m.rle_decode(ints([]), ints([0]), 2**40, 2**40, False, np.zeros((0, 2, 2), bool), 1), "too large"),
+        (lambda m: m.rle_decode(ints([1, 9]), ints([0, 2]), 2, 2, False, np.zeros((1, 2, 2), bool), 1), "sum to 10"),
+        (lambda m: m.rle_encode(np.zeros((2, 2), bool), 1), r"masks must be \(n, height, width\) of one byte"),
+        (lambda m: m.rle_encode(np.zeros((1, 2, 2), np.int16), 1), r"masks must be \(n, height, width\) of one byte"),
+        (lambda m: m.rle_from_polygon(np.ones((2, 2)), ints([0, 9]), 3, 3, 1), "offsets must rise from 0 to 2"),
+        (lambda m: m.rle_from_polygon(np.ones(2), ints([0, 1]), 3, 3, 1), r"points must be \(p, 2\)"),
+        (lambda m: m.rle_from_polygon(np.ones((2, 2)), ints([0, 2]), 3, -3, 1), "not be negative"),
+        (lambda m: m.rle_from_string(np.ones((1, 2), np.uint8), ints([0, 1]), ints([1])), "text must be one-dim"),
+        (lambda m: m.rle_from_string(np.ones(2, np.uint8), ints([0, 2]), ints([1, 1])), r"pixels must be \(n,\)"),
+        (
+            lambda m: m.mask_remove_small_regions(ints([]), ints([]), 1, 1, 1.0, 1),
+            "counts and offsets must be one-dimensional, offsets not empty",
+        ),
+        (
+            lambda m: m.mask_remove_small_regions(ints([[1]]), ints([0, 1]), 1, 1, 1.0, 1),
+            "counts and offsets must be one-dimensional, offsets not empty",
+        ),
+        (lambda m: m.mask_remove_small_regions(ints([]), ints([0]), 0, 2**31 - 1, 1.0, 1), "nor too large"),
+        (lambda m: m.nms(floats(2, 3), np.ones(2), None, 0.5, 1), r"boxes must be \(n, 4\)"),
+        (lambda m: m.nms(floats(2, 4), np.ones(3), None, 0.5, 1), r"boxes must be \(n, 4\)"),
+        (lambda m: m.nms(floats(2, 4), np.ones((2, 1)), None, 0.5, 1), r"scores must be \(n,\)"),
+        (lambda m: m.nms(floats(2, 4), np.ones(2), ints([1]), 0.5, 1), r"classes must be \(n,\)"),
+        (lambda m: attention((1, 4, 4, 8), 7, 7, 2, 0, channels=3), "rel_pos_h and rel_pos_w must be"),
+        (lambda m: attention((1, 4, 4, 8), 7, 8, 2, 0), "rel_pos_h and rel_pos_w must be"),
+        (lambda m: attention((1, 4, 4, 8), 5, 5, 2, -1), "window must not be negative"),
+        (lambda m: attention((1, 4, 4, 8), 5, 5, 2, 3), "need a padding vector"),
+        (lambda m: attention((1, 4, 4, 8), 7, 7, 2**62, 0), "qkv must be"),
+        (
+            lambda m: m.windowed_attention(floats(1, 4, 4, 24), floats(2, 4, 5), 2, None, floats(1, 4, 4, 8), 1),
+            "bias must be",
+        ),
+        (
+            lambda m: m.windowed_attention(floats(1, 4, 4, 24), floats(2, 4, 4), 2**32, None, floats(1, 4, 4, 8), 1),
+            "bias must be",
+        ),
+        (
+            lambda m: m.windowed_attention(floats(1, 3, 4, 24), floats(2, 4, 4), 2, None, floats(1, 3, 4, 8), 1),
+            "need a padding vector",
+        ),
+    ],
+)
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(cpu_module)

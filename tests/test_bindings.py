@@ -234,8 +234,75 @@ def attention(out: tuple[int, ...], rel_pos_h: int, rel_pos_w: int, heads: int, 
             lambda m: m.windowed_attention(floats(1, 3, 4, 24), floats(2, 4, 4), 2, None, floats(1, 3, 4, 8), 1),
             "need a padding vector",
         ),
+        (
+            lambda m: m.windowed_attention(floats(1, 4, 3, 24), floats(2, 4, 4), 2, None, floats(1, 4, 3, 8), 1),
+            "need a padding vector",
+        ),
     ],
 )
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call(cpu_module)
+
+
+@pytest.mark.parametrize(
+    ("function", "changes", "message"),  # of `changes`, tuples are shapes
+    [
+        ("conv3x3", {"stride": 3, "x": (1, 1, 1, 16), "out": (1, 1, 1, 24)}, "stride must be 1 or 2"),
+        ("conv3x3", {"x": (2**24, 0, 1, 16)}, "images are too large"),
+        ("conv3x3", {"x": (0, 2**24, 1, 16)}, "images are too large"),
+        ("conv3x3", {"x": (0, 1, 2**24, 16)}, "images are too large"),
+        ("conv3x3", {"x": (1, 1, 1, 0)}, "from 1 to 1048575 channels"),
+        ("conv3x3", {"x": (0, 1, 1, 2**20)}, "from 1 to 1048575 channels"),
+        ("conv3x3", {"weight": (0, 16, 3, 3)}, "the weight of a 3 x 3 convolution must be"),
+        ("conv3x3", {"x": (0, 1, 1, 1), "weight": (2**20, 1, 3, 3)}, "the weight of a 3 x 3 convolution must be"),
+        ("mbconv", {"expand_weight": (0, 16)}, "expand_weight must be"),
+        ("mbconv", {"expand_weight": (2**20, 16)}, "expand_weight must be"),
+        ("mbconv", {"project_weight": (0, 64)}, "project_weight must be"),
+        ("mbconv", {"project_weight": (2**20, 64)}, "project_weight must be"),
+        ("mbconv", {"stride": 2, "out": (3, 24, 24, 16)}, "a residual needs stride 1"),
+        (
+            "mbconv",
+            {"project_weight": (8, 64), "project_bias": (8,), "out": (3, 48, 48, 8)},
+            "a residual needs stride 1 and as many channels out as in",
+        ),
+        ("linear", {"x": (500, 0), "weight": (264, 0)}, "k at least 1"),
+        ("linear", {"norm_weight": None}, "belong together"),
+        ("linear", {"norm_bias": None}, "belong together"),
+        ("linear", {"activation": 3}, "activation must be 0, 1 or 2"),
+        ("mlp", {"x": (700, 0), "weight1": (1, 0), "weight2": (0, 1)}, "k at least 1"),
+        ("mlp", {"x": ()}, "k at least 1"),
+        ("mlp", {"weight1": (0, 1), "weight2": (1, 0)}, "the hidden layer must not be empty"),
+    ],
+)
+def test_arguments_that_fit_together_but_are_out_of_range_raise_value_error(function, changes, message):
+    arguments = accepted(function)
+    for name, change in changes.items():
+        arguments[name] = floats(*change) if isinstance(change, tuple) else change
+    with pytest.raises(ValueError, match=message):
+        getattr(cpu_module, function)(*arguments.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "message"),  # in bytes
+    [
+        ("x", (4 * 96 + 2, 4), r"x must be \(m, k\) with contiguous rows"),
+        ("x", (4 * 96, 8), r"x must be \(m, k\) with contiguous rows"),
+        ("out", (4 * 263, 4), "the rows of out must not overlap"),
+        ("out", (-4 * 264, 4), "the rows of out must not overlap"),
+    ],
+)
+def test_rows_of_matrices_are_contiguous_and_those_of_a_result_do_not_overlap(name, strides, message):
+    arguments = accepted("linear")
+    memory = np.zeros(3 * arguments[name].size, np.float32)[arguments[name].size :]
+    arguments[name] = np.lib.stride_tricks.as_strided(memory, arguments[name].shape, strides)
+    with pytest.raises(ValueError, match=message):
+        cpu_module.linear(*arguments.values())
+
+
+def test_matrices_of_one_column_may_have_any_strides() -> None:
+    names = accepted("linear")
+    given = {"x": floats(3, 4)[:, :1], "weight": floats(1, 1), "activation": 0, "eps": 1e-6, "threads": 1}
+    result = np.ones((3, 5), np.float32)[:, 2:3]
+    cpu_module.linear(*({**dict.fromkeys(names), **given, "out": result}[name] for name in names))
+    assert not result.any()

@@ -298,6 +298,8 @@ def test_errors_name_the_argument(call, message):
             {"height": 0, "width": 0, "state": (5, 0, 26, 16), "base": (0, 64, 16), "out": (5, 0, 0)},
             "height and width must be positive",
         ),
+        ("decoder_prompts", {"chosen": [], "final_tokens": (5, 0, 64)}, "chosen must hold 1 to `tokens` indices"),
+        ("decoder_prompts", {"chosen": [0] * 7, "final_tokens": (5, 7, 64)}, "chosen must hold 1 to `tokens` indices"),
         ("decoder_prompts", {"sizes": [64, 32, 0, 1, 1, 1, 1]}, r"sizes must be from 1 to 2\^20"),
         ("decoder_prompts", {"sizes": [64, 32, 2**20 + 1, 1, 1, 1, 1]}, r"sizes must be from 1 to 2\^20"),
         ("decoder_mask_factors", {"sizes": [0, 1, 1]}, r"sizes must be from 1 to 2\^20"),

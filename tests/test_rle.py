@@ -78,6 +78,16 @@ def test_area_and_bbox_match_pycocotools(sibling, mask):
 
 
 @relaxed
+@given(mask=masks)
+def test_area_and_bbox_of_run_lengths_match_pycocotools(sibling, mask):
+    encoded = coco.encode(np.asfortranarray(mask))
+    runs = ops.rle_encode(torch.from_numpy(mask).permute(2, 0, 1))
+    assert ops.rle_area(*runs).tolist() == coco.area(encoded).tolist()
+    heights = torch.full((mask.shape[2],), mask.shape[0])
+    assert ops.rle_to_bbox(*runs, heights).tolist() == coco.toBbox(encoded).tolist()
+
+
+@relaxed
 @given(shape=st.tuples(sides, sides), data=st.data())
 def test_iou_and_merge_match_pycocotools(sibling, shape, data):
     pairs = [data.draw(arrays(np.uint8, (*shape, 3), elements=bits)) for _ in range(2)]

@@ -283,6 +283,10 @@ def test_stub_matches_the_compiled_module():
         ("rle_from_polygon", (torch.ones(3, 2).double() * torch.nan, torch.tensor([0, 3]), 4, 4)),
         ("rle_from_polygon", (torch.ones(3, 2).double() * 1e10, torch.tensor([0, 3]), 4, 4)),
         ("rle_from_string", (torch.tensor([48], dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1]))),
+        (  # runs of 2^62 - 1 and 1: too many pixels together
+            "rle_from_string",
+            (torch.tensor(list(b"oooooooooooo31"), dtype=torch.uint8), torch.tensor([0, 14]), torch.tensor([2**62])),
+        ),
     ],
 )
 def test_bad_rle_arguments_raise_value_error_in_every_sibling(sibling, op, arguments):

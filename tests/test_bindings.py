@@ -269,6 +269,8 @@ def test_errors_name_the_argument(call, message):
             {"project_weight": (8, 64), "project_bias": (8,), "out": (3, 48, 48, 8)},
             "a residual needs stride 1 and as many channels out as in",
         ),
+        ("mask_runs", {"logits": (0, 2**31 - 3, 64)}, "more than 2147483644 cells a side"),
+        ("mask_runs", {"logits": (0, 64, 2**31 - 3)}, "more than 2147483644 cells a side"),
         ("linear", {"x": (500, 0), "weight": (264, 0)}, "k at least 1"),
         ("linear", {"norm_weight": None}, "belong together"),
         ("linear", {"norm_bias": None}, "belong together"),

@@ -108,6 +108,7 @@ def run_programs() -> None:
     """Compile and run the C++ test programs with their sanitizers."""
     for name, flags in (
         ("fork_join_test", ["-fsanitize=thread"]),
+        ("scratch_test", ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]),
         ("simd_test", ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]),
     ):
         program = BUILD / name

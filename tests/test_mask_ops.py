@@ -87,6 +87,8 @@ def logits_of(kind, random, n, rows, columns):
 @example("full", (5, 5), (64, 9), (0, 0, 0, 0), 0.0, 1.0, 0)
 @example("steps", (40, 3), (140, 3), (0, 0, 0, 0), 0.0, 1.0, 0)
 @example("noise", (1, 1), (1, 1), (1, 2, 3, 0), 0.0, 1.0, 0)
+@example("noise", (3, 3), (40, 9), (0, 0, 0, 0), 0.0, 1.0, 0)
+@example("noise", (300, 3), (140, 3), (0, 0, 0, 0), 0.0, 1.0, 0)
 @settings(deadline=None, max_examples=60)
 def test_random_axes_anywhere_in_an_image(sibling, kind, cells, size, margins, threshold, offset, seed):
     random = np.random.RandomState(seed)

@@ -1,4 +1,7 @@
-"""C++ test programs for code below the Python bindings (SIMD registers, fork-join); skipped without a compiler."""
+"""C++ test programs for code below the Python bindings: SIMD registers, fork-join, scratch memory.
+
+They are skipped without a compiler.
+"""
 
 from __future__ import annotations
 
@@ -68,3 +71,8 @@ def test_simd_registers_with_bfloat16_products(tmp_path: Path) -> None:
 @needs_compiler
 def test_fork_join(tmp_path: Path) -> None:
     assert build_and_run(tmp_path, "fork_join_test", str(COMPILER)) == "fork_join: ok\n"
+
+
+@needs_compiler
+def test_scratch_memory(tmp_path: Path) -> None:
+    assert build_and_run(tmp_path, "scratch_test", str(COMPILER)) == "scratch: ok\n"

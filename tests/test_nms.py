@@ -135,7 +135,7 @@ def test_half_bfloat16_and_integer_input(sibling, dtype):
 @each_sibling
 def test_ties_are_ordered_by_index_and_infinite_scores_ranked(sibling):
     boxes = torch.arange(6.0)[:, None] * 100 + torch.tensor([0.0, 0, 10, 10])
-    scores = torch.tensor([0.0, -0.0, 1.0, float("inf"), 1.0, -float("inf")])
+    scores = torch.tensor([-0.0, 0.0, 1.0, float("inf"), 1.0, -float("inf")])
     assert ops.siblings("nms")[sibling](boxes, scores, 0.5).tolist() == [3, 2, 4, 0, 1, 5]
 
 

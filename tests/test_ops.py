@@ -253,53 +253,6 @@ def test_stub_matches_the_compiled_module():
         assert {argument.arg for argument in node.args.args} == set(re.findall(r"(\w+): ", documented)), name
 
 
-def floats(*shapes):
-    return [torch.zeros(shape).numpy() for shape in shapes]
-
-
-@needs_native
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda m, i: m.rle_area(i([1, 2]), i([0, 5])),
-        lambda m, i: m.rle_area(i([1, 2]), i([])),
-        lambda m, i: m.rle_area(i([1, 2]), i([0, 2, 1, 2])),
-        lambda m, i: m.rle_area(i([1, -2]), i([0, 2])),
-        lambda m, i: m.rle_area(i([2**62, 2**62]), i([0, 2])),
-        lambda m, i: m.rle_to_bbox(i([1, 2]), i([0, 2]), i([])),
-        lambda m, i: m.rle_to_bbox(i([1, 2]), i([0, 2]), i([0])),
-        lambda m, i: m.rle_decode(i([1, 3]), i([0, 2]), 2, 2, False, torch.ones(1, 2, 3, dtype=torch.bool).numpy(), 1),
-        lambda m, i: m.rle_decode(i([1, 9]), i([0, 2]), 2, 2, False, torch.ones(1, 2, 2, dtype=torch.bool).numpy(), 1),
-        lambda m, i: m.rle_decode(i([]), i([0]), 2**40, 2**40, False, torch.ones(0, 2, 2, dtype=torch.bool).numpy(), 1),
-        lambda m, i: m.rle_from_polygon(torch.ones(2, 2).double().numpy(), i([0, 9]), 3, 3, 1),
-        lambda m, i: m.rle_from_string(torch.ones(2, dtype=torch.uint8).numpy(), i([0, 2]), i([1, 1])),
-        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 3), (7, 4)), 2, 0, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (8, 4)), 2, 0, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (7, 4)), 2, 0, None, *floats((1, 4, 3, 8)), 1),
-        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (7, 4)), 2, -1, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.attention(*floats((1, 4, 4, 24), (5, 4), (5, 4)), 2, 3, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.attention(*floats((1, 4, 4, 24), (7, 4), (7, 4)), 2**62, 0, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.windowed_attention(*floats((1, 4, 4, 24), (2, 4, 5)), 2, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.windowed_attention(*floats((1, 4, 4, 24), (2, 4, 4)), 2**32, None, *floats((1, 4, 4, 8)), 1),
-        lambda m, i: m.windowed_attention(*floats((1, 3, 4, 24), (2, 4, 4)), 2, None, *floats((1, 3, 4, 8)), 1),
-        lambda m, i: m.nms(torch.ones(2, 3).numpy(), torch.ones(2).double().numpy(), None, 0.5, 1),
-        lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(3).double().numpy(), None, 0.5, 1),
-        lambda m, i: m.nms(torch.ones(2, 4).numpy(), torch.ones(2).double().numpy(), i([1]), 0.5, 1),
-    ],
-)
-def test_bindings_check_sizes(call):
-    with pytest.raises(ValueError):
-        call(cpu_module, lambda values: torch.tensor(values, dtype=torch.int64).numpy())
-
-
-@needs_native
-def test_bindings_refuse_other_dtypes_and_strides():
-    with pytest.raises(TypeError):
-        cpu_module.rle_area(torch.ones(2).numpy(), torch.tensor([0, 2]).numpy())
-    with pytest.raises(TypeError):
-        cpu_module.rle_area(torch.ones(4, dtype=torch.int64).numpy()[::2], torch.tensor([0, 2]).numpy())
-
-
 # The RLE family, because some of its operations have a CUDA form and others have none.
 @pytest.mark.parametrize("sibling", names_of("rle_area"))
 @pytest.mark.parametrize(
@@ -330,6 +283,10 @@ def test_bindings_refuse_other_dtypes_and_strides():
         ("rle_from_polygon", (torch.ones(3, 2).double() * torch.nan, torch.tensor([0, 3]), 4, 4)),
         ("rle_from_polygon", (torch.ones(3, 2).double() * 1e10, torch.tensor([0, 3]), 4, 4)),
         ("rle_from_string", (torch.tensor([48], dtype=torch.uint8), torch.tensor([0, 1]), torch.tensor([-1]))),
+        (  # runs of 2^62 - 1 and 1: too many pixels together
+            "rle_from_string",
+            (torch.tensor(list(b"oooooooooooo31"), dtype=torch.uint8), torch.tensor([0, 14]), torch.tensor([2**62])),
+        ),
     ],
 )
 def test_bad_rle_arguments_raise_value_error_in_every_sibling(sibling, op, arguments):

@@ -78,6 +78,16 @@ def test_area_and_bbox_match_pycocotools(sibling, mask):
 
 
 @relaxed
+@given(mask=masks)
+def test_area_and_bbox_of_run_lengths_match_pycocotools(sibling, mask):
+    encoded = coco.encode(np.asfortranarray(mask))
+    runs = ops.rle_encode(torch.from_numpy(mask).permute(2, 0, 1))
+    assert ops.rle_area(*runs).tolist() == coco.area(encoded).tolist()
+    heights = torch.full((mask.shape[2],), mask.shape[0])
+    assert ops.rle_to_bbox(*runs, heights).tolist() == coco.toBbox(encoded).tolist()
+
+
+@relaxed
 @given(shape=st.tuples(sides, sides), data=st.data())
 def test_iou_and_merge_match_pycocotools(sibling, shape, data):
     pairs = [data.draw(arrays(np.uint8, (*shape, 3), elements=bits)) for _ in range(2)]
@@ -87,6 +97,37 @@ def test_iou_and_merge_match_pycocotools(sibling, shape, data):
     for intersect in (0, 1):
         assert rle.merge(dt + gt, intersect) == coco.merge(dt + gt, intersect)
         assert rle.merge(dt[:1], intersect) == coco.merge(dt[:1], intersect)
+
+
+@pytest.mark.parametrize(
+    "crowd",
+    [
+        (False, 7),
+        [0.0, 0.5],
+        np.array([0, 256]),
+        np.array([0.0, 0.5]),
+        np.array([0, 128], np.uint8),
+        np.array([0, -128], np.int8),
+        np.array([0, 9, 1], np.uint8)[::2],
+        torch.tensor([False, True]),
+    ],
+    ids=repr,
+)
+def test_iou_takes_flags_of_any_type_and_layout(sibling, crowd):
+    large, small = np.ones((4, 6), np.uint8), np.zeros((4, 6), np.uint8)
+    small[:2] = 1
+    assert rle.iou([rle.encode(small)], [rle.encode(large)] * 2, crowd).tolist() == [[0.5, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "crowd",
+    [[0], (0, 1, 1), np.zeros(1, np.uint8), np.zeros(3, bool), np.zeros((2, 1), np.uint8), np.zeros(3)],
+    ids=str,
+)
+def test_another_number_of_flags_raises_value_error(sibling, crowd):
+    mask = rle.encode(np.ones((4, 6), np.uint8))
+    with pytest.raises(ValueError, match="iscrowd must hold one flag per gt, 2"):
+        rle.iou([mask], [mask, mask], crowd)
 
 
 coordinates = st.one_of(

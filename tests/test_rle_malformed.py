@@ -72,6 +72,8 @@ MALFORMED = {
     "no size": {"size": None, "counts": b"92203"},
     "wrapping size": {"size": [2**32, 2**32], "counts": b"0"},
     "huge size": {"size": [10**30, 0], "counts": b""},
+    "height beyond the limit, without a pixel": {"size": [2**62, 0], "counts": b""},
+    "width beyond the limit, without a pixel": {"size": [0, 2**62], "counts": b""},
     "missing size": {"counts": b"92203"},
     "missing counts": {"size": [4, 5]},
     "counts of None": {"size": [4, 5], "counts": None},

@@ -133,6 +133,32 @@ def test_first_block_decides_between_equally_large_islands(sibling):
 
 
 @each_sibling
+@pytest.mark.parametrize("width", [5, 6])
+def test_blocks_are_ordered_by_row_at_even_and_odd_widths(sibling, width):
+    mask = np.zeros((4, width), bool)
+    mask[0, width - 1] = mask[2, 0] = True
+    result, _ = apply(sibling, mask, 2)
+    assert np.argwhere(result).tolist() == [[0, width - 1]]
+
+
+@each_sibling
+def test_first_block_counts_not_the_first_column(sibling):
+    rows = (
+        "...x..",
+        "...x.o",
+        ".xxx.o",
+        ".xxx.o",
+        ".xxx.o",
+        ".....o",
+        "oooooo",
+    )
+    letters = np.array([list(row) for row in rows])
+    assert (letters == "x").sum() == (letters == "o").sum() == 11
+    result, _ = apply(sibling, letters != ".", 12)
+    assert (result == (letters == "x")).all()
+
+
+@each_sibling
 def test_batch_matches_single_masks_and_may_be_empty(sibling):
     random = np.random.RandomState(0)
     masks = random.rand(300, 20, 60) < random.rand(300, 1, 1)

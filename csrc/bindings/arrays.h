@@ -43,6 +43,13 @@ inline bool has_shape(const py::array& x, std::initializer_list<int64_t> shape) 
   return true;
 }
 
+// Most image tokens of the decoder: sizes of arrays made of their panels then stay within int64.
+constexpr int64_t kMaxLength = int64_t{1} << 40;
+
+inline void check_length(int64_t length) {
+  require(length > 0 && length <= kMaxLength, "length must be positive, and at most 2^40");
+}
+
 // Returns work(). Releases the GIL meanwhile if `release_gil`; short work is faster with the GIL held.
 template <typename Work>
 auto without_gil(const Work& work, bool release_gil = true) {

@@ -18,7 +18,7 @@ void set_common(dec::Pass& pass, int64_t projections, bool second, const Floats&
                 const Floats& norms, double eps, const Floats& keys, const Floats& cross, const Floats& gram,
                 const Floats& queries, const Floats& queries_mix, int64_t length, Floats& state, Floats& value_sum,
                 Floats& coefficient_sum) {
-  require(length > 0, "length must be positive");
+  check_length(length);
   const int64_t panels = num_panels(length);
   require(keys.ndim() == 4 && keys.shape(1) > 0 && keys.shape(2) > 0 && keys.shape(3) > 0,
           "keys must be (prompts, heads, tokens, head_dim)");
@@ -103,7 +103,7 @@ void decoder_second_pass(const Floats& image, const Floats& values, const Floats
 
 void decoder_first_token_to_image(const Floats& q, const Floats& keys, const Floats& values, int64_t length, Floats out,
                                   int64_t threads) {
-  require(length > 0, "length must be positive");
+  check_length(length);
   require(q.ndim() == 3 && q.shape(0) > 0 && q.shape(2) > 0, "q must be (heads, rows, head_dim)");
   const int64_t heads = q.shape(0), rows = q.shape(1), head_dim = q.shape(2), panels = num_panels(length);
   require(has_shape(keys, {panels, heads * head_dim, kPanel}), "keys must be (panels, heads * head_dim, 16)");
@@ -122,7 +122,8 @@ void decoder_upscale(const Floats& state, const Int64s& selected, const Array<Nu
                      const Floats& weights, const Floats& base, const Floats& bias, const Floats& norm_weight,
                      const Floats& norm_bias, double norm_eps, const Array<Number>& conv2, const Floats& conv2_bias,
                      int64_t height, int64_t width, Floats out, int64_t threads) {
-  require(height > 0 && width > 0, "height and width must be positive");
+  require(height > 0 && width > 0 && height <= kMaxLength / width,
+          "height and width must be positive, and their product at most 2^40");
   const int64_t panels = num_panels(height * width);
   require(state.ndim() == 4 && state.shape(2) > 2, "state must be (prompts, panels, rows, 16)");
   require(selected.ndim() == 1 && index.ndim() == 1, "selected and index must be one-dimensional");

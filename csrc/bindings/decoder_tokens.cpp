@@ -63,7 +63,7 @@ void decoder_prompts(const Floats& tokens, const Floats& weights, const std::vec
   require(first_token_values.ndim() == 4 && first_token_values.shape(3) > 0,
           "values must be (prompts, heads, tokens, head_dim)");
   require(heads > 0 && tokens.shape(2) % heads == 0, "the width must be a multiple of heads");
-  require(length > 0, "length must be positive");
+  check_length(length);
   dec::Prompts job{};
   job.prompts = tokens.shape(0), job.tokens = tokens.shape(1), job.width = tokens.shape(2);
   job.heads = heads, job.head_dim = first_token_values.shape(3), job.length = length, job.eps = static_cast<float>(eps);

@@ -63,7 +63,7 @@ bool read_side(PyObject* value, int64_t& side) {
   if (!PyLong_CheckExact(value)) return false;
   int overflow = 0;
   side = PyLong_AsLongLongAndOverflow(value, &overflow);
-  return overflow == 0;
+  return overflow == 0 && side <= rle::kMaxPixels;
 }
 
 bool read_item(PyObject* object, Item& item) {

@@ -45,7 +45,8 @@ void release(Block* block) {
 }  // namespace
 
 Scratch::Scratch(int64_t count) {
-  if (count < 0 || static_cast<uint64_t>(count) > (uint64_t{1} << 60)) throw std::bad_alloc();
+  // As an unsigned number, a negative count is too large as well.
+  if (static_cast<uint64_t>(count) > (uint64_t{1} << 60)) throw std::bad_alloc();
   const size_t bytes = kHeaderBytes + sizeof(float) * static_cast<size_t>(count);
   Block* block = cached_block.exchange(nullptr, std::memory_order_acquire);
   if (block == nullptr || block->bytes < bytes) {

@@ -30,8 +30,8 @@ struct Norm {
   float eps = 0.0f;
 };
 
-// Computes finish.out (rows, n) from x (rows, k). finish.residual may be finish.out itself; apart from that, the output
-// must not overlap any input.
+// Computes epilogue.out (rows, n) from x (rows, k). epilogue.residual may be epilogue.out itself; apart from that, the
+// output must not overlap any input.
 void linear(const MatrixView& x, int64_t rows, const Norm& norm, const Weight& weight, const LinearEpilogue& epilogue,
             int64_t threads);
 

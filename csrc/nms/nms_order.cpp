@@ -16,8 +16,7 @@ constexpr int kPasses = (64 + kDigitBits - 1) / kDigitBits;
 
 void sort_by_key(const std::vector<uint64_t>& keys, std::vector<int64_t>& order) {
   const auto digit = [](uint64_t key, int pass) { return static_cast<size_t>(key >> (pass * kDigitBits)) % kDigits; };
-  std::vector<std::array<size_t, kDigits>> counts(kPasses);
-  for (auto& pass_counts : counts) pass_counts.fill(0);
+  std::vector<std::array<size_t, kDigits>> counts(kPasses);  // zeros
   for (const int64_t i : order) {
     for (int pass = 0; pass < kPasses; ++pass) {
       ++counts[static_cast<size_t>(pass)][digit(keys[static_cast<size_t>(i)], pass)];

@@ -21,8 +21,8 @@ constexpr size_t kNmsBlock = 16;
 
 template <typename T>
 struct NmsKernelsOf {
-  // Sets dead[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others as
-  // they are.
+  // Sets suppressed[j] = 1 for each box j in [begin, end) whose IoU with box i is above `threshold`; leaves the others
+  // as they are.
   void (*suppress)(const BoxColumns<T>& boxes, size_t i, size_t begin, size_t end, T threshold, uint8_t* suppressed);
   // Whether the IoU of `box` (x1, y1, x2, y2) with one of the kept boxes [begin, end) is above `threshold`. Up to
   // kNmsBlock - 1 boxes past `end` may be included.

@@ -29,8 +29,8 @@ FASTSAM_HD inline int64_t max_taps(int64_t in, int64_t out) {
   return 2 * support + 1 < in ? 2 * support + 1 : in;
 }
 
-// The triangle filter of one output: around `centre`, over inputs [begin, end), sampled at their centres. shrink: 1 /
-// half of its base.
+// The triangle filter of one output: around `centre`, over inputs [begin, end), sampled at their centres.
+// inverse_support: 1 / half of its base.
 struct TriangleFilter {
   double centre, inverse_support;
   int64_t begin, end;

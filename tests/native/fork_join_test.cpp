@@ -185,6 +185,23 @@ void threads_refused() {
   threads_left = 1 << 30;
 }
 
+// A call starts as many helpers as it has threads beside the caller's, however many parts remain.
+void number_of_helpers() {
+  for (const int64_t threads : {2, 3, 4, 5, 8}) {
+    wait_for_helpers();
+    started = 0;
+    const auto work = [&](int64_t, int64_t) {
+      for (int waited = 0; started < threads - 1; ++waited) {
+        require(waited < 60'000, "all helpers are started");
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    };
+    fastsam::fork_join(threads, 4000, 1, work, 1000);
+    wait_for_helpers();
+    require(started == threads - 1, "no further helpers are started");
+  }
+}
+
 void check_fifty_items() {
   std::vector<int> touched(50, 0);
   fastsam::fork_join(5, 50, 1, [&](int64_t begin, int64_t end) {
@@ -228,6 +245,7 @@ int main() {
   concurrent_calls();
 #if !defined(__SANITIZE_THREAD__)
   threads_refused();
+  number_of_helpers();
   helpers_are_late();
 #endif
   std::puts("fork_join: ok");

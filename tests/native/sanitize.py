@@ -27,7 +27,7 @@ SANITIZER_OPTIONS = {
 # For emulated CUDA kernels: they find accesses outside of tensors.
 EMULATION_FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 # Tests that apply to all operations, whether or not they import `siblings`.
-GENERAL_TESTS = ("test_determinism.py", "test_ops.py", "test_ops_robust.py")
+GENERAL_TESTS = ("test_bindings.py", "test_determinism.py", "test_ops.py", "test_ops_robust.py")
 
 
 def run(command: list[str], **environment: str) -> None:
@@ -108,6 +108,7 @@ def run_programs() -> None:
     """Compile and run the C++ test programs with their sanitizers."""
     for name, flags in (
         ("fork_join_test", ["-fsanitize=thread"]),
+        ("scratch_test", ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]),
         ("simd_test", ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]),
     ):
         program = BUILD / name

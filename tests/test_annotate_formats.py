@@ -159,6 +159,9 @@ def test_written_files_are_not_read_as_images(sam: SAM, images: Path) -> None:
     before = tree(inside)
     auto_annotate(images, detector, sam, output_dir=inside, formats=["yolo", "png"])
     assert tree(inside) == before
+    # By now both folders of labels hold a contact sheet, and one label maps. Neither counts in a run into a third one.
+    other = auto_annotate(images, detector, sam)
+    assert sorted(path.stem for path in other.rglob("*.txt")) == [f"{index:05}" for index in range(6)]
 
 
 def test_image_named_preview_jpg_is_not_overwritten(sam: SAM, images: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from fastsam_core import _locks
 from fastsam_core.annotate.dataset_files import names_of_classes
 from fastsam_core.annotate.manifest import (
+    FORMAT,
     History,
     Manifest,
     fingerprint,
@@ -20,6 +21,7 @@ from fastsam_core.annotate.manifest import (
     read_history,
     remove_other_manifests,
 )
+from fastsam_core.annotate.run import data_identity
 from fastsam_core.annotate.shards import UNSHARDED, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
@@ -146,6 +148,21 @@ def test_files_that_are_no_manifest_are_refused(tmp_path: Path, content: str) ->
     (tmp_path / "manifest.jsonl").write_text(content)
     with pytest.raises(ValueError, match="is not a manifest"):
         read_history(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("header", [{}, {"settings": None}, {"settings": ["conf"]}])
+def test_manifest_without_settings_is_refused(tmp_path: Path, header: dict[str, Any]) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(json.dumps({"manifest": FORMAT, **header}) + "\n")
+    with pytest.raises(ValueError) as caught:
+        read_history(tmp_path, SETTINGS)
+    assert str(caught.value).startswith(f"{path} is a damaged manifest: its first line has no settings; move it away")
+
+
+def test_passwords_are_not_recorded(tmp_path: Path) -> None:
+    assert data_identity(None, "rtsp://user:secret@camera/1", tmp_path) == "rtsp://user:***@camera/1"
+    assert data_identity(None, Path("cameras.streams"), tmp_path) == "cameras.streams"
+    assert data_identity(None, ["rtsp://user:secret@camera/1"], tmp_path) == "list"
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastsam_core import auto_annotate
 from fastsam_core.annotate import preview
 from fastsam_core.annotate.preview import Preview
 from fastsam_core.annotate.shards import stable_hash
@@ -160,3 +161,9 @@ def test_sheet_leaves_out_thumbnails_that_are_missing_or_damaged(tmp_path: Path)
     content = made.contact_sheet(tmp_path)
     assert content is not None
     assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).shape == (46 + 6, 2 * 30 + 6, 3)
+
+
+@pytest.mark.parametrize("given", [-1, 10_001])
+def test_number_of_images_is_bounded(tmp_path: Path, given: int) -> None:
+    with pytest.raises(ValueError, match=f"preview must be at .* {given}"):
+        auto_annotate(tmp_path, preview=given)

@@ -21,7 +21,7 @@ from .file_list import FileList, find_renames, is_video, list_files
 from .files import LAYOUTS, LabelFiles
 from .job import Job
 from .manifest import manifest_name
-from .preview import PREVIEW_FILE, Preview
+from .preview import MAX_COUNT, PREVIEW_FILE, Preview
 from .settings import ON_ERROR, AnnotateConfig
 from .shards import UNSHARDED, local_rank, parse_shard
 from .summary import summary
@@ -71,7 +71,7 @@ def auto_annotate(
     shard: "i/n" labels the i-th of n shards, counted from 0; None takes the shard that torchrun or srun assign to this
         process, or all images without them.
     on_error: "skip" records images that can't be read or labelled and continues; "raise" stops at the first.
-    preview: draw the masks of this many images into `preview.jpg`; 0 for none.
+    preview: draw the masks of this many images, 10,000 at most, into `preview.jpg`; 0 for none.
 
     A mask takes its class from the box that prompted it. Masks whose predicted IoU is at most SAM's `conf` (0.25 for
     the official models) are left out, which does not shift the classes of the others. Every image gets a label file,
@@ -93,7 +93,7 @@ def auto_annotate(
     )
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
-    preview, resume = parse.integer(0)("preview", preview), parse.boolean("resume", resume)
+    preview, resume = parse.integer(0, MAX_COUNT)("preview", preview), parse.boolean("resume", resume)
     own_shard = parse_shard(shard)
     if own_shard != UNSHARDED:
         logger.info("labelling shard %s of the images", own_shard)

@@ -17,7 +17,7 @@ from ..annotate.annotator import Annotator
 from ..annotate.file_list import is_video
 from ..annotate.files import LabelFiles
 from ..annotate.job import Job
-from ..annotate.preview import Preview
+from ..annotate.preview import MAX_COUNT, Preview
 from ..annotate.run import data_identity, default_output_dir, protect_images
 from ..annotate.settings import AnnotateConfig
 from ..annotate.summary import summary
@@ -71,7 +71,7 @@ def annotate_ray(
     label; other errors as `auto_annotate`.
     """
     config = AnnotateConfig(det_model, sam_model, device, **options)
-    preview, resume = parse.integer(0)("preview", preview), parse.boolean("resume", resume)
+    preview, resume = parse.integer(0, MAX_COUNT)("preview", preview), parse.boolean("resume", resume)
     actors = None if actors is None else parse.integer(1)("actors", actors)
     cpus_per_actor = parse.integer(1)("cpus_per_actor", cpus_per_actor)
     gpus_per_actor = None if gpus_per_actor is None else parse.number(0)("gpus_per_actor", gpus_per_actor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -121,6 +122,25 @@ def test_image_with_unwritable_name_is_skipped(sam: SAM, folder: Path, name: str
     assert sorted(path.name for path in (target / "labelme").iterdir()) == ["a.json", "b.json"]
     with pytest.raises((ValueError, OSError), match=said):
         auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EILSEQ])
+def test_name_that_the_file_system_refuses_concerns_one_image(
+    sam: SAM, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (folder / "what?.png").write_bytes((folder / "b.png").read_bytes())
+    plain = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if "?" in str(target):
+            raise OSError(code, os.strerror(code), str(target))
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, preview=0)
+    lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()[1:]]
+    assert {line["key"]: line["status"] for line in lines} == {"a.png": "ok", "b.png": "ok", "what?.png": "error"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems report another error")

@@ -17,6 +17,7 @@ import torch
 from annotate_kills import TINY, detector, make_images, recorded
 from fastsam_core import SAM, Annotator, auto_annotate, cli
 from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.annotate.files import LabelFiles
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import sam_vit
 from golden_recipe import fill_state_dict
@@ -130,3 +131,14 @@ def test_failed_attempt_holds_no_memory(sam: SAM, batch: int) -> None:
     labelled = annotator.label([np.zeros((8, 8, 3), np.uint8)] * batch, ["a.png"] * batch)
     assert [str(error) for error in labelled] == ["too large"] * batch
     assert held and not [reference for reference in held if reference() is not None]
+
+
+def test_leftover_that_cannot_be_removed_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = LabelFiles(tmp_path, ["yolo"])
+    labels.scratch.mkdir(parents=True)
+    (labels.scratch / "open.txt").touch()
+    monkeypatch.setattr("shutil.rmtree", lambda folder, ignore_errors: None)
+    with labels:
+        labels.write([("a/b.txt", b"0 0.5\n")])
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"0 0.5\n"
+    assert [path.name for path in labels.scratch.iterdir()] == ["open.txt"]

@@ -21,7 +21,7 @@ from fastsam_core.annotate.manifest import (
     read_history,
     remove_other_manifests,
 )
-from fastsam_core.annotate.run import data_identity
+from fastsam_core.annotate.run import data_identity, default_output_dir
 from fastsam_core.annotate.shards import UNSHARDED, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
@@ -159,10 +159,12 @@ def test_manifest_without_settings_is_refused(tmp_path: Path, header: dict[str, 
     assert str(caught.value).startswith(f"{path} is a damaged manifest: its first line has no settings; move it away")
 
 
-def test_passwords_are_not_recorded(tmp_path: Path) -> None:
+def test_passwords_are_neither_recorded_nor_reported(tmp_path: Path) -> None:
     assert data_identity(None, "rtsp://user:secret@camera/1", tmp_path) == "rtsp://user:***@camera/1"
     assert data_identity(None, Path("cameras.streams"), tmp_path) == "cameras.streams"
     assert data_identity(None, ["rtsp://user:secret@camera/1"], tmp_path) == "list"
+    with pytest.raises(ValueError, match=r"got data=\['rtsp://user:\*\*\*@camera/1'\]$"):
+        default_output_dir(["rtsp://user:secret@camera/1"])
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def default_output_dir(data: Any) -> Path:
     """Return the default folder of labels, beside `data`. ValueError if `data` isn't one existing folder or file."""
     path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
     if path is None or not path.exists():
-        raise ValueError(f"output_dir is needed unless data is one existing folder or file; got data={data!r}"[:300])
+        given = hide_passwords(repr(data))
+        raise ValueError(f"output_dir is needed unless data is one existing folder or file; got data={given}"[:300])
     path = path if path.name not in ("", "..") else path.resolve()
     return path.parent / f"{path.stem}_auto_annotate_labels"
 

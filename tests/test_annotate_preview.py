@@ -92,6 +92,14 @@ def test_shrunk_image_is_averaged() -> None:
     assert (thumbnail(stripes)[:256] == 50).all()
 
 
+def test_enlarged_image_is_interpolated() -> None:
+    edge = plain(8, 8, (0, 0, 0))
+    edge[:, 4:] = 240
+    row = thumbnail(edge)[128, :, 0].astype(int)
+    between = row[(row > 0) & (row < 240)]
+    assert len(between) >= 24 and (np.diff(between) >= 0).all(), "a pixel is 32 pixels wide in the thumbnail"
+
+
 @pytest.mark.parametrize(
     ("key", "caption"),
     [

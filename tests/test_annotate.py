@@ -203,6 +203,12 @@ def test_wrong_arguments_are_refused(sam: SAM, folder: Path, tmp_path: Path) -> 
         auto_annotate(folder, "yolov8n.pt", sam, texts=["a dog"])
     with pytest.raises(TypeError, match="resume must be True or False, not 'maybe'"):
         auto_annotate(folder, None, sam, resume="maybe")
+    for output_dir in (3, b"labels"):
+        with pytest.raises(TypeError, match="output_dir must be text, not "):
+            auto_annotate(folder, None, sam, output_dir=output_dir)
+    for output_dir in (folder / "a.png", folder / "a.png" / "labels"):
+        with pytest.raises(NotADirectoryError, match=r"a\.png"):
+            auto_annotate(folder, None, "nowhere.pt", output_dir=output_dir)
     with pytest.raises(TypeError, match="sam_model"):
         auto_annotate(folder, None, 3)
     with pytest.raises(FileNotFoundError):

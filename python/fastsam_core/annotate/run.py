@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import option_parsers as parse
-from .._files import relative_posix
+from .._files import check_writable, relative_posix
 from .._log import hide_passwords, logger
 from ..sources import load_sources
 from ..sources.paths import expand_user
@@ -99,12 +99,13 @@ def auto_annotate(
         logger.info("labelling shard %s of the images", own_shard)
     if config.device == "":
         config.device = local_gpu()
-    output_dir = os.path.expanduser(output_dir) if output_dir else None
+    output_dir = parse_output_dir(output_dir)
     files = list_files(data, output_dir)
     source = load_sources(data) if files is None else None
     folder = Path(output_dir) if output_dir else default_output_dir(data)
     if files is not None:
         protect_images(files, folder, config.formats, preview > 0)
+    check_writable(folder)
     contact_sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
     annotator = Annotator(config)
     settings = {"data": data_identity(files, data, folder), **annotator.settings()}
@@ -122,6 +123,11 @@ def auto_annotate(
         job.finish()
     logger.info("%s", summary(job.history, str(folder), job.num_labelled, seconds))
     return folder
+
+
+def parse_output_dir(output_dir: Any) -> str | None:
+    """Return the path, with `~` replaced, or None for None and an empty one. TypeError for anything else."""
+    return None if output_dir in (None, "") else os.path.expanduser(parse.string("output_dir", output_dir))
 
 
 def default_output_dir(data: Any) -> Path:

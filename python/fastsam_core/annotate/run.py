@@ -71,7 +71,7 @@ def auto_annotate(
     shard: "i/n" labels the i-th of n shards, counted from 0; None takes the shard that torchrun or srun assign to this
         process, or all images without them.
     on_error: "skip" records images that can't be read or labelled and continues; "raise" stops at the first.
-    preview: draw the masks of this many images, 10,000 at most, into `preview.jpg`; 0 for none.
+    preview: draw the masks of this many image files, 10,000 at most, into `preview.jpg`; 0 for none.
 
     A mask takes its class from the box that prompted it. Masks whose predicted IoU is at most SAM's `conf` (0.25 for
     the official models) are left out, which does not shift the classes of the others. Every image gets a label file,

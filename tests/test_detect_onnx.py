@@ -95,10 +95,11 @@ def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> N
     assert from_onnx("m.onnx", imgsz=64).fingerprint != from_onnx("m.onnx", imgsz=96).fingerprint
 
 
-def test_text_is_not_taken_for_a_list_of_names(runtime: Any) -> None:
+def test_names_that_are_no_names_by_id_are_refused(runtime: Any) -> None:
     runtime([raw_output()])
-    with pytest.raises(TypeError, match=r"names must be \{id: name\} or a list of names, not 'dog'"):
-        from_onnx("m.onnx", names="dog")
+    for names in ("dog", {"dog": 0}, 3):  # the letters of a text would become names
+        with pytest.raises(TypeError, match=rf"names must be \{{id: name\}} or a list of names, not {names!r}$"):
+            from_onnx("m.onnx", names=names)
     runtime([raw_output()], names="'dog'")
     assert from_onnx("m.onnx")(IMAGE).names == {}
 

@@ -234,6 +234,18 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "manifest.jsonl").read_bytes().count(b"\n") == 3
 
 
+def test_manifest_that_cannot_be_begun_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            Manifest(tmp_path, SETTINGS)
+    assert not is_started(tmp_path)
+    Manifest(tmp_path, SETTINGS).close()
+
+
 def test_key_with_undecodable_bytes_round_trips(tmp_path: Path) -> None:
     key = os.fsdecode(b"caf\xe9.jpg")
     write(tmp_path, ok(key))

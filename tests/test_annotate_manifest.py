@@ -185,6 +185,22 @@ def test_short_lock_of_another_process_is_waited_for(tmp_path: Path, monkeypatch
     assert waits == [0.05, 0.05]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems don't remove open files")
+def test_manifest_that_is_removed_before_it_is_locked_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, is_first = _locks.try_lock, iter([True])
+
+    def lock(descriptor: int, path: Path) -> bool:
+        if next(is_first, False):
+            path.unlink()
+        return plain(descriptor, path)
+
+    monkeypatch.setattr(_locks, "try_lock", lock)
+    write(tmp_path, ok("a"))
+    assert read_history(tmp_path, SETTINGS).finished == {"a"}
+
+
 def test_manifest_that_another_shard_started_afresh_is_kept_and_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

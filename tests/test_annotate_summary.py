@@ -18,7 +18,7 @@ def history(num_finished: int = 4, num_empty: int = 0, failed: list[str] | None 
 
 
 def test_classes_are_listed_by_falling_count_then_name() -> None:
-    assert summary(history(dish=1, cup=3, fork=1), "out", 4, 8) == (
+    assert summary(history(fork=1, cup=3, dish=1), "out", 4, 8) == (
         "4 label files in out (cup 3, dish 1, fork 1); 0.50 images/s"
     )
 
@@ -57,4 +57,5 @@ def test_three_most_frequent_reasons_are_named() -> None:
 def test_images_of_earlier_runs_are_told_apart() -> None:
     assert summary(history(cup=1), "out", 1, 2).endswith("(cup 1); 0.50 images/s, 3 done before")
     assert summary(history(cup=1), "out", 0, 2).endswith("(cup 1); all done before")
+    assert summary(history(cup=1), "out", 4, 0).endswith("(cup 1)"), "no time passed: there is no rate"
     assert summary(history(0), "out", 0, 2) == "0 label files in out (no objects)"

@@ -129,21 +129,6 @@ def test_texts_go_with_detectors_that_take_them() -> None:
             AnnotateConfig(det_model, texts=["a dog"])
 
 
-@pytest.mark.parametrize("texts", [[], ()])
-def test_no_texts_at_all_are_refused(texts: Any) -> None:
-    with pytest.raises(ValueError, match=r"texts=.*: at least one is needed"):
-        AnnotateConfig(texts=texts)
-
-
-def test_callable_detector_takes_no_texts() -> None:
-    with pytest.raises(ValueError, match=r"texts need an open-vocabulary detector, .*; leave them out with another"):
-        AnnotateConfig(print, texts=["a dog"])
-
-
-def test_device_none_is_the_default_one() -> None:
-    assert [AnnotateConfig(device=device).device for device in (None, "", "cpu", 0)] == ["", "", "cpu", 0]
-
-
 def test_detector_without_texts_must_be_callable() -> None:
     with pytest.raises(TypeError, match=r"det_model must be a detector's name, a callable or None, not TextDetector"):
         AnnotateConfig(TextDetector())

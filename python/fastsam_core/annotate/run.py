@@ -12,7 +12,7 @@ import torch
 
 from .. import option_parsers as parse
 from .._files import check_writable, relative_posix
-from .._log import hide_passwords, logger
+from .._log import format_count, hide_passwords, logger
 from ..sources import load_sources
 from ..sources.paths import expand_user
 from .annotator import Annotator
@@ -154,7 +154,8 @@ def protect_images(files: FileList, folder: Path, formats: Sequence[str], with_p
     """
     earlier = find_earlier_output(files)
     if 0 < len(earlier) < len(files.keys):
-        logger.info("left out %d label maps and contact sheets of earlier runs, such as %s", len(earlier), min(earlier))
+        count = format_count(len(earlier), "label map or contact sheet", "label maps and contact sheets")
+        logger.info("left out %s of earlier runs, such as %s", count, min(earlier))
         files.keys = [key for key in files.keys if key not in earlier]
         files.renamed = find_renames(files.keys)
     root, target = Path(files.root).resolve(), folder.resolve()

@@ -133,6 +133,18 @@ def test_failed_attempt_holds_no_memory(sam: SAM, batch: int) -> None:
     assert held and not [reference for reference in held if reference() is not None]
 
 
+def test_unfinished_files_are_removed_at_the_beginning_and_the_end(tmp_path: Path) -> None:
+    first, second = (LabelFiles(tmp_path, ["yolo"], owner=f"shard-{index}") for index in range(2))
+    first.scratch.mkdir(parents=True)
+    (first.scratch / "killed.txt").touch()
+    with first:
+        assert not any(first.scratch.iterdir())
+        with second:
+            (second.scratch / "unfinished.txt").touch()
+        assert not second.scratch.exists() and first.scratch.exists(), "each owner removes its own"
+    assert not any(tmp_path.iterdir())
+
+
 def test_leftover_that_cannot_be_removed_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = LabelFiles(tmp_path, ["yolo"])
     labels.scratch.mkdir(parents=True)

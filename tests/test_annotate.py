@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from fastsam_core import SAM, Predictor, auto_annotate, rle
+from fastsam_core.annotate.run import default_output_dir
+from fastsam_core.sources.item import Source
 from golden_recipe import test_image as golden_image
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0], [50.0, 2.0, 76.0, 44.0]]
@@ -222,3 +224,25 @@ def test_wrong_arguments_are_refused(sam: SAM, folder: Path, tmp_path: Path) -> 
 def test_default_output_folder_drops_the_suffix(sam: SAM, folder: Path) -> None:
     renamed = folder.rename(folder.parent / "v1.0")
     assert auto_annotate(renamed, lambda image: ([], [], [], None), sam) == renamed.parent / "v1_auto_annotate_labels"
+
+
+def test_default_output_folder_is_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "set" / "images"
+    inner.mkdir(parents=True)
+    (inner / "a.jpg").touch()
+    monkeypatch.chdir(inner)
+    beside = tmp_path / "set" / "images_auto_annotate_labels"
+    assert default_output_dir(".") == default_output_dir(inner) == default_output_dir(f"{inner}/") == beside
+    assert default_output_dir("..") == tmp_path / "set_auto_annotate_labels"
+    assert default_output_dir("a.jpg") == Path("a_auto_annotate_labels")
+
+
+def test_source_is_closed_however_the_run_ends(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(Source, "close", lambda self: closed.append(1))
+    image = np.zeros((8, 8, 3), np.uint8)
+    auto_annotate([image], lambda image: ([], [], [], None), sam, output_dir=tmp_path / "good")
+    assert len(closed) == 1
+    with pytest.raises(ValueError, match="a tuple of 1"):
+        auto_annotate([image], lambda image: ([],), sam, output_dir=tmp_path / "bad")
+    assert len(closed) == 2

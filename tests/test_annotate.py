@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 from fastsam_core import SAM, Predictor, auto_annotate, rle
+from fastsam_core.annotate.run import default_output_dir
+from fastsam_core.sources.item import Source
 from golden_recipe import test_image as golden_image
 
 BOXES = [[4.0, 6.0, 40.0, 30.0], [20.0, 10.0, 60.0, 40.0], [50.0, 2.0, 76.0, 44.0]]
@@ -123,6 +126,25 @@ def test_image_with_unwritable_name_is_skipped(sam: SAM, folder: Path, name: str
         auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, **options, on_error="raise", resume=False)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EILSEQ])
+def test_name_that_the_file_system_refuses_concerns_one_image(
+    sam: SAM, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (folder / "what?.png").write_bytes((folder / "b.png").read_bytes())
+    plain = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if "?" in str(target):
+            raise OSError(code, os.strerror(code), str(target))
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    target = auto_annotate(folder, detector_of(BOXES, [1, 2, 3]), sam, preview=0)
+    lines = [json.loads(text) for text in (target / "manifest.jsonl").read_text().splitlines()[1:]]
+    assert {line["key"]: line["status"] for line in lines} == {"a.png": "ok", "b.png": "ok", "what?.png": "error"}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="other systems report another error")
 @pytest.mark.parametrize("names", [("a.txt/c.png",), ("a.txt/deep/c.png",), ("c.txt/d.png", "c.webp")])
 def test_label_file_and_folder_of_one_name_concern_one_image(sam: SAM, folder: Path, names: tuple[str, ...]) -> None:
@@ -183,6 +205,12 @@ def test_wrong_arguments_are_refused(sam: SAM, folder: Path, tmp_path: Path) -> 
         auto_annotate(folder, "yolov8n.pt", sam, texts=["a dog"])
     with pytest.raises(TypeError, match="resume must be True or False, not 'maybe'"):
         auto_annotate(folder, None, sam, resume="maybe")
+    for output_dir in (3, b"labels"):
+        with pytest.raises(TypeError, match="output_dir must be text, not "):
+            auto_annotate(folder, None, sam, output_dir=output_dir)
+    for output_dir in (folder / "a.png", folder / "a.png" / "labels"):
+        with pytest.raises(NotADirectoryError, match=r"a\.png"):
+            auto_annotate(folder, None, "nowhere.pt", output_dir=output_dir)
     with pytest.raises(TypeError, match="sam_model"):
         auto_annotate(folder, None, 3)
     with pytest.raises(FileNotFoundError):
@@ -196,3 +224,25 @@ def test_wrong_arguments_are_refused(sam: SAM, folder: Path, tmp_path: Path) -> 
 def test_default_output_folder_drops_the_suffix(sam: SAM, folder: Path) -> None:
     renamed = folder.rename(folder.parent / "v1.0")
     assert auto_annotate(renamed, lambda image: ([], [], [], None), sam) == renamed.parent / "v1_auto_annotate_labels"
+
+
+def test_default_output_folder_is_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "set" / "images"
+    inner.mkdir(parents=True)
+    (inner / "a.jpg").touch()
+    monkeypatch.chdir(inner)
+    beside = tmp_path / "set" / "images_auto_annotate_labels"
+    assert default_output_dir(".") == default_output_dir(inner) == default_output_dir(f"{inner}/") == beside
+    assert default_output_dir("..") == tmp_path / "set_auto_annotate_labels"
+    assert default_output_dir("a.jpg") == Path("a_auto_annotate_labels")
+
+
+def test_source_is_closed_however_the_run_ends(sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(Source, "close", lambda self: closed.append(1))
+    image = np.zeros((8, 8, 3), np.uint8)
+    auto_annotate([image], lambda image: ([], [], [], None), sam, output_dir=tmp_path / "good")
+    assert len(closed) == 1
+    with pytest.raises(ValueError, match="a tuple of 1"):
+        auto_annotate([image], lambda image: ([],), sam, output_dir=tmp_path / "bad")
+    assert len(closed) == 2

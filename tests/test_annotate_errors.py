@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from annotate_kills import TINY, detector, make_images, recorded
-from fastsam_core import SAM, auto_annotate, cli
+from fastsam_core import SAM, Annotator, auto_annotate, cli
+from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.annotate.files import LabelFiles
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import sam_vit
 from golden_recipe import fill_state_dict
@@ -104,3 +107,50 @@ def test_detector_that_always_fails_raises_first_error(sam: SAM, tmp_path: Path,
     with pytest.raises(RuntimeError, match=r"failure 1$"):
         auto_annotate(tmp_path / "images", broken, sam)
     assert calls == min(count, 10)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_failed_attempt_holds_no_memory(sam: SAM, batch: int) -> None:
+    """After an image that was too large for the GPU, the next ones have the memory to themselves."""
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def allocate() -> None:
+        much = np.zeros(3)
+        held.append(weakref.ref(much))
+        raise MemoryError("no memory")
+
+    def failing(image: np.ndarray) -> Any:
+        pixels = image.copy()
+        held.append(weakref.ref(pixels))
+        try:
+            allocate()
+        except MemoryError as error:
+            raise RuntimeError("too large") from error
+
+    annotator = Annotator(AnnotateConfig(failing, sam))
+    labelled = annotator.label([np.zeros((8, 8, 3), np.uint8)] * batch, ["a.png"] * batch)
+    assert [str(error) for error in labelled] == ["too large"] * batch
+    assert held and not [reference for reference in held if reference() is not None]
+
+
+def test_unfinished_files_are_removed_at_the_beginning_and_the_end(tmp_path: Path) -> None:
+    first, second = (LabelFiles(tmp_path, ["yolo"], owner=f"shard-{index}") for index in range(2))
+    first.scratch.mkdir(parents=True)
+    (first.scratch / "killed.txt").touch()
+    with first:
+        assert not any(first.scratch.iterdir())
+        with second:
+            (second.scratch / "unfinished.txt").touch()
+        assert not second.scratch.exists() and first.scratch.exists(), "each owner removes its own"
+    assert not any(tmp_path.iterdir())
+
+
+def test_leftover_that_cannot_be_removed_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = LabelFiles(tmp_path, ["yolo"])
+    labels.scratch.mkdir(parents=True)
+    (labels.scratch / "open.txt").touch()
+    monkeypatch.setattr("shutil.rmtree", lambda folder, ignore_errors: None)
+    with labels:
+        labels.write([("a/b.txt", b"0 0.5\n")])
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"0 0.5\n"
+    assert [path.name for path in labels.scratch.iterdir()] == ["open.txt"]

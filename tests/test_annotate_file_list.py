@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsam_core.annotate.file_list import default_label_name, file_key, find_renames, list_files
+from fastsam_core.annotate.file_list import _from_entries, default_label_name, file_key, find_renames, list_files
 from fastsam_core.annotate.loading import _with_unique_names
 from fastsam_core.sources.item import Item, Source
+from fastsam_core.sources.paths import Entry
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -84,6 +86,22 @@ def test_keys_of_patterns_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (relative := list_files("*/1.jpg")) is not None and relative.keys == ["a/1.jpg", "b/1.jpg"]
     single = list_files(tmp_path / "other" / "3.jpg")
     assert single is not None and single.keys == ["3.jpg"]
+
+
+def test_files_on_drives_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [Entry("image", path) for path in (r"C:\set\a.jpg", r"c:\set\more\b.jpg", r"D:\c.jpg")]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "path", ntpath)
+        patch.setattr(os, "sep", "\\")
+        beside, elsewhere = _from_entries(entries[:2], "C:\\"), _from_entries(entries[:2], r"D:\lists")
+        with pytest.raises(ValueError) as caught:
+            _from_entries(entries, "C:\\")
+    assert beside is not None and elsewhere is not None
+    assert (beside.root, beside.keys) == ("C:\\", ["set/a.jpg", "set/more/b.jpg"])
+    assert (elsewhere.root, elsewhere.keys) == (r"C:\set", ["a.jpg", "more/b.jpg"])
+    assert str(caught.value).startswith(
+        "files on the drives C: and D: have no folder in common; label the files of each"
+    )
 
 
 def test_pattern_skips_output_folder(tmp_path: Path) -> None:

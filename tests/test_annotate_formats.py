@@ -16,6 +16,7 @@ from annotate_kills import detector, make_images, tree
 from fastsam_core import SAM, auto_annotate, rle
 from fastsam_core.annotate import AnnotateConfig
 from fastsam_core.annotate.dataset_files import write_coco
+from fastsam_core.annotate.shards import stable_hash
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
 from fastsam_core.formats import read_labels
@@ -52,6 +53,7 @@ def test_all_formats_hold_the_same_masks(sam: SAM, images: Path) -> None:
         stem = os.path.splitext(key)[0]
         sa1b = json.loads((target / "sa1b" / f"{stem}.json").read_text())
         assert [entry["segmentation"]["counts"] for entry in sa1b["annotations"]] == [counts for _, counts in found]
+        assert sa1b["image"]["image_id"] == stable_hash(key) >> 11, "of 53 bits, the same in every run"
         labelme = json.loads((target / "labelme" / f"{stem}.json").read_text())
         seen = (target / "labelme" / f"{stem}.json").parent / labelme["imagePath"]
         assert os.path.samefile(seen, images / key)
@@ -159,6 +161,9 @@ def test_written_files_are_not_read_as_images(sam: SAM, images: Path) -> None:
     before = tree(inside)
     auto_annotate(images, detector, sam, output_dir=inside, formats=["yolo", "png"])
     assert tree(inside) == before
+    # By now both folders of labels hold a contact sheet, and one label maps. Neither counts in a run into a third one.
+    other = auto_annotate(images, detector, sam)
+    assert sorted(path.stem for path in other.rglob("*.txt")) == [f"{index:05}" for index in range(6)]
 
 
 def test_image_named_preview_jpg_is_not_overwritten(sam: SAM, images: Path) -> None:

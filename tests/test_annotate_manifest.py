@@ -13,6 +13,7 @@ import pytest
 from fastsam_core import _locks
 from fastsam_core.annotate.dataset_files import names_of_classes
 from fastsam_core.annotate.manifest import (
+    FORMAT,
     History,
     Manifest,
     fingerprint,
@@ -20,6 +21,7 @@ from fastsam_core.annotate.manifest import (
     read_history,
     remove_other_manifests,
 )
+from fastsam_core.annotate.run import data_identity, default_output_dir
 from fastsam_core.annotate.shards import UNSHARDED, Shard
 
 SETTINGS = {"det_model": "yolo", "conf": 0.25}
@@ -86,7 +88,8 @@ def test_last_line_of_a_relabelled_image_counts(tmp_path: Path) -> None:
     history = read_history(tmp_path, SETTINGS)
     assert history.finished == {"b", "c"} and history.failed == {"a": "broken"}
     assert history.class_counts == {(1, "dish"): 4} and history.num_empty == 1
-    assert read_history(tmp_path, SETTINGS, lambda key: key == "b").class_counts == {(1, "dish"): 4}
+    only = read_history(tmp_path, SETTINGS, lambda key: key == "b")
+    assert only.finished == {"b"} and not only.failed and only.class_counts == {(1, "dish"): 4}
 
 
 def test_last_label_file_name_counts(tmp_path: Path) -> None:
@@ -148,6 +151,23 @@ def test_files_that_are_no_manifest_are_refused(tmp_path: Path, content: str) ->
         read_history(tmp_path, SETTINGS)
 
 
+@pytest.mark.parametrize("header", [{}, {"settings": None}, {"settings": ["conf"]}])
+def test_manifest_without_settings_is_refused(tmp_path: Path, header: dict[str, Any]) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(json.dumps({"manifest": FORMAT, **header}) + "\n")
+    with pytest.raises(ValueError) as caught:
+        read_history(tmp_path, SETTINGS)
+    assert str(caught.value).startswith(f"{path} is a damaged manifest: its first line has no settings; move it away")
+
+
+def test_passwords_are_neither_recorded_nor_reported(tmp_path: Path) -> None:
+    assert data_identity(None, "rtsp://user:secret@camera/1", tmp_path) == "rtsp://user:***@camera/1"
+    assert data_identity(None, Path("cameras.streams"), tmp_path) == "cameras.streams"
+    assert data_identity(None, ["rtsp://user:secret@camera/1"], tmp_path) == "list"
+    with pytest.raises(ValueError, match=r"got data=\['rtsp://user:\*\*\*@camera/1'\]$"):
+        default_output_dir(["rtsp://user:secret@camera/1"])
+
+
 def test_second_writer_is_refused(tmp_path: Path) -> None:
     first = Manifest(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match=r"another process is writing .*shard="):
@@ -163,6 +183,22 @@ def test_short_lock_of_another_process_is_waited_for(tmp_path: Path, monkeypatch
     monkeypatch.setattr("time.sleep", waits.append)
     Manifest(tmp_path, SETTINGS).close()
     assert waits == [0.05, 0.05]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems don't remove open files")
+def test_manifest_that_is_removed_before_it_is_locked_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, is_first = _locks.try_lock, iter([True])
+
+    def lock(descriptor: int, path: Path) -> bool:
+        if next(is_first, False):
+            path.unlink()
+        return plain(descriptor, path)
+
+    monkeypatch.setattr(_locks, "try_lock", lock)
+    write(tmp_path, ok("a"))
+    assert read_history(tmp_path, SETTINGS).finished == {"a"}
 
 
 def test_manifest_that_another_shard_started_afresh_is_kept_and_released(
@@ -212,6 +248,18 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     manifest.close()
     assert read_history(tmp_path, SETTINGS).finished == {"a", "c"}
     assert (tmp_path / "manifest.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_manifest_that_cannot_be_begun_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            Manifest(tmp_path, SETTINGS)
+    assert not is_started(tmp_path)
+    Manifest(tmp_path, SETTINGS).close()
 
 
 def test_key_with_undecodable_bytes_round_trips(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastsam_core import auto_annotate
 from fastsam_core.annotate import preview
 from fastsam_core.annotate.preview import Preview
 from fastsam_core.annotate.shards import stable_hash
@@ -91,6 +92,14 @@ def test_shrunk_image_is_averaged() -> None:
     assert (thumbnail(stripes)[:256] == 50).all()
 
 
+def test_enlarged_image_is_interpolated() -> None:
+    edge = plain(8, 8, (0, 0, 0))
+    edge[:, 4:] = 240
+    row = thumbnail(edge)[128, :, 0].astype(int)
+    between = row[(row > 0) & (row < 240)]
+    assert len(between) >= 24 and (np.diff(between) >= 0).all(), "a pixel is 32 pixels wide in the thumbnail"
+
+
 @pytest.mark.parametrize(
     ("key", "caption"),
     [
@@ -160,3 +169,9 @@ def test_sheet_leaves_out_thumbnails_that_are_missing_or_damaged(tmp_path: Path)
     content = made.contact_sheet(tmp_path)
     assert content is not None
     assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).shape == (46 + 6, 2 * 30 + 6, 3)
+
+
+@pytest.mark.parametrize("given", [-1, 10_001])
+def test_number_of_images_is_bounded(tmp_path: Path, given: int) -> None:
+    with pytest.raises(ValueError, match=f"preview must be at .* {given}"):
+        auto_annotate(tmp_path, preview=given)

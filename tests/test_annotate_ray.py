@@ -49,6 +49,7 @@ def test_annotate_ray_without_ray_says_how_to_install_it(tmp_path: Path) -> None
     ("options", "message"),
     [
         ({"preview": -1}, "preview must be at least 0, not -1"),
+        ({"preview": 10_001}, "preview must be at most 10000, not 10001"),
         ({"preview": "all"}, "preview must be an integer, not 'all'"),
         ({"resume": "no"}, "resume must be True or False, not 'no'"),
         ({"actors": 0}, "actors must be at least 1, not 0"),

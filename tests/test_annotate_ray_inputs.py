@@ -51,9 +51,11 @@ def test_images_of_a_folder_are_listed_without_those_of_the_output(tmp_path: Pat
     assert opened.files.keys == ["a/00000.png", "b/00001.png"] and opened.files.root == str(tmp_path / "images")
 
 
-def test_images_in_memory_are_no_folder() -> None:
+def test_images_in_memory_and_streams_are_no_folder() -> None:
     with pytest.raises(ValueError, match="data must be a folder, a pattern or a list of image files, not "):
         FolderInput.open([np.zeros((8, 8, 3), np.uint8)], None, 1, 8)
+    with pytest.raises(ValueError, match=r"list of image files, not 'rtsp://user:\*\*\*@camera/1'$"):
+        FolderInput.open("rtsp://user:secret@camera/1", None, 1, 8)
 
 
 def test_folder_becomes_tables_of_the_batches_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,17 @@ def test_missing_label_files_and_new_images_are_labelled(sam: SAM, images: Path)
     assert set(recorded(target).values()) == {1, 2}
 
 
+def test_finished_images_of_a_batch_are_not_written_again(sam: SAM, images: Path) -> None:
+    """They are encoded again, beside the one that is not finished, but labels that were edited stay."""
+    target = auto_annotate(images, detector, sam, batch=4)
+    (target / "a" / "00000.txt").unlink()
+    (target / "a" / "00003.txt").write_text("0 0.5 0.5 0.6 0.5 0.6 0.6\n")
+    edited = (target / "a" / "00003.txt").read_bytes()
+    auto_annotate(images, detector, sam, batch=4)
+    assert (target / "a" / "00003.txt").read_bytes() == edited
+    assert recorded(target)["a/00000.png", "ok"] == 2 and recorded(target).total() == 13
+
+
 def test_entries_added_to_data_yaml_survive_another_run(sam: SAM, images: Path, tmp_path: Path) -> None:
     def named(image: np.ndarray) -> Any:
         return [[4, 4, 60, 40]], [0.9], [0], {0: "thing"}

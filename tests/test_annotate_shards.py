@@ -1,14 +1,17 @@
-"""Tests shards of the images: spellings, environment variables, and a hash that must never change."""
+"""Tests shards of the images: spellings, environment variables, GPUs, and a hash that must never change."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastsam_core.annotate import AnnotateConfig, run
+from fastsam_core.annotate.run import local_gpu
 from fastsam_core.annotate.shards import UNSHARDED, Shard, from_environment, local_rank, parse_shard, stable_hash
 
 
@@ -69,6 +72,44 @@ def test_local_rank_from_environment() -> None:
     assert local_rank({"LOCAL_RANK": "2"}) == 2
     assert local_rank({"SLURM_LOCALID": "1"}) == 1
     assert local_rank({}) is local_rank({"LOCAL_RANK": "²"}) is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "gpus", "expected"),
+    [
+        ("0", 4, "cuda:0"),
+        ("3", 4, "cuda:3"),
+        ("5", 4, "cuda:1"),
+        ("1", 2, "cuda:1"),
+        ("1", 1, ""),
+        ("", 4, ""),
+        ("1", 0, ""),
+    ],
+)
+def test_processes_of_a_machine_share_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, rank: str, gpus: int, expected: str
+) -> None:
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert local_gpu() == expected
+
+
+def test_gpu_of_a_process_is_taken_unless_a_device_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[Any] = []
+
+    def annotator(config: AnnotateConfig) -> None:
+        devices.append(config.device)
+        raise InterruptedError
+
+    monkeypatch.setattr(run, "local_gpu", lambda: "cuda:1")
+    monkeypatch.setattr(run, "Annotator", annotator)
+    (tmp_path / "a.jpg").touch()
+    for device in ("", None, "cpu", 0):
+        with pytest.raises(InterruptedError):
+            run.auto_annotate(tmp_path, None, device=device)
+    assert devices == ["cuda:1", "cuda:1", "cpu", 0]
 
 
 def test_stable_hash_has_recorded_values() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from annotate_kills import detector, make_images, tiny_sam
-from fastsam_core import Annotator, auto_annotate
+from fastsam_core import Annotator, Results, auto_annotate
 from fastsam_core.annotate import AnnotateConfig
+from fastsam_core.detect import CheckedDetector
 from fastsam_core.sources import read_image
 
 FORMATS = ("yolo", "coco", "sa1b", "labelme", "png")
@@ -165,6 +166,31 @@ def test_batch_of_a_package_gives_one_of_its_own_type(
     expected = Annotator(config)(columns)
     assert type(made) is kind and made.data == {name: column.tolist() for name, column in expected.items()}
     assert made.data["error"][0] == "" and "not an image" in made.data["error"][1]
+
+
+def test_scores_have_six_decimals(images: list[Path], config: AnnotateConfig) -> None:
+    def found(image: np.ndarray) -> Any:
+        boxes, scores, class_ids, names = detector(image)
+        return boxes, [0.623456789] * len(scores), class_ids, names
+
+    (result,) = Annotator(config.updated(det_model=found)).label([read_image(images[0])], ["a.png"])
+    assert isinstance(result, Results) and set(result.rows()[:, 4].tolist()) == {0.623457}
+
+
+def test_texts_are_found_by_the_default_model_unless_one_is_named(
+    config: AnnotateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[Any] = []
+
+    def load(texts: list[str], model: Any, **options: Any) -> CheckedDetector:
+        assert texts == ["a dog"] and options == {"conf": 0.25, "iou": 0.45, "max_det": 300, "device": "cpu"}
+        models.append(model)
+        return CheckedDetector(detector)
+
+    monkeypatch.setattr("fastsam_core.annotate.annotator.load_text_detector", load)
+    for det_model in ("yolov8x.pt", None, "owlv2"):
+        Annotator(AnnotateConfig(det_model, config.sam_model, "cpu", texts="a dog")).load()
+    assert models == [None, None, "owlv2"]
 
 
 def test_schema_is_in_sparks_syntax(config: AnnotateConfig) -> None:

@@ -95,10 +95,11 @@ def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> N
     assert from_onnx("m.onnx", imgsz=64).fingerprint != from_onnx("m.onnx", imgsz=96).fingerprint
 
 
-def test_text_is_not_taken_for_a_list_of_names(runtime: Any) -> None:
+def test_names_that_are_no_names_by_id_are_refused(runtime: Any) -> None:
     runtime([raw_output()])
-    with pytest.raises(TypeError, match=r"names must be \{id: name\} or a list of names, not 'dog'"):
-        from_onnx("m.onnx", names="dog")
+    for names in ("dog", {"dog": 0}, 3):  # the letters of a text would become names
+        with pytest.raises(TypeError, match=rf"names must be \{{id: name\}} or a list of names, not {names!r}$"):
+            from_onnx("m.onnx", names=names)
     runtime([raw_output()], names="'dog'")
     assert from_onnx("m.onnx")(IMAGE).names == {}
 
@@ -110,11 +111,17 @@ def test_mask_coefficients_are_not_read_as_scores(runtime: Any) -> None:
     assert from_onnx("m.onnx")(IMAGE).class_ids.tolist() == [1, 3]
 
 
+def test_network_of_one_class(runtime: Any) -> None:
+    runtime([raw_output()[:, [0, 1, 2, 3, 5]]])
+    found = from_onnx("m.onnx", names=["thing"])(IMAGE)
+    assert found.class_ids.tolist() == [0] and found.scores.tolist() == [np.float32(0.9)]
+
+
 def test_outputs_with_built_in_nms(runtime: Any) -> None:
-    rows = np.array([[[32, 32, 64, 64, 0.5, 2], [0, 15, 96, 80, 0.9, 4], [0, 0, 1, 1, 0.1, 0]]], np.float32)
+    rows = np.array([[[32, 32, 64, 64, 0.5, 4], [0, 15, 96, 80, 0.9, 2], [0, 0, 1, 1, 0.1, 7]]], np.float32)
     session = runtime([rows], ("batch", 3, "height", "width"), names="no names")
     found = from_onnx("m.onnx", imgsz=96)(IMAGE)
-    assert found.class_ids.tolist() == [4, 2] and found.names == {}
+    assert found.class_ids.tolist() == [2, 4] and found.names == {}
     assert session.seen[0].shape == (1, 3, 96, 96)
 
 
@@ -156,6 +163,7 @@ def test_reason_is_given_for_a_file_that_onnxruntime_refuses(runtime: Any, error
     [
         ([np.zeros((1, 20, 9))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 20, 9\)"),
         ([np.zeros((1, 4, 20))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 4, 20\)"),
+        ([np.zeros((1, 6))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 6\)"),
         ([np.zeros((5, 6))], (1, 3, 96, 96), "tensor(float)", r"gives \(5, 6\)"),
         ([raw_output()], (1, 96, 96, 3), "tensor(float)", "accepted: one image"),
         ([raw_output()], (1, 3, 96, 96), "tensor(uint8)", "accepted: one image"),

@@ -81,7 +81,8 @@ def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=np.array([[7, 7], [30, 32]]), labels=np.array([[1], [1]])) == [0.8, 0.7]
     assert chosen(squares, points=[[[7, 7]], [[30, 32], [15, 15]]], labels=[[1], [1, 0]]) == [0.7]
     assert chosen(squares, points=[[500, 500]]) == chosen(squares, points=[-3, -3]) == []
-    assert chosen(squares, points=[]) == []
+    for nothing in ([], np.zeros((0, 2)), torch.zeros(1, 0, 2)):
+        assert chosen(squares, points=nothing) == []
 
 
 def test_prompts_of_several_kinds_add_up(squares: Results) -> None:
@@ -158,6 +159,7 @@ def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) ->
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),
         ({"points": [1, 2], "labels": [2]}, ValueError, "foreground"),
+        ({"points": 5}, ValueError, r"points have shape \(\)"),
         ({"bboxes": [1, 2, 3]}, ValueError, "bboxes have shape"),
         ({"texts": 3}, TypeError, "texts must be"),
         ({"texts": ["a", " "]}, ValueError, "must not be empty"),

@@ -296,6 +296,25 @@ def test_exponential_web_of_modules_is_refused() -> None:
         read_weights(path)
 
 
+def test_layers_that_are_no_modules_are_refused() -> None:
+    net = make("detect")
+    layers = net.model._modules
+    layers["9"] = None
+    with pytest.raises(ValueError, match="layer 9 is a NoneType, in YOLOv8 a SPPF"):
+        read_weights(write(Path("none.pt"), net))
+    layers.clear()
+    with pytest.raises(ValueError, match="a network of 0 layers that ends with nothing"):
+        read_weights(write(Path("empty.pt"), net))
+
+
+def test_children_and_names_of_other_types_are_ignored() -> None:
+    net = make("detect")
+    net.model[5]._modules["more"] = None
+    for names, expected in ((5, {}), (["cup"], {0: "cup"}), ({0: "cup", "one": "dish", 2: 7}, {0: "cup"})):
+        net.names = names
+        assert read_weights(write(Path("w.pt"), net)).metadata.names == expected
+
+
 def test_inconsistent_archives_are_refused() -> None:
     data = bytearray(write(Path("detect.pt"), make("detect")).read_bytes())
     with zipfile.ZipFile("two.pt", "w") as archive:

@@ -112,6 +112,8 @@ def test_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
 def test_read_image_reads_a_file_or_names_the_missing_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_image(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a folder, not an image; .* without their sub-folders"):
+        read_image(tmp_path)
     assert np.array_equal(read_image(write(tmp_path / "a.png")), BGR)
 
 

@@ -175,12 +175,13 @@ def change(net: DetectionModel, how: Callable[[DetectionModel], Any]) -> Detecti
     return changed
 
 
+def setting(module_of: Callable[[DetectionModel], Any], **attributes: Any) -> Callable[[DetectionModel], Any]:
+    """Return a change that sets attributes of the module that `module_of` gives."""
+    return lambda net: vars(module_of(net)).update(attributes)
+
+
 def _relu(net: DetectionModel) -> None:
     net.model[0].act = nn.ReLU()
-
-
-def _stride(net: DetectionModel) -> None:
-    net.model[1].conv.stride = (1, 1)
 
 
 def _epsilons(net: DetectionModel) -> None:
@@ -231,7 +232,27 @@ def _norm(net: DetectionModel) -> None:
     ("how", "message"),
     [
         (_relu, r"model\.0\.act is a ReLU, in YOLOv8 a SiLU"),
-        (_stride, r"model\.1\.conv has stride.*modified network"),
+        (setting(lambda net: net.model[1].conv, stride=(1, 1)), r"model\.1\.conv has stride.*modified network"),
+        (
+            setting(lambda net: net.model[22].proto.upsample, stride=(1, 1)),
+            r"model\.22\.proto\.upsample has stride.*modified network",
+        ),
+        (
+            setting(lambda net: net.model[9].m, kernel_size=3),
+            r"model\.9\.m has kernel_size 3, in YOLOv8 5: a modified network",
+        ),
+        (
+            setting(lambda net: net.model[10], mode="bilinear"),
+            r"model\.10 has mode 'bilinear', in YOLOv8 'nearest': a modified network",
+        ),
+        (
+            setting(lambda net: net.model[4].m[1], add=False),
+            r"model\.4\.m\.1 has add False, in YOLOv8 True: a modified network",
+        ),
+        (
+            setting(lambda net: net.model[12].m[0], add=True),
+            r"model\.12\.m\.0 has add True, in YOLOv8 False: a modified network",
+        ),
         (_epsilons, "different or impossible epsilons"),
         (_distances, "is not 0, 1, 2"),
         (_layer, "layer 9 is a Identity, in YOLOv8 a SPPF"),

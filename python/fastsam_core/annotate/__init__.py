@@ -1,7 +1,8 @@
 """Label files for image collections of any size: a detector finds boxes, SAM turns them into masks.
 
-run.py holds `auto_annotate`. file_list.py lists the images, shards.py divides them among processes, and job.py finds
-out from the manifest (manifest.py) which are left. batch_labeller.py takes each image to its label files in the threads
+run.py holds `auto_annotate`. file_list.py lists the images, without what earlier runs wrote among them
+(earlier_runs.py), shards.py divides them among processes, and job.py finds out from the manifest (manifest.py) which
+are left. batch_labeller.py takes each image to its label files in the threads
 of pipeline.py, through loading.py, annotator.py, rendering.py and files.py. dataset_files.py and preview.py write what
 covers all images: the COCO file, the class names, the contact sheet. rows.py labels batches of data frames and Ray or
 Spark.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -119,14 +120,14 @@ class Annotator:
         if len(images) > 1:
             try:
                 return list(self._label_batch(images, paths))
-            except Exception:  # label one by one below, so that only the image at fault fails
-                _release_memory()
+            except Exception as error:  # label one by one below, so that only the image at fault fails
+                _release_memory(error)
         labelled: list[Results | Exception] = []
         for image, path in zip(images, paths, strict=True):
             try:
                 labelled += self._label_batch([image], [path])
             except Exception as error:
-                _release_memory()
+                _release_memory(error)
                 labelled.append(error)
         return labelled
 
@@ -207,6 +208,11 @@ def _empty_results(image: NDArray[np.uint8], path: str) -> Results:
     return Results(image, path, {}, torch.zeros(0, 6, dtype=torch.float64, device="cpu"))
 
 
-def _release_memory() -> None:
+def _release_memory(error: Exception) -> None:
+    """Free the tensors of the attempt that failed with `error`, which are in the frames of its traceback."""
+    chained: BaseException | None = error
+    while chained is not None:
+        traceback.clear_frames(chained.__traceback__)
+        chained = chained.__context__
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

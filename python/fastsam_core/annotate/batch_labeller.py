@@ -19,8 +19,11 @@ from .preview import Preview
 from .rendering import Renderer
 
 ManifestLine = dict[str, Any]
-# A name is too long, or a label file and a folder of labels would have the same one: images a.jpg and a.txt/b.jpg.
-_ERRORS_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+# A name is too long, has characters that the file system refuses (FAT `?`, APFS invalid UTF-8), or is that of a label
+# file and of a folder of labels: images a.jpg and a.txt/b.jpg.
+_ERRORS_OF_ONE_NAME = (
+    errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EEXIST, errno.EISDIR, errno.ENOTDIR,
+)  # fmt: skip
 
 
 class LabellingResult(NamedTuple):

@@ -7,6 +7,7 @@ import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,7 +174,15 @@ def _from_entries(entries: list[Entry], base: str | None) -> FileList | None:
     if any(entry.kind.endswith("url") for entry in entries):
         return None
     paths = [entry.location for entry in entries]
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    if base is not None and os.path.commonpath([base, root]) == base:
-        root = base
+    try:
+        root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # on Windows only
+        drives = sorted({os.path.splitdrive(path)[0].upper() for path in paths})
+        raise ValueError(
+            f"files on the drives {' and '.join(drives)} have no folder in common; label the files of each drive in a "
+            "run of their own"
+        ) from None
+    with suppress(ValueError):  # a list on another drive than its files
+        if base is not None and os.path.commonpath([base, root]) == base:
+            root = base
     return FileList(root, sorted({os.path.relpath(path, root).replace(os.sep, "/") for path in paths}))

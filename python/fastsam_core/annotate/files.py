@@ -45,7 +45,7 @@ class LabelFiles:
 
     def __enter__(self) -> LabelFiles:
         shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir(parents=True)
+        self.scratch.mkdir(parents=True, exist_ok=True)  # a leftover that can't be removed does no harm
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -170,7 +170,11 @@ def _parse_lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
 def _check_header(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if not isinstance(header, Mapping) or header.get("manifest") != FORMAT:
         raise ValueError(f"{path} is not a manifest of this version; move it away, or give another output_dir")
-    previous = header["settings"]
+    previous = header.get("settings")
+    if not isinstance(previous, Mapping):
+        raise ValueError(
+            f"{path} is a damaged manifest: its first line has no settings; move it away, or give another output_dir"
+        )
     if previous == settings:
         return
     missing = object()
@@ -275,14 +279,31 @@ def remove_other_manifests(own_path: Path, settings: Mapping[str, Any], shard: S
             _locks.close_and_remove(descriptor, path)
 
 
+def formats_written(folder: Path) -> frozenset[str]:
+    """Return the formats of the label files that runs have written into `folder`; none if no run has."""
+    formats: set[str] = set()
+    for path in folder.glob("manifest*.jsonl"):
+        listed = (_read_settings(path) or {}).get("formats")
+        formats.update(map(str, listed if isinstance(listed, list) else ()))
+    return frozenset(formats)
+
+
 def _has_settings(path: Path, settings: Mapping[str, Any]) -> bool:
     """Return whether a manifest begins with these settings."""
+    return _read_settings(path) == settings
+
+
+def _read_settings(path: Path) -> Mapping[str, Any] | None:
+    """Return the settings that a manifest begins with, or None if it can't be read or is not one of this version."""
     try:
         with open(path, "rb") as file:
             header = next(_parse_lines(file, path), None)
-    except (FileNotFoundError, ValueError):
-        return False
-    return isinstance(header, Mapping) and header.get("settings") == settings
+    except (OSError, ValueError):
+        return None
+    if not isinstance(header, Mapping) or header.get("manifest") != FORMAT:
+        return None
+    settings = header.get("settings")
+    return settings if isinstance(settings, Mapping) else None
 
 
 def _open_locked(path: Path, flags: int = 0) -> int:

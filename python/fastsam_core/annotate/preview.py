@@ -17,6 +17,7 @@ from ..results import Results
 from .shards import stable_hash
 
 PREVIEW_FILE = "preview.jpg"
+MAX_COUNT = 10_000  # images on the sheet, which then takes 2.3 GB; a JPEG has at most 65,500 pixels on a side
 _THUMBNAIL_FOLDER = ".preview"
 _THUMBNAIL_SIZE = 256  # width and height of the space for a thumbnail, in pixels
 _CAPTION_HEIGHT = 22

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from .. import option_parsers as parse
-from .._files import relative_posix
-from .._log import logger
+from .._files import check_writable, relative_posix
+from .._log import format_count, hide_passwords, logger
 from ..sources import load_sources
 from ..sources.paths import expand_user
 from .annotator import Annotator
+from .earlier_runs import find_earlier_output
 from .file_list import FileList, find_renames, is_video, list_files
 from .files import LAYOUTS, LabelFiles
 from .job import Job
-from .manifest import is_started, manifest_name
-from .preview import PREVIEW_FILE, Preview, has_thumbnails
+from .manifest import manifest_name
+from .preview import MAX_COUNT, PREVIEW_FILE, Preview
 from .settings import ON_ERROR, AnnotateConfig
 from .shards import UNSHARDED, local_rank, parse_shard
 from .summary import summary
@@ -50,7 +51,8 @@ def auto_annotate(
 ) -> Path:
     """Write label files for images, with boxes from a detector and masks from SAM, and return their folder.
 
-    data: a folder of images, searched with its sub-folders, or any other source that `SAM` takes.
+    data: a folder of images, searched with its sub-folders, or any other source that `SAM` takes. Label maps and
+        contact sheets that earlier runs wrote there are left out.
     det_model: an official name ("yolov8n.pt" to "yolov8x.pt" ...), a checkpoint of that family, or a callable
         `detector(image) -> boxes, scores, class ids, names`, called with each image as (H, W, 3) uint8 BGR: see
         `detect.Detector`. With det_model=None everything is segmented, as class 0.
@@ -69,7 +71,7 @@ def auto_annotate(
     shard: "i/n" labels the i-th of n shards, counted from 0; None takes the shard that torchrun or srun assign to this
         process, or all images without them.
     on_error: "skip" records images that can't be read or labelled and continues; "raise" stops at the first.
-    preview: draw the masks of this many images into `preview.jpg`; 0 for none.
+    preview: draw the masks of this many image files, 10,000 at most, into `preview.jpg`; 0 for none.
 
     A mask takes its class from the box that prompted it. Masks whose predicted IoU is at most SAM's `conf` (0.25 for
     the official models) are left out, which does not shift the classes of the others. Every image gets a label file,
@@ -91,18 +93,19 @@ def auto_annotate(
     )
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
-    preview, resume = parse.integer(0)("preview", preview), parse.boolean("resume", resume)
+    preview, resume = parse.integer(0, MAX_COUNT)("preview", preview), parse.boolean("resume", resume)
     own_shard = parse_shard(shard)
     if own_shard != UNSHARDED:
         logger.info("labelling shard %s of the images", own_shard)
     if config.device == "":
         config.device = local_gpu()
-    output_dir = os.path.expanduser(output_dir) if output_dir else None
+    output_dir = parse_output_dir(output_dir)
     files = list_files(data, output_dir)
     source = load_sources(data) if files is None else None
     folder = Path(output_dir) if output_dir else default_output_dir(data)
     if files is not None:
         protect_images(files, folder, config.formats, preview > 0)
+    check_writable(folder)
     contact_sheet = Preview([] if files is None else [key for key in files.keys if not is_video(key)], preview)
     annotator = Annotator(config)
     settings = {"data": data_identity(files, data, folder), **annotator.settings()}
@@ -122,11 +125,17 @@ def auto_annotate(
     return folder
 
 
+def parse_output_dir(output_dir: Any) -> str | None:
+    """Return the path, with `~` replaced, or None for None and an empty one. TypeError for anything else."""
+    return None if output_dir in (None, "") else os.path.expanduser(parse.string("output_dir", output_dir))
+
+
 def default_output_dir(data: Any) -> Path:
     """Return the default folder of labels, beside `data`. ValueError if `data` isn't one existing folder or file."""
     path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
     if path is None or not path.exists():
-        raise ValueError(f"output_dir is needed unless data is one existing folder or file; got data={data!r}"[:300])
+        given = hide_passwords(repr(data))
+        raise ValueError(f"output_dir is needed unless data is one existing folder or file; got data={given}"[:300])
     path = path if path.name not in ("", "..") else path.resolve()
     return path.parent / f"{path.stem}_auto_annotate_labels"
 
@@ -140,24 +149,26 @@ def local_gpu() -> str:
 def protect_images(files: FileList, folder: Path, formats: Sequence[str], with_preview: bool) -> None:
     """Make sure that output files can't overwrite images or be taken for images by a later run.
 
-    If the contact sheet of an earlier run is among the images, it is removed from `files`. ValueError for png label
-    maps in a folder of images, and for an image with the contact sheet's path.
+    Label maps and contact sheets of earlier runs are removed from `files`, unless it holds nothing else. ValueError for
+    png label maps in a folder of images, and for an image with the contact sheet's path.
     """
+    earlier = find_earlier_output(files)
+    if 0 < len(earlier) < len(files.keys):
+        count = format_count(len(earlier), "label map or contact sheet", "label maps and contact sheets")
+        logger.info("left out %s of earlier runs, such as %s", count, min(earlier))
+        files.keys = [key for key in files.keys if key not in earlier]
+        files.renamed = find_renames(files.keys)
     root, target = Path(files.root).resolve(), folder.resolve()
     maps = target / LAYOUTS["png"].folder
     if "png" in formats and (target == root or root.is_relative_to(maps) or _holds_images(files, root, maps)):
         holder = folder if target == root else folder / LAYOUTS["png"].folder
         raise ValueError(f"png label maps can't go into {holder}, the folder of the images; give another output_dir")
     sheet = relative_posix(root, target / PREVIEW_FILE)
-    if sheet in files.keys:
-        if is_started(folder) and has_thumbnails(folder):
-            files.keys.remove(sheet)
-            files.renamed = find_renames(files.keys)
-        elif with_preview:
-            raise ValueError(
-                f"{folder / PREVIEW_FILE} is an image that the contact sheet would overwrite; give another output_dir, "
-                "or preview=0"
-            )
+    if with_preview and sheet in files.keys:
+        raise ValueError(
+            f"{folder / PREVIEW_FILE} is an image that the contact sheet would overwrite; give another output_dir, or "
+            "preview=0"
+        )
 
 
 def _holds_images(files: FileList, root: Path, folder: Path) -> bool:
@@ -169,8 +180,9 @@ def _holds_images(files: FileList, root: Path, folder: Path) -> bool:
 def data_identity(files: FileList | None, data: Any, folder: Path) -> str:
     """Return what distinguishes these images from others of the same names: their folder, relative to the labels'.
 
-    It stays the same if both folders are moved together. For data that isn't files: the text given, or its type's name.
+    It stays the same if both folders are moved together. For data that isn't files: the text given, without passwords,
+    or its type's name.
     """
     if files is None:
-        return os.fspath(data) if isinstance(data, (str, os.PathLike)) else type(data).__name__
+        return hide_passwords(os.fspath(data)) if isinstance(data, (str, os.PathLike)) else type(data).__name__
     return relative_posix(folder, files.root)

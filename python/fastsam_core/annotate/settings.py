@@ -61,17 +61,13 @@ class AnnotateConfig:
         self.formats = parse_formats(self.formats)
         self.device = "" if self.device is None else self.device
         if self.det_model is None or isinstance(self.det_model, (str, os.PathLike)):
-            det_name = None if self.det_model is None else os.fspath(self.det_model)
-            if (
-                self.texts is not None
-                and det_name is not None
-                and det_name != _DEFAULT_DETECTOR
-                and is_checkpoint(det_name)
-            ):
-                raise ValueError(
-                    f"texts need an open-vocabulary detector, but det_model={det_name!r} is a YOLO checkpoint: give "
-                    "texts or det_model, not both"
-                )
+            if self.texts is not None and is_checkpoint(self.det_model):
+                name = str(self.det_model)
+                if name != _DEFAULT_DETECTOR:
+                    raise ValueError(
+                        f"texts need an open-vocabulary detector, but det_model={name!r} is a YOLO checkpoint: give "
+                        "texts or det_model, not both"
+                    )
             return
         if self.texts is not None and not hasattr(self.det_model, "find"):
             raise ValueError(

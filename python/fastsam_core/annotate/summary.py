@@ -23,7 +23,8 @@ def summary(history: History, folder: str, num_labelled: int, seconds: float) ->
     if history.failed:
         reasons = Counter(history.failed.values()).most_common()
         shown = ", ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons[:_MAX_REASONS])
-        more = f" and {len(reasons) - _MAX_REASONS} more reasons" if len(reasons) > _MAX_REASONS else ""
+        rest = len(reasons) - _MAX_REASONS
+        more = f" and {format_count(rest, 'more reason')}" if rest > 0 else ""
         text += f"; {len(history.failed)} skipped: {shown}{more}"
     if num_labelled and seconds > 0:
         text += f"; {num_labelled / seconds:.2f} images/s"
@@ -37,5 +38,6 @@ def _class_counts(class_counts: Counter[tuple[int, str]]) -> str:
     for (_, name), count in class_counts.items():
         counts[name] += count
     shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rest = f", {len(shown) - _MAX_CLASSES} more classes" if len(shown) > _MAX_CLASSES else ""
-    return (", ".join(f"{name} {count}" for name, count in shown[:_MAX_CLASSES]) or "no objects") + rest
+    rest = len(shown) - _MAX_CLASSES
+    more = f", {format_count(rest, 'more class', 'more classes')}" if rest > 0 else ""
+    return (", ".join(f"{name} {count}" for name, count in shown[:_MAX_CLASSES]) or "no objects") + more

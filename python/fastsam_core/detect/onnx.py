@@ -141,7 +141,10 @@ def _names_from_metadata(text: str) -> dict[int, str]:
 
 
 def _to_class_names(names: Any) -> dict[int, str]:
-    if isinstance(names, str):  # its letters would become names
-        raise TypeError(f"names must be {{id: name}} or a list of names, not {names!r}")
-    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    return {int(index): str(name) for index, name in pairs}
+    try:
+        if isinstance(names, str):
+            raise TypeError("its letters would become names")
+        pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+        return {int(index): str(name) for index, name in pairs}
+    except (TypeError, ValueError):
+        raise TypeError(f"names must be {{id: name}} or a list of names, not {names!r}"[:300]) from None

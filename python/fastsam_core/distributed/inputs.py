@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._log import hide_passwords
 from ..annotate.file_list import FileList, find_renames, list_files
 from ..annotate.loading import ImageLoader, LoadedImage, batched_keys, batches_of_files
 from ..annotate.rows import load_row
@@ -59,7 +60,8 @@ class FolderInput:
         """List the files. ValueError if `data` is not a folder, pattern or list of files."""
         files = list_files(data, output)
         if files is None:
-            raise ValueError(f"data must be a folder, a pattern or a list of image files, not {data!r}"[:300])
+            given = hide_passwords(repr(data))
+            raise ValueError(f"data must be a folder, a pattern or a list of image files, not {given}"[:300])
         return cls(files, batch_size, images_per_task)
 
     def dataset(self, ray: Any, done: Collection[str]) -> Any:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import option_parsers as parse
+from .._files import check_writable
 from .._log import logger
 from .._progress import progress_bar
 from ..annotate.annotator import Annotator
 from ..annotate.file_list import is_video
 from ..annotate.files import LabelFiles
 from ..annotate.job import Job
-from ..annotate.preview import Preview
-from ..annotate.run import data_identity, default_output_dir, protect_images
+from ..annotate.preview import MAX_COUNT, Preview
+from ..annotate.run import data_identity, default_output_dir, parse_output_dir, protect_images
 from ..annotate.settings import AnnotateConfig
 from ..annotate.summary import summary
 from .inputs import KINDS, FolderInput, ParquetInput, WebDatasetInput, expand_home, infer_kind
@@ -71,7 +72,7 @@ def annotate_ray(
     label; other errors as `auto_annotate`.
     """
     config = AnnotateConfig(det_model, sam_model, device, **options)
-    preview, resume = parse.integer(0)("preview", preview), parse.boolean("resume", resume)
+    preview, resume = parse.integer(0, MAX_COUNT)("preview", preview), parse.boolean("resume", resume)
     actors = None if actors is None else parse.integer(1)("actors", actors)
     cpus_per_actor = parse.integer(1)("cpus_per_actor", cpus_per_actor)
     gpus_per_actor = None if gpus_per_actor is None else parse.number(0)("gpus_per_actor", gpus_per_actor)
@@ -87,7 +88,7 @@ def annotate_ray(
         raise ImportError(f"annotate_ray() needs Ray Data ({error}): pip install 'fastsam_core[ray]'") from error
     if not ray.is_initialized():
         ray.init()
-    output_dir = os.path.expanduser(output_dir) if output_dir else None
+    output_dir = parse_output_dir(output_dir)
     ray_input: FolderInput | ParquetInput | WebDatasetInput
     if kind == "folder":
         ray_input = FolderInput.open(data, output_dir, config.batch, images_per_task)
@@ -100,6 +101,7 @@ def annotate_ray(
     if isinstance(ray_input, FolderInput):
         protect_images(ray_input.files, folder, config.formats, preview > 0)
         image_root = ray_input.files.root
+    check_writable(folder)
     keys = [] if ray_input.files is None else [key for key in ray_input.files.keys if not is_video(key)]
     contact_sheet = Preview(keys, preview)
     # Settings are read on the CPU, since labels must not depend on the device of this process.

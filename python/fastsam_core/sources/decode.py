@@ -173,6 +173,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 def _check_regular_file(path: str | os.PathLike[str]) -> None:
     if not os.path.isfile(path):
         # Reading a named pipe or a device could block or never end.
+        if os.path.isdir(path):
+            raise ValueError("a folder, not an image; folders in a list are searched without their sub-folders")
         if os.path.exists(path):
             raise ValueError("not a regular file")
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")

@@ -20,7 +20,7 @@ STRIDES = (8, 16, 32)
 # Indices of layers in the sequence; those in between have no weights (upsampling, concatenation).
 _CONV_LAYERS = (0, 1, 3, 5, 7, 16, 19)
 _STAGE_LAYERS = (2, 4, 6, 8, 12, 15, 18, 21)
-_RESIDUAL_LAYERS = (2, 4, 6, 8)  # stages of the backbone add their input to their output; those of the pyramid don't
+RESIDUAL_LAYERS = (2, 4, 6, 8)  # stages of the backbone add their input to their output; those of the pyramid don't
 _POOL_LAYER = 9
 HEAD_LAYER = 22
 
@@ -253,7 +253,7 @@ class Network(nn.Module):
                         out_channels[index],
                         hidden_channels[index],
                         depths[index],
-                        index in _RESIDUAL_LAYERS,
+                        index in RESIDUAL_LAYERS,
                     )
                 )
             elif index == _POOL_LAYER:

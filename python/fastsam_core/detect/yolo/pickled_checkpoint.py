@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ...models.pickled import Record, TensorRef
-from .network import HEAD_LAYER, Network
+from .network import HEAD_LAYER, RESIDUAL_LAYERS, Network
 
 # Module types of the sequence. Another type means another network family, even if all tensor shapes match.
 _LAYER_TYPES = (
@@ -24,6 +24,12 @@ _MAX_DEPTH = 16
 _MAX_CLASS_NAMES = 100_000
 # Properties of a convolution that the shape of its weight doesn't show.
 _CONVOLUTION_ATTRIBUTES = ("stride", "padding", "dilation", "groups")
+# Properties of modules without weights. A bottleneck's `add` depends on its layer.
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "MaxPool2d": {"kernel_size": 5, "stride": 1, "padding": 2},
+    "Upsample": {"scale_factor": 2, "mode": "nearest"},
+}
+_RESIDUAL_PREFIXES = tuple(f"model.{index}." for index in RESIDUAL_LAYERS)
 
 TensorT = TypeVar("TensorT")
 
@@ -59,7 +65,7 @@ class WeightsMetadata:
     def check_convolutions(self, network: Network) -> None:
         """Raise ValueError if a convolution of the file has another stride, padding, ... than the network's."""
         for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d) and name in self.convolutions:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and name in self.convolutions:
                 expected = tuple(getattr(module, attribute) for attribute in _CONVOLUTION_ATTRIBUTES)
                 if self.convolutions[name] != expected:
                     raise ValueError(
@@ -98,12 +104,14 @@ def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], Weights
         tensors.update(_tensors_of_module(name, module))
         if module.class_name in ("BatchNorm2d", "SyncBatchNorm"):
             epsilons.add(module.state.get("eps"))
-        elif module.class_name == "Conv2d" and all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
-            convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION_ATTRIBUTES)
+        elif module.class_name in ("Conv2d", "ConvTranspose2d"):
+            if all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
+                convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION_ATTRIBUTES)
         elif name.endswith(".act") and module.class_name not in ("SiLU", "Identity"):
             raise ValueError(
                 f"{name} is a {module.class_name}, in YOLOv8 a SiLU: a modified network, which is not supported"
             )
+        _check_attributes(name, module)
     if len(epsilons) > 1 or not all(map(_is_epsilon, epsilons)):
         raise ValueError("its batch normalisations have different or impossible epsilons")
     metadata = WeightsMetadata(
@@ -143,6 +151,18 @@ def _check_layer_types(sequence: Record) -> None:
             f"a network of {len(types)} layers that ends with {types[-1] if types else 'nothing'}; supported are those "
             f"of {HEAD_LAYER + 1} layers that end with {' or '.join(_HEAD_TYPES)}"
         )
+
+
+def _check_attributes(name: str, module: Record) -> None:
+    expected = _ATTRIBUTES.get(module.class_name, {})
+    if module.class_name == "Bottleneck":
+        expected = {"add": name.startswith(_RESIDUAL_PREFIXES)}
+    for key, value in expected.items():
+        given = module.state.get(key, value)
+        if given != value:
+            raise ValueError(
+                f"{name} has {key} {given!r:.40}, in YOLOv8 {value!r}: a modified network, which is not supported"
+            )
 
 
 def _iterate_modules(sequence: Record) -> Iterator[tuple[str, Record]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from decoder_arguments import arguments
 from fastsam_core import Predictor, ops
 from fastsam_core.models import precision
+from fastsam_core.models.decoder_calls import PromptTensors
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.sam_model import SamModel
 from predictor_examples import dense
@@ -142,8 +143,8 @@ def test_logits_are_rounded_and_predicted_iou_is_not(sibling: str, monkeypatch: 
     model = nano()
     plain, rounded = model.prepare(EMBEDDING), model.prepare(EMBEDDING, matrices=BF16)
     assert isinstance(rounded.image_decoder, TiledImage) and rounded.dtype == F32
-    exact, iou = model._decode(plain, *PROMPTS, None, None, 5, True)
-    logits, same_iou = model._decode(rounded, *PROMPTS, None, None, 5, True)
+    exact, iou = model._decode(plain, PromptTensors(*PROMPTS), True)
+    logits, same_iou = model._decode(rounded, PromptTensors(*PROMPTS), True)
     assert torch.equal(iou, same_iou) and logits.dtype == F32
     assert 0 < (logits - exact).norm() < 0.01 * exact.norm()
     points_iou, some = model.decode_points(rounded, *PROMPTS, iou_threshold=float(iou.median()))

@@ -80,9 +80,10 @@ def test_bundled_model_is_found_after_the_home_folder(
     ("model", "error", "message"),
     [
         ("sam_bb.pt", FileNotFoundError, r"no checkpoint 'sam_bb\.pt'.*did you mean 'sam_b\.pt'\?"),
+        ("FastSAM-s.pt", FileNotFoundError, r"FastSAM\(\.\.\.\) load such checkpoints.*no checkpoint 'FastSAM-s\.pt'"),
         ("sam2.1_b.pt", FileNotFoundError, r"SAM 2 and SAM 3 are not supported; no checkpoint 'sam2\.1_b\.pt'"),
         ("mobilesam", FileNotFoundError, r"did you mean 'mobile_sam'\?"),
-        ("yolov8n.pt", FileNotFoundError, r"no official model of that name \(sam_b, sam_l"),
+        ("yolov8n.pt", FileNotFoundError, r"YOLO\(\.\.\.\) and .*no official model of that name \(sam_b, sam_l"),
         ("nowhere/sam_b.pt", FileNotFoundError, r"nowhere does not exist; 'sam_b\.pt' without the folder stands for"),
         ("/tmp/../none.pt", FileNotFoundError, r"no checkpoint none\.pt in"),
         ("~no_such_user/sam.pt", FileNotFoundError, r"the folder ~no_such_user does not exist"),

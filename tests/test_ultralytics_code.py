@@ -87,6 +87,7 @@ def test_options_of_training_are_accepted(model: SamModel, caplog: pytest.LogCap
         (lambda model: fastsam_core.RTDETR("rtdetr-l.pt"), ImportError, "from_transformers RT-DETR"),
         (lambda model: fastsam_core.settings.update(weights_dir="weights"), ImportError, "FASTSAM_HOME"),
         (lambda model: YOLO("yolov8s-world.pt"), FileNotFoundError, r"no checkpoint 'yolov8s-world.pt'.*texts="),
+        (lambda model: YOLO("mobile_sam.pt"), FileNotFoundError, r"SAM\(\.\.\.\) loads the models of Segment Anything"),
         (lambda model: YOLO("yolov8s_seg.pt"), FileNotFoundError, r"did you mean 'yolov8s-seg.pt'\?$"),
     ],
 )

@@ -252,5 +252,9 @@ def _download_weights(spec: ModelSpec, name: str) -> Path:
 def _unknown_model_error(text: str) -> FileNotFoundError:
     """Return the error for a name that stands for nothing."""
     error = not_found_error(text, [*MODELS, *(name for spec in MODELS.values() for name in spec.file_names)])
-    others = re.search("sam[-_]?[23]", text.lower())
-    return FileNotFoundError(f"SAM 2 and SAM 3 are not supported; {error}") if others else error
+    name = os.path.basename(text).lower()
+    if re.search("sam[-_]?[23]", name):
+        return FileNotFoundError(f"SAM 2 and SAM 3 are not supported; {error}")
+    if name.startswith(("yolo", "fastsam")):
+        return FileNotFoundError(f"YOLO(...) and FastSAM(...) load such checkpoints, SAM doesn't; {error}")
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +26,11 @@ _FASTSAM_FILES = ("FastSAM-s.pt", "FastSAM-x.pt")
 OFFICIAL_URLS: dict[str, tuple[str, ...]] = {name: (_ASSETS_URL + name,) for name in (*_YOLO_FILES, *_FASTSAM_FILES)}
 # Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
-# Names of YOLO-World and YOLOE, which take words, contain one of these.
-_TAKE_WORDS = ("world", "yoloe")
-_WORDS_HINT = "YOLO-World and YOLOE aren't supported: SAM(...)(image, texts=['a dog']) finds objects by words"
+# Patterns of names of other models, and what there is for them.
+_HINTS = (
+    ("world|yoloe", "YOLO-World and YOLOE aren't supported: SAM(...)(image, texts=['a dog']) finds objects by words"),
+    ("^(mobile_?)?sam", "SAM(...) loads the models of Segment Anything"),
+)
 _DEFAULT_IMGSZ = 640
 _FASTSAM_IMGSZ = 1024  # FastSAM was trained at this size and is used at it
 
@@ -59,9 +62,11 @@ def load_network(model: str | os.PathLike[str], device: Any = "cpu") -> LoadedNe
     try:
         path = find_checkpoint(source, OFFICIAL_URLS)
     except FileNotFoundError as error:
-        if not any(name in source for name in _TAKE_WORDS):
+        name = os.path.basename(source).lower()
+        hint = next((hint for pattern, hint in _HINTS if re.search(pattern, name)), None)
+        if hint is None:
             raise
-        raise FileNotFoundError(f"{error} ({_WORDS_HINT})") from None
+        raise FileNotFoundError(f"{error} ({hint})") from None
     weights = read_weights(path)
     try:
         network = weights.build_network()

@@ -184,6 +184,7 @@ def test_masks_are_those_of_transformers(tiny_state: State) -> None:
             "mlp_dim": 128,
         },
         prompt_encoder_config={"image_size": 128, "image_embedding_size": 8},
+        mask_decoder_config={"layer_norm_eps": 1e-5},  # that of the reference; its own default is 1e-6
     )
     peer = transformers.SamModel(config).eval()
     peer.load_state_dict(saved_by_transformers(tiny_state))
@@ -196,9 +197,8 @@ def test_masks_are_those_of_transformers(tiny_state: State) -> None:
         expected = peer(pixel_values=image, input_points=points[None], input_labels=labels[None], multimask_output=True)
         logits, predicted_iou = model.decode_prompts(model.encode_image(image), points, labels, multimask_output=True)
 
-    # Its decoder normalises with an epsilon of 1e-6, the reference with 1e-5.
     def close(actual: Tensor, reference: Tensor) -> None:
-        torch.testing.assert_close(actual, reference, rtol=2e-3, atol=2e-3 * float(reference.abs().max()))
+        torch.testing.assert_close(actual, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()))
 
     close(logits, expected.pred_masks[0])
     close(predicted_iou, expected.iou_scores[0])

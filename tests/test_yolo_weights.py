@@ -23,6 +23,7 @@ from fastsam_core.detect.yolo.weights import Weights, fold_batch_norms, read_wei
 from small_model import small_weights
 from yolo_files import DetectionModel, IterableSimpleNamespace, make, published_paths, write
 
+NORMALISATION = ("weight", "bias", "running_mean", "running_var")
 pytestmark = pytest.mark.once("neither reading a file nor YOLO's layers call an operation")
 
 
@@ -184,10 +185,6 @@ def _relu(net: DetectionModel) -> None:
     net.model[0].act = nn.ReLU()
 
 
-def _epsilons(net: DetectionModel) -> None:
-    net.model[1].bn.eps = 1e-4
-
-
 def _distances(net: DetectionModel) -> None:
     net.model[22].dfl.conv.weight.data[0, 3] = 7
 
@@ -253,7 +250,8 @@ def _norm(net: DetectionModel) -> None:
             setting(lambda net: net.model[12].m[0], add=True),
             r"model\.12\.m\.0 has add True, in YOLOv8 False: a modified network",
         ),
-        (_epsilons, "different or impossible epsilons"),
+        (setting(lambda net: net.model[1].bn, eps=1e-4), "different or impossible epsilons"),
+        (setting(lambda net: net.model[1].bn, eps=[1e-3]), "different or impossible epsilons"),
         (_distances, "is not 0, 1, 2"),
         (_layer, "layer 9 is a Identity, in YOLOv8 a SPPF"),
         (_short, "22 layers that ends with C2f"),
@@ -279,6 +277,8 @@ def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[Detec
         ({"model": {"a": torch.zeros(1)}}, "no tensors of a YOLOv8 network, but 'a'"),
         ([1], "holds a list"),
         ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"convolution model\.2\.cv1\.conv\.weight is missing"),
+        ({"0.conv.weight": torch.zeros(8), "2.cv1.conv.weight": torch.zeros(0, 8, 1, 1)}, r"model\.2\S* is .*empty"),
+        (dict.fromkeys(("0.conv.weight", *(f"0.bn.{key}" for key in NORMALISATION)), torch.ones(())), "doesn't fit"),
     ],
 )
 def test_files_without_a_yolo_network_are_refused(content: Any, message: str) -> None:

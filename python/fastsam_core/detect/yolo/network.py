@@ -74,8 +74,8 @@ class Architecture:
 
         def out_channels_of(name: str) -> int:
             shape = shapes.get(f"model.{name}.weight")
-            if shape is None or len(shape) != 4:
-                raise ValueError(f"the convolution model.{name}.weight is missing")
+            if shape is None or len(shape) != 4 or 0 in shape:
+                raise ValueError(f"the convolution model.{name}.weight is missing or empty")
             return shape[0]
 
         def depth(index: int) -> int:

@@ -99,11 +99,11 @@ def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], Weights
     modules = dict(_iterate_modules(sequence))
     tensors: dict[str, TensorRef] = {}
     convolutions = {}
-    epsilons: set[Any] = set()
+    epsilons: list[Any] = []
     for name, module in modules.items():
         tensors.update(_tensors_of_module(name, module))
         if module.class_name in ("BatchNorm2d", "SyncBatchNorm"):
-            epsilons.add(module.state.get("eps"))
+            epsilons.append(module.state.get("eps"))
         elif module.class_name in ("Conv2d", "ConvTranspose2d"):
             if all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
                 convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION_ATTRIBUTES)
@@ -112,12 +112,12 @@ def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], Weights
                 f"{name} is a {module.class_name}, in YOLOv8 a SiLU: a modified network, which is not supported"
             )
         _check_attributes(name, module)
-    if len(epsilons) > 1 or not all(map(_is_epsilon, epsilons)):
+    if not all(map(_is_epsilon, epsilons)) or len(set(epsilons)) > 1:
         raise ValueError("its batch normalisations have different or impossible epsilons")
     metadata = WeightsMetadata(
         names=_class_names(root.state.get("names")),
         imgsz=_imgsz(top_level.get("train_args")) or _imgsz(root.state.get("args")),
-        epsilon=epsilons.pop() if epsilons else _DEFAULT_EPSILON,
+        epsilon=epsilons[0] if epsilons else _DEFAULT_EPSILON,
         convolutions=convolutions,
     )
     return tensors, metadata

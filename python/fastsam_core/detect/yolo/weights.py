@@ -121,7 +121,11 @@ def fold_batch_norms(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str,
         layer = name.removesuffix(".bn.weight")
         bn_tensors = [tensors.get(f"{layer}.bn.{key}") for key in ("weight", "bias", "running_mean", "running_var")]
         weight = folded.get(f"{layer}.conv.weight")
-        if weight is None or any(tensor is None or tensor.shape != weight.shape[:1] for tensor in bn_tensors):
+        if (
+            weight is None
+            or weight.ndim != 4
+            or any(tensor is None or tensor.shape != weight.shape[:1] for tensor in bn_tensors)
+        ):
             raise ValueError(f"the normalisation {layer}.bn doesn't fit its convolution")
         gamma, beta, mean, variance = (tensor.double() for tensor in bn_tensors if tensor is not None)
         gamma = gamma / (variance + epsilon).sqrt()

@@ -59,6 +59,11 @@ class YOLO(ModelFacade):
         """Task of the network: "detect" or "segment"."""
         return self.model.architecture.task
 
+    @property
+    def task_map(self) -> dict[str, dict[str, type[YoloPredictor]]]:
+        """The class of the predictor by task, as in Ultralytics, for programs that create it themselves."""
+        return {self.task: {"predictor": self._predictor_class}}
+
     def __call__(self, source: Any = None, stream: bool = False, **kwargs: Any) -> list[Results] | Iterator[Results]:
         """Return the results of every image of `source`, in order. `predict` is the same method.
 

@@ -147,7 +147,7 @@ def _check_layer_types(sequence: Record) -> Family:
     if index < len(family.layers):
         raise ValueError(
             f"layer {index} is a {types[index]}, in {family.name} a {family.layers[index]}: another network, which is "
-            "not supported"
+            "not supported; detect.from_onnx takes detectors that were exported to ONNX"
         )
     if len(types) != family.head_layer + 1 or types[-1] not in _HEAD_TYPES:
         raise ValueError(

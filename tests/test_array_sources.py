@@ -105,7 +105,7 @@ def test_tensors_that_are_no_images_are_refused(tensor: torch.Tensor, message: s
 
 def test_encoded_bytes_are_decoded() -> None:
     data = encode(RGB, "PNG")
-    for given in (data, bytearray(data), memoryview(data), BytesIO(data)):
+    for given in (data, bytearray(data), memoryview(data), memoryview(data[::-1])[::-1], BytesIO(data)):
         assert np.array_equal(only(given).image, BGR)
     with pytest.raises(ValueError, match=r"image0\.jpg: not an image"):
         list(load_sources(b"hello, this is text"))

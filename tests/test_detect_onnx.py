@@ -166,6 +166,7 @@ def test_reason_is_given_for_a_file_that_onnxruntime_refuses(runtime: Any, error
         ([np.zeros((1, 6))], (1, 3, 96, 96), "tensor(float)", r"gives \(1, 6\)"),
         ([np.zeros((5, 6))], (1, 3, 96, 96), "tensor(float)", r"gives \(5, 6\)"),
         ([raw_output()], (1, 96, 96, 3), "tensor(float)", "accepted: one image"),
+        ([raw_output()], (4, 3, 96, 96), "tensor(float)", "accepted: one image"),
         ([raw_output()], (1, 3, 96, 96), "tensor(uint8)", "accepted: one image"),
     ],
 )

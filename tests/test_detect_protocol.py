@@ -105,6 +105,23 @@ def test_result_objects_get_an_error_that_names_the_attributes_to_pass() -> None
             CheckedDetector(lambda image, output=output: output)(IMAGE, "photo.jpg")
 
 
+@pytest.mark.parametrize(
+    ("image", "error", "said"),
+    [
+        (IMAGE[..., 0], ValueError, r"photo\.jpg is \(20, 30\) of uint8"),
+        (np.zeros((20, 30, 4), np.uint8), ValueError, r"photo\.jpg is \(20, 30, 4\) of uint8"),
+        (IMAGE[:0], ValueError, r"photo\.jpg is \(0, 30, 3\) of uint8"),
+        (IMAGE / 255, ValueError, r"photo\.jpg is \(20, 30, 3\) of float64"),
+        ("photo.jpg", TypeError, "not str"),
+    ],
+)
+def test_other_images_are_refused(image: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=rf"a detector takes an array \(H, W, 3\) of uint8, BGR.*{said}"):
+        load_detector(detector)(image, "photo.jpg")
+    with pytest.raises(error, match=said):
+        load_detector(Counting()).batch([IMAGE, image], ["a.jpg", "photo.jpg"])
+
+
 def test_filters_keep_the_order_of_detections() -> None:
     assert load_detector(detector)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.4, 0.6])
     assert load_detector(detector, conf=0.4)(IMAGE).scores.tolist() == pytest.approx([0.9, 0.6])

@@ -21,8 +21,8 @@ def load_detector(
 ) -> CheckedDetector:
     """Return a detector whose output is checked.
 
-    detector: an official name ("yolov8n.pt" to "yolov8x.pt", "yolov8n-seg.pt" ..., "FastSAM-s.pt", "FastSAM-x.pt"), a
-        checkpoint of that family by path (.pt or .safetensors), or any callable `detector(image)`, see `Detector`.
+    detector: an official name ("yolov8x.pt", "yolo11x.pt", "yolo26x-seg.pt" ..., "FastSAM-s.pt", "FastSAM-x.pt"), a
+        YOLO or FastSAM checkpoint by path (.pt or .safetensors), or any callable `detector(image)`, see `Detector`.
     conf: keep boxes with a greater score; default 0.25 for a network.
     iou: of two boxes of one class that overlap by more, drop the one with the lower score; default 0.7.
     imgsz: long side of the network's input in pixels; by default the size it was trained with.

@@ -61,7 +61,8 @@ class OnnxDetector:
         inputs = self.session.get_inputs()
         shape = list(inputs[0].shape)
         dtype = inputs[0].type
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or dtype not in ("tensor(float)", "tensor(float16)"):
+        fits = len(inputs) == 1 and len(shape) == 4 and shape[1] == 3 and dtype in ("tensor(float)", "tensor(float16)")
+        if not fits or (isinstance(shape[0], int) and shape[0] != 1):
             description = ", ".join(
                 f"{model_input.name} {model_input.type} {model_input.shape}" for model_input in inputs
             )

@@ -83,6 +83,7 @@ class CheckedDetector:
 
     def __call__(self, image: NDArray[np.uint8], path: str = "the image") -> Detections:
         """Return the detections of one image, (H, W, 3) uint8 BGR; `path` names it in errors."""
+        _check_image(image, path)
         return self._filter(check_detections(self.detector(image), path))
 
     def batch(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str] | None = None) -> list[Detections]:
@@ -91,6 +92,8 @@ class CheckedDetector:
         batch_call: Callable[[Any], Iterable[Any]] | None = getattr(self.detector, "batch", None)
         if batch_call is None or len(images) < 2:
             return [self(image, path) for image, path in zip(images, paths, strict=True)]
+        for image, path in zip(images, paths, strict=True):
+            _check_image(image, path)
         outputs = list(batch_call(list(images)))
         if len(outputs) != len(images):
             raise ValueError(f"the detector's batch() returned {len(outputs)} results for {len(images)} images")
@@ -110,6 +113,13 @@ class CheckedDetector:
 
     def __repr__(self) -> str:
         return f"CheckedDetector({self.fingerprint})"
+
+
+def _check_image(image: Any, path: str) -> None:
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"a detector takes an array (H, W, 3) of uint8, BGR, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"a detector takes an array (H, W, 3) of uint8, BGR; {path} is {image.shape} of {image.dtype}")
 
 
 def check_detections(output: Any, path: str = "the image") -> Detections:

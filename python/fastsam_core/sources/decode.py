@@ -94,7 +94,7 @@ def decode_image(data: bytes | bytearray | memoryview | BinaryIO) -> NDArray[np.
     size is checked before any pixel is decoded.
     """
     limit = max_pixels()
-    name, image = open_image(BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    name, image = open_image(BytesIO(bytes(data)) if isinstance(data, (bytes, bytearray, memoryview)) else data)
     check_size(image.width, image.height, limit)
     try:
         image.load()

@@ -1,4 +1,4 @@
-"""`YoloDetector`: YOLOv8 as a detector of boxes for SAM."""
+"""`YoloDetector`: a YOLO network as a detector of boxes for SAM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .runner import ImageObjects, detect_objects
 
 
 class YoloDetector:
-    """A `Detector` with a network of the YOLOv8 family; see `load_detector` for the arguments.
+    """A `Detector` with a network of YOLOv8, YOLO11 or YOLO26; see `load_detector` for the arguments.
 
     Thread-safe. `fingerprint` depends on the checkpoint's sha256 and the settings, but not on its path or the device.
     """
@@ -49,7 +49,8 @@ class YoloDetector:
         """Text that changes whenever the boxes may: hash of the checkpoint, and settings."""
         config = self.config
         settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self.input_hw} max_det={config.max_det}"
-        return f"yolov8 sha256={self.loaded.sha256} {settings} classes={config.classes}"
+        family = self.loaded.network.architecture.family.name.lower()
+        return f"{family} sha256={self.loaded.sha256} {settings} classes={config.classes}"
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
         """Return the boxes of one image, (H, W, 3) uint8 BGR, best first."""

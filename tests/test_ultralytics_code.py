@@ -79,6 +79,12 @@ def test_labels_without_points_are_no_prompt(
     assert caplog.messages == ["labels have no effect without points"]
 
 
+def test_labels_without_points_are_logged_by_inference_too(model: SamModel, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    assert len(predictor.inference(bgr_image(30, 40), labels=[1], **FEW)) == 3  # those of generate
+    assert caplog.messages == ["labels have no effect without points"]
+
+
 def test_options_of_training_are_accepted(model: SamModel, caplog: pytest.LogCaptureFixture) -> None:
     predictor = Predictor(overrides={"model": model, "single_cls": True, **QUIET})
     assert len(predictor(bgr_image(30, 40), bboxes=[1, 2, 20, 20], workers=0)) == 1

@@ -24,6 +24,7 @@ from small_model import bgr_image
 from yolo_files import DetectionModel, expected, make, write
 from yolo_layers import Conv
 
+pytestmark = pytest.mark.once("it calls the operations that the tests of YOLOv8 call")
 QUIET: dict[str, Any] = {"save": False, "verbose": False, "imgsz": 96, "conf": 0.3}
 KINDS = [(family, task) for family in (11, 26) for task in ("detect", "segment")]
 

@@ -113,11 +113,13 @@ def test_model_with_one_to_one_branches_only_keeps_duplicates(task: str, seed: i
     assert 0 < len(few) < count and torch.equal(few, plain[plain[:, 5] == 2])
 
 
-def test_detector_names_the_family_in_its_fingerprint(nets: dict[tuple[int, str], DetectionModel]) -> None:
+def test_model_and_checkpoint_are_the_same_detector(nets: dict[tuple[int, str], DetectionModel]) -> None:
     for family in (11, 26):
-        detector = load_detector(write(Path("w.pt"), nets[family, "detect"]), conf=0.3, imgsz=96)
-        assert detector.fingerprint.startswith(f"yolo{family} sha256=")
-        assert len(detector(bgr_image(61, 90)).boxes) > 3
+        path = write(Path("w.pt"), nets[family, "detect"])
+        detector, same = (load_detector(model, conf=0.3, imgsz=96) for model in (path, YOLO(path)))
+        assert detector.fingerprint.startswith(f"yolo{family} sha256=") and same.fingerprint == detector.fingerprint
+        found, expected = same(bgr_image(61, 90)), detector(bgr_image(61, 90))
+        assert len(found.boxes) > 3 and all(map(np.array_equal, found[:3], expected[:3]))
 
 
 def setting(module_of: Callable[[Any], Any], **attributes: Any) -> Callable[[Any], Any]:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...config import DetectConfig
+from ...device import select_device
 from ...stopwatch import Stopwatch
 from ..protocol import Detections
-from .load import load_network
+from .load import LoadedNetwork, load_network
 from .runner import ImageObjects, detect_objects
 
 
@@ -24,7 +25,7 @@ class YoloDetector:
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] | LoadedNetwork,
         *,
         conf: float | None = None,
         iou: float | None = None,
@@ -35,8 +36,12 @@ class YoloDetector:
     ) -> None:
         options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes}
         self.config = DetectConfig().updated(options)  # refuses bad values before a model is loaded
-        self.loaded = load_network(model, device)
-        self.names = self.loaded.names
+        if isinstance(model, LoadedNetwork):
+            self.loaded = model
+            self.loaded.network.to(select_device(device, current=next(model.network.parameters()).device))
+        else:
+            self.loaded = load_network(model, device)
+        self.names = self.loaded.network.names
 
     @property
     def input_hw(self) -> tuple[int, int]:

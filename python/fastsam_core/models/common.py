@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from .module_cache import watch_settings
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -66,6 +67,10 @@ class MLPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., embedding_dim) -> same
         return self.lin2(self.act(self.lin1(x)))
+
+
+watch_settings(LayerNorm2d, "eps")
+watch_settings(MLP, "sigmoid_output")
 
 
 def neck(in_channels: int, out_channels: int) -> nn.Sequential:

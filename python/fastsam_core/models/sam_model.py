@@ -114,7 +114,8 @@ class SamModel(nn.Module):
 
     def _apply_image_size(self, size: int) -> None:
         """Set the size of the inputs without changing `default_image_size`."""
-        self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
+        self.prompt_encoder.input_image_size = size, size
+        self.prompt_encoder.image_embedding_size = size // 16, size // 16
 
     def at_image_size(self, size: int) -> SamModel:
         """Return a model that shares all layers with this one but has an input size of its own.
@@ -124,7 +125,7 @@ class SamModel(nn.Module):
         original, sized = self.prompt_encoder, self._sized_prompt_encoders.get(size)
         if type(sized) is not type(original):
             sized = self._sized_prompt_encoders[size] = object.__new__(type(original))
-        state = {**vars(original), "image_size": size, "grid_size": size // 16}
+        state = {**vars(original), "image_size": size, "grid_size": size // 16, "mask_input_size": (size // 4, size // 4)}
         for name in vars(sized).keys() - state:
             vars(sized).pop(name, None)
         vars(sized).update(state)

@@ -26,6 +26,7 @@ from .native import (
     is_plain,
     is_unmodified,
     record_layer_types,
+    watch_methods,
 )
 from .tiny_vit_gpu import (
     ConvStep,
@@ -392,3 +393,6 @@ class Attention(nn.Module):
             else windowed_attention_in_torch
         )
         return attend(qkv, bias, self.window_size, padding)
+
+
+watch_methods(TinyViT, ConvNorm, PatchEmbed, Stage, MBConv, PatchMerging, TinyViTBlock, Mlp, Attention, nn.BatchNorm2d)

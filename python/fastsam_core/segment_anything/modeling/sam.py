@@ -75,7 +75,7 @@ class Sam(SamModel):
         """Return a `Sam` that shares the modules of a model but has its own input size."""
         prompt_encoder = copy.copy(model.prompt_encoder)  # since calls of `model` may set its input size
         size = model.default_image_size
-        prompt_encoder.image_size, prompt_encoder.grid_size = size, size // 16
+        prompt_encoder.input_image_size, prompt_encoder.image_embedding_size = (size, size), (size // 16, size // 16)
         model.image_encoder.img_size = size  # type: ignore[assignment]
         sam = cls(model.image_encoder, prompt_encoder, model.mask_decoder, *model.normalisation)
         sam.name, sam.mask_scoring = model.name, model.mask_scoring

@@ -34,7 +34,8 @@ class LayerNorm2d(nn.Module):
         return self.channels_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def channels_last(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        # Autocast on a CPU passes bfloat16 with float32 weights. As in the reference, the wider type is returned.
+        return F.layer_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class MLP(nn.Module):

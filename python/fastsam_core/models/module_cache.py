@@ -51,10 +51,10 @@ _immutable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def cached(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_versioned: bool = False) -> Value:
     """Return `make()`, cached for as long as `module` lives and its weights, layers and hooks stay unchanged.
 
-    So must the attributes that `watch_settings` was given, and the number of attributes of each layer, which grows if
-    one of its methods is replaced. Changes in place are noticed if PyTorch counts them: not those through `.data` or NumPy, nor any of tensors that
-    were made in inference mode. `make` must read nothing else that can change, and its result must not hold `module`
-    itself.
+    So must the attributes that `watch_settings` was given, and the number of attributes of each layer, which grows when
+    one of its methods is replaced. Changes in place are noticed if PyTorch counts them: not those through `.data` or
+    NumPy, nor any of tensors that were made in inference mode. `make` must read nothing else that can change, and its
+    result must not hold `module` itself.
     key: identifies the value. if_versioned: don't cache for modules with tensors made in inference mode, nor for
     modules on a device type outside of `CACHED_DEVICES`.
     """

@@ -119,9 +119,8 @@ def has_original_methods(instance: object, owner: type, *names: str) -> bool:
 
     They aren't if a subclass overrides them, or if they were replaced in the instance or the class.
     """
-    return all(
-        name not in vars(instance) and getattr(type(instance), name, None) is _methods[owner, name] for name in names
-    )
+    own = getattr(instance, "__dict__", ())
+    return all(name not in own and getattr(type(instance), name, None) is _methods[owner, name] for name in names)
 
 
 def uses_patched_classes(module: nn.Module) -> bool:

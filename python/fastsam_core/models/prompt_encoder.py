@@ -154,9 +154,7 @@ class PromptEncoder(nn.Module):
         embedding: Tensor = self.mask_downscaling(masks)
         return embedding
 
-    def _get_batch_size(
-        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
-    ) -> int:
+    def _get_batch_size(self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None) -> int:
         return next((len(x) for x in (points and points[0], boxes, masks) if x is not None), 1)
 
     def _get_device(self) -> torch.device:
@@ -240,7 +238,8 @@ class PositionEmbeddingRandom(nn.Module):
         """Embed points (..., 2) x, y in pixels of a (height, width) image: (..., 2 * num_pos_feats)."""
         height, width = image_size
         # A tensor of sizes would have to be copied to the GPU.
-        return self._pe_encoding(coords_input / (height if height == width else coords_input.new_tensor([width, height])))
+        sizes = height if height == width else coords_input.new_tensor([width, height])
+        return self._pe_encoding(coords_input / sizes)
 
     def _pe_encoding(self, coords: Tensor) -> Tensor:
         """Embed positions (..., 2) in [0, 1]: (..., 2 * num_pos_feats).

@@ -125,7 +125,8 @@ class SamModel(nn.Module):
         original, sized = self.prompt_encoder, self._sized_prompt_encoders.get(size)
         if type(sized) is not type(original):
             sized = self._sized_prompt_encoders[size] = object.__new__(type(original))
-        state = {**vars(original), "image_size": size, "grid_size": size // 16, "mask_input_size": (size // 4, size // 4)}
+        sizes = {"image_size": size, "grid_size": size // 16, "mask_input_size": (size // 4, size // 4)}
+        state = {**vars(original), **sizes}
         for name in vars(sized).keys() - state:
             vars(sized).pop(name, None)
         vars(sized).update(state)
@@ -292,7 +293,7 @@ class SamModel(nn.Module):
         Returns:
             The IoU that the decoder predicts, (N, 3) float32, and a callable logits(point_index, mask_index) that
             returns the logits (K, S / 4, S / 4) float32 of K chosen pairs. These must not be written to: on the CPU
-            another call may return the same memory.
+            another call may return the same memory. Decoders of another kind may have other numbers of masks than 3.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():

@@ -315,6 +315,15 @@ def test_segment_everything_applies_mask_threshold(sam: segment_anything.Sam) ->
     assert sum(record["area"] for record in records) < sum(record["area"] for record in before)
 
 
+@torch.no_grad()
+def test_embedding_under_autocast_is_float32_as_in_the_reference() -> None:
+    encoder, images = sam_vit(32, 1, 2, (0,), img_size=64, out_chans=16), torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, encoder(images), rtol=0.1, atol=0.1)
+
+
 # -------------------------------------------------------------------------------------------------------------- paths
 
 

@@ -177,6 +177,18 @@ def test_changes_between_two_clicks_take_effect(change: Callable[[SamPredictor],
     assert_close(found, by_hand(predictor))
 
 
+def test_position_embedding_that_depends_on_something_else() -> None:
+    predictor, factor = SamPredictor(build_sam()), 1.0
+    original = predictor.model.prompt_encoder.get_dense_pe
+    predictor.model.prompt_encoder.get_dense_pe = lambda: factor * original()  # type: ignore[method-assign]
+    predictor.set_image(IMAGE)
+    usual = predict(predictor)
+    factor = 2.0
+    found = predict(predictor)
+    assert differ(found, usual)
+    assert_close(found, by_hand(predictor))
+
+
 def new_mean(sam: Sam) -> None:
     sam.pixel_mean.data = torch.full((3, 1, 1), 200.0)
 

@@ -119,7 +119,7 @@ def _shared_embeddings(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tens
     def make() -> tuple[Tensor, Tensor]:
         return encoder.get_dense_pe().to(dtype), encoder.dense(None).to(dtype)
 
-    if encoder.training or torch.is_grad_enabled():
+    if encoder.training or torch.is_grad_enabled() or not encoder.has_standard_positions():
         return make()
 
     def made() -> tuple[Tensor, Tensor]:

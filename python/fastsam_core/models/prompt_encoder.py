@@ -167,6 +167,12 @@ class PromptEncoder(nn.Module):
         warn_once(f"{type(self).__name__} has hooks or another forward: the decoder's plain form takes its embeddings")
         return False
 
+    def has_standard_positions(self) -> bool:
+        """Return whether the position embedding of the image tokens depends on the buffer in `pe_layer` alone."""
+        return has_original_methods(self, PromptEncoder, "get_dense_pe") and has_original_methods(
+            self.pe_layer, PositionEmbeddingRandom, "forward", "_pe_encoding"
+        )
+
     def has_standard_mask_layers(self) -> bool:
         """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`."""
         return is_unmodified(self) and has_original_methods(self, PromptEncoder, "dense", "_embed_masks")
@@ -263,7 +269,8 @@ class PositionEmbeddingRandom(nn.Module):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
 
-watch_methods(PromptEncoder, names=("forward", "dense", "_embed_masks"))
+watch_methods(PromptEncoder, names=("forward", "dense", "get_dense_pe", "_embed_masks"))
+watch_methods(PositionEmbeddingRandom, names=("forward", "_pe_encoding"))
 
 
 def _square_side(name: str, size: tuple[int, int]) -> int:

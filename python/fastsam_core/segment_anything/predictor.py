@@ -255,7 +255,10 @@ class SamPredictor:
             raise RuntimeError("no image is set: call set_image(...) before predicting masks")
 
     def _prepared(self) -> PreparedImage:
-        """Return the decoder's precomputed form of `features`, cached until these or the weights change."""
+        """Return the decoder's precomputed form of `features`, cached until these or the weights change.
+
+        It isn't cached if it depends on methods of the user's.
+        """
         features = self.get_image_embedding()
         weights = [cached(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
         sources, version = [features, *weights], version_of(features)
@@ -263,6 +266,7 @@ class SamPredictor:
         if (
             cached_result is None
             or cached_result[1] != version
+            or not self.model.prompt_encoder.has_standard_positions()
             or any(source is not other for source, other in zip(cached_result[0], sources, strict=True))
         ):
             self._prepared_cache = cached_result = (

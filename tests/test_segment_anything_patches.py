@@ -256,6 +256,8 @@ def test_overridden_set_torch_image_gets_the_scaled_image() -> None:
 
     negative, predictor = Negative(build_sam()), SamPredictor(build_sam())
     negative.set_image(IMAGE)
+    predictor.set_image(IMAGE)
+    assert differ(predict(negative), predict(predictor))
     predictor.transform.apply_image = lambda image: 255 - ResizeLongestSide(112).apply_image(image)  # type: ignore
     predictor.set_image(IMAGE)
     assert_close(predict(negative), predict(predictor))

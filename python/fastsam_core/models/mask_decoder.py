@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .common import MLP, LayerNorm2d, MLPBlock
 from .module_cache import watch_settings
-from .native import record_layer_types, watch_methods
+from .native import has_original_methods, record_layer_types, watch_methods
 
 NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
 
@@ -125,7 +125,7 @@ class MaskDecoder(nn.Module):
             and len(self.iou_prediction_head.layers) == 3
             and not any(cast(MLP, mlp).sigmoid_output for mlp in (*heads, self.iou_prediction_head))
             and all(_is_exact_gelu(self.output_upscaling[index]) for index in (2, 4))
-            and "predict_masks" not in self.__dict__
+            and has_original_methods(self, MaskDecoder, "predict_masks")
             and len({_widths_of(mlp) for mlp in heads}) == 1
         )
 

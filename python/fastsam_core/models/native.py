@@ -16,8 +16,9 @@ from .module_cache import LAYER_SETTINGS, cached, is_immutable, modules_of
 
 # Attribute in which a network stores the types and settings of its layers.
 _LAYER_TYPES = "_layer_types"
-# Methods that faster code bypasses, by class and name, as they were when the class was defined.
+# Methods that faster code bypasses, by class and name, and those called `forward`, as they were at import.
 _methods: dict[tuple[type, str], Any] = {}
+_forwards: dict[type[nn.Module], Any] = {}
 
 
 def can_use_native(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -112,6 +113,7 @@ def watch_methods(*types: type, names: Sequence[str] = ("forward",)) -> None:
     Call where the classes are defined.
     """
     _methods.update({(owner, name): getattr(owner, name) for owner in types for name in names})
+    _forwards.update({owner: owner.forward for owner in types if issubclass(owner, nn.Module)})
 
 
 def has_original_methods(instance: object, owner: type, *names: str) -> bool:
@@ -124,8 +126,8 @@ def has_original_methods(instance: object, owner: type, *names: str) -> bool:
 
 
 def uses_patched_classes(module: nn.Module) -> bool:
-    """Return whether a layer's class has got another method in place of one that `watch_methods` was given."""
-    patched = {owner for (owner, name), method in _methods.items() if getattr(owner, name) is not method}
+    """Return whether a layer's class has got another `forward` since `watch_methods` was called for it."""
+    patched = [layer_type for layer_type, forward in _forwards.items() if layer_type.forward is not forward]
     return bool(patched) and any(type(part) in patched for part in modules_of(module))
 
 

@@ -250,6 +250,16 @@ def test_transform_of_the_predictor_is_applied(sam: Sam) -> None:
         assert record["point_coords"][0][0] == pytest.approx(200 - other["point_coords"][0][0])
 
 
+def test_patched_coordinates_leave_masks_run_length_encoded(
+    sam: Sam, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tools for GPUs without float64 have this method return float32."""
+    expected, original = SamAutomaticMaskGenerator(sam, **CROPS).generate(IMAGE), ResizeLongestSide.apply_coords
+    monkeypatch.setattr(ResizeLongestSide, "apply_coords", lambda *args: original(*args).astype(np.float32))
+    assert_same_records(SamAutomaticMaskGenerator(sam, **CROPS).generate(IMAGE), expected)
+    assert "full size" not in caplog.text
+
+
 def _set_negative_image(predictor: SamPredictor, image: np.ndarray, image_format: str = "RGB") -> None:
     pixels = torch.from_numpy(predictor.transform.apply_image(255 - image))
     predictor.set_torch_image(pixels.permute(2, 0, 1)[None], image.shape[:2])

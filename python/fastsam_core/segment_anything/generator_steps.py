@@ -63,6 +63,7 @@ class GeneratorSteps:
             and has_original_methods(predictor, SamPredictor, "set_image", "reset_image")
             and not self._predicts_at_full_size()
             and not predictor._has_own_input()
+            and has_original_methods(predictor.transform, ResizeLongestSide, "apply_coords")
         )
         return not is_usual
 
@@ -71,7 +72,7 @@ class GeneratorSteps:
         predictor = self.predictor
         is_usual = (
             has_original_methods(predictor, SamPredictor, "predict_torch")
-            and has_original_methods(predictor.transform, ResizeLongestSide, "apply_coords", "get_preprocess_shape")
+            and has_original_methods(predictor.transform, ResizeLongestSide, "get_preprocess_shape")
             and not predictor._has_own_output()
         )
         return not is_usual
@@ -133,9 +134,16 @@ class GeneratorSteps:
         filters = checked_filters(**{key: options[key] for key in Filters.__dataclass_fields__})
         prepared = self.predictor._prepared()
 
+        # All points are scaled by the transform, whose method may be the user's.
+        scaled = self.predictor.transform.apply_coords(np.asarray(points), (y1 - y0, x1 - x0))
+        coords = torch.from_numpy(np.asarray(scaled, np.float32))
+        done = 0
+
         def decode(crop: list[int], inputs: Tensor) -> Any:
+            nonlocal done
+            start, done = done, done + len(inputs)
             labels = torch.ones(len(inputs), 1, dtype=torch.int64, device="cpu")
-            return model.decode_points(prepared, inputs[:, None], labels, filters.min_decoded_iou)
+            return model.decode_points(prepared, coords[start:done, None], labels, filters.min_decoded_iou)
 
         crop, batch_size = Crop((x0, y0, x1, y1), np.asarray(points, np.float64)), options["points_batch_size"]
         parts = crop_candidates(decode, crop, (height, width), batch_size, model.image_size, filters, BatchQueue())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import meta_models
-from fastsam_core.segment_anything import Sam, SamAutomaticMaskGenerator, SamPredictor, modeling
+from fastsam_core.segment_anything import Sam, SamAutomaticMaskGenerator, SamPredictor, build_sam_vit_t, modeling
 from fastsam_core.segment_anything.build_sam import _build_sam
 from fastsam_core.segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom, PromptEncoder
 from fastsam_core.segment_anything.modeling.transformer import Attention
@@ -269,6 +269,29 @@ def test_builder_with_sizes_of_the_users_own(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[name]) for name, value in sam.state_dict().items())
     with pytest.raises(RuntimeError, match=r"Missing key.*image_encoder\.blocks\.2"):
         _build_sam(48, 3, 3, [1], tmp_path / "own.pth")
+
+
+MOBILE_SAM: dict[str, Any] = {
+    **{"img_size": 1024, "in_chans": 3, "num_classes": 1000, "embed_dims": [64, 128, 160, 320], "depths": [2, 2, 6, 2]},
+    **{"num_heads": [2, 4, 5, 10], "window_sizes": [7, 7, 14, 7], "mlp_ratio": 4.0, "drop_rate": 0.0},
+    **{"drop_path_rate": 0.0, "use_checkpoint": False, "mbconv_expand_ratio": 4.0, "local_conv_size": 3},
+    **{"layer_lr_decay": 0.8},
+}
+
+
+def test_encoder_of_mobile_sam_is_built_as_in_its_package() -> None:
+    encoder, built = modeling.TinyViT(**MOBILE_SAM), build_sam_vit_t(None).image_encoder
+    assert type(encoder) is type(built) and encoder.img_size == 1024
+    state = fill_state_dict(built.state_dict())
+    classifier = {"norm_head.weight": torch.ones(320), "head.bias": torch.ones(1000)}  # as in its checkpoint
+    encoder.load_state_dict({**state, **classifier})
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*headless\.bias"):
+        encoder.load_state_dict({**state, "headless.bias": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"drop_path_rate must be 0, not 0\.1"):
+        modeling.TinyViT(**{**MOBILE_SAM, "drop_path_rate": 0.1})
+    with pytest.raises(TypeError, match="TinyViT has no argument 'patch_size'"):
+        modeling.TinyViT(**MOBILE_SAM, patch_size=16)
 
 
 # -------------------------------------------------------------------------------------------------------- predictors

@@ -330,12 +330,13 @@ def test_embedding_under_autocast_is_float32_as_in_the_reference() -> None:
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("modeling", "ImageEncoderViT MaskDecoder PromptEncoder Sam TwoWayTransformer"),
+        ("modeling", "ImageEncoderViT MaskDecoder PromptEncoder Sam TinyViT TwoWayTransformer"),
         ("modeling.common", "LayerNorm2d MLPBlock"),
         ("modeling.image_encoder", "Attention Block ImageEncoderViT PatchEmbed"),
         ("modeling.mask_decoder", "MLP MaskDecoder"),
         ("modeling.prompt_encoder", "PositionEmbeddingRandom PromptEncoder"),
         ("modeling.sam", "Sam"),
+        ("modeling.tiny_vit_sam", "TinyViT"),
         ("modeling.transformer", "Attention TwoWayAttentionBlock TwoWayTransformer"),
     ],
 )

@@ -166,6 +166,34 @@ def test_attention_with_an_adapter_in_a_subclass() -> None:
     assert_close(predict(SamPredictor(sam)), usual)
 
 
+class Joining(nn.Module):
+    """A transformer that needs as many position embeddings as images, and looks at all objects together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join = nn.Linear(64, 32)
+
+    def forward(self, image: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        source = self.join(torch.cat([image, positions], 1).flatten(2).transpose(1, 2))
+        return tokens - tokens.mean(0, keepdim=True) + source.mean(1, keepdim=True), source
+
+
+def test_transformer_of_another_class_gets_all_objects_at_once() -> None:
+    torch.manual_seed(0)
+    sam, transformer = small_sam(), Joining()
+    decoder = modeling.MaskDecoder(transformer_dim=32, transformer=transformer)  # type: ignore[arg-type]
+    decoder.load_state_dict(fill_state_dict(decoder.state_dict()))
+    predictor = SamPredictor(Sam(sam.image_encoder, sam.prompt_encoder, decoder).eval())
+    predictor.set_image(IMAGE)
+    points, labels = torch.rand(20, 1, 2) * 80, torch.ones(20, 1)
+    _, scores, low_res = predictor.predict_torch(points, labels)
+    features = predictor.get_image_embedding()
+    with torch.no_grad():
+        sparse, dense = sam.prompt_encoder((points, labels), None, None)
+        expected, expected_scores = decoder(features, sam.prompt_encoder.get_dense_pe(), sparse, dense, True)
+    torch.testing.assert_close((low_res, scores), (expected, expected_scores), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_records_of_decoders_with_another_number_of_masks(count: int) -> None:
     usual = small_sam()

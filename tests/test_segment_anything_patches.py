@@ -273,3 +273,29 @@ def test_model_whose_images_are_bgr() -> None:
     for image, image_format in ((IMAGE, "RGB"), (IMAGE[..., ::-1], "BGR")):
         predictor.set_image(image, image_format)
         assert_close(predict(predictor), predict(expected))
+
+
+@pytest.mark.parametrize("part", ["prompt_encoder", "mask_decoder", "mask_decoder.transformer"])
+def test_hooks_see_all_objects_of_a_call_at_once(part: str) -> None:
+    sam, counts = build_sam(), list[int]()
+    predictor = SamPredictor(sam)
+    predictor.set_image(IMAGE)
+    points, labels = torch.rand(20, 1, 2) * 80, torch.ones(20, 1)
+    usual = predictor.predict_torch(points, labels)[1:]
+    sam.get_submodule(part).register_forward_hook(lambda module, args, out: counts.append(len(out[0])))
+    torch.testing.assert_close(predictor.predict_torch(points, labels)[1:], usual, rtol=1e-3, atol=1e-3)
+    assert counts == [20]
+
+
+def test_methods_without_their_no_grad_are_differentiable() -> None:
+    predictor = SamPredictor(build_sam())
+    image = torch.rand(1, 3, 80, 112).mul_(255).requires_grad_()
+    SamPredictor.set_torch_image.__wrapped__(predictor, image, (40, 56))  # type: ignore[attr-defined]
+    points, labels = torch.rand(2, 1, 2) * 80, torch.ones(2, 1)
+    predict_torch = SamPredictor.predict_torch.__wrapped__  # type: ignore[attr-defined]
+    logits, scores, _ = predict_torch(predictor, points, labels, return_logits=True)
+    (logits.mean() + scores.sum()).backward()
+    assert image.grad is not None and image.grad.abs().max() > 0
+    expected = predictor.predict_torch(points, labels, return_logits=True)
+    assert not expected[0].requires_grad
+    torch.testing.assert_close((logits, scores), expected[:2], rtol=1e-3, atol=1e-3)

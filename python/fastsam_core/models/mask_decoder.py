@@ -96,7 +96,8 @@ class MaskDecoder(nn.Module):
         count = max(source.shape[0], sparse_prompt_embeddings.shape[0])
         tokens = self.tokens(sparse_prompt_embeddings).expand(count, -1, -1)
         height, width = source.shape[-2:]
-        tokens, source = self.transformer(source.expand(count, -1, -1, -1), image_pe, tokens)
+        source, image_pe = (x.expand(count, -1, -1, -1) for x in (source, image_pe))
+        tokens, source = self.transformer(source, image_pe, tokens)
         upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
         masks = torch.einsum("nmc,nchw->nmhw", self.mask_weights(tokens), upscaled)
         return masks, self.iou_prediction_head(tokens[:, 0])
@@ -315,7 +316,7 @@ _LAYER_TYPES = frozenset(
     }
 )
 watch_methods(*_LAYER_TYPES)
-watch_methods(MaskDecoder, names=("predict_masks",))
+watch_methods(MaskDecoder, names=("forward", "predict_masks"))
 watch_settings(MaskDecoder, "num_mask_tokens")
 watch_settings(TwoWayBlock, "skip_first_layer_pe")
 watch_settings(DecoderAttention, "num_heads")

@@ -98,13 +98,26 @@ def is_plain(module: nn.Module, layer_types: frozenset[type] | None = None) -> b
 
     layer_types: if given, the module may consist of any layers of these types instead of its original ones.
     """
-    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+    if _has_global_hooks():
         return False
     if uses_patched_classes(module):
         return False
     if torch.compiler.is_compiling() or not is_immutable(module):
         return _has_expected_layers(module, layer_types)
     return cached(module, ("plain", layer_types), lambda: _has_expected_layers(module, layer_types))
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Return whether a layer of the modules has forward hooks or a `forward` of its own."""
+    return _has_global_hooks() or any(_is_observed(part) for module in modules for part in modules_of(module))
+
+
+def _has_global_hooks() -> bool:
+    return bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
+
+
+def _is_observed(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__)
 
 
 def watch_methods(*types: type, names: Sequence[str] = ("forward",)) -> None:
@@ -133,8 +146,7 @@ def uses_patched_classes(module: nn.Module) -> bool:
 
 def has_original_forward(module: nn.Module, layer_type: type[nn.Module]) -> bool:
     """Return whether calling a module runs the `forward` of `layer_type`, given to `watch_methods`, and no hooks."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return not hooks and has_original_methods(module, layer_type, "forward")
+    return not _is_observed(module) and has_original_methods(module, layer_type, "forward")
 
 
 def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None) -> bool:
@@ -145,7 +157,7 @@ def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None)
     for part in parts:
         if layer_types is not None and type(part) not in layer_types:
             return False
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+        if _is_observed(part):
             return False
     return True
 

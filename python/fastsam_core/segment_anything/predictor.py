@@ -60,6 +60,7 @@ class SamPredictor:
             features = encode(self.model, [image if image_format == "BGR" else image[..., ::-1]])
             self._set_features(features, size)
 
+    @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
         """Encode an RGB image (1, 3, h, w) that `transform` has scaled.
 
@@ -69,10 +70,9 @@ class SamPredictor:
         side, shape = self._image_size(), tuple(transformed_image.shape)
         if len(shape) != 4 or shape[1] != 3 or max(shape[2:]) != side:
             raise ValueError(f"transformed_image must be (B, 3, h, w) with a long side of {side}, not {shape}")
-        with torch.no_grad():
-            images = self.model.preprocess(transformed_image.to(self.device))
-            encode_images = self.model.encode_preprocessed if isinstance(self.model, Sam) else self.model.image_encoder
-            features = encode_images(images)
+        images = self.model.preprocess(transformed_image.to(self.device))
+        encode_images = self.model.encode_preprocessed if isinstance(self.model, Sam) else self.model.image_encoder
+        features = encode_images(images)
         self._set_features(features, original_image_size)
         self.input_size = shape[2], shape[3]
 
@@ -191,7 +191,7 @@ class SamPredictor:
             count = max((len(part) for part in (point_coords, boxes) if part is not None), default=1)
             mask_input = mask_input.expand(count, -1, -1, -1)
         low_res, predicted_iou = self._decode(point_coords, point_labels, boxes, mask_input, multimask_output)
-        if self._has_own_output():
+        if self._has_own_output() or torch.is_grad_enabled():  # by `predict_torch.__wrapped__`
             logits = self.model.postprocess_masks(low_res, self.input_size, self.original_size)
             return logits if return_logits else logits > self.model.mask_threshold, predicted_iou, low_res
         shape = (*low_res.shape[:2], *self.original_size)

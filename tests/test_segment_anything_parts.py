@@ -332,7 +332,7 @@ def test_embedding_under_autocast_is_float32_as_in_the_reference() -> None:
     [
         ("modeling", "ImageEncoderViT MaskDecoder PromptEncoder Sam TinyViT TwoWayTransformer"),
         ("modeling.common", "LayerNorm2d MLPBlock"),
-        ("modeling.image_encoder", "Attention Block ImageEncoderViT PatchEmbed"),
+        ("modeling.image_encoder", "Attention Block ImageEncoderViT LayerNorm2d MLPBlock PatchEmbed"),
         ("modeling.mask_decoder", "MLP MaskDecoder"),
         ("modeling.prompt_encoder", "PositionEmbeddingRandom PromptEncoder"),
         ("modeling.sam", "Sam"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from .module_cache import watch_settings
+from .native import watch_methods
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -70,6 +71,7 @@ class MLPBlock(nn.Module):
         return self.lin2(self.act(self.lin1(x)))
 
 
+watch_methods(LayerNorm2d, MLP, MLPBlock)
 watch_settings(LayerNorm2d, "eps")
 watch_settings(MLP, "sigmoid_output")
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..ops._threads import native_threads
-from .common import LayerNorm2d, MLPBlock, get_members, neck, neck_channels_last
+from .common import MLPBlock, get_members, neck, neck_channels_last
 from .module_cache import cached, is_immutable
 from .native import (
     can_use_cuda_kernels,
@@ -329,4 +329,4 @@ def _layer_norm(x: Tensor, norm: _Norm) -> Tensor:
 _CONV_TYPES = frozenset({nn.Conv2d})
 # Layer types that the blocks consist of, unless the user has put in others.
 _LAYER_TYPES = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm, nn.GELU})
-watch_methods(ImageEncoderViT, PatchEmbed, LayerNorm2d, nn.Sequential, *_CONV_TYPES, *_LAYER_TYPES)
+watch_methods(ImageEncoderViT, PatchEmbed)

@@ -315,8 +315,8 @@ _LAYER_TYPES = frozenset(
         *(nn.ConvTranspose2d, nn.Embedding, nn.GELU, nn.LayerNorm, nn.Linear, nn.ModuleList, nn.ReLU, nn.Sequential),
     }
 )
-watch_methods(*_LAYER_TYPES)
 watch_methods(MaskDecoder, names=("forward", "predict_masks"))
+watch_methods(TwoWayTransformer, TwoWayBlock, DecoderAttention)
 watch_settings(MaskDecoder, "num_mask_tokens")
 watch_settings(TwoWayBlock, "skip_first_layer_pe")
 watch_settings(DecoderAttention, "num_heads")

@@ -42,7 +42,11 @@ LAYER_SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
     nn.GELU: attrgetter("approximate"),
 }
 # Attributes whose change makes cached values stale, by type of layer.
-_watched: dict[type[nn.Module], Callable[[Any], Any]] = {**LAYER_SETTINGS, nn.LayerNorm: attrgetter("eps")}
+_watched: dict[type[nn.Module], Callable[[Any], Any]] = {
+    **LAYER_SETTINGS,
+    nn.LayerNorm: attrgetter("eps"),
+    nn.BatchNorm2d: attrgetter("eps"),
+}
 
 _cache: weakref.WeakKeyDictionary[nn.Module, tuple[_ModuleState, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
 _immutable: weakref.WeakSet[nn.Module] = weakref.WeakSet()

@@ -180,3 +180,7 @@ def record_layer_types(module: nn.Module, layer_types: frozenset[type] | None = 
         type(part) in layer_types and all(value is not None for value in part._parameters.values()) for part in parts
     ):
         vars(module)[_LAYER_TYPES] = list(map(_type_and_settings, parts))
+
+
+watch_methods(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, nn.BatchNorm2d, nn.LayerNorm)
+watch_methods(nn.GELU, nn.ReLU, nn.Sequential)

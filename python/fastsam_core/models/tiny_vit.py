@@ -423,4 +423,4 @@ class Attention(nn.Module):
         return attend(qkv, bias, self.window_size, padding)
 
 
-watch_methods(TinyViT, ConvNorm, PatchEmbed, Stage, MBConv, PatchMerging, TinyViTBlock, Mlp, Attention, nn.BatchNorm2d)
+watch_methods(TinyViT, ConvNorm, PatchEmbed, Stage, MBConv, PatchMerging, TinyViTBlock, Mlp, Attention)

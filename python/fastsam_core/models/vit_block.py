@@ -158,7 +158,7 @@ class Attention(nn.Module):
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, window_size, padding)
 
 
-watch_methods(Block, Attention, MLPBlock)
+watch_methods(Block, Attention)
 watch_settings(Block, "window_size")
 watch_settings(Attention, "num_heads", "scale", "use_rel_pos")
 

@@ -17,6 +17,7 @@ from ..models.prompt_encoder import PromptEncoder
 from ..postprocess import MaskResizer
 from ..prompts import MAX_COORDINATE, MAX_LOGIT
 from .modeling import Sam, as_sam
+from .modeling.sam import ADDED_METHODS
 from .utils.transforms import ResizeLongestSide
 
 
@@ -88,14 +89,23 @@ class SamPredictor:
             isinstance(model, Sam)
             and model.image_format == "RGB"
             and all(len(values) == 3 for values in model.normalisation)
-            and has_original_methods(model, Sam, "preprocess")
+            and has_original_methods(model, Sam, "preprocess", "encode_image")
             and has_original_methods(self, SamPredictor, "set_torch_image")
             and has_original_methods(self.transform, ResizeLongestSide, "apply_image", "get_preprocess_shape")
         )
 
     def _has_own_output(self) -> bool:
-        """Return whether masks pass through a method that was overridden or replaced."""
-        return not (isinstance(self.model, Sam) and has_original_methods(self.model, Sam, "postprocess_masks"))
+        """Return whether masks pass through a method or part that was overridden or replaced."""
+        return not (self._decodes_as_usual() and has_original_methods(self.model, Sam, "postprocess_masks"))
+
+    def _decodes_as_usual(self) -> bool:
+        """Return whether the model's own methods decode prompts, instead of the parts one by one."""
+        model = self.model
+        return (
+            isinstance(model, Sam)
+            and isinstance(model.prompt_encoder, PromptEncoder)
+            and has_original_methods(model, Sam, *ADDED_METHODS)
+        )
 
     def _set_features(self, features: Tensor, original_size: tuple[int, ...]) -> None:
         """Set the embedding of an image, replacing that of the previous one."""
@@ -220,8 +230,10 @@ class SamPredictor:
     ) -> tuple[Tensor, Tensor]:
         """Return low-resolution logits and predicted IoU, from the parts themselves if some aren't this package's."""
         model: Any = self.model
-        if isinstance(model, Sam) and isinstance(model.prompt_encoder, PromptEncoder):
-            return model.decode_prompts(self._prepared(), points, labels, boxes, masks, multimask_output)
+        if self._decodes_as_usual():
+            prepared = self._prepared()
+            low_res, predicted_iou = model.decode_prompts(prepared, points, labels, boxes, masks, multimask_output)
+            return low_res, predicted_iou
         clicks = None if points is None else (points, labels)
         sparse, dense = model.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
         low_res, predicted_iou = model.mask_decoder(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...models.common import PIXEL_MEAN, PIXEL_STD, Normalisation
 from ...models.mask_decoder import MaskDecoder
 from ...models.module_cache import version_of
-from ...models.native import watch_methods
+from ...models.native import has_original_methods, watch_methods
 from ...models.prepared_image import PreparedImage
 from ...models.prompt_encoder import PromptEncoder
 from ...models.sam_model import IndexList, SamModel
@@ -162,7 +162,7 @@ class Sam(SamModel):
     def encode_preprocessed(self, images: Tensor) -> Tensor:
         """Encode what `preprocess` returns: (B, 3, S, S), or what a subclass or an encoder of the user's agree on."""
         side = self.image_size
-        usual = images.shape[1:] == (3, side, side)
+        usual = images.shape[1:] == (3, side, side) and has_original_methods(self, Sam, "encode_image")
         embedding: Tensor = self.encode_image(images) if usual else self.image_encoder(images)
         return embedding
 
@@ -183,7 +183,9 @@ class Sam(SamModel):
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
 
 
-watch_methods(Sam, names=("preprocess", "postprocess_masks"))
+# Methods that Meta's class doesn't have, so a subclass may use their names for its own.
+ADDED_METHODS = ("encode_image", "prepare", "decode_prompts", "decode_points")
+watch_methods(Sam, names=("preprocess", "postprocess_masks", *ADDED_METHODS))
 
 # What `SamPredictor` uses of a model that isn't a `Sam`.
 _PARTS = ("image_encoder", "prompt_encoder", "mask_decoder", "preprocess", "postprocess_masks", "mask_threshold")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import meta_models
+from fastsam_core.models import module_cache, sam_model
 from fastsam_core.segment_anything import Sam, SamPredictor, modeling
 from fastsam_core.segment_anything.modeling.common import LayerNorm2d, MLPBlock
 from fastsam_core.segment_anything.modeling.image_encoder import Attention, Block, PatchEmbed
@@ -299,3 +300,17 @@ def test_methods_without_their_no_grad_are_differentiable() -> None:
     expected = predictor.predict_torch(points, labels, return_logits=True)
     assert not expected[0].requires_grad
     torch.testing.assert_close((logits, scores), expected[:2], rtol=1e-3, atol=1e-3)
+
+
+def test_tokens_of_points_that_depend_on_something_else_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU those of a grid of points are, and so here."""
+    monkeypatch.setattr(module_cache, "CACHED_DEVICES", ["cpu"])
+    monkeypatch.setattr(sam_model, "can_use_native", lambda *tensors: False)
+    sam, factor = build_sam(), 1.0
+    image, original = sam.prepare(torch.zeros(1, 32, 7, 7)), sam.prompt_encoder._embed_points
+    given = torch.rand(6, 1, 2) * 80, torch.ones(6, 1, dtype=torch.int64)
+    usual = sam._point_tokens(image, *given)
+    assert sam._point_tokens(image, *given) is usual
+    sam.prompt_encoder._embed_points = lambda *args, **given: factor * original(*args, **given)  # type: ignore
+    for factor in (1.0, 2.0, 3.0):
+        torch.testing.assert_close(sam._point_tokens(image, *given), factor * usual)

@@ -169,9 +169,15 @@ class PromptEncoder(nn.Module):
 
     def has_standard_positions(self) -> bool:
         """Return whether the position embedding of the image tokens depends on the buffer in `pe_layer` alone."""
-        return has_original_methods(self, PromptEncoder, "get_dense_pe") and has_original_methods(
-            self.pe_layer, PositionEmbeddingRandom, "forward", "_pe_encoding"
-        )
+        return has_original_methods(self, PromptEncoder, "get_dense_pe") and self._has_standard_pe_layer()
+
+    def has_standard_points(self) -> bool:
+        """Return whether the tokens of points depend on the points and the weights alone."""
+        return has_original_methods(self, PromptEncoder, "_embed_points") and self._has_standard_pe_layer()
+
+    def _has_standard_pe_layer(self) -> bool:
+        names = "forward", "forward_with_coords", "_pe_encoding"
+        return has_original_methods(self.pe_layer, PositionEmbeddingRandom, *names)
 
     def has_standard_mask_layers(self) -> bool:
         """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`."""
@@ -269,8 +275,8 @@ class PositionEmbeddingRandom(nn.Module):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
 
 
-watch_methods(PromptEncoder, names=("forward", "dense", "get_dense_pe", "_embed_masks"))
-watch_methods(PositionEmbeddingRandom, names=("forward", "_pe_encoding"))
+watch_methods(PromptEncoder, names=("forward", "dense", "get_dense_pe", "_embed_points", "_embed_masks"))
+watch_methods(PositionEmbeddingRandom, names=("forward", "forward_with_coords", "_pe_encoding"))
 
 
 def _square_side(name: str, size: tuple[int, int]) -> int:

@@ -331,7 +331,9 @@ class SamModel(nn.Module):
             return encoder.sparse(device_points, device_labels, None).to(image.dtype)
 
         is_cacheable = (
-            points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not can_use_native(image.embedding)
+            (points.is_cpu and labels.is_cpu and points.dtype == torch.float32)
+            and not can_use_native(image.embedding)
+            and encoder.has_standard_points()
         )
         if not is_cacheable or encoder.training or torch.is_autocast_enabled(device.type):
             return make()

@@ -98,8 +98,8 @@ def from_onnx(
     The input is one RGB image (1, 3, H, W) in 0 to 1, letterboxed. The first output is one of
 
     - (1, 4 + classes, places) with centre, size and class scores, as YOLOv8 and its successors are exported;
-    - (1, N, 6) with x1, y1, x2, y2, score, class, as exports with built-in non-maximum suppression, or of YOLO26 without
-      it, give.
+    - (1, N, 6) with x1, y1, x2, y2, score, class, as exports with built-in non-maximum suppression give, and those of
+      YOLO26 that need none.
 
     The mask coefficients of a segmentation network may follow.
 

@@ -340,26 +340,13 @@ def test_bad_settings_are_refused_before_the_file_is_read() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (427, 640), (33, 4000)])
 def test_letterbox_of_any_shape(shape: tuple[int, int]) -> None:
     letterbox = Letterbox.fit(shape, (64, 64))
-    assert (
-        letterbox.original_hw == shape
-        and max(letterbox.input_hw) == 64
-        and all(side % 32 == 0 for side in letterbox.input_hw)
-    )
-    assert (
-        0 <= letterbox.top <= letterbox.input_hw[0] - letterbox.content_hw[0]
-        and 0 <= letterbox.left <= letterbox.input_hw[1] - letterbox.content_hw[1]
-    )
+    (content_height, content_width), (height, width) = letterbox.content_hw, letterbox.input_hw
+    assert letterbox.original_hw == shape and max(height, width) == 64 and height % 32 == width % 32 == 0
+    assert sorted(letterbox.content_hw) == [max(1, round(64 * min(shape) / max(shape))), 64]
+    assert 0 <= letterbox.top <= height - content_height and 0 <= letterbox.left <= width - content_width
     assert letterbox.to_input(np.full((*shape, 3), 7, np.uint8)).shape == (3, *letterbox.input_hw)
-    corners = torch.tensor(
-        [
-            [
-                letterbox.left,
-                letterbox.top,
-                letterbox.left + letterbox.content_hw[1],
-                letterbox.top + letterbox.content_hw[0],
-            ]
-        ]
-    ).float()
+    left, top = letterbox.left, letterbox.top
+    corners = torch.tensor([[left, top, left + content_width, top + content_height]]).float()
     torch.testing.assert_close(letterbox.to_image_boxes(corners), torch.tensor([[0.0, 0.0, shape[1], shape[0]]]))
     for (cells, weights), size, whole in zip(letterbox.mask_axis_weights(), shape, letterbox.input_hw, strict=True):
         assert len(cells) == len(weights) == size and int(cells.min()) >= 0 and int(cells.max()) < whole // 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,12 @@ def test_box_in_the_padding_has_an_empty_mask() -> None:
     assert areas.tolist() == [0, 40 * 60, 0] and rle.area(rles).tolist() == areas.tolist()
 
 
-@pytest.mark.parametrize(
-    ("options", "changed"),
-    [({"conf": 0.6}, {"conf": 0.6}), ({"iou": 0.2}, {"iou": 0.2}), ({"max_det": 4}, {"max_det": 4})],
-)
-def test_thresholds_match_reference(
-    files: dict[str, tuple[Path, DetectionModel]], options: dict[str, Any], changed: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("options", [{"conf": 0.6}, {"iou": 0.2}, {"max_det": 4}])
+def test_thresholds_match_reference(files: dict[str, tuple[Path, DetectionModel]], options: dict[str, Any]) -> None:
     path, net = files["detect"]
     image = bgr_image(61, 90)
     plain = expected(net, image, 96, 0.3)[0]
-    rows = expected(net, image, 96, **{"conf": 0.3, **changed})[0]
+    rows = expected(net, image, 96, **{"conf": 0.3, **options})[0]
     assert 0 < len(rows) < len(plain)
     result = one(YOLO(path)(image, **{**QUIET, **options}))
     assert result.boxes is not None
@@ -136,18 +132,19 @@ def test_batch_matches_single_images(segment: YOLO) -> None:
 def test_sources_streams_and_callbacks(segment: YOLO, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "photos").mkdir()
     for name in ("a.png", "b.png"):
-        cv2.imwrite(f"photos/{name}", bgr_image(48, 64))
+        cv2.imwrite(f"photos/{name}", bgr_image(30, 64))
     (place / "photos" / "c.png").write_bytes(b"broken")
-    events = []
+    events: list[Any] = []
     model = YOLO(segment.ckpt_path)
+    model.add_callback("on_predict_batch_start", lambda predictor: events.append(Path(predictor.batch[0][0]).name))
     model.add_callback("on_predict_batch_end", lambda predictor: events.append(len(predictor.results)))
     stream = model("photos", stream=True, batch=2, conf=0.3)
     assert not isinstance(stream, list)
     results = list(stream)
-    assert [Path(result.path).name for result in results] == ["a.png", "b.png"] and events == [2]
+    assert [Path(result.path).name for result in results] == ["a.png", "b.png"] and events == ["a.png", 2]
     assert not list(place.glob("runs*"))
     said = capsys.readouterr().err
-    assert "image 1/3" in said and "kind 1" in said and "at shape (1, 3, 96, 96)" in said
+    assert "image 1/3" in said and "kind 1" in said and "at shape (1, 3, 64, 96)" in said
     assert all(value is not None and value >= 0 for value in results[0].speed.values())
     with pytest.raises(ValueError, match="unknown event"):
         model.add_callback("on_nothing", print)
@@ -264,14 +261,33 @@ def test_options_without_effect_are_logged(segment: YOLO, caplog: pytest.LogCapt
     assert "task='detect' has no effect" in said and "not a multiple of 32; using 128" in said
 
 
+def test_speed_is_the_time_per_image(segment: YOLO, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("fastsam_core.stopwatch.time.perf_counter", lambda: float(next(ticks)))
+    alone, together = (segment([bgr_image(48, 64)] * count, batch=2, **QUIET)[0].speed for count in (1, 2))
+    assert alone["inference"] == 2 * together["inference"] > 0
+
+
+def test_results_kept_in_memory_are_logged(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
+    for stream, logged in ((True, False), (False, True)):
+        list(segment(iter([bgr_image(48, 64)]), stream=stream, **QUIET))
+        assert ("kept in memory; stream=True gives them one by one" in caplog.text) == logged
+
+
 def test_sample_images_are_used_without_a_source(segment: YOLO) -> None:
     assert one(segment(**QUIET)).path.startswith(str(ASSETS))
 
 
-def test_predictor_matches_model(segment: YOLO) -> None:
-    image = bgr_image(48, 64)
+def test_predictor_matches_model(segment: YOLO, files: dict[str, tuple[Path, DetectionModel]]) -> None:
+    image, model = bgr_image(48, 64), {"model": files["detect"][0]}
     predictor = YoloPredictor(overrides={"model": segment.ckpt_path, "save": False, **QUIET})
-    assert len(one(predictor(image))) == len(one(segment(image, **QUIET)))
+    configured = YoloPredictor(DetectConfig(save=False, **QUIET), {"model": segment.ckpt_path})
+    assert len(one(predictor(image))) == len(one(configured(image))) == len(one(segment(image, **QUIET)))
+    network = predictor.model
+    assert isinstance(predictor(image), list) and predictor.model is network
+    for _ in range(2):  # another model stays for the calls to come
+        assert one(predictor(image, **model)).masks is None and predictor.model is not network
+        model = {}
     with pytest.raises(TypeError, match="checkpoint's name or path"):
         predictor.setup_model(torch.nn.Identity())
 

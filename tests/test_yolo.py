@@ -274,8 +274,8 @@ def test_results_kept_in_memory_are_logged(segment: YOLO, caplog: pytest.LogCapt
         assert ("kept in memory; stream=True gives them one by one" in caplog.text) == logged
 
 
-def test_sample_images_are_used_without_a_source(segment: YOLO) -> None:
-    assert one(segment(**QUIET)).path.startswith(str(ASSETS))
+def test_sample_images_are_used_without_a_source(segment: YOLO, caplog: pytest.LogCaptureFixture) -> None:
+    assert one(segment(**QUIET)).path.startswith(str(ASSETS)) and "no source given; using" in caplog.text
 
 
 def test_predictor_matches_model(segment: YOLO, files: dict[str, tuple[Path, DetectionModel]]) -> None:

@@ -119,6 +119,15 @@ def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predicto
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
 
 
+@pytest.mark.parametrize("frame", [None, 0])
+def test_free_names_are_found_at_once_among_many_equal_ones(frame: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_taken, checks = ResultWriter._is_taken, []
+    monkeypatch.setattr(ResultWriter, "_is_taken", lambda *args: checks.append(args) or is_taken(*args))
+    writer = ResultWriter(Path(), Config())
+    stems = [writer._stem(Item(None, f"{index}/x.png", index=index, frame=frame)) for index in range(40)]
+    assert stems == ["x", *(f"x-{number}" for number in range(2, 41))] and len(checks) <= 80
+
+
 def test_files_of_an_address_are_named_without_its_password_and_query(tmp_path: Path) -> None:
     writer = ResultWriter(tmp_path, Config(save_txt=True))
     paths = [

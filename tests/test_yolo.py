@@ -218,9 +218,10 @@ def test_device_and_dtype_methods(files: Files, monkeypatch: pytest.MonkeyPatch)
         model.to("tpu7")
     image = bgr_image(48, 64)
     assert len(one(model(image, device="cpu", **QUIET))) > 0
+    predictor = model.predictor
     for asked, dtype in ((model.half, torch.float16), (model.float, None)):
         asked()(image, **QUIET)
-        assert model.predictor is not None and model.predictor.args.dtype == dtype
+        assert predictor is model.predictor is not None and predictor.args.dtype == dtype
     with pytest.raises(ValueError, match="out of range"):
         model(image, device="cuda:77", **QUIET)
     monkeypatch.setattr(YOLO, "to", lambda self, device: device)

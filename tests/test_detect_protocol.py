@@ -45,6 +45,7 @@ class Counting:
         (np.array(BOXES), np.array(GOOD[1]), np.array(GOOD[2]), GOOD[3]),
         (torch.tensor(BOXES).half(), torch.tensor(GOOD[1]).double(), torch.tensor(GOOD[2]).float(), GOOD[3]),
         (torch.tensor(BOXES, requires_grad=True), GOOD[1], GOOD[2], GOOD[3]),
+        (np.array(BOXES), np.array(GOOD[1])[:, None], torch.tensor(GOOD[2])[:, None], GOOD[3]),
         ([torch.tensor(box) for box in BOXES], [torch.tensor(0.9), 0.4, 0.6], GOOD[2], ["cat", "bird", "dog"]),
     ],
 )

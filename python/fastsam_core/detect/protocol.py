@@ -108,9 +108,8 @@ class CheckedDetector:
         if self.classes is not None:
             keep &= np.isin(detections.class_ids, np.array(self.classes, np.int64))
         kept = np.flatnonzero(keep)
-        if self.max_det is not None:
-            best = np.argsort(-detections.scores[kept], kind="stable")[: self.max_det]
-            kept = kept[np.sort(best)]
+        best = np.argsort(-detections.scores[kept], kind="stable")[: self.max_det]
+        kept = kept[np.sort(best)]
         return Detections(detections.boxes[kept], detections.scores[kept], detections.class_ids[kept], detections.names)
 
     def __repr__(self) -> str:

@@ -111,6 +111,11 @@ def test_mask_coefficients_are_not_read_as_scores(runtime: Any) -> None:
     assert from_onnx("m.onnx")(IMAGE).class_ids.tolist() == [1, 3]
 
 
+def test_a_small_input_may_give_as_few_boxes_as_channels(runtime: Any) -> None:
+    runtime([raw_output()[:, :, :9]])  # as 84 for 64 x 64 pixels and the 80 classes of COCO
+    assert from_onnx("m.onnx")(IMAGE).class_ids.tolist() == [1, 3]
+
+
 def test_network_of_one_class(runtime: Any) -> None:
     runtime([raw_output()[:, [0, 1, 2, 3, 5]]])
     found = from_onnx("m.onnx", names=["thing"])(IMAGE)

@@ -83,6 +83,7 @@ def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[[7, 7], [30, 32]]) == [0.8, 0.7]
     assert chosen(squares, points=[[7, 7], [15, 15]], labels=[1, 0]) == []
     assert chosen(squares, points=[[15, 15], [30, 32]], labels=[1, 0]) == [0.9, 0.8]
+    assert chosen(squares, points=[[15, 15], [30, 32]], labels=[[1, 0]]) == [0.9, 0.8]
     assert chosen(squares, points=[15, 15], labels=[0]) == [0.7, 0.6]
     assert chosen(squares, points=[[[15, 15], [30, 32]]], labels=[[0, 0]]) == [0.6]
     assert chosen(squares, points=torch.tensor([[15.9, 15.9]])) == [0.9, 0.8]

@@ -91,7 +91,9 @@ def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> N
     first = from_onnx("m.onnx").fingerprint
     assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
     assert from_onnx("m.onnx", imgsz=64).fingerprint == first, "the size of the input is fixed"
-    runtime([raw_output()], ("batch", 3, "height", "width"))
+    session = runtime([raw_output()], ("batch", 3, "height", "width"))
+    from_onnx("m.onnx")(IMAGE)
+    assert session.seen[0].shape == (1, 3, 448, 640), "the size that YOLO networks are trained with"
     assert from_onnx("m.onnx", imgsz=64).fingerprint != from_onnx("m.onnx", imgsz=96).fingerprint
 
 

@@ -129,6 +129,8 @@ def test_outputs_with_built_in_nms(runtime: Any) -> None:
     session = runtime([rows], ("batch", 3, "height", "width"), names="no names")
     found = from_onnx("m.onnx", imgsz=96)(IMAGE)
     assert found.class_ids.tolist() == [2, 4] and found.names == {}
+    np.testing.assert_allclose(found.scores, [0.9, 0.5])
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 90, 61], atol=1e-4)
     assert session.seen[0].shape == (1, 3, 96, 96)
 
 

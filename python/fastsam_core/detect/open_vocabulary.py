@@ -148,8 +148,7 @@ class OpenVocabularyDetector:
                 text_indices, sentence, num_tokens = [], "", 0
             text_indices.append(index)
             sentence, num_tokens = sentence + phrase, num_tokens + length
-        if text_indices:
-            yield text_indices, sentence.strip()
+        yield text_indices, sentence.strip()
 
 
 class TextDetector:

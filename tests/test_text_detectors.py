@@ -105,7 +105,10 @@ def test_texts_beyond_the_length_limit_are_split_over_several_sentences() -> Non
     found = from_transformers(model, processor, texts=["a dog", "a red cat", "one bird"], device="cpu")(IMAGE)
     assert processor.texts == ["a dog .", "a red cat .", "one bird ."]
     assert set(found.class_ids.tolist()) <= {0, 1, 2} and found.names[2] == "one bird"
-    with pytest.raises(ValueError, match="parts of words; accepted: 1 to 4"):
+    for texts, sentence in ((["a dog", "bird"], "a dog . bird ."), (["a very red cat"], "a very red cat .")):
+        from_transformers(model, processor, texts=texts, device="cpu")(IMAGE)  # of just the greatest length
+        assert processor.texts.pop() == sentence
+    with pytest.raises(ValueError, match=r"has 7 tokens, i\.e\. words and parts of words; accepted: 1 to 4"):
         from_transformers(model, processor, texts=["a b c d e f g"], device="cpu")(IMAGE)
     with pytest.raises(ValueError, match="parts of words"):
         from_transformers(model, processor, texts=["..."], device="cpu")(IMAGE)

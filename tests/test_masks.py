@@ -223,6 +223,11 @@ def test_assigned_data_replaces_cached_results(masks: Masks) -> None:
     assert len(masks) == 0
 
 
+def test_one_mask_may_be_two_dimensional() -> None:
+    masks = Masks(scene.masks()[0], SHAPE)
+    assert masks.shape == (1, *SHAPE) and masks.rle == Masks(scene.masks()[:1], SHAPE).rle
+
+
 def test_zero_masks() -> None:
     for masks in (Masks([], SHAPE), Masks(torch.zeros(0, *SHAPE), SHAPE)):
         assert masks.shape == (0, *SHAPE) and tuple(masks.data.shape) == (0, *SHAPE)

@@ -311,15 +311,17 @@ def test_parts_are_joined_at_their_nearest_points() -> None:
     mask = np.zeros((10, 20), bool)
     mask[2:5, 1:6] = True
     mask[2:8, 9:12] = True
+    mask[2:7, 15:18] = True
     ring = contours.ring(mask)
     steps = np.linalg.norm(np.diff(np.vstack([ring, ring[:1]]), axis=0), axis=1)
-    between = [
-        (tuple(a), tuple(b))
-        for a, b in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)
-        if (a[0] <= 5) != (b[0] <= 5)
-    ]
-    assert len(between) == 2 and between[0] == between[1][::-1]
-    assert {x for pair in between for x, _ in pair} == {5, 9}
+    for left, right in ((5, 9), (11, 15)):
+        between = [
+            (tuple(a), tuple(b))
+            for a, b in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)
+            if (a[0] <= left) != (b[0] <= left)
+        ]
+        assert len(between) == 2 and between[0] == between[1][::-1]
+        assert {x for pair in between for x, _ in pair} == {left, right}
     assert sorted(steps)[-1] <= 5
     assert ring[0].tolist() != ring[-1].tolist()  # it isn't closed by a repeated point
 

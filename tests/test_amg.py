@@ -131,6 +131,10 @@ def test_mask_data_filter_cat_and_to_numpy() -> None:
     assert data["names"] == ["a", "c"] and data["boxes"][:, 0].tolist() == [0, 8]
     data.filter(torch.tensor([1, 0]))
     assert data["names"] == ["c", "a"] and data["scores"].tolist() == pytest.approx([0.3, 0.1])
+    for keep in (torch.tensor([1]), torch.tensor([False, True]), np.array([1]), np.array([False, True])):
+        one = amg.MaskData(**dict(data.items()))
+        one.filter(keep)  # of one index, NumPy makes a number if it gets a tensor
+        assert one["names"] == ["a"] and one["scores"].shape == (1,) and one["boxes"].tolist() == [[0, 1, 2, 3]]
     both = amg.MaskData()
     both.cat(data)
     both.cat(data)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from decoder_arguments import randomised
+from fastsam_core.models import sam_model
+from fastsam_core.models.decoder_calls import PromptTensors
 from fastsam_core.models.decoder_tiled import TiledImage
 from fastsam_core.models.mask_decoder import MaskDecoder, TwoWayTransformer
 from fastsam_core.models.prompt_encoder import PromptEncoder
@@ -70,13 +72,13 @@ def check(model: SamModel, prompts: dict[str, Tensor], multimask: bool = False) 
 @pytest.fixture
 def plain_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of prompts of each call of the plain decoder."""
-    calls, whole = list[int](), MaskDecoder.predict_masks
+    calls, whole = list[int](), sam_model.decode_in_chunks
 
-    def counted(self: MaskDecoder, *args: Any, **given: Any) -> tuple[Tensor, Tensor]:
-        calls.append(len(given["sparse_prompt_embeddings"]))
-        return whole(self, *args, **given)
+    def counted(image: Any, encoder: PromptEncoder, prompts: PromptTensors, multimask: bool) -> tuple[Tensor, Tensor]:
+        calls.append(prompts.num_objects)
+        return whole(image, encoder, prompts, multimask)
 
-    monkeypatch.setattr(MaskDecoder, "predict_masks", counted)
+    monkeypatch.setattr(sam_model, "decode_in_chunks", counted)
     return calls
 
 

@@ -132,6 +132,10 @@ def test_outputs_with_built_in_nms(runtime: Any) -> None:
     np.testing.assert_allclose(found.scores, [0.9, 0.5])
     np.testing.assert_allclose(found.boxes[0], [0, 0, 90, 61], atol=1e-4)
     assert session.seen[0].shape == (1, 3, 96, 96)
+    # Of a segmentation network, coefficients follow.
+    runtime([np.pad(rows, ((0, 0), (0, 0), (0, 8)), constant_values=9), np.zeros((1, 8, 24, 24), np.float32)])
+    masked = from_onnx("m.onnx")(IMAGE)
+    assert all(map(np.array_equal, masked[:3], found[:3]))
 
 
 def test_scores_that_are_nan_are_refused(runtime: Any) -> None:

@@ -101,11 +101,26 @@ def test_malformed_outputs_are_refused(output: Any, problem: str) -> None:
         CheckedDetector(lambda image: output)(IMAGE, "photo.jpg")
 
 
-def test_result_objects_get_an_error_that_names_the_attributes_to_pass() -> None:
-    result = SimpleNamespace(boxes=None)
+def test_results_of_yolo_models_are_accepted() -> None:
+    boxes = SimpleNamespace(xyxy=torch.tensor(BOXES), conf=torch.tensor(GOOD[1]), cls=torch.tensor([2.0, 0, 2]))
+    result = SimpleNamespace(boxes=boxes, names=GOOD[3])
     for output in ([result], result):
-        with pytest.raises(ValueError, match=r"for photo\.jpg; a detector .* results\[0\]\.boxes\.xyxy, \.boxes\.conf"):
+        found = CheckedDetector(lambda image, output=output: output)(IMAGE)
+        assert found.boxes.tolist() == BOXES and found.class_ids.tolist() == [2, 0, 2] and found.names == GOOD[3]
+    # Without boxes, as of rotated ones, or of several images.
+    for output in ([SimpleNamespace(boxes=None, names={})], [result, result]):
+        with pytest.raises(ValueError, match=rf"returned a list of {len(output)} for photo\.jpg; a detector returns"):
             CheckedDetector(lambda image, output=output: output)(IMAGE, "photo.jpg")
+
+
+def test_fingerprint_has_the_name_of_a_models_checkpoint() -> None:
+    class Model:
+        ckpt_path = "weights/best.pt"
+
+        def __call__(self, image: np.ndarray) -> Any:
+            return GOOD
+
+    assert CheckedDetector(Model()).fingerprint.endswith("Model best.pt")
 
 
 @pytest.mark.parametrize(

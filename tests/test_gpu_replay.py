@@ -299,12 +299,12 @@ def test_failed_capture_leaves_the_process_usable(
     spoilt: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = in_dtype(encoder_of("vit"), HALF)
-    forward, capture_end = ImageEncoderViT.forward, torch.cuda.CUDAGraph.capture_end
+    positions, capture_end = ImageEncoderViT._position_embedding, torch.cuda.CUDAGraph.capture_end
     images = random_images("vit", 0)
     expected = encode_directly(encoder, images)
 
-    def waiting(self: Any, x: Tensor) -> Tensor:
-        result = forward(self, x)
+    def waiting(self: ImageEncoderViT, height: int, width: int) -> Tensor | None:
+        result = positions(self, height, width)
         torch.cuda.current_stream().synchronize()  # not permitted during a capture
         return result
 
@@ -317,7 +317,7 @@ def test_failed_capture_leaves_the_process_usable(
 
     with monkeypatch.context() as patch, torch.no_grad():
         if spoilt == "inside":
-            patch.setattr(ImageEncoderViT, "forward", waiting)
+            patch.setattr(ImageEncoderViT, "_position_embedding", waiting)
         elif spoilt == "begin":
             patch.setattr(torch.cuda.CUDAGraph, "capture_begin", beginning)
         else:

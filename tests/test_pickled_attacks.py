@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import struct
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ def attacks() -> dict[str, Any]:
         "getattr of a class": Call(getattr, Path, "touch"),
         "getattr of an object": Call(getattr, "text", "format"),
         "getattr of a type": Call(getattr, dict, "fromkeys"),
+        "getattr of settings": Call(getattr, argparse.Namespace(a=1), "a"),
+        "getattr of a path": Call(getattr, PurePosixPath("a"), "name"),
         "torch.load": Call(torch.load, "w.pt"),
         "torch.hub": Call(torch.hub.load, "a/b", "c"),
         "numpy.load": Call(np.load, "executed"),
@@ -86,6 +89,8 @@ RAW = {
     "getattr of getattr": b"\x80\x02c__builtin__\ngetattr\nc__builtin__\ngetattr\nX\x07\x00\x00\x00forward\x86R.",
     "dunder of a class": b"\x80\x02c__builtin__\ngetattr\ncultralytics.nn.tasks\nDetectionModel\n"
     b"X\x0b\x00\x00\x00__globals__\x86R.",
+    "dunder of an object": b"\x80\x02c__builtin__\ngetattr\ncultralytics.nn.tasks\nDetectionModel\n)R"
+    b"X\x09\x00\x00\x00__class__\x86R.",
     "method of a method": b"\x80\x02c__builtin__\ngetattr\ncultralytics.nn.tasks\nA.b\nX\x01\x00\x00\x00c\x86R.",
     "path in a module": b"\x80\x02cultralytics/../os\nsystem\n.",
     "dotted name": b"\x80\x04\x8c\x11ultralytics.utils\x8c\x0aos.system.x\x93.",
@@ -318,7 +323,7 @@ def test_attributes_of_other_types_are_refused() -> None:
         original = record.state[key]
         for value in (None, 3, "x", [1], {1: 2}):
             record.state[key] = value
-            with pytest.raises(ValueError, match=r"not a network|in YOLOv8 a|a network of 0|impossible epsilons"):
+            with pytest.raises(ValueError, match=r"not a YOLOv8|in YOLOv8 a|a network of 0|impossible epsilons"):
                 read_pickled_checkpoint(content)
         record.state[key] = original
     layers.state["_modules"]["0"].state["_modules"]["act"].state["_modules"] = 3

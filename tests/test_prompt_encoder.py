@@ -32,17 +32,16 @@ def test_unknown_labels_embed_as_position_only(label: int) -> None:
     """As in Meta's encoder. It must not index out of bounds, which on a GPU would break the process's CUDA context."""
     made, points = encoder(), 200 * torch.rand(2, 1, 2)
     found = made.sparse(points, torch.tensor([[label], [1]]), None)
-    positions = made.pe_layer.embed_positions((points + 0.5) / made.image_size)
+    positions = made.pe_layer._pe_encoding((points + 0.5) / made.image_size)
     assert torch.equal(found[0, 0], positions[0, 0])
     assert torch.equal(found[1, 0], made.sparse(points, torch.ones(2, 1), None)[1, 0])
 
 
 def test_few_and_many_points_embed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     made, points = encoder(), torch.rand(9, 2, 2) * 256
-    few = made.pe_layer.embed_positions(points)
+    few = made.pe_layer._pe_encoding(points)
     monkeypatch.setattr(prompt_encoder, "_MIN_THREADED_ANGLES", 0)
-    torch.testing.assert_close(made.pe_layer.embed_positions(points), few, rtol=0, atol=2**-23)
-    assert torch.equal(made.pe_layer.embed_positions(points), made.pe_layer._pe_encoding(points))
+    torch.testing.assert_close(made.pe_layer._pe_encoding(points), few, rtol=0, atol=2**-23)
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,8 @@ def test_boxes_and_masks_of_results_are_accepted() -> None:
     masks = Masks(torch.ones(1, 48, 64, dtype=torch.bool), (48, 64))
     prompts = read(bboxes=boxes, masks=masks)
     assert prompts.boxes.tolist() == [[1, 2, 30, 40]] and prompts.masks.shape == (1, 48, 64)
+    other = SimpleNamespace(xyxy=np.array([[1, 2, 30, 40]]))  # of another package
+    assert torch.equal(read(bboxes=other).boxes, prompts.boxes)
     assert read(masks=np.zeros((48, 64), np.longdouble)).masks.dtype == torch.float64
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from fastsam_core import Results, cli
-from fastsam_core.detect.yolo.network import Architecture, Network
+from fastsam_core.detect.yolo.architecture import YOLOV8, Architecture, BlockShape
+from fastsam_core.detect.yolo.network import Network
 from fastsam_core.models import checkpoint, registry
 from fastsam_core.models.image_encoder import ImageEncoderViT, sam_vit
 from fastsam_core.models.sam_model import SamModel
@@ -282,8 +283,18 @@ def test_model_comparison_with_yolo_example(workdir: Path, capsys: pytest.Captur
 def write_yolo(target: Path) -> None:
     """Write a narrow YOLOv8 network for COCO's classes, with seeded weights that score boxes above 0.25."""
     widths = dict.fromkeys((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 18, 19, 21), 8)
-    stages = (2, 4, 6, 8, 12, 15, 18, 21)
-    sizes = Architecture(widths, {**dict.fromkeys(stages, 4), 9: 4}, dict.fromkeys(stages, 1), 16, 80, 8, 8)
+    stages = YOLOV8.indices("C2f")
+    sizes = Architecture(
+        family=YOLOV8,
+        out_channels=widths,
+        hidden_channels=dict.fromkeys((*stages, 9), 4),
+        depths=dict.fromkeys(stages, 1),
+        blocks=dict.fromkeys(stages, BlockShape("bottleneck", 4)),
+        num_bins=16,
+        num_classes=80,
+        box_channels=8,
+        score_channels=8,
+    )
     torch.manual_seed(0)
     state = Network(sizes).state_dict()
     for scale in range(3):

@@ -115,3 +115,54 @@ def test_exported_image_encoders_give_the_same_embeddings(kind: str, dynamo: boo
         expected = encoder(image)
     (found,) = runtime.InferenceSession(file.getvalue()).run(None, {"image": image.numpy()})
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+class LowResolution(SamOnnxModel):
+    """A decoder without upscaling, written with the steps of Meta's class."""
+
+    @torch.no_grad()
+    def forward(  # type: ignore[override]
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        masks, scores = self.mask_decoder.predict_masks(
+            image_embeddings=image_embeddings,
+            image_pe=self.model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=self._embed_points(point_coords, point_labels),
+            dense_prompt_embeddings=self._embed_masks(mask_input, has_mask),
+        )
+        return self.select_masks(masks, scores, point_coords.shape[1])
+
+
+class OneChannel(SamOnnxModel):
+    """A decoder with other steps."""
+
+    def _embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        return super()._embed_points(128 - point_coords, point_labels)
+
+    def _embed_masks(self, input_mask: Tensor, has_mask_input: Tensor) -> Tensor:
+        return super()._embed_masks(-input_mask, has_mask_input)
+
+    def select_masks(self, masks: Tensor, iou_preds: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
+        return masks[:, 2:3] + num_points, iou_preds[:, 2:3]
+
+    def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
+        return masks.sigmoid()
+
+
+def test_steps_of_the_onnx_model_may_be_called_and_overridden(sam: segment_anything.Sam) -> None:
+    given = prompt_of(sam, 3, 1.0)
+    _, scores, low_res = SamOnnxModel(sam, return_single_mask=True)(**given)
+    embeddings, coords, labels, mask, has_mask, size = given.values()
+    found = LowResolution(sam, return_single_mask=True)(embeddings, coords, labels, mask, has_mask)
+    torch.testing.assert_close(found, (low_res, scores))
+    given.update(point_coords=128 - coords, mask_input=-mask)
+    _, all_scores, all_masks = SamOnnxModel(sam, return_single_mask=False)(**given)
+    given.update(point_coords=coords, mask_input=mask)
+    upscaled, scores, low_res = OneChannel(sam, return_single_mask=True)(**given)
+    torch.testing.assert_close((scores, low_res), (all_scores[:, 2:3], all_masks[:, 2:3] + 3), rtol=1e-4, atol=1e-4)
+    assert torch.equal(upscaled, low_res.sigmoid())
+    model = SamOnnxModel(sam, return_single_mask=False, use_stability_score=True)
+    model.stability_score_offset = 0.25
+    assert model.img_size == 128 and model.resize_longest_image_size(size, 128).tolist() == [77, 128]
+    scores, low_res = model(**given)[1:]
+    torch.testing.assert_close(scores, calculate_stability_score(low_res, 0.0, 0.25))

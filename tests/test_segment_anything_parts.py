@@ -315,18 +315,28 @@ def test_segment_everything_applies_mask_threshold(sam: segment_anything.Sam) ->
     assert sum(record["area"] for record in records) < sum(record["area"] for record in before)
 
 
+@torch.no_grad()
+def test_embedding_under_autocast_is_float32_as_in_the_reference() -> None:
+    encoder, images = sam_vit(32, 1, 2, (0,), img_size=64, out_chans=16), torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, encoder(images), rtol=0.1, atol=0.1)
+
+
 # -------------------------------------------------------------------------------------------------------------- paths
 
 
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("modeling", "ImageEncoderViT MaskDecoder PromptEncoder Sam TwoWayTransformer"),
+        ("modeling", "ImageEncoderViT MaskDecoder PromptEncoder Sam TinyViT TwoWayTransformer"),
         ("modeling.common", "LayerNorm2d MLPBlock"),
-        ("modeling.image_encoder", "Attention Block ImageEncoderViT PatchEmbed"),
+        ("modeling.image_encoder", "Attention Block ImageEncoderViT LayerNorm2d MLPBlock PatchEmbed"),
         ("modeling.mask_decoder", "MLP MaskDecoder"),
         ("modeling.prompt_encoder", "PositionEmbeddingRandom PromptEncoder"),
         ("modeling.sam", "Sam"),
+        ("modeling.tiny_vit_sam", "TinyViT"),
         ("modeling.transformer", "Attention TwoWayAttentionBlock TwoWayTransformer"),
     ],
 )

@@ -13,6 +13,7 @@ import torch
 from fastsam_core.models.mask_scoring import OFFICIAL
 from fastsam_core.segment_anything import Sam, SamAutomaticMaskGenerator, SamPredictor, build_sam_nano
 from fastsam_core.segment_anything.utils.amg import MaskData, mask_to_rle_pytorch, rle_to_mask
+from fastsam_core.segment_anything.utils.transforms import ResizeLongestSide
 
 # Thresholds that some of the masks pass.
 OPTIONS: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.6}
@@ -226,3 +227,71 @@ def test_small_regions_are_removed_and_new_duplicates_dropped(as_arrays: bool) -
     assert rle_to_mask(data["rles"][1]).sum() == 20
     empty = MaskData(rles=[], boxes=boxes[:0])
     assert SamAutomaticMaskGenerator.postprocess_small_regions(empty, 4, 0.7) is empty
+
+
+class Mirrored(ResizeLongestSide):
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        return super().apply_image(np.ascontiguousarray(image[:, ::-1]))
+
+    def apply_coords(self, coords: np.ndarray, original_size: tuple[int, ...]) -> np.ndarray:
+        return super().apply_coords([original_size[1], 0] + coords * [-1, 1], original_size)
+
+
+def test_transform_of_the_predictor_is_applied(sam: Sam) -> None:
+    generator = SamAutomaticMaskGenerator(sam, **{**OPTIONS, "box_nms_thresh": 1.0})
+    expected = generator.generate(np.ascontiguousarray(IMAGE[:, ::-1]))
+    generator.predictor.transform = Mirrored(256)
+    found = generator.generate(IMAGE)  # masks are those of the mirrored image
+    by_position = lambda record: (record["point_coords"][0][1], record["predicted_iou"])  # noqa: E731
+    assert len(found) == len(expected) > 3
+    for record, other in zip(sorted(found, key=by_position), sorted(expected, key=by_position), strict=True):
+        assert record["predicted_iou"] == pytest.approx(other["predicted_iou"], abs=1e-4)
+        assert (record["segmentation"] != other["segmentation"]).mean() < 1e-3
+        assert record["point_coords"][0][0] == pytest.approx(200 - other["point_coords"][0][0])
+
+
+def test_patched_coordinates_leave_masks_run_length_encoded(
+    sam: Sam, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tools for GPUs without float64 have this method return float32."""
+    expected, original = SamAutomaticMaskGenerator(sam, **CROPS).generate(IMAGE), ResizeLongestSide.apply_coords
+    monkeypatch.setattr(ResizeLongestSide, "apply_coords", lambda *args: original(*args).astype(np.float32))
+    assert_same_records(SamAutomaticMaskGenerator(sam, **CROPS).generate(IMAGE), expected)
+    assert "full size" not in caplog.text
+
+
+def _set_negative_image(predictor: SamPredictor, image: np.ndarray, image_format: str = "RGB") -> None:
+    pixels = torch.from_numpy(predictor.transform.apply_image(255 - image))
+    predictor.set_torch_image(pixels.permute(2, 0, 1)[None], image.shape[:2])
+
+
+def test_methods_replaced_in_the_class_of_the_predictor(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = SamAutomaticMaskGenerator(sam, **OPTIONS)
+    negative, usual = generator.generate(255 - IMAGE), generator.generate(IMAGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(SamPredictor, "set_image", _set_negative_image)
+        assert_same_records(generator.generate(IMAGE), negative)
+    original = SamPredictor.predict_torch
+
+    def confident(*args: Any, **kwargs: Any) -> Any:
+        logits, scores, low_res = original(*args, **kwargs)
+        return logits, scores + 1, low_res
+
+    monkeypatch.setattr(SamPredictor, "predict_torch", confident)
+    generator.pred_iou_thresh += 1
+    found = generator.generate(IMAGE)
+    for record in found:
+        record["predicted_iou"] -= 1
+    assert_same_records(found, usual)
+
+
+def test_step_replaced_in_the_class_of_the_generator(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = SamAutomaticMaskGenerator._process_batch, list[int]()
+
+    def counting(self: SamAutomaticMaskGenerator, points: np.ndarray, *args: Any) -> MaskData:
+        calls.append(len(points))
+        return original(self, points, *args)
+
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "_process_batch", counting)
+    SamAutomaticMaskGenerator(sam, **OPTIONS, points_per_batch=20).generate(IMAGE)
+    assert calls == [20, 16]

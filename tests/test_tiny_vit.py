@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from fastsam_core.models import module_cache, tiny_vit
+from fastsam_core.models.common import LayerNorm2d
 from fastsam_core.models.tiny_vit import TinyViT
 from fastsam_core.ops._native import cpu_module, cpu_reason
+from golden_recipe import fill_state_dict
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason=f"no native operations: {cpu_reason}")
 
@@ -161,3 +163,21 @@ def test_traced_network_passes_pytorchs_checks():
     model, (images, others) = network(), torch.randn(2, 1, 3, 64, 64)
     traced = torch.jit.trace(model, images)  # trace runs again without gradients and compares the graphs
     torch.testing.assert_close(traced(others), model(others))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(tiny_vit.ConvNorm, tiny_vit.PatchEmbed, tiny_vit.Stage, tiny_vit.MBConv, tiny_vit.PatchMerging),
+        *(tiny_vit.TinyViTBlock, tiny_vit.Mlp, tiny_vit.Attention, LayerNorm2d, nn.BatchNorm2d, nn.Linear),
+    ],
+)
+def test_forward_replaced_in_a_class_is_called(layer, monkeypatch):
+    model, images, original = network(), torch.randn(1, 3, 48, 48), layer.forward
+    model.load_state_dict(fill_state_dict(model.state_dict()))  # with which each layer has an influence
+    with torch.no_grad():
+        usual = model(images)
+        monkeypatch.setattr(layer, "forward", lambda *args: original(*args).abs())
+        found = model(images)
+    assert (found - usual).abs().max() > 1e-3
+    torch.testing.assert_close(found, model(images).detach(), rtol=1e-4, atol=1e-4)  # gradients are on

@@ -36,6 +36,14 @@ def test_a_predictor_takes_the_module_of_a_loaded_model(fastsam: FastSAM) -> Non
         assert len(result) > 3 and result.boxes.data.tolist() == expected.boxes.data.tolist()
 
 
+def test_a_predictor_is_made_from_the_task_map(fastsam: FastSAM) -> None:
+    for model in (fastsam, YOLO(fastsam.ckpt_path)):
+        predictor = model.task_map[model.task]["predictor"](overrides=YOLO_QUIET)
+        predictor.setup_model(model=model.model)
+        (result,), (expected,) = (call(bgr_image(61, 90), **YOLO_QUIET) for call in (predictor, model))
+        assert len(result) > 3 and torch.equal(result.boxes.data, expected.boxes.data)
+
+
 def test_a_callback_renames_the_classes_of_the_predictors_model(fastsam: FastSAM) -> None:
     model = YOLO(fastsam.ckpt_path)
 
@@ -68,6 +76,12 @@ def test_labels_without_points_are_no_prompt(
     assert result.crop_boxes is not None  # which only segment everything gives
     (result,) = fastsam(image, labels=[1], **YOLO_QUIET)
     assert len(result) == len(fastsam(image, **YOLO_QUIET)[0]) > 0
+    assert caplog.messages == ["labels have no effect without points"]
+
+
+def test_labels_without_points_are_logged_by_inference_too(model: SamModel, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = Predictor(overrides={"model": model, **QUIET})
+    assert len(predictor.inference(bgr_image(30, 40), labels=[1], **FEW)) == 3  # those of generate
     assert caplog.messages == ["labels have no effect without points"]
 
 

@@ -16,9 +16,9 @@ from fastsam_core import ASSETS, YOLO, Results, rle
 from fastsam_core.config import DetectConfig
 from fastsam_core.detect import load_detector
 from fastsam_core.detect.yolo.decode import decode
+from fastsam_core.detect.yolo.head import RawOutput
 from fastsam_core.detect.yolo.letterbox import Letterbox
 from fastsam_core.detect.yolo.masks import mask_rles
-from fastsam_core.detect.yolo.network import RawOutput
 from fastsam_core.detect.yolo.predictor import YoloPredictor
 from small_model import bgr_image
 from yolo_files import DetectionModel, expected, make, write
@@ -259,7 +259,7 @@ def test_options_without_effect_are_logged(segment: YOLO, caplog: pytest.LogCapt
     image = bgr_image(48, 64)
     segment(image, points_stride=3, task="detect", imgsz=97, **QUIET)
     said = caplog.text
-    assert "points_stride has no effect on YOLOv8 and FastSAM" in said
+    assert "points_stride has no effect on YOLO and FastSAM" in said
     assert "task='detect' has no effect" in said and "not a multiple of 32; using 128" in said
 
 

@@ -1,4 +1,4 @@
-"""YOLOv8 checkpoints in the published format, pickled from stand-in classes under Ultralytics' module paths.
+"""YOLO checkpoints in the published format, pickled from stand-in classes under Ultralytics' module paths.
 
 The stand-ins are small networks with random weights, separate batch normalisations and a plain forward pass. `expected`
 evaluates them independently of the package: dense masks, loops, no shared code.
@@ -23,134 +23,106 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPSILON = 1e-3
-BINS = 16
+from yolo11_layers import C2PSA, Attention, C3k, C3k2, DWConv, Proto26, PSABlock
+from yolo_layers import BINS, DFL, SPPF, Bottleneck, C2f, Concat, Conv, Proto
 
 
-class Conv(nn.Module):
-    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c1, c2, k, s, k // 2, bias=False)
-        self.bn = nn.BatchNorm2d(c2, eps=EPSILON)
-        self.act = nn.SiLU()
+def branches(channels: tuple[int, ...], hidden: int, out: int, separable: bool = False) -> nn.ModuleList:
+    def layer(c: int) -> nn.Module:
+        return nn.Sequential(DWConv(c, 3), Conv(c, hidden)) if separable else Conv(c, hidden, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, c: int, add: bool) -> None:
-        super().__init__()
-        self.cv1, self.cv2, self.add = Conv(c, c, 3), Conv(c, c, 3), add
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.cv2(self.cv1(x))
-        return x + y if self.add else y
-
-
-class C2f(nn.Module):
-    def __init__(self, c1: int, c2: int, n: int, add: bool) -> None:
-        super().__init__()
-        self.c = c2 // 2
-        self.cv1, self.cv2 = Conv(c1, 2 * self.c), Conv((2 + n) * self.c, c2)
-        self.m = nn.ModuleList(Bottleneck(self.c, add) for _ in range(n))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.cv1(x)
-        parts = [y[:, : self.c], y[:, self.c :]]
-        for link in self.m:
-            parts.append(link(parts[-1]))
-        return self.cv2(torch.cat(parts, 1))
-
-
-class SPPF(nn.Module):
-    def __init__(self, c1: int, c2: int) -> None:
-        super().__init__()
-        self.cv1, self.cv2, self.m = Conv(c1, c1 // 2), Conv(c1 * 2, c2), nn.MaxPool2d(5, 1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.cv1(x)
-        b = self.m(a)
-        c = self.m(b)
-        return self.cv2(torch.cat([a, b, c, self.m(c)], 1))
-
-
-class Concat(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.d = 1
-
-    def forward(self, x: list[Tensor]) -> Tensor:
-        return torch.cat(x, self.d)
-
-
-class DFL(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(BINS, 1, 1, bias=False).requires_grad_(False)
-        self.conv.weight.data = torch.arange(float(BINS)).view(1, BINS, 1, 1)
-
-
-class Proto(nn.Module):
-    def __init__(self, c1: int, hidden: int, c2: int) -> None:
-        super().__init__()
-        self.cv1, self.upsample = Conv(c1, hidden, 3), nn.ConvTranspose2d(hidden, hidden, 2, 2, 0, bias=True)
-        self.cv2, self.cv3 = Conv(hidden, hidden, 3), Conv(hidden, c2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
-
-
-def branches(channels: tuple[int, ...], hidden: int, out: int) -> nn.ModuleList:
-    return nn.ModuleList(
-        nn.Sequential(Conv(c, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, out, 1)) for c in channels
-    )
+    return nn.ModuleList(nn.Sequential(layer(c), layer(hidden), nn.Conv2d(hidden, out, 1)) for c in channels)
 
 
 class Detect(nn.Module):
-    def __init__(self, nc: int, channels: tuple[int, ...]) -> None:
+    """family: 8, 11 or 26, which has a second set of branches, without which a model is trained but not fused."""
+
+    def __init__(self, nc: int, channels: tuple[int, ...], family: int) -> None:
         super().__init__()
-        self.nc, self.nl, self.reg_max, self.no = nc, 3, BINS, nc + 4 * BINS
+        bins = 1 if family == 26 else BINS
+        self.nc, self.nl, self.reg_max, self.no = nc, 3, bins, nc + 4 * bins
         self.stride = torch.tensor([8.0, 16.0, 32.0])
-        self.cv2, self.cv3 = branches(channels, 16, 4 * BINS), branches(channels, 12, nc)
-        self.dfl = DFL()
+        self.cv2: Any = branches(channels, 16, 4 * bins)
+        self.cv3: Any = branches(channels, 12, nc, family > 8)
+        self.dfl = DFL() if bins > 1 else nn.Identity()
+        if family == 26:
+            self.one2one_cv2, self.one2one_cv3 = branches(channels, 16, 4), branches(channels, 12, nc, True)
+
+    def used(self, name: str) -> Any:
+        """Return the branches of this name that are used in prediction."""
+        return getattr(self, name) if self.cv2 is not None else getattr(self, f"one2one_{name}")
 
     def forward(self, x: list[Tensor]) -> Any:
-        return [torch.cat([a(y), b(y)], 1) for a, b, y in zip(self.cv2, self.cv3, x, strict=True)]
+        return [torch.cat([a(y), b(y)], 1) for a, b, y in zip(self.used("cv2"), self.used("cv3"), x, strict=True)]
 
 
 class Segment(Detect):
-    def __init__(self, nc: int, channels: tuple[int, ...]) -> None:
-        super().__init__(nc, channels)
+    def __init__(self, nc: int, channels: tuple[int, ...], family: int) -> None:
+        super().__init__(nc, channels, family)
         self.nm, self.npr = 8, 12
-        self.proto, self.cv4 = Proto(channels[0], self.npr, self.nm), branches(channels, 8, self.nm)
+        self.proto: Any = Proto(channels[0], self.npr, self.nm)
+        self.cv4: Any = branches(channels, 8, self.nm)
         self.detect = Detect.forward  # pickled as a call of getattr, as in published files
 
     def forward(self, x: list[Tensor]) -> Any:
-        return self.detect(self, x), [a(y) for a, y in zip(self.cv4, x, strict=True)], self.proto(x[0])
+        return self.detect(self, x), [a(y) for a, y in zip(self.used("cv4"), x, strict=True)], self.prototypes(x)
+
+    def prototypes(self, x: list[Tensor]) -> Tensor:
+        return self.proto(x[0])
+
+
+class Segment26(Segment):
+    def __init__(self, nc: int, channels: tuple[int, ...], family: int) -> None:
+        super().__init__(nc, channels, family)
+        self.proto, self.one2one_cv4 = Proto26(channels, self.npr, self.nm, nc), branches(channels, 8, self.nm)
+
+    def prototypes(self, x: list[Tensor]) -> Tensor:
+        return self.proto(x)
+
+
+def upsample() -> nn.Module:
+    return nn.Upsample(None, 2, "nearest")
+
+
+def layers_of_yolov8() -> list[nn.Module]:
+    return [
+        *(Conv(3, 8, 3, 2), Conv(8, 12, 3, 2), C2f(12, 12, 1, True), Conv(12, 16, 3, 2), C2f(16, 16, 2, True)),
+        *(Conv(16, 24, 3, 2), C2f(24, 24, 2, True), Conv(24, 32, 3, 2), C2f(32, 32, 1, True), SPPF(32, 32)),
+        *(upsample(), Concat(), C2f(32 + 24, 24, 1, False), upsample(), Concat(), C2f(24 + 16, 16, 1, False)),
+        *(Conv(16, 16, 3, 2), Concat(), C2f(16 + 24, 24, 1, False)),
+        *(Conv(24, 24, 3, 2), Concat(), C2f(24 + 32, 32, 1, False)),
+    ]
+
+
+def layers_of_yolo11(family: int) -> list[nn.Module]:
+    """Return layers of YOLO11 or YOLO26. The attention of the backbone has two heads."""
+    kind, last_kind = ("C3k", "attention") if family == 26 else ("plain", "C3k")
+    return [
+        *(Conv(3, 8, 3, 2), Conv(8, 12, 3, 2), C3k2(12, 16, 1, "plain", 4), Conv(16, 16, 3, 2)),
+        *(C3k2(16, 16, 2, "plain", 8), Conv(16, 24, 3, 2), C3k2(24, 24, 1, "C3k"), Conv(24, 256, 3, 2)),
+        *(C3k2(256, 256, 1, "C3k", 16), SPPF(256, 256, family == 26), C2PSA(256, 1)),
+        *(upsample(), Concat(), C3k2(256 + 24, 24, 2, kind), upsample(), Concat(), C3k2(24 + 16, 16, 1, kind)),
+        *(Conv(16, 16, 3, 2), Concat(), C3k2(16 + 24, 24, 1, kind)),
+        *(Conv(24, 24, 3, 2), Concat(), C3k2(24 + 256, 32, 1, last_kind)),
+    ]
 
 
 class DetectionModel(nn.Module):
-    """A tiny YOLOv8: backbone, neck and a detection or segmentation head."""
+    """A tiny network: backbone, neck and a detection or segmentation head."""
 
-    def __init__(self, nc: int, head: type[Detect]) -> None:
+    def __init__(self, nc: int, head: type[Detect], family: int = 8) -> None:
         super().__init__()
-        layers = [
-            *(Conv(3, 8, 3, 2), Conv(8, 12, 3, 2), C2f(12, 12, 1, True), Conv(12, 16, 3, 2), C2f(16, 16, 2, True)),
-            *(Conv(16, 24, 3, 2), C2f(24, 24, 2, True), Conv(24, 32, 3, 2), C2f(32, 32, 1, True), SPPF(32, 32)),
-            *(nn.Upsample(None, 2, "nearest"), Concat(), C2f(32 + 24, 24, 1, False)),
-            *(nn.Upsample(None, 2, "nearest"), Concat(), C2f(24 + 16, 16, 1, False)),
-            *(Conv(16, 16, 3, 2), Concat(), C2f(16 + 24, 24, 1, False)),
-            *(Conv(24, 24, 3, 2), Concat(), C2f(24 + 32, 32, 1, False), head(nc, (16, 24, 32))),
-        ]
-        self.model = nn.Sequential(*layers)
+        layers = layers_of_yolov8() if family == 8 else layers_of_yolo11(family)
+        self.model = nn.Sequential(*layers, head(nc, (16, 24, 32), family))
         self.names = {i: f"kind {i}" for i in range(nc)}
         self.stride = torch.tensor([8.0, 16.0, 32.0])
         self.yaml = {"nc": nc, "scale": "n"}
         self.args: Any = {"imgsz": 96}
 
     def forward(self, x: Tensor) -> Any:
-        reads = {11: (10, 6), 14: (13, 4), 17: (16, 12), 20: (19, 9), 22: (15, 18, 21)}
+        reads: dict[int, tuple[int, ...]] = {11: (10, 6), 14: (13, 4), 17: (16, 12), 20: (19, 9), 22: (15, 18, 21)}
+        if len(self.model) == 24:
+            reads = {12: (11, 6), 15: (14, 4), 18: (17, 13), 21: (20, 10), 23: (16, 19, 22)}
         seen: list[Any] = []
         for place, layer in enumerate(self.model):
             x = layer([seen[i] for i in reads[place]] if place in reads else x)
@@ -167,9 +139,12 @@ class IterableSimpleNamespace(types.SimpleNamespace):
 
 
 _PATHS = {
-    "ultralytics.nn.modules.conv": (Conv, Concat),
-    "ultralytics.nn.modules.block": (Bottleneck, C2f, SPPF, DFL, Proto),
-    "ultralytics.nn.modules.head": (Detect, Segment),
+    "ultralytics.nn.modules.conv": (Conv, DWConv, Concat),
+    "ultralytics.nn.modules.block": (
+        *(Bottleneck, C2f, SPPF, DFL, Proto),
+        *(C3k, C3k2, Attention, PSABlock, C2PSA, Proto26),
+    ),
+    "ultralytics.nn.modules.head": (Detect, Segment, Segment26),
     "ultralytics.nn.tasks": (DetectionModel, SegmentationModel),
     "ultralytics.utils": (IterableSimpleNamespace,),
 }
@@ -198,10 +173,16 @@ def published_paths() -> Iterator[None]:
                 del sys.modules[name]
 
 
-def make(task: str = "detect", nc: int = 5, seed: int = 0) -> DetectionModel:
-    """Return a network in evaluation mode whose scores, boxes and masks vary across the image."""
+def make(task: str = "detect", nc: int = 5, seed: int = 0, family: int = 8) -> DetectionModel:
+    """Return a network in evaluation mode whose scores, boxes and masks vary across the image.
+
+    family: 8, 11 or 26.
+    """
     torch.manual_seed(seed)
-    net: DetectionModel = SegmentationModel(nc, Segment) if task == "segment" else DetectionModel(nc, Detect)
+    segment_head = Segment26 if family == 26 else Segment
+    net: DetectionModel = (
+        SegmentationModel(nc, segment_head, family) if task == "segment" else DetectionModel(nc, Detect, family)
+    )
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -210,11 +191,16 @@ def make(task: str = "detect", nc: int = 5, seed: int = 0) -> DetectionModel:
         net.train()
         for _ in range(30):
             net(torch.rand(2, 3, 64, 64))
-        head = net.model[22]
-        for boxes, scores in zip(head.cv2, head.cv3, strict=True):
+        head: Any = net.model[-1]
+        pairs = list(zip(head.cv2, head.cv3, strict=True))
+        if family == 26:
+            pairs += zip(head.one2one_cv2, head.one2one_cv3, strict=True)
+        for boxes, scores in pairs:
             boxes[2].weight.mul_(4)
             scores[2].weight.mul_(8)
             scores[2].bias.fill_(-2.0)
+            if family == 26:
+                boxes[2].bias.fill_(2.0)  # distances, most of them positive
     return net.half().float().eval()  # rounded, because files store half precision
 
 
@@ -251,7 +237,13 @@ def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, int, int, float
 
 
 def expected(
-    net: DetectionModel, image: np.ndarray, size: int, conf: float, iou: float = 0.7, max_det: int = 300
+    net: DetectionModel,
+    image: np.ndarray,
+    size: int,
+    conf: float,
+    iou: float = 0.7,
+    max_det: int = 300,
+    agnostic_nms: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the expected detections of `net`.
 
@@ -262,25 +254,29 @@ def expected(
     with torch.no_grad():
         out = net(torch.from_numpy(np.ascontiguousarray(pixels))[None])
     levels, weights, prototypes = (out, None, None) if not isinstance(out, tuple) else out
+    head: Any = net.model[-1]
+    bins = head.reg_max
     rows, coefficients = [], []
     for level, (grid, stride) in enumerate(zip(levels, (8, 16, 32), strict=True)):
         grid = grid[0].double()
         for y in range(grid.shape[1]):
             for x in range(grid.shape[2]):
-                scores = grid[4 * BINS :, y, x].sigmoid()
-                best = int(scores.argmax())
-                if scores[best] <= conf:
-                    continue
-                bins = grid[: 4 * BINS, y, x].view(4, BINS).softmax(1)
-                w, n, e, s = (bins * torch.arange(BINS)).sum(1).tolist()
+                scores = grid[4 * bins :, y, x].sigmoid()
+                distances = grid[: 4 * bins, y, x].view(4, bins)
+                means = (distances.softmax(1) * torch.arange(bins)).sum(1) if bins > 1 else distances[:, 0]
+                w, n, e, s = means.tolist()
                 box = [(x + 0.5 - w) * stride, (y + 0.5 - n) * stride, (x + 0.5 + e) * stride, (y + 0.5 + s) * stride]
-                rows.append([*box, float(scores[best]), best])
-                if weights is not None:
-                    coefficients.append(weights[level][0, :, y, x])
+                # A model with one-to-one branches only may find an object of each class in a cell.
+                only_best = head.cv2 is not None or agnostic_nms
+                for kind in [int(scores.argmax())] if only_best else range(len(scores)):
+                    if scores[kind] > conf:
+                        rows.append([*box, float(scores[kind]), kind])
+                        if weights is not None:
+                            coefficients.append(weights[level][0, :, y, x])
     order = sorted(range(len(rows)), key=lambda i: -rows[i][4])
     kept: list[int] = []
     for i in order:
-        if all(rows[i][5] != rows[j][5] or overlap(rows[i], rows[j]) <= iou for j in kept):
+        if head.cv2 is None or all(rows[i][5] != rows[j][5] or overlap(rows[i], rows[j]) <= iou for j in kept):
             kept.append(i)
     kept = kept[:max_det]
     height, width = image.shape[:2]

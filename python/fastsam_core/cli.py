@@ -205,7 +205,7 @@ _PROMPTS_BY_CLASS = {"SAM": PROMPT_KEYS, "FastSAM": ("bboxes", "points", "labels
 def _model_class(name: Any, task: Any = None) -> str:
     """Return the model class that a checkpoint name stands for: "SAM", "FastSAM" or "YOLO".
 
-    The task `detect` marks a YOLOv8 checkpoint with any other name.
+    The task `detect` marks a YOLO checkpoint with any other name.
     """
     stem = Path(str(name)).stem.lower()
     if "fastsam" in stem:

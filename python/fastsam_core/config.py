@@ -225,9 +225,9 @@ STRING_OPTIONS = frozenset(key for key, field in FIELDS.items() if field.metadat
 
 @dataclass
 class DetectConfig(Config):
-    """The options of YOLOv8 and FastSAM. Those of segment everything and of text prompts have no effect."""
+    """The options of YOLO and FastSAM. Those of segment everything and of text prompts have no effect."""
 
-    model_family: ClassVar[str] = "YOLOv8 and FastSAM"
+    model_family: ClassVar[str] = "YOLO and FastSAM"
     ineffective: ClassVar[frozenset[str]] = frozenset((*_GENERATE_KEYS, "text_model", "text_conf"))
 
     task: Any = _option(None, parse.network_task, "task of the network, known from the checkpoint")

@@ -25,10 +25,10 @@ class Converted:
 
 
 def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Converted:
-    """Write the tensors of a SAM, YOLOv8 or FastSAM checkpoint to `target`, a `.safetensors` file.
+    """Write the tensors of a SAM, YOLO or FastSAM checkpoint to `target`, a `.safetensors` file.
 
     source: a path, or an official checkpoint name. Tensors keep their types, and their names unless transformers saved
-    them. For YOLOv8 networks, class names and other settings are stored in the file's metadata. Nothing that a pickled
+    them. For YOLO networks, class names and other settings are stored in the file's metadata. Nothing that a pickled
     checkpoint refers to is imported or run.
 
     Raises ValueError for a source that is none of these models, for a target with another suffix, and for a target that
@@ -49,7 +49,9 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
         weights = read_weights(path)
         sizes = weights.build_network().architecture
         save_weights(weights, target)
-        return Converted(target, f"YOLOv8, {sizes.task}, {sizes.num_classes} classes", len(weights.tensors))
+        return Converted(
+            target, f"{sizes.family.name}, {sizes.task}, {sizes.num_classes} classes", len(weights.tensors)
+        )
     name = identify(state)
     save_tensors(state, target)
     return Converted(target, name, len(state))

@@ -229,6 +229,7 @@ class Predictor(PredictorState):
     ) -> tuple[Tensor, ...]:
         """Call `prompt_inference` if there are prompts, else `generate`."""
         if bboxes is None and points is None and masks is None:
+            Prompts.parse(labels=labels)  # logs that they have no effect
             return self.generate(im, **options)
         return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output, **options)
 

@@ -10,7 +10,8 @@ labels (1 foreground, 0 background, -1 none, 2 and 3 the corners of a box):
     None: all 1. One number: for all clicks. N numbers for N x 2 points. N x P, or as ragged as the points. P numbers
     for N x P x 2 points: the same for every object.
 bboxes:
-    [x1, y1, x2, y2] or N x 4, or the `Boxes` of a result. With points, box i and points i describe object i.
+    [x1, y1, x2, y2] or N x 4, or an object that has them as `xyxy`, such as the `Boxes` of a result. With points, box i
+    and points i describe object i.
 masks:
     (H, W) or (N, H, W), either of the image's size or of the low-resolution logits' (S / 4, S / 4), or the `Masks` of
     a result. Floating-point values are logits; bool values, and integers 0 and 1 (or 0 and 255), mean background and
@@ -31,7 +32,6 @@ from torch.nn import functional as F
 
 from ._log import warn_once
 from ._tensors import check_dense
-from .boxes import Boxes
 from .masks import Masks
 from .preprocess import scale_points
 
@@ -217,7 +217,7 @@ def _finite_float32(array: np.ndarray, name: str) -> Tensor:
 
 
 def _parse_boxes(bboxes: Any) -> Tensor:
-    bboxes = bboxes.xyxy if isinstance(bboxes, Boxes) else bboxes
+    bboxes = getattr(bboxes, "xyxy", bboxes)  # of the `Boxes` of a result, of this package or another
     try:
         array = _to_float64(bboxes, "bboxes")
     except ValueError:

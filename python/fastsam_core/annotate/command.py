@@ -8,7 +8,7 @@ from .._arguments import UsageError, check_keys
 
 OPTIONS = {
     "data": "folder of images, with its sub-folders, or any other source",
-    "det_model": "detector: yolov8n.pt to yolov8x.pt, or path of a checkpoint; default: none, segment everything",
+    "det_model": "detector: yolov8x.pt, yolo11x.pt, yolo26x.pt ... or a path; default: none, segment everything",
     "sam_model": "name or path of a SAM checkpoint; default: sam_nano.pt; also model=",
     "device": "cpu, cuda, 0, ...; default: the GPU if there is one",
     "output_dir": "folder for the label files; default: <data>_auto_annotate_labels",

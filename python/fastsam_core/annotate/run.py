@@ -53,9 +53,9 @@ def auto_annotate(
 
     data: a folder of images, searched with its sub-folders, or any other source that `SAM` takes. Label maps and
         contact sheets that earlier runs wrote there are left out.
-    det_model: an official name ("yolov8n.pt" to "yolov8x.pt" ...), a checkpoint of that family, or a callable
-        `detector(image) -> boxes, scores, class ids, names`, called with each image as (H, W, 3) uint8 BGR: see
-        `detect.Detector`. With det_model=None everything is segmented, as class 0.
+    det_model: an official name ("yolov8x.pt", "yolo11x.pt", "yolo26x.pt" ...), another YOLO checkpoint, a `YOLO`, or a
+        callable `detector(image) -> boxes, scores, class ids, names`, called with each image as (H, W, 3) uint8 BGR:
+        see `detect.Detector`. With det_model=None everything is segmented, as class 0.
     sam_model: a checkpoint or `SamModel`, or a `SAM` or `Predictor`, whose own options (`conf` and so on) then apply.
     device: of both models; "" is the GPU if there is one.
     output_dir: default `<data's parent>/<data's stem>_auto_annotate_labels`.

@@ -97,9 +97,11 @@ def from_onnx(
 
     The input is one RGB image (1, 3, H, W) in 0 to 1, letterboxed. The first output is one of
 
-    - (1, 4 + classes, places) with centre, size and class scores, as YOLOv8 and its successors are exported; the mask
-      coefficients of a segmentation network may follow the scores;
-    - (1, N, 6) with x1, y1, x2, y2, score, class, as exports with built-in non-maximum suppression give.
+    - (1, 4 + classes, places) with centre, size and class scores, as YOLOv8 and its successors are exported;
+    - (1, N, 6) with x1, y1, x2, y2, score, class, as exports with built-in non-maximum suppression give, and those of
+      YOLO26 that need none.
+
+    The mask coefficients of a segmentation network may follow.
 
     names: class names, {id: name} or a list; by default from the file's metadata. conf: keep boxes with a greater
     score; default 0.25. iou: threshold of non-maximum suppression; default 0.7, unused for (1, N, 6). imgsz: input size

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .protocol import CheckedDetector, Detector
 
+if TYPE_CHECKING:
+    from .yolo.model import YOLO
+
 
 def load_detector(
-    detector: str | os.PathLike[str] | Detector,
+    detector: str | os.PathLike[str] | YOLO | Detector,
     *,
     conf: float | None = None,
     iou: float | None = None,
@@ -21,8 +24,9 @@ def load_detector(
 ) -> CheckedDetector:
     """Return a detector whose output is checked.
 
-    detector: an official name ("yolov8n.pt" to "yolov8x.pt", "yolov8n-seg.pt" ..., "FastSAM-s.pt", "FastSAM-x.pt"), a
-        checkpoint of that family by path (.pt or .safetensors), or any callable `detector(image)`, see `Detector`.
+    detector: an official name ("yolov8x.pt", "yolo11x.pt", "yolo26x-seg.pt" ..., "FastSAM-s.pt", "FastSAM-x.pt"), a
+        YOLO or FastSAM checkpoint by path (.pt or .safetensors), a `YOLO` or `FastSAM`, or any callable
+        `detector(image)`, see `Detector`.
     conf: keep boxes with a greater score; default 0.25 for a network.
     iou: of two boxes of one class that overlap by more, drop the one with the lower score; default 0.7.
     imgsz: long side of the network's input in pixels; by default the size it was trained with.
@@ -34,11 +38,14 @@ def load_detector(
     Raises TypeError for anything else, and FileNotFoundError, ValueError or ConnectionError for a checkpoint that can't
     be obtained or isn't one.
     """
-    if isinstance(detector, (str, os.PathLike)):
+    from .yolo.model import YOLO
+
+    if isinstance(detector, (str, os.PathLike, YOLO)):
         from .yolo import YoloDetector
 
+        network = detector.loaded if isinstance(detector, YOLO) else detector
         yolo_detector = YoloDetector(
-            detector, conf=conf, iou=iou, imgsz=imgsz, max_det=max_det, classes=classes, device=device
+            network, conf=conf, iou=iou, imgsz=imgsz, max_det=max_det, classes=classes, device=device
         )
         return CheckedDetector(yolo_detector)
     if isinstance(detector, CheckedDetector) and conf is None and max_det is None and classes is None:

@@ -106,13 +106,13 @@ class OnnxDetector:
         other_shapes: shapes of the further outputs. ValueError if `output` has none of the shapes that `from_onnx`
         names, or if scores are NaN.
         """
-        if output.ndim == 3 and len(output) == 1 and output.shape[2] == 6:
+        # A segmentation network also outputs prototypes (1, C, h, w), and each object has C coefficients at the end.
+        num_coefficients = next((shape[1] for shape in other_shapes if len(shape) == 4), 0)
+        if output.ndim == 3 and len(output) == 1 and output.shape[2] == 6 + num_coefficients:
             rows = output[0]
             rows = rows[self._is_confident(rows[:, 4])]
             rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
             return rows[:, :4], rows[:, 4], rows[:, 5].long()
-        # A segmentation network also outputs prototypes (1, C, h, w), and their C coefficients follow the scores.
-        num_coefficients = next((shape[1] for shape in other_shapes if len(shape) == 4), 0)
         num_classes = output.shape[1] - 4 - num_coefficients if output.ndim == 3 else 0
         if num_classes < 1 or len(output) != 1 or output.shape[1] > output.shape[2]:
             raise ValueError(

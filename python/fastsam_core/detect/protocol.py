@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,8 +15,6 @@ from .. import option_parsers as parse
 from ..formats.labels import MAX_CLASS_ID
 
 _CONTRACT = "a detector returns boxes (N, 4) x1, y1, x2, y2 in pixels, scores (N,), class ids (N,) and names {id: name}"
-# Added to the error if the detector returned YOLO results as they are.
-_RESULTS_HINT = "; of results = model(image) these are results[0].boxes.xyxy, .boxes.conf, .boxes.cls and .names"
 
 
 class Detections(NamedTuple):
@@ -38,9 +37,12 @@ class Detector(Protocol):
     It is called with the image, (H, W, 3) uint8 BGR, which it must not change. It returns boxes (N, 4) x1, y1, x2, y2
     in pixels, scores (N,), class ids (N,), which are integers from 0 on, and names: {id: name}, a list, or None.
     Arrays, lists, and tensors of any device and dtype are accepted; N may be 0.
+
+    A YOLO model of another package may be a detector too: a result, or a list of one, with `boxes.xyxy`, `boxes.conf`,
+    `boxes.cls` and `names` is also accepted.
     """
 
-    def __call__(self, image: NDArray[np.uint8], /) -> tuple[Any, Any, Any, Any]:
+    def __call__(self, image: NDArray[np.uint8], /) -> Any:
         """Return boxes, scores, class ids and names of one image."""
         ...
 
@@ -55,8 +57,8 @@ class CheckedDetector:
     those with the highest scores. None turns a filter off. The boxes stay in the detector's order.
 
     `fingerprint` identifies the detector in manifests, which record the filters beside it: its own attribute of that
-    name, otherwise the qualified name of the class or function; never a memory address. If the detector is itself a
-    `CheckedDetector`, that one's filters are part of it.
+    name, otherwise the qualified name of the class or function, with the file name of its `ckpt_path` if it has one;
+    never a memory address. If the detector is itself a `CheckedDetector`, that one's filters are part of it.
     """
 
     def __init__(
@@ -129,11 +131,10 @@ def check_detections(output: Any, path: str = "the image") -> Detections:
     def contract_error(problem: str) -> ValueError:
         return ValueError(f"the detector returned {problem} for {path}; {_CONTRACT}")
 
+    output = _from_results(output)
     if not isinstance(output, (tuple, list)) or len(output) != 4:
-        is_sequence = isinstance(output, (tuple, list))
-        error = contract_error(f"a {type(output).__name__}{f' of {len(output)}' if is_sequence else ''}")
-        first = output[0] if is_sequence and output else output
-        raise ValueError(f"{error}{_RESULTS_HINT if hasattr(first, 'boxes') else ''}")
+        length = f" of {len(output)}" if isinstance(output, (tuple, list)) else ""
+        raise contract_error(f"a {type(output).__name__}{length}")
     try:
         boxes, scores, class_ids = (_to_array(values) for values in output[:3])
     except (ValueError, TypeError, OverflowError) as error:
@@ -165,7 +166,18 @@ def qualified_name(detector: Any) -> str:
     while isinstance(detector, functools.partial):
         detector = detector.func
     target = detector if hasattr(detector, "__qualname__") else type(detector)
-    return f"{target.__module__}.{target.__qualname__}"
+    checkpoint = getattr(detector, "ckpt_path", None)
+    file_name = f" {os.path.basename(checkpoint)}" if isinstance(checkpoint, (str, os.PathLike)) else ""
+    return f"{target.__module__}.{target.__qualname__}{file_name}"
+
+
+def _from_results(output: Any) -> Any:
+    """Return a YOLO model's result, or a list of one, as boxes, scores, class ids and names; anything else as it is."""
+    result = output[0] if isinstance(output, (tuple, list)) and len(output) == 1 else output
+    boxes: Any = getattr(result, "boxes", None)
+    if not all(hasattr(boxes, name) for name in ("xyxy", "conf", "cls")):
+        return output
+    return boxes.xyxy, boxes.conf, boxes.cls, getattr(result, "names", None)
 
 
 def _to_class_names(names: Any, contract_error: Callable[[str], ValueError]) -> dict[int, str]:

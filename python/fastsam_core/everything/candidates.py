@@ -142,7 +142,7 @@ class PendingBatch:
     """Masks of one batch, which are first measured, then filtered, then turned into runs.
 
     results: the measurement, already launched. pairs: (N, 2), the point index and mask index of each mask.
-    scores: (points, 3), the IoU that the decoder predicts. points: (points, 2) in pixels of the crop.
+    scores: (points, M), the IoU that the decoder predicts. points: (points, 2) in pixels of the crop.
     """
 
     def __init__(

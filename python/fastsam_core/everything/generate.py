@@ -70,7 +70,7 @@ def generate_masks(
         decode: called as decode(crop_box, points) with two positional arguments, once per batch, in the order of the
             crops. crop_box is a list of ints [x0, y0, x1, y1] in pixels of the image (x1 and y1 exclusive). points is a
             float32 CPU tensor (N, 2) of x, y in pixels of the crop's model input, whose long side is `input_long_side`.
-            decode returns the predicted IoU, a floating-point tensor (N, 3), and a callable
+            decode returns the predicted IoU of M masks per point, a floating-point tensor (N, M), and a callable
             logits(point_index, mask_index) that takes two lists of K integers and returns the low-resolution logits
             (K, L/4, L/4) of those pairs. logits is only called for pairs that may pass `conf_thres`, with at most 64
             pairs per call. If CUDA kernels are in use and the predicted IoU is on the GPU, a call has at most 1,024
@@ -238,9 +238,9 @@ def _checked_decode(decoded: Any, count: int) -> tuple[Tensor, Logits]:
     if not isinstance(predicted_iou, Tensor) or not predicted_iou.is_floating_point():
         kind = predicted_iou.dtype if isinstance(predicted_iou, Tensor) else type(predicted_iou).__name__
         raise TypeError(f"the predicted IoU from decode must be a floating-point torch tensor, got {kind}")
-    if tuple(predicted_iou.shape) != (count, 3):
+    if predicted_iou.ndim != 2 or len(predicted_iou) != count:
         shape = tuple(predicted_iou.shape)
-        raise ValueError(f"the predicted IoU from decode must have shape ({count}, 3) for {count} points, got {shape}")
+        raise ValueError(f"the predicted IoU from decode must have shape ({count}, M) for {count} points, got {shape}")
     if not callable(logits):
         raise TypeError(f"decode's second value must be callable as logits(points, masks), got {type(logits).__name__}")
     return predicted_iou.detach().float(), logits

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from .module_cache import watch_settings
+from .native import watch_methods
 
 # Mean and standard deviation of ImageNet's RGB channels on the 0..255 scale, as in the reference.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -33,7 +35,8 @@ class LayerNorm2d(nn.Module):
         return self.channels_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def channels_last(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> same
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        # Autocast on a CPU passes bfloat16 with float32 weights. As in the reference, the wider type is returned.
+        return F.layer_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class MLP(nn.Module):
@@ -66,6 +69,11 @@ class MLPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., embedding_dim) -> same
         return self.lin2(self.act(self.lin1(x)))
+
+
+watch_methods(LayerNorm2d, MLP, MLPBlock)
+watch_settings(LayerNorm2d, "eps")
+watch_settings(MLP, "sigmoid_output")
 
 
 def neck(in_channels: int, out_channels: int) -> nn.Sequential:

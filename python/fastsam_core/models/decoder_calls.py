@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .decoder_folded import FoldedImage
+from .mask_decoder import MaskDecoder, TwoWayTransformer
+from .native import has_hooks, has_original_methods
 from .prepared_image import ImageDecoder, PreparedImage
 from .prompt_encoder import PromptEncoder
 
@@ -58,8 +60,13 @@ class PromptTensors(NamedTuple):
 def decode_in_chunks(
     image: PreparedImage, encoder: PromptEncoder, prompts: PromptTensors, multimask_output: bool
 ) -> tuple[Tensor, Tensor]:
-    """Decode by calls of the modules, some prompts at a time: logits (N, M, 4h, 4w) and predicted IoU (N, M)."""
+    """Decode by calls of the modules, some prompts at a time: logits (N, M, 4h, 4w) and predicted IoU (N, M).
+
+    Hooks and methods of the user's get all prompts at once, as in Meta's predictor.
+    """
     outputs, size = [], _plain_chunk_size(image.embedding)
+    if _observes_calls(image.decoder, encoder):
+        size = max(1, prompts.num_objects)
     for start in range(0, prompts.num_objects, size):
         points, labels, boxes, masks = (None if x is None else x[start : start + size] for x in prompts)
         sparse, dense = encoder(
@@ -74,6 +81,17 @@ def decode_in_chunks(
         )
         outputs.append((logits.float(), iou.float()))
     return torch.cat([logits for logits, _ in outputs]), torch.cat([iou for _, iou in outputs])
+
+
+def _observes_calls(decoder: nn.Module, encoder: PromptEncoder) -> bool:
+    """Return whether the modules have hooks or methods that may depend on which prompts they get together."""
+    is_usual = (
+        has_original_methods(encoder, PromptEncoder, "forward")
+        and has_original_methods(decoder, MaskDecoder, "forward", "predict_masks")
+        and has_original_methods(decoder.transformer, TwoWayTransformer, "forward")
+        and not has_hooks(decoder, encoder)
+    )
+    return not is_usual
 
 
 def decode_folded(folded: ImageDecoder, sparse: Tensor, multimask_output: bool) -> tuple[Tensor, Tensor]:

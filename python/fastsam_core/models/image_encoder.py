@@ -26,6 +26,7 @@ from .native import (
     is_plain,
     is_unmodified,
     record_layer_types,
+    watch_methods,
 )
 from .vit_block import Attention, Block
 
@@ -328,3 +329,4 @@ def _layer_norm(x: Tensor, norm: _Norm) -> Tensor:
 _CONV_TYPES = frozenset({nn.Conv2d})
 # Layer types that the blocks consist of, unless the user has put in others.
 _LAYER_TYPES = frozenset({nn.ModuleList, Block, Attention, MLPBlock, nn.Linear, nn.LayerNorm, nn.GELU})
+watch_methods(ImageEncoderViT, PatchEmbed)

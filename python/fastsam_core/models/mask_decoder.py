@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .common import MLP, LayerNorm2d, MLPBlock
-from .native import record_layer_types
+from .module_cache import watch_settings
+from .native import has_original_methods, record_layer_types, watch_methods
 
 NUM_MASK_TOKENS = 4  # one for the single mask, three for an ambiguous prompt
 
@@ -95,7 +96,8 @@ class MaskDecoder(nn.Module):
         count = max(source.shape[0], sparse_prompt_embeddings.shape[0])
         tokens = self.tokens(sparse_prompt_embeddings).expand(count, -1, -1)
         height, width = source.shape[-2:]
-        tokens, source = self.transformer(source.expand(count, -1, -1, -1), image_pe, tokens)
+        source, image_pe = (x.expand(count, -1, -1, -1) for x in (source, image_pe))
+        tokens, source = self.transformer(source, image_pe, tokens)
         upscaled = self.output_upscaling(source.transpose(1, 2).unflatten(2, (height, width)))
         masks = torch.einsum("nmc,nchw->nmhw", self.mask_weights(tokens), upscaled)
         return masks, self.iou_prediction_head(tokens[:, 0])
@@ -109,7 +111,8 @@ class MaskDecoder(nn.Module):
 
     def mask_weights(self, tokens: Tensor) -> Tensor:  # (N, 5 + T, C) -> (N, 4, C / 8)
         """Return each mask token's weights over the channels of the upscaled embedding."""
-        return torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
+        mlps = self.output_hypernetworks_mlps
+        return torch.stack([mlps[i](tokens[:, 1 + i]) for i in range(self.num_mask_tokens)], dim=1)
 
     def is_standard(self) -> bool:
         """Return whether the layers are those of the official models, in any width.
@@ -123,7 +126,7 @@ class MaskDecoder(nn.Module):
             and len(self.iou_prediction_head.layers) == 3
             and not any(cast(MLP, mlp).sigmoid_output for mlp in (*heads, self.iou_prediction_head))
             and all(_is_exact_gelu(self.output_upscaling[index]) for index in (2, 4))
-            and "predict_masks" not in self.__dict__
+            and has_original_methods(self, MaskDecoder, "predict_masks")
             and len({_widths_of(mlp) for mlp in heads}) == 1
         )
 
@@ -188,7 +191,7 @@ class TwoWayTransformer(nn.Module):
         for block in self.blocks:
             norms += block.norm1, block.norm2, block.norm3, block.norm4
             attentions += block.cross_attn_token_to_image, block.cross_attn_image_to_token
-        widths = {2 * attention.internal_dim for attention in attentions}
+        widths = {2 * attention.q_proj.out_features for attention in attentions}
         attentions += [block.self_attn for block in self.blocks]
         return (
             all(type(block.mlp.act) is nn.ReLU for block in self.blocks)
@@ -273,6 +276,7 @@ class DecoderAttention(nn.Module):
         if num_heads < 1 or inner % num_heads:
             raise ValueError(f"num_heads must divide the inner width, {inner}, not be {num_heads}")
         self.embedding_dim = embedding_dim
+        self.internal_dim = inner
         self.num_heads = num_heads
         self.q_proj = nn.Linear(embedding_dim, inner)
         self.k_proj = nn.Linear(embedding_dim, inner)
@@ -280,25 +284,28 @@ class DecoderAttention(nn.Module):
         self.out_proj = nn.Linear(inner, embedding_dim)
 
     @property
-    def internal_dim(self) -> int:
-        """Channels of all heads together."""
-        return self.q_proj.out_features
-
-    @property
     def head_dim(self) -> int:
-        return self.internal_dim // self.num_heads
+        return self.q_proj.out_features // self.num_heads
 
-    def split_heads(self, x: Tensor) -> Tensor:  # (N, L, heads * d) -> (N, heads, L, d)
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def split_heads(self, x: Tensor) -> Tensor:
+        return self._separate_heads(x, self.num_heads)
+
+    # The steps of Meta's class under their names, since subclasses with adapters call them.
+
+    def _separate_heads(self, x: Tensor, num_heads: int) -> Tensor:  # (N, L, heads * d) -> (N, heads, L, d)
+        return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+    def _recombine_heads(self, x: Tensor) -> Tensor:  # (N, heads, L, d) -> (N, L, heads * d)
+        return x.transpose(1, 2).flatten(2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (N, Lq, C), (N, Lk, C), (N, Lk, C) -> (N, Lq, C)
         q, k, v = (self.split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         if q.is_cpu and q.dtype == torch.bfloat16:
             # PyTorch's fused kernel takes about twice as long for heads this narrow, both forward and backward.
-            out = ((q * self.head_dim**-0.5) @ k.transpose(-1, -2)).softmax(dim=-1) @ v
+            out = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.out_proj(self._recombine_heads(out))
 
 
 # Layer types of the official decoder.
@@ -308,3 +315,8 @@ _LAYER_TYPES = frozenset(
         *(nn.ConvTranspose2d, nn.Embedding, nn.GELU, nn.LayerNorm, nn.Linear, nn.ModuleList, nn.ReLU, nn.Sequential),
     }
 )
+watch_methods(MaskDecoder, names=("forward", "predict_masks"))
+watch_methods(TwoWayTransformer, TwoWayBlock, DecoderAttention)
+watch_settings(MaskDecoder, "num_mask_tokens")
+watch_settings(TwoWayBlock, "skip_first_layer_pe")
+watch_settings(DecoderAttention, "num_heads")

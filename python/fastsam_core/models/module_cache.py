@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,6 +34,20 @@ class _ModuleState(NamedTuple):
 # weights that were changed through `.data`, which is common when models are averaged.
 CACHED_DEVICES = ["cuda"]
 
+# Settings of layers that native operations take for granted.
+_CONV_SETTINGS = attrgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+LAYER_SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
+    nn.Conv2d: _CONV_SETTINGS,
+    nn.ConvTranspose2d: _CONV_SETTINGS,
+    nn.GELU: attrgetter("approximate"),
+}
+# Attributes whose change makes cached values stale, by type of layer.
+_watched: dict[type[nn.Module], Callable[[Any], Any]] = {
+    **LAYER_SETTINGS,
+    nn.LayerNorm: attrgetter("eps"),
+    nn.BatchNorm2d: attrgetter("eps"),
+}
+
 _cache: weakref.WeakKeyDictionary[nn.Module, tuple[_ModuleState, dict[Hashable, Any]]] = weakref.WeakKeyDictionary()
 _immutable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -40,9 +55,10 @@ _immutable: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def cached(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_versioned: bool = False) -> Value:
     """Return `make()`, cached for as long as `module` lives and its weights, layers and hooks stay unchanged.
 
-    Changes in place are noticed if PyTorch counts them: not those through `.data` or NumPy, nor any of tensors that
-    were made in inference mode. `make` must read nothing else that can change, and its result must not hold `module`
-    itself.
+    So must the attributes that `watch_settings` was given, and the number of attributes of each layer, which grows when
+    one of its methods is replaced. Changes in place are noticed if PyTorch counts them: not those through `.data` or
+    NumPy, nor any of tensors that were made in inference mode. `make` must read nothing else that can change, and its
+    result must not hold `module` itself.
     key: identifies the value. if_versioned: don't cache for modules with tensors made in inference mode, nor for
     modules on a device type outside of `CACHED_DEVICES`.
     """
@@ -65,6 +81,11 @@ def cached(module: nn.Module, key: Hashable, make: Callable[[], Value], *, if_ve
         # still read it.
         value = values.setdefault(key, value)
     return value
+
+
+def watch_settings(layer_type: type[nn.Module], *names: str) -> None:
+    """Make `cached` notice changes of these attributes of layers of this type."""
+    _watched[layer_type] = attrgetter(*names)
 
 
 def last_cached(module: nn.Module, key: Hashable) -> Any:
@@ -199,6 +220,8 @@ def _fingerprint(module: nn.Module) -> tuple[list[Any], list[Any], bool]:
         versioned = False
         fingerprint += [version_of(tensor) for tensor in tensors]
     fingerprint += [part.training for part in parts]
+    fingerprint.append(sum([len(part.__dict__) for part in parts]))
+    fingerprint += [_watched[type(part)](part) for part in parts if type(part) in _watched]
     hooked = [part for part in parts if part._forward_hooks or part._forward_pre_hooks]
     fingerprint += [(id(part), *part._forward_pre_hooks, *part._forward_hooks) for part in hooked]
     # An instance attribute `forward`, as wrappers set it.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,17 +12,13 @@ from torch.nn.modules import module as nn_module
 from .._log import warn_once
 from ..ops._native import cpu_module
 from ..ops._native_cuda import DTYPES, cuda_module, why_not_on
-from .module_cache import cached, is_immutable, modules_of
+from .module_cache import LAYER_SETTINGS, cached, is_immutable, modules_of
 
 # Attribute in which a network stores the types and settings of its layers.
 _LAYER_TYPES = "_layer_types"
-# Settings that the native operations take for granted.
-_CONV_SETTINGS = attrgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-_SETTINGS: dict[type[nn.Module], Callable[[Any], Any]] = {
-    nn.Conv2d: _CONV_SETTINGS,
-    nn.ConvTranspose2d: _CONV_SETTINGS,
-    nn.GELU: attrgetter("approximate"),
-}
+# Methods that faster code bypasses, by class and name, and those called `forward`, as they were at import.
+_methods: dict[tuple[type, str], Any] = {}
+_forwards: dict[type[nn.Module], Any] = {}
 
 
 def can_use_native(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -87,7 +82,7 @@ def is_unmodified(module: nn.Module) -> bool:
 
     Native operations read the weights and so would bypass replaced layers (adapters such as LoRA, quantised or
     parametrized layers, another activation, a convolution with another stride or with a bias it didn't have), hooks,
-    and a `forward` set on a layer. If there are any, it is logged once that PyTorch runs the module.
+    and a `forward` set on a layer or on its class. If there are any, it is logged once that PyTorch runs the module.
     """
     unmodified = is_plain(module)
     if not unmodified:
@@ -103,11 +98,55 @@ def is_plain(module: nn.Module, layer_types: frozenset[type] | None = None) -> b
 
     layer_types: if given, the module may consist of any layers of these types instead of its original ones.
     """
-    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+    if _has_global_hooks():
+        return False
+    if uses_patched_classes(module):
         return False
     if torch.compiler.is_compiling() or not is_immutable(module):
         return _has_expected_layers(module, layer_types)
     return cached(module, ("plain", layer_types), lambda: _has_expected_layers(module, layer_types))
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Return whether a layer of the modules has forward hooks or a `forward` of its own."""
+    return _has_global_hooks() or any(_is_observed(part) for module in modules for part in modules_of(module))
+
+
+def _has_global_hooks() -> bool:
+    return bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
+
+
+def _is_observed(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__)
+
+
+def watch_methods(*types: type, names: Sequence[str] = ("forward",)) -> None:
+    """Remember methods, to notice when others take their place, e.g. by `Attention.forward = ...`.
+
+    Call where the classes are defined.
+    """
+    _methods.update({(owner, name): getattr(owner, name) for owner in types for name in names})
+    _forwards.update({owner: owner.forward for owner in types if issubclass(owner, nn.Module)})
+
+
+def has_original_methods(instance: object, owner: type, *names: str) -> bool:
+    """Return whether these methods of an instance of `owner` are those that `watch_methods` was given.
+
+    They aren't if a subclass overrides them, or if they were replaced in the instance or the class.
+    """
+    own = getattr(instance, "__dict__", ())
+    return all(name not in own and getattr(type(instance), name, None) is _methods[owner, name] for name in names)
+
+
+def uses_patched_classes(module: nn.Module) -> bool:
+    """Return whether a layer's class has got another `forward` since `watch_methods` was called for it."""
+    patched = [layer_type for layer_type, forward in _forwards.items() if layer_type.forward is not forward]
+    return bool(patched) and any(type(part) in patched for part in modules_of(module))
+
+
+def has_original_forward(module: nn.Module, layer_type: type[nn.Module]) -> bool:
+    """Return whether calling a module runs the `forward` of `layer_type`, given to `watch_methods`, and no hooks."""
+    return not _is_observed(module) and has_original_methods(module, layer_type, "forward")
 
 
 def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None) -> bool:
@@ -118,14 +157,14 @@ def _has_expected_layers(module: nn.Module, layer_types: frozenset[type] | None)
     for part in parts:
         if layer_types is not None and type(part) not in layer_types:
             return False
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+        if _is_observed(part):
             return False
     return True
 
 
 def _type_and_settings(layer: nn.Module) -> tuple[Any, ...]:
     """Return a layer's type, what native operations take for granted of it, and which parameters it lacks."""
-    settings = _SETTINGS.get(type(layer))
+    settings = LAYER_SETTINGS.get(type(layer))
     lacking = [name for name, parameter in layer._parameters.items() if parameter is None]
     return type(layer), None if settings is None else settings(layer), lacking
 
@@ -141,3 +180,7 @@ def record_layer_types(module: nn.Module, layer_types: frozenset[type] | None = 
         type(part) in layer_types and all(value is not None for value in part._parameters.values()) for part in parts
     ):
         vars(module)[_LAYER_TYPES] = list(map(_type_and_settings, parts))
+
+
+watch_methods(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding, nn.BatchNorm2d, nn.LayerNorm)
+watch_methods(nn.GELU, nn.ReLU, nn.Sequential)

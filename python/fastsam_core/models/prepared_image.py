@@ -14,7 +14,7 @@ from .decoder_gpu import GpuImage, can_use_decoder_kernels
 from .decoder_tiled import TiledImage
 from .mask_decoder import MaskDecoder
 from .module_cache import cached, is_capturing
-from .native import can_use_native, is_unmodified
+from .native import can_use_native, has_original_methods, is_unmodified, uses_patched_classes
 from .precision import dtype_of, in_dtype
 from .prompt_encoder import PromptEncoder
 
@@ -82,7 +82,9 @@ class PreparedImage:
 
     def _image_decoder_type(self) -> type[ImageDecoder] | None:
         """Return the form to use under the current modes; None if the decoder isn't the usual one."""
-        if not self._is_standard:
+        # Classes may have been patched since `_is_standard` was determined.
+        is_patched = uses_patched_classes(self.decoder)
+        if is_patched or not (self._is_standard and has_original_methods(self.decoder, MaskDecoder, "predict_masks")):
             return None
         tensors = self.embedding, self.position, self.no_mask, self.decoder.iou_token.weight
         if can_use_native(*tensors):
@@ -119,7 +121,7 @@ def _shared_embeddings(encoder: PromptEncoder, dtype: torch.dtype) -> tuple[Tens
     def make() -> tuple[Tensor, Tensor]:
         return encoder.get_dense_pe().to(dtype), encoder.dense(None).to(dtype)
 
-    if encoder.training or torch.is_grad_enabled():
+    if encoder.training or torch.is_grad_enabled() or not encoder.has_standard_positions():
         return make()
 
     def made() -> tuple[Tensor, Tensor]:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from .._log import warn_once
 from .common import LayerNorm2d
-from .native import can_use_native, is_unmodified, record_layer_types
+from .native import (
+    can_use_native,
+    has_original_forward,
+    has_original_methods,
+    is_unmodified,
+    record_layer_types,
+    watch_methods,
+)
 
 # Below this many angles, waking PyTorch's threads costs more than computing the embedding of points.
 _MIN_THREADED_ANGLES = 1 << 15
@@ -70,6 +77,7 @@ class PromptEncoder(nn.Module):
     @image_embedding_size.setter
     def image_embedding_size(self, size: tuple[int, int]) -> None:
         self.grid_size = _square_side("image_embedding_size", size)
+        self.mask_input_size = 4 * self.grid_size, 4 * self.grid_size
 
     @property
     def input_image_size(self) -> tuple[int, int]:
@@ -78,10 +86,6 @@ class PromptEncoder(nn.Module):
     @input_image_size.setter
     def input_image_size(self, size: tuple[int, int]) -> None:
         self.image_size = _square_side("input_image_size", size)
-
-    @property
-    def mask_input_size(self) -> tuple[int, int]:
-        return 4 * self.grid_size, 4 * self.grid_size
 
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
@@ -96,7 +100,7 @@ class PromptEncoder(nn.Module):
             masks: logits (N, 1, S / 4, S / 4).
         """
         coords, labels = (None, None) if points is None else points
-        count = next((prompt.shape[0] for prompt in (coords, boxes, masks) if prompt is not None), 1)
+        count = self._get_batch_size(points, boxes, masks)
         dense = self.dense(masks).expand(count, -1, *self.image_embedding_size)
         return self.sparse(coords, labels, boxes).expand(count, -1, -1), dense
 
@@ -116,14 +120,10 @@ class PromptEncoder(nn.Module):
         if points is not None:
             if labels is None:
                 raise ValueError("points need labels of shape (N, P)")
-            tokens.append(self.embed_points(points, labels))
-            if boxes is None:
-                # As in the reference, a prompt of points alone ends with one padding point.
-                tokens.append(self.not_a_point_embed.weight[None].expand(points.shape[0], 1, -1))
+            # As in the reference, a prompt of points alone ends with one padding point.
+            tokens.append(self._embed_points(points, labels, pad=boxes is None))
         if boxes is not None:
-            corners = boxes.reshape(-1, 2, 2)
-            corner_labels = torch.arange(2, 4, device=boxes.device).expand(len(corners), 2)
-            tokens.append(self.embed_points(corners, corner_labels))
+            tokens.append(self._embed_boxes(boxes))
         if not tokens:
             return self.no_mask_embed.weight.new_zeros(1, 0, self.embed_dim)
         return torch.cat(tokens, dim=1)
@@ -135,19 +135,53 @@ class PromptEncoder(nn.Module):
         """
         if masks is None:
             return self.no_mask_embed.weight.view(1, -1, 1, 1)
-        return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
+        return self._embed_masks(masks.to(self.no_mask_embed.weight.dtype))
+
+    # The methods that Meta's class consists of, under their names, since tools call and override them.
+
+    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
+        """Embed points (N, P, 2) with labels (N, P) as for `sparse`; `pad` appends a padding point's token."""
+        tokens = self.embed_points(points, labels)
+        if not pad:
+            return tokens
+        return torch.cat([tokens, self.not_a_point_embed.weight[None].expand(len(tokens), 1, -1)], dim=1)
+
+    def _embed_boxes(self, boxes: Tensor) -> Tensor:  # (N, 4) -> (N, 2, C)
+        corners = boxes.reshape(-1, 2, 2)
+        return self.embed_points(corners, torch.arange(2, 4, device=boxes.device).expand(len(corners), 2))
+
+    def _embed_masks(self, masks: Tensor) -> Tensor:  # (N, 1, 4 * grid, 4 * grid) -> (N, C, grid, grid)
+        embedding: Tensor = self.mask_downscaling(masks)
+        return embedding
+
+    def _get_batch_size(self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None) -> int:
+        return next((len(x) for x in (points and points[0], boxes, masks) if x is not None), 1)
+
+    def _get_device(self) -> torch.device:
+        return self.point_embeddings[0].weight.device  # type: ignore[return-value]
 
     def has_standard_forward(self) -> bool:
         """Return whether `forward` is nothing but `sparse` and `dense`. If it isn't, that is logged once."""
-        hooks = self._forward_hooks or self._forward_pre_hooks
-        if type(self).forward is PromptEncoder.forward and "forward" not in self.__dict__ and not hooks:
+        if has_original_forward(self, PromptEncoder):
             return True
         warn_once(f"{type(self).__name__} has hooks or another forward: the decoder's plain form takes its embeddings")
         return False
 
+    def has_standard_positions(self) -> bool:
+        """Return whether the position embedding of the image tokens depends on the buffer in `pe_layer` alone."""
+        return has_original_methods(self, PromptEncoder, "get_dense_pe") and self._has_standard_pe_layer()
+
+    def has_standard_points(self) -> bool:
+        """Return whether the tokens of points depend on the points and the weights alone."""
+        return has_original_methods(self, PromptEncoder, "_embed_points") and self._has_standard_pe_layer()
+
+    def _has_standard_pe_layer(self) -> bool:
+        names = "forward", "forward_with_coords", "_pe_encoding"
+        return has_original_methods(self.pe_layer, PositionEmbeddingRandom, *names)
+
     def has_standard_mask_layers(self) -> bool:
         """Return whether `dense` equals a mix of `mask_hidden_channels` by `mask_projection`."""
-        return is_unmodified(self) and "dense" not in self.__dict__
+        return is_unmodified(self) and has_original_methods(self, PromptEncoder, "dense", "_embed_masks")
 
     def mask_hidden_channels(self, masks: Tensor) -> Tensor:
         """Return the channels that a mask's embedding is a linear mix of: (N, K, grid, grid).
@@ -171,7 +205,7 @@ class PromptEncoder(nn.Module):
         zero_row = torch.zeros_like(embeddings[0])
         table = torch.cat([self.not_a_point_embed.weight, *embeddings, zero_row])
         # A click names a pixel, whose centre is embedded.
-        positions = self.pe_layer.embed_positions((points + 0.5) / self.image_size)
+        positions = self.pe_layer.forward_with_coords(points + 0.5, self.input_image_size)
         positions = torch.where((labels == -1)[..., None], torch.zeros_like(positions), positions)
         # Labels other than -1 to 3 select the zero row, which leaves the position alone, as in Meta's implementation.
         row_indices = (labels.long().flatten().clamp(-2, 4) + 1) % 6
@@ -212,21 +246,20 @@ class PositionEmbeddingRandom(nn.Module):
         y, x = torch.meshgrid(*axes, indexing="ij")
         return self._pe_encoding(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
 
-    def _pe_encoding(self, positions: Tensor) -> Tensor:  # (..., 2) -> (..., 2 * num_pos_feats)
-        angles = self._angles(positions)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
     def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Embed points (..., 2) x, y in pixels of a (height, width) image: (..., 2 * num_pos_feats)."""
-        return self._pe_encoding(coords_input / coords_input.new_tensor([image_size[1], image_size[0]]))
+        height, width = image_size
+        # A tensor of sizes would have to be copied to the GPU.
+        sizes = height if height == width else coords_input.new_tensor([width, height])
+        return self._pe_encoding(coords_input / sizes)
 
-    def embed_positions(self, positions: Tensor) -> Tensor:
+    def _pe_encoding(self, coords: Tensor) -> Tensor:
         """Embed positions (..., 2) in [0, 1]: (..., 2 * num_pos_feats).
 
         Small inputs avoid PyTorch's threads when native operations are in use: these threads would spin for
         milliseconds on cores that the native operations need.
         """
-        angles = self._angles(positions)
+        angles = self._angles(coords)
         if angles.numel() >= _MIN_THREADED_ANGLES or not can_use_native(angles):
             return torch.cat([angles.sin(), angles.cos()], dim=-1)
         angles_float64 = angles.numpy().astype(np.float64)
@@ -240,6 +273,10 @@ class PositionEmbeddingRandom(nn.Module):
         # In half precision an angle loses half of its digits, and with them the position.
         with torch.autocast(matrix.device.type, enabled=False):
             return 2 * math.pi * ((2 * positions.to(matrix.dtype) - 1) @ matrix)
+
+
+watch_methods(PromptEncoder, names=("forward", "dense", "get_dense_pe", "_embed_points", "_embed_masks"))
+watch_methods(PositionEmbeddingRandom, names=("forward", "forward_with_coords", "_pe_encoding"))
 
 
 def _square_side(name: str, size: tuple[int, int]) -> int:

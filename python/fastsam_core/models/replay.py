@@ -72,7 +72,7 @@ def encode(encoder: nn.Module, images: Tensor) -> Tensor:
     Graphs are used for inference with few images on a GPU, and only if nothing observes the call but its result: no
     gradients, autocast, hooks, compilers, modes or profilers, no capture by others, only this package's and PyTorch's
     own layers, none of them in training mode. Results are the same to the bit, and are new tensors. Changes of the
-    encoder's weights, layers and hooks are noticed as by `cached`, but not changes of plain attributes such as `eps`.
+    encoder's weights, layers and hooks are noticed as by `cached`.
     """
     if disabled_reason or not _is_replayable(encoder, images):
         return _encode_eagerly(encoder, images)

@@ -114,7 +114,8 @@ class SamModel(nn.Module):
 
     def _apply_image_size(self, size: int) -> None:
         """Set the size of the inputs without changing `default_image_size`."""
-        self.prompt_encoder.image_size, self.prompt_encoder.grid_size = size, size // 16
+        self.prompt_encoder.input_image_size = size, size
+        self.prompt_encoder.image_embedding_size = size // 16, size // 16
 
     def at_image_size(self, size: int) -> SamModel:
         """Return a model that shares all layers with this one but has an input size of its own.
@@ -124,7 +125,8 @@ class SamModel(nn.Module):
         original, sized = self.prompt_encoder, self._sized_prompt_encoders.get(size)
         if type(sized) is not type(original):
             sized = self._sized_prompt_encoders[size] = object.__new__(type(original))
-        state = {**vars(original), "image_size": size, "grid_size": size // 16}
+        sizes = {"image_size": size, "grid_size": size // 16, "mask_input_size": (size // 4, size // 4)}
+        state = {**vars(original), **sizes}
         for name in vars(sized).keys() - state:
             vars(sized).pop(name, None)
         vars(sized).update(state)
@@ -291,7 +293,7 @@ class SamModel(nn.Module):
         Returns:
             The IoU that the decoder predicts, (N, 3) float32, and a callable logits(point_index, mask_index) that
             returns the logits (K, S / 4, S / 4) float32 of K chosen pairs. These must not be written to: on the CPU
-            another call may return the same memory.
+            another call may return the same memory. Decoders of another kind may have other numbers of masks than 3.
         """
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():
@@ -329,7 +331,9 @@ class SamModel(nn.Module):
             return encoder.sparse(device_points, device_labels, None).to(image.dtype)
 
         is_cacheable = (
-            points.is_cpu and labels.is_cpu and points.dtype == torch.float32 and not can_use_native(image.embedding)
+            (points.is_cpu and labels.is_cpu and points.dtype == torch.float32)
+            and not can_use_native(image.embedding)
+            and encoder.has_standard_points()
         )
         if not is_cacheable or encoder.training or torch.is_autocast_enabled(device.type):
             return make()

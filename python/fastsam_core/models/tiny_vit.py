@@ -7,6 +7,7 @@ classifier tensors of its checkpoint (`norm_head`, `head`) are not used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from .native import (
     is_plain,
     is_unmodified,
     record_layer_types,
+    watch_methods,
 )
 from .tiny_vit_gpu import (
     ConvStep,
@@ -41,19 +43,40 @@ from .tiny_vit_gpu import (
 HALF = (torch.float16, torch.bfloat16)
 
 
+# Arguments of MobileSAM's class: those with the only value that this one supports, and those that are ignored.
+_FIXED_SETTINGS = {
+    **{"in_chans": 3, "mlp_ratio": 4, "mbconv_expand_ratio": 4, "local_conv_size": 3},
+    **{"drop_rate": 0, "drop_path_rate": 0, "use_checkpoint": False},
+}
+_IGNORED_SETTINGS = ("num_classes", "layer_lr_decay")
+
+
 class TinyViT(nn.Module):
-    """Encode normalised images (B, 3, S, S) to embeddings (B, out_channels, S / 16, S / 16)."""
+    """Encode normalised images (B, 3, S, S) to embeddings (B, out_channels, S / 16, S / 16).
+
+    The other arguments of MobileSAM's class are accepted as keywords, if they have the values of its model. Raises
+    ValueError for other values and TypeError for other names.
+    """
 
     def __init__(
         self,
-        embed_dims: tuple[int, int, int, int],
-        depths: tuple[int, int, int, int],
-        num_heads: tuple[int, int, int, int],
-        window_sizes: tuple[int, int, int, int],
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_sizes: Sequence[int],
         *,
         out_channels: int = 256,
+        img_size: int | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
+        for name, value in settings.items():
+            if name not in (*_FIXED_SETTINGS, *_IGNORED_SETTINGS):
+                raise TypeError(f"TinyViT has no argument {name!r}")
+            if value != _FIXED_SETTINGS.get(name, value):
+                raise ValueError(f"{name} must be {_FIXED_SETTINGS[name]}, not {value!r}")
+        if img_size is not None:
+            self.img_size = img_size
         self.patch_embed = PatchEmbed(embed_dims[0])
         self.layers = nn.ModuleList()
         for i, (dim, depth, heads, window) in enumerate(zip(embed_dims, depths, num_heads, window_sizes, strict=True)):
@@ -65,6 +88,12 @@ class TinyViT(nn.Module):
             self.layers.append(Stage(blocks, downsample))
         self.neck = neck(embed_dims[-1], out_channels)
         record_layer_types(self)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load all but the tensors of a classifier, which MobileSAM's checkpoints have and nothing uses."""
+        for key in [key for key in state_dict if key.startswith((f"{prefix}norm_head.", f"{prefix}head."))]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, images: Tensor) -> Tensor:
         if can_use_native(images, *self.patch_embed.parameters()) and self._is_evaluating() and is_unmodified(self):
@@ -392,3 +421,6 @@ class Attention(nn.Module):
             else windowed_attention_in_torch
         )
         return attend(qkv, bias, self.window_size, padding)
+
+
+watch_methods(TinyViT, ConvNorm, PatchEmbed, Stage, MBConv, PatchMerging, TinyViTBlock, Mlp, Attention)

@@ -13,7 +13,8 @@ from .. import ops
 from ..ops._attention.reference import attention as attention_in_torch
 from ..ops._attention.windows import partition, unpartition
 from .common import MLPBlock, get_members
-from .native import can_use_cuda_kernels, can_use_native
+from .module_cache import watch_settings
+from .native import can_use_cuda_kernels, can_use_native, has_original_forward, watch_methods
 
 
 class Block(nn.Module):
@@ -55,8 +56,7 @@ class Block(nn.Module):
         block: (B * windows, window_size, window_size, C).
         """
         attn, size = self.attn, self.window_size
-        is_original = type(attn) is Attention and "forward" not in vars(attn)
-        if is_original and not (attn._forward_hooks or attn._forward_pre_hooks):
+        if type(attn) is Attention and has_original_forward(attn, Attention):
             return attn(x, size)
         if not size:
             return attn(x)
@@ -156,6 +156,11 @@ class Attention(nn.Module):
         )
         attend = ops.attention if fused else attention_in_torch
         return attend(qkv, rel_pos_h, rel_pos_w, self.num_heads, window_size, padding)
+
+
+watch_methods(Block, Attention)
+watch_settings(Block, "window_size")
+watch_settings(Attention, "num_heads", "scale", "use_rel_pos")
 
 
 def _multiply_keys(qkv: Tensor, factor: float) -> Tensor:  # (..., 3 * heads * d) -> same

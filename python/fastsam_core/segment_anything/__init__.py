@@ -43,7 +43,7 @@ __all__ = [
 _MODULES = (
     *("", ".automatic_mask_generator", ".build_sam", ".predictor"),
     *(".modeling", ".modeling.common", ".modeling.image_encoder", ".modeling.mask_decoder"),
-    *(".modeling.prompt_encoder", ".modeling.sam", ".modeling.transformer"),
+    *(".modeling.prompt_encoder", ".modeling.sam", ".modeling.tiny_vit_sam", ".modeling.transformer"),
     *(".utils", ".utils.amg", ".utils.onnx", ".utils.transforms"),
 )
 

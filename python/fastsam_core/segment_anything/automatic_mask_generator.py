@@ -98,7 +98,7 @@ class SamAutomaticMaskGenerator(GeneratorSteps):
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self._config()  # raises for invalid values now rather than in `generate`
-        scoring = self.predictor.model.mask_scoring
+        scoring = getattr(self.predictor.model, "mask_scoring", OFFICIAL)
         if scoring != OFFICIAL and (pred_iou_thresh, stability_score_thresh) == _THRESHOLDS:
             warn_once(
                 f"{self.predictor.model.name} scores its masks lower than Meta's models do, so few pass the default "

@@ -15,6 +15,7 @@ from ..config import Config
 from ..everything.arguments import Crop
 from ..everything.candidates import BatchQueue, Candidates, Filters
 from ..everything.generate import checked_filters, crop_candidates
+from ..models.native import has_original_methods, watch_methods
 from ..models.sam.amg import (
     MaskData,
     batch_iterator,
@@ -28,9 +29,9 @@ from ..models.sam.amg import (
     uncrop_points,
 )
 from .predictor import SamPredictor
+from .utils.transforms import ResizeLongestSide
 
 _STEPS = ("_generate_masks", "_process_crop", "_process_batch", "postprocess_small_regions")
-_PREDICTOR_STEPS = ("set_image", "set_torch_image", "predict_torch", "reset_image")
 
 
 class GeneratorSteps:
@@ -55,8 +56,26 @@ class GeneratorSteps:
         raise NotImplementedError
 
     def _has_own_steps(self) -> bool:
-        """Return whether a subclass or an attribute overrides a step, or a method of the predictor that steps call."""
-        return _overrides(self, GeneratorSteps, _STEPS) or _overrides(self.predictor, SamPredictor, _PREDICTOR_STEPS)
+        """Return whether a step, or a method that steps call, was overridden or replaced."""
+        predictor = self.predictor
+        is_usual = (
+            has_original_methods(self, GeneratorSteps, *_STEPS)
+            and has_original_methods(predictor, SamPredictor, "set_image", "reset_image")
+            and not self._predicts_at_full_size()
+            and not predictor._has_own_input()
+            and has_original_methods(predictor.transform, ResizeLongestSide, "apply_coords")
+        )
+        return not is_usual
+
+    def _predicts_at_full_size(self) -> bool:
+        """Return whether masks must come from the predictor's `predict_torch`."""
+        predictor = self.predictor
+        is_usual = (
+            has_original_methods(predictor, SamPredictor, "predict_torch")
+            and has_original_methods(predictor.transform, ResizeLongestSide, "get_preprocess_shape")
+            and not predictor._has_own_output()
+        )
+        return not is_usual
 
     @torch.no_grad()
     def _generate_masks(self, image: np.ndarray) -> MaskData:
@@ -87,7 +106,8 @@ class GeneratorSteps:
         points = self.point_grids[crop_layer_idx] * np.array(size)[::-1]
         data = MaskData()
         # The step itself decodes its points in batches, for which a GPU may choose another size.
-        batch_size = self.points_per_batch if _overrides(self, GeneratorSteps, ("_process_batch",)) else len(points)
+        is_usual = has_original_methods(self, GeneratorSteps, "_process_batch") and not self._predicts_at_full_size()
+        batch_size = len(points) if is_usual else self.points_per_batch
         for (batch,) in batch_iterator(batch_size, points):
             data.cat(self._process_batch(batch, size, crop_box, orig_size))
         self.predictor.reset_image()
@@ -108,15 +128,22 @@ class GeneratorSteps:
         """
         x0, y0, x1, y1 = crop_box
         height, width = orig_size
-        if _overrides(self.predictor, SamPredictor, ("predict_torch",)) or tuple(im_size) != (y1 - y0, x1 - x0):
+        if self._predicts_at_full_size() or tuple(im_size) != (y1 - y0, x1 - x0):
             return self._process_batch_by_predictor(points, im_size, crop_box, orig_size)
         model, options = self.predictor.model, self._config().generate_options(self.predictor.model)
         filters = checked_filters(**{key: options[key] for key in Filters.__dataclass_fields__})
         prepared = self.predictor._prepared()
 
+        # All points are scaled by the transform, whose method may be the user's.
+        scaled = self.predictor.transform.apply_coords(np.asarray(points), (y1 - y0, x1 - x0))
+        coords = torch.from_numpy(np.asarray(scaled, np.float32))
+        done = 0
+
         def decode(crop: list[int], inputs: Tensor) -> Any:
+            nonlocal done
+            start, done = done, done + len(inputs)
             labels = torch.ones(len(inputs), 1, dtype=torch.int64, device="cpu")
-            return model.decode_points(prepared, inputs[:, None], labels, filters.min_decoded_iou)
+            return model.decode_points(prepared, coords[start:done, None], labels, filters.min_decoded_iou)
 
         crop, batch_size = Crop((x0, y0, x1, y1), np.asarray(points, np.float64)), options["points_batch_size"]
         parts = crop_candidates(decode, crop, (height, width), batch_size, model.image_size, filters, BatchQueue())
@@ -182,11 +209,7 @@ class GeneratorSteps:
         return mask_data
 
 
-def _overrides(instance: object, base: type, names: tuple[str, ...]) -> bool:
-    """Return whether an object has other methods of these names than the base class."""
-    return any(
-        name in vars(instance) or getattr(type(instance), name, None) is not getattr(base, name) for name in names
-    )
+watch_methods(GeneratorSteps, names=_STEPS)
 
 
 def _nms(boxes: Tensor, scores: Tensor, thresh: float) -> Tensor:

@@ -11,10 +11,13 @@ from torch import Tensor
 from .. import ops
 from ..encoded_image import encode
 from ..models.module_cache import cached, version_of
+from ..models.native import has_original_methods, watch_methods
 from ..models.prepared_image import PreparedImage
+from ..models.prompt_encoder import PromptEncoder
 from ..postprocess import MaskResizer
 from ..prompts import MAX_COORDINATE, MAX_LOGIT
 from .modeling import Sam, as_sam
+from .modeling.sam import ADDED_METHODS
 from .utils.transforms import ResizeLongestSide
 
 
@@ -27,14 +30,16 @@ class SamPredictor:
     attributes. Setting all four restores an embedding that was saved earlier.
     """
 
-    features: Tensor | None
-    original_size: tuple[int, int]
-    input_size: tuple[int, int]
-    is_image_set: bool
+    # Defaults for subclasses whose `__init__` or `reset_image` doesn't call that of this class.
+    features: Tensor | None = None
+    original_size: tuple[int, int] = (0, 0)
+    input_size: tuple[int, int] = (0, 0)
+    is_image_set = False
+    _prepared_cache: tuple[list[Any], int, PreparedImage] | None = None
 
     def __init__(self, sam_model: Any) -> None:
         self.model: Sam = as_sam(sam_model)
-        self.transform = ResizeLongestSide(self.model.image_size)
+        self.transform = ResizeLongestSide(self._image_size())
         self.reset_image()
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
@@ -46,28 +51,67 @@ class SamPredictor:
             raise ValueError(f"image_format must be 'RGB' or 'BGR', not {image_format!r}")
         if not isinstance(image, np.ndarray):
             raise TypeError(f"image must be a NumPy array (H, W, 3), not {type(image).__name__}")
-        features = encode(self.model, [image if image_format == "BGR" else image[..., ::-1]])
-        self._set_features(features, (image.shape[0], image.shape[1]))
+        size = image.shape[0], image.shape[1]
+        if self._has_own_input():
+            scaled = self.transform.apply_image(image if image_format == self.model.image_format else image[..., ::-1])
+            pixels = torch.from_numpy(np.ascontiguousarray(scaled)).to(self.device)
+            self.set_torch_image(pixels.permute(2, 0, 1).contiguous()[None], size)
+        else:
+            self.transform.target_length = self.model.image_size  # `set_image_size` may have changed it
+            features = encode(self.model, [image if image_format == "BGR" else image[..., ::-1]])
+            self._set_features(features, size)
 
+    @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
         """Encode an RGB image (1, 3, h, w) that `transform` has scaled.
 
-        original_image_size: (H, W) before scaling. Raises ValueError unless the long side is the model's input size.
+        original_image_size: (H, W) before scaling. Several images of one size can be encoded too, for their `features`.
+        Raises ValueError unless the long side is the model's input size.
         """
-        side = self.model.image_size
-        shape = tuple(transformed_image.shape)
-        if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
-            raise ValueError(f"transformed_image must be (1, 3, h, w) with a long side of {side}, not {shape}")
-        with torch.no_grad():
-            features = self.model.encode_image(self.model.preprocess(transformed_image.to(self.device)))
+        side, shape = self._image_size(), tuple(transformed_image.shape)
+        if len(shape) != 4 or shape[1] != 3 or max(shape[2:]) != side:
+            raise ValueError(f"transformed_image must be (B, 3, h, w) with a long side of {side}, not {shape}")
+        images = self.model.preprocess(transformed_image.to(self.device))
+        encode_images = self.model.encode_preprocessed if isinstance(self.model, Sam) else self.model.image_encoder
+        features = encode_images(images)
         self._set_features(features, original_image_size)
         self.input_size = shape[2], shape[3]
+
+    def _image_size(self) -> int:
+        """Return the long side of the model's input."""
+        model = self.model
+        return model.image_size if isinstance(model, Sam) else model.image_encoder.img_size
+
+    def _has_own_input(self) -> bool:
+        """Return whether images pass through methods that were overridden or replaced, or are encoded as BGR."""
+        model = self.model
+        return not (
+            isinstance(model, Sam)
+            and model.image_format == "RGB"
+            and all(len(values) == 3 for values in model.normalisation)
+            and has_original_methods(model, Sam, "preprocess", "encode_image")
+            and has_original_methods(self, SamPredictor, "set_torch_image")
+            and has_original_methods(self.transform, ResizeLongestSide, "apply_image", "get_preprocess_shape")
+        )
+
+    def _has_own_output(self) -> bool:
+        """Return whether masks pass through a method or part that was overridden or replaced."""
+        return not (self._decodes_as_usual() and has_original_methods(self.model, Sam, "postprocess_masks"))
+
+    def _decodes_as_usual(self) -> bool:
+        """Return whether the model's own methods decode prompts, instead of the parts one by one."""
+        model = self.model
+        return (
+            isinstance(model, Sam)
+            and isinstance(model.prompt_encoder, PromptEncoder)
+            and has_original_methods(model, Sam, *ADDED_METHODS)
+        )
 
     def _set_features(self, features: Tensor, original_size: tuple[int, ...]) -> None:
         """Set the embedding of an image, replacing that of the previous one."""
         self.reset_image()
         self.original_size = int(original_size[0]), int(original_size[1])
-        self.input_size = self.transform.get_preprocess_shape(*self.original_size, self.model.image_size)
+        self.input_size = self.transform.get_preprocess_shape(*self.original_size, self._image_size())
         self.features = features
         self.is_image_set = True
 
@@ -123,7 +167,7 @@ class SamPredictor:
             boxes = torch.as_tensor(scaled, dtype=torch.float, device=self.device)
         if mask_input is not None:
             mask = _tensor(mask_input, np.float32).to(self.device, torch.float)
-            side = self.model.image_size // 4
+            side = self._image_size() // 4
             if mask.shape[-2:] != (side, side) or mask.numel() != side * side:
                 raise ValueError(f"mask_input must be finite logits (1, {side}, {side}), not {tuple(mask.shape)}")
             if not (mask.abs() <= MAX_LOGIT).all():  # also refuses NaN
@@ -156,9 +200,10 @@ class SamPredictor:
         if mask_input is not None and len(mask_input) == 1:
             count = max((len(part) for part in (point_coords, boxes) if part is not None), default=1)
             mask_input = mask_input.expand(count, -1, -1, -1)
-        low_res, predicted_iou = self.model.decode_prompts(
-            self._prepared(), point_coords, point_labels, boxes, mask_input, multimask_output
-        )
+        low_res, predicted_iou = self._decode(point_coords, point_labels, boxes, mask_input, multimask_output)
+        if self._has_own_output() or torch.is_grad_enabled():  # by `predict_torch.__wrapped__`
+            logits = self.model.postprocess_masks(low_res, self.input_size, self.original_size)
+            return logits if return_logits else logits > self.model.mask_threshold, predicted_iou, low_res
         shape = (*low_res.shape[:2], *self.original_size)
         resizer = MaskResizer(self.input_size, self.original_size, self.model.image_size)
         all_logits = low_res.flatten(0, 1)
@@ -175,6 +220,31 @@ class SamPredictor:
             done += count
         return pixels.view(shape).to(low_res.device), predicted_iou, low_res
 
+    def _decode(
+        self,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return low-resolution logits and predicted IoU, from the parts themselves if some aren't this package's."""
+        model: Any = self.model
+        if self._decodes_as_usual():
+            prepared = self._prepared()
+            low_res, predicted_iou = model.decode_prompts(prepared, points, labels, boxes, masks, multimask_output)
+            return low_res, predicted_iou
+        clicks = None if points is None else (points, labels)
+        sparse, dense = model.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
+        low_res, predicted_iou = model.mask_decoder(
+            image_embeddings=self.features,
+            image_pe=model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+        return low_res, predicted_iou
+
     def get_image_embedding(self) -> Tensor:
         """Return the embedding of the current image, (1, C, S / 16, S / 16). Raises RuntimeError if none is set."""
         if not self.is_image_set:
@@ -185,21 +255,22 @@ class SamPredictor:
     @property
     def device(self) -> torch.device:
         """Device of the model."""
-        return self.model.device
+        return self.model.device if isinstance(self.model, Sam) else next(self.model.parameters()).device
 
     def reset_image(self) -> None:
         """Discard the current image and its embedding."""
         self.is_image_set = False
-        self.features = None
-        self.original_size = self.input_size = (0, 0)
-        self._prepared_cache: tuple[list[Any], int, PreparedImage] | None = None
+        self.features = self._prepared_cache = None
 
     def _check_image(self) -> None:
         if not self.is_image_set:
             raise RuntimeError("no image is set: call set_image(...) before predicting masks")
 
     def _prepared(self) -> PreparedImage:
-        """Return the decoder's precomputed form of `features`, cached until these or the weights change."""
+        """Return the decoder's precomputed form of `features`, cached until these or the weights change.
+
+        It isn't cached if it depends on methods of the user's.
+        """
         features = self.get_image_embedding()
         weights = [cached(part, "as it is", object) for part in (self.model.mask_decoder, self.model.prompt_encoder)]
         sources, version = [features, *weights], version_of(features)
@@ -207,6 +278,7 @@ class SamPredictor:
         if (
             cached_result is None
             or cached_result[1] != version
+            or not self.model.prompt_encoder.has_standard_positions()
             or any(source is not other for source, other in zip(cached_result[0], sources, strict=True))
         ):
             self._prepared_cache = cached_result = (
@@ -215,6 +287,9 @@ class SamPredictor:
                 self.model.prepare(features.to(self.device).float()),
             )
         return cached_result[2]
+
+
+watch_methods(SamPredictor, names=("set_image", "set_torch_image", "predict_torch", "reset_image"))
 
 
 def _finite_array(name: str, values: Any) -> np.ndarray:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .network import RawOutput
+from .head import RawOutput
 
 # At most this many candidates enter non-maximum suppression; those with the lowest scores are dropped.
 _MAX_CANDIDATES = 30_000
+# At least this many candidates of an end-to-end network are filtered by class, as in Ultralytics.
+_MIN_END_TO_END_CANDIDATES = 300
 
 
 class DecodedObjects(NamedTuple):
@@ -43,8 +45,15 @@ def decode(
     Each cell yields at most one object, of its best class. conf: keep scores greater than this. iou: of two boxes of
     one class (of any two, if agnostic) that overlap by more, drop the one with the lower score. max_det: keep this many
     objects. classes: keep these class ids only. ValueError if boxes aren't finite, or scores are NaN.
+
+    For an end-to-end network `iou` has no effect, and a cell may yield several objects of different classes, unless
+    agnostic.
     """
-    scores, class_ids = raw.class_logits[index].float().max(0)
+    logits = raw.class_logits[index].float()
+    if raw.end_to_end:
+        scores, class_ids, cells = _best_pairs(logits, max(max_det, _MIN_END_TO_END_CANDIDATES), agnostic)
+    else:
+        (scores, class_ids), cells = logits.max(0), torch.arange(logits.shape[1], device=logits.device)
     scores = scores.sigmoid()
     keep = scores > conf
     if classes is not None:
@@ -52,23 +61,45 @@ def decode(
     candidates = (keep | scores.isnan()).nonzero()[:, 0]  # NaN is refused below
     if len(candidates) > _MAX_CANDIDATES:
         candidates = candidates[scores[candidates].argsort(descending=True, stable=True)[:_MAX_CANDIDATES]]
-    boxes = _decode_boxes(
-        raw.bin_logits[index][:, candidates].float(), raw.anchor_points[candidates], raw.strides[candidates]
-    )
-    scores, class_ids = scores[candidates], class_ids[candidates]
+    scores, class_ids, cells = scores[candidates], class_ids[candidates], cells[candidates]
+    boxes = _decode_boxes(raw.bin_logits[index][:, cells].float(), raw.anchor_points[cells], raw.strides[cells])
     if not bool(boxes.isfinite().all() & scores.isfinite().all()):
         raise ValueError(
             "the network gave boxes or scores that aren't finite: damaged weights, or too large for half precision"
         )
-    keep_nms = ops.nms(boxes, scores, iou) if agnostic else ops.batched_nms(boxes, scores, class_ids, iou)
-    keep_nms = keep_nms[:max_det]
-    coefficients = None if raw.coefficients is None else raw.coefficients[index][:, candidates[keep_nms]].float().T
-    return DecodedObjects(boxes[keep_nms], scores[keep_nms], class_ids[keep_nms], coefficients)
+    if raw.end_to_end:
+        kept = torch.arange(len(boxes), device=boxes.device)
+    else:
+        kept = ops.nms(boxes, scores, iou) if agnostic else ops.batched_nms(boxes, scores, class_ids, iou)
+    kept = kept[:max_det]
+    coefficients = None if raw.coefficients is None else raw.coefficients[index][:, cells[kept]].float().T
+    return DecodedObjects(boxes[kept], scores[kept], class_ids[kept], coefficients)
+
+
+def _best_pairs(logits: Tensor, limit: int, agnostic: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits, class ids and cells of the best pairs of a class and a cell, best first, at most `limit`.
+
+    logits: (C, A). Only the `limit` best cells take part, each with its best class only if agnostic.
+    """
+    best, class_ids = logits.max(0)
+    cells = best.argsort(descending=True, stable=True)[:limit]
+    if agnostic:
+        return best[cells], class_ids[cells], cells
+    pairs = logits[:, cells].T.flatten()
+    order = pairs.argsort(descending=True, stable=True)[:limit]
+    num_classes = len(logits)
+    return pairs[order], order % num_classes, cells[order // num_classes]
 
 
 def _decode_boxes(bin_logits: Tensor, anchor_points: Tensor, strides: Tensor) -> Tensor:
-    """Convert logits (4 * bins, N) to boxes (N, 4): each side lies the mean of its distribution from the centre."""
+    """Convert logits (4 * bins, N) to boxes (N, 4): each side lies the mean of its distribution from the centre.
+
+    A single bin holds the distance itself.
+    """
     num_bins = bin_logits.shape[0] // 4
-    distances = torch.arange(num_bins, dtype=torch.float32, device=bin_logits.device)
-    offsets = (bin_logits.view(4, num_bins, -1).softmax(1) * distances[:, None]).sum(1).T * strides[:, None]  # (N, 4)
+    means = bin_logits
+    if num_bins > 1:
+        distances = torch.arange(num_bins, dtype=torch.float32, device=bin_logits.device)
+        means = (bin_logits.view(4, num_bins, -1).softmax(1) * distances[:, None]).sum(1)
+    offsets = means.T * strides[:, None]  # (N, 4)
     return torch.cat([anchor_points - offsets[:, :2], anchor_points + offsets[:, 2:]], 1)

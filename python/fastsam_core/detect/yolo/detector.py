@@ -1,4 +1,4 @@
-"""`YoloDetector`: YOLOv8 as a detector of boxes for SAM."""
+"""`YoloDetector`: a YOLO network as a detector of boxes for SAM."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...config import DetectConfig
+from ...device import select_device
 from ...stopwatch import Stopwatch
 from ..protocol import Detections
-from .load import load_network
+from .load import LoadedNetwork, load_network
 from .runner import ImageObjects, detect_objects
 
 
 class YoloDetector:
-    """A `Detector` with a network of the YOLOv8 family; see `load_detector` for the arguments.
+    """A `Detector` with a network of YOLOv8, YOLO11 or YOLO26; see `load_detector` for the arguments.
 
     Thread-safe. `fingerprint` depends on the checkpoint's sha256 and the settings, but not on its path or the device.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] | LoadedNetwork,
         *,
         conf: float | None = None,
         iou: float | None = None,
@@ -35,8 +36,12 @@ class YoloDetector:
     ) -> None:
         options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes}
         self.config = DetectConfig().updated(options)  # refuses bad values before a model is loaded
-        self.loaded = load_network(model, device)
-        self.names = self.loaded.names
+        if isinstance(model, LoadedNetwork):
+            self.loaded = model
+            self.loaded.network.to(select_device(device, current=next(model.network.parameters()).device))
+        else:
+            self.loaded = load_network(model, device)
+        self.names = self.loaded.network.names
 
     @property
     def input_hw(self) -> tuple[int, int]:
@@ -49,7 +54,8 @@ class YoloDetector:
         """Text that changes whenever the boxes may: hash of the checkpoint, and settings."""
         config = self.config
         settings = f"conf={config.conf:g} iou={config.iou:g} imgsz={self.input_hw} max_det={config.max_det}"
-        return f"yolov8 sha256={self.loaded.sha256} {settings} classes={config.classes}"
+        family = self.loaded.network.architecture.family.name.lower()
+        return f"{family} sha256={self.loaded.sha256} {settings} classes={config.classes}"
 
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
         """Return the boxes of one image, (H, W, 3) uint8 BGR, best first."""

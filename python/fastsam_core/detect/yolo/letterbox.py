@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...postprocess import axis_weights
-from .network import STRIDES
+from .head import STRIDES
 
 _STRIDE = STRIDES[-1]
 _PADDING_VALUE = 114

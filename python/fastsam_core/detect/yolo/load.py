@@ -18,12 +18,19 @@ from ...models.download import sha256_of
 from .network import Network
 from .weights import read_weights
 
-_ASSETS_URL = "https://github.com/ultralytics/assets/releases/download/v8.2.0/"
-_YOLO_FILES = tuple(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx")
+_ASSETS_URL = "https://github.com/ultralytics/assets/releases/download"
 _FASTSAM_FILES = ("FastSAM-s.pt", "FastSAM-x.pt")
+# Official files by the release that has them.
+_RELEASES = {
+    "v8.2.0": (*(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"), *_FASTSAM_FILES),
+    "v8.3.0": tuple(f"yolo11{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"),
+    "v8.4.0": tuple(f"yolo26{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"),
+}
 # Official files and their addresses. No hashes of them are published: `find_checkpoint` records that of the first
 # download.
-OFFICIAL_URLS: dict[str, tuple[str, ...]] = {name: (_ASSETS_URL + name,) for name in (*_YOLO_FILES, *_FASTSAM_FILES)}
+OFFICIAL_URLS: dict[str, tuple[str, ...]] = {
+    name: (f"{_ASSETS_URL}/{release}/{name}",) for release, names in _RELEASES.items() for name in names
+}
 # Other common names of these files.
 _ALIASES = {"FastSAM.pt": "FastSAM-x.pt"}
 # Patterns of names of other models, and what there is for them.

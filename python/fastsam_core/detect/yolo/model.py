@@ -1,4 +1,4 @@
-"""`YOLO`: a network of the YOLOv8 family that can be called on any source."""
+"""`YOLO`: a network of YOLOv8, YOLO11 or YOLO26 that can be called on any source."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .predictor import YoloPredictor
 
 
 class YOLO(ModelFacade):
-    """A network of the YOLOv8 family, on the CPU until a call moves it.
+    """A network of YOLOv8, YOLO11 or YOLO26, on the CPU until a call moves it.
 
-    model: an official name ("yolov8n.pt" to "yolov8x.pt", "yolov8n-seg.pt" ..., with or without the suffix), which is
+    model: an official name ("yolov8n.pt", "yolo11x.pt", "yolo26n-seg.pt" ..., with or without the suffix), which is
     downloaded if necessary, or a checkpoint's path (.pt or .safetensors). task: accepted for compatibility; the
     checkpoint decides, and a different value is warned about.
 
@@ -58,6 +58,11 @@ class YOLO(ModelFacade):
     def task(self) -> str:
         """Task of the network: "detect" or "segment"."""
         return self.model.architecture.task
+
+    @property
+    def task_map(self) -> dict[str, dict[str, type[YoloPredictor]]]:
+        """The class of the predictor by task, as in Ultralytics, for programs that create it themselves."""
+        return {self.task: {"predictor": self._predictor_class}}
 
     def __call__(self, source: Any = None, stream: bool = False, **kwargs: Any) -> list[Results] | Iterator[Results]:
         """Return the results of every image of `source`, in order. `predict` is the same method.

@@ -10,25 +10,29 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ...models.pickled import Record, TensorRef
-from .network import HEAD_LAYER, RESIDUAL_LAYERS, Network
+from .architecture import FAMILIES, YOLO11, YOLOV8, Family
+from .blocks import NUM_POOLINGS, Attention, AttentionBlock, Bottleneck, Conv, PyramidPooling
+from .network import Network
 
-# Module types of the sequence. Another type means another network family, even if all tensor shapes match.
-_LAYER_TYPES = (
-    *("Conv", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "SPPF"),
-    *("Upsample", "Concat", "C2f", "Upsample", "Concat", "C2f", "Conv", "Concat", "C2f", "Conv", "Concat", "C2f"),
-)
-_HEAD_TYPES = ("Detect", "Segment")
+_HEAD_TYPES = ("Detect", "Segment", "Segment26")
 _DEFAULT_EPSILON = 1e-3  # of the family's batch normalisations, if the file doesn't give it
 _MAX_MODULES = 10_000
 _MAX_DEPTH = 16
-# Properties of a convolution that the shape of its weight doesn't show.
+# Properties of modules that the shapes of their tensors don't show, by published type.
 _CONVOLUTION_ATTRIBUTES = ("stride", "padding", "dilation", "groups")
-# Properties of modules without weights. A bottleneck's `add` depends on its layer.
-_ATTRIBUTES: dict[str, dict[str, Any]] = {
+_ATTRIBUTES = {
+    "Conv2d": _CONVOLUTION_ATTRIBUTES,
+    "ConvTranspose2d": _CONVOLUTION_ATTRIBUTES,
+    "Bottleneck": ("add",),
+    "PSABlock": ("add",),
+    "SPPF": ("add", "n"),
+    "Attention": ("num_heads",),
+}
+# Properties of modules without a counterpart in `Network`.
+_FIXED_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "MaxPool2d": {"kernel_size": 5, "stride": 1, "padding": 2},
     "Upsample": {"scale_factor": 2, "mode": "nearest"},
 }
-_RESIDUAL_PREFIXES = tuple(f"model.{index}." for index in RESIDUAL_LAYERS)
 
 TensorT = TypeVar("TensorT")
 
@@ -38,13 +42,13 @@ class WeightsMetadata:
     """Metadata of a checkpoint.
 
     names: class names by id. imgsz: long side of the input in training, None if unknown. epsilon: of the batch
-    normalisations. convolutions: stride, padding, dilation and groups by module name, if the file gives them.
+    normalisations. attributes: properties by module name, as far as the file gives them.
     """
 
     names: dict[int, str] = field(default_factory=dict)
     imgsz: int | None = None
     epsilon: float = _DEFAULT_EPSILON
-    convolutions: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str | None) -> WeightsMetadata:
@@ -61,23 +65,19 @@ class WeightsMetadata:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"its metadata are damaged: {error}") from None
 
-    def check_convolutions(self, network: Network) -> None:
-        """Raise ValueError if a convolution of the file has another stride, padding, ... than the network's."""
+    def check_attributes(self, network: Network) -> None:
+        """Raise ValueError if a module of the file has other properties than the network's."""
         for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and name in self.convolutions:
-                expected = tuple(getattr(module, attribute) for attribute in _CONVOLUTION_ATTRIBUTES)
-                if self.convolutions[name] != expected:
-                    raise ValueError(
-                        f"{name} has {', '.join(_CONVOLUTION_ATTRIBUTES)} {self.convolutions[name]}, in YOLOv8 "
-                        f"{expected}: a modified network, which is not supported"
-                    )
+            _check_attributes(
+                name, self.attributes.get(name, {}), _expected_attributes(module), network.architecture.family
+            )
 
 
 def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], WeightsMetadata]:
     """Return the positions of the tensors, and the metadata, in the content that `open_pickled` returned.
 
     If the checkpoint has an exponential moving average of the weights, that is taken. ValueError for anything but a
-    YOLOv8 network or its state dict.
+    network of a known family or its state dict.
     """
     top_level: Mapping[Any, Any] = content if isinstance(content, dict) else {}
     root: Any = content
@@ -93,31 +93,28 @@ def read_pickled_checkpoint(content: Any) -> tuple[dict[str, TensorRef], Weights
     layers = root.state.get("_modules", {})
     sequence = layers.get("model") if isinstance(layers, dict) else None
     if not isinstance(sequence, Record):
-        raise ValueError(f"it holds a {root.name}, which is not a network of the YOLOv8 family")
-    _check_layer_types(sequence)
+        raise ValueError(f"it holds a {root.name}, which is not a {FAMILIES} network")
+    family = _check_layer_types(sequence)
     modules = dict(_iterate_modules(sequence))
     tensors: dict[str, TensorRef] = {}
-    convolutions = {}
+    attributes: dict[str, dict[str, Any]] = {}
     epsilons: list[Any] = []
     for name, module in modules.items():
         tensors.update(_tensors_of_module(name, module))
         if module.class_name in ("BatchNorm2d", "SyncBatchNorm"):
             epsilons.append(module.state.get("eps"))
-        elif module.class_name in ("Conv2d", "ConvTranspose2d"):
-            if all(key in module.state for key in _CONVOLUTION_ATTRIBUTES):
-                convolutions[name] = tuple(module.state[key] for key in _CONVOLUTION_ATTRIBUTES)
-        elif name.endswith(".act") and module.class_name not in ("SiLU", "Identity"):
-            raise ValueError(
-                f"{name} is a {module.class_name}, in YOLOv8 a SiLU: a modified network, which is not supported"
-            )
-        _check_attributes(name, module)
+        if name.endswith(".act"):
+            attributes.setdefault(name.removesuffix(".act"), {})["act"] = module.class_name
+        given = {key: module.state[key] for key in _ATTRIBUTES.get(module.class_name, ()) if key in module.state}
+        attributes.setdefault(name, {}).update(given)
+        _check_attributes(name, module.state, _FIXED_ATTRIBUTES.get(module.class_name, {}), family)
     if not all(map(_is_epsilon, epsilons)) or len(set(epsilons)) > 1:
         raise ValueError("its batch normalisations have different or impossible epsilons")
     metadata = WeightsMetadata(
         names=_class_names(root.state.get("names")),
         imgsz=_imgsz(top_level.get("train_args")) or _imgsz(root.state.get("args")),
         epsilon=epsilons[0] if epsilons else _DEFAULT_EPSILON,
-        convolutions=convolutions,
+        attributes=attributes,
     )
     return tensors, metadata
 
@@ -127,7 +124,7 @@ def to_published_names(tensors: Mapping[str, TensorT]) -> dict[str, TensorT]:
     prefix = next((name.removesuffix("0.conv.weight") for name in tensors if is_first_weight(name)), None)
     if prefix is None:
         first_names = ", ".join(map(repr, list(tensors)[:3])) or "nothing"
-        raise ValueError(f"it holds no tensors of a YOLOv8 network, but {first_names}")
+        raise ValueError(f"it holds no tensors of a {FAMILIES} network, but {first_names}")
     return {f"model.{name.removeprefix(prefix)}": value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -136,31 +133,52 @@ def is_first_weight(name: str) -> bool:
     return name == "0.conv.weight" or name.endswith("model.0.conv.weight")
 
 
-def _check_layer_types(sequence: Record) -> None:
+def _check_layer_types(sequence: Record) -> Family:
+    """Return a family with these layers. ValueError if there is none, even if all tensor shapes match."""
     layers = sequence.state.get("_modules")
     modules = list(layers.values()) if isinstance(layers, dict) else []
     types = [layer.class_name if isinstance(layer, Record) else type(layer).__name__ for layer in modules]
-    for index, (type_name, expected) in enumerate(zip(types, _LAYER_TYPES, strict=False)):
-        if type_name != expected:
-            raise ValueError(
-                f"layer {index} is a {type_name}, in YOLOv8 a {expected}: another network, which is not supported"
-            )
-    if len(types) != HEAD_LAYER + 1 or types[-1] not in _HEAD_TYPES:
+    differences: list[tuple[int, Family]] = []
+    for family in (YOLOV8, YOLO11):  # YOLO26 has the layers of YOLO11
+        pairs = zip(types, family.layers, strict=False)
+        differences.append((next((i for i, (given, expected) in enumerate(pairs) if given != expected), 99), family))
+    index, family = max(differences, key=lambda difference: difference[0])
+    if index < len(family.layers):
+        raise ValueError(
+            f"layer {index} is a {types[index]}, in {family.name} a {family.layers[index]}: another network, which is "
+            "not supported; detect.from_onnx takes detectors that were exported to ONNX"
+        )
+    if len(types) != family.head_layer + 1 or types[-1] not in _HEAD_TYPES:
         raise ValueError(
             f"a network of {len(types)} layers that ends with {types[-1] if types else 'nothing'}; supported are those "
-            f"of {HEAD_LAYER + 1} layers that end with {' or '.join(_HEAD_TYPES)}"
+            f"of {family.head_layer + 1} layers that end with {' or '.join(_HEAD_TYPES)}"
         )
+    return family
 
 
-def _check_attributes(name: str, module: Record) -> None:
-    expected = _ATTRIBUTES.get(module.class_name, {})
-    if module.class_name == "Bottleneck":
-        expected = {"add": name.startswith(_RESIDUAL_PREFIXES)}
+def _expected_attributes(module: nn.Module) -> dict[str, Any]:
+    match module:
+        case nn.Conv2d() | nn.ConvTranspose2d():
+            return {key: getattr(module, key) for key in _CONVOLUTION_ATTRIBUTES}
+        case Conv():
+            return {"act": "SiLU" if module.activated else "Identity"}
+        case Bottleneck():
+            return {"add": module.residual}
+        case AttentionBlock():
+            return {"add": True}
+        case PyramidPooling():
+            return {"add": module.residual, "n": NUM_POOLINGS}
+        case Attention():
+            return {"num_heads": module.num_heads}
+    return {}
+
+
+def _check_attributes(name: str, given: Mapping[str, Any], expected: Mapping[str, Any], family: Family) -> None:
     for key, value in expected.items():
-        given = module.state.get(key, value)
-        if given != value:
+        if given.get(key, value) != value:
             raise ValueError(
-                f"{name} has {key} {given!r:.40}, in YOLOv8 {value!r}: a modified network, which is not supported"
+                f"{name} has {key} {given[key]!r:.40}, in {family.name} {value!r}: a modified network, which is not "
+                "supported"
             )
 
 

@@ -14,9 +14,10 @@ from ...config import DetectConfig
 from ...models.precision import usable_dtype
 from ...stopwatch import Stopwatch
 from .decode import DecodedObjects, decode
+from .head import RawOutput
 from .letterbox import Letterbox
 from .masks import mask_rles
-from .network import Network, RawOutput
+from .network import Network
 
 Image = NDArray[np.uint8]
 

@@ -1,8 +1,9 @@
-"""Checkpoints of the family: reading them, checking that they are YOLOv8 networks, and building the network."""
+"""Checkpoints: reading them, checking that they hold a network of a known family, and building the network."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,18 @@ from torch import Tensor
 
 from ..._log import format_count
 from ...models.weights_file import file_format
+from .architecture import FAMILIES, Architecture
 from .coco_names import COCO_NAMES
-from .network import Architecture, Network
+from .network import Network
 from .pickled_checkpoint import WeightsMetadata, is_first_weight, read_pickled_checkpoint, to_published_names
 
 _METADATA_KEY = "fastsam_core"
 _BATCH_COUNTER_SUFFIX = ".num_batches_tracked"
 # The distances that the bins stand for. Checkpoints store them, although they are always 0, 1, 2 ...
-_DFL_WEIGHT = "model.22.dfl.conv.weight"
+_DFL_WEIGHT = ".dfl.conv.weight"
+# The head of YOLO26 has two sets of branches: "cv2" etc. give an object to many cells, "one2one_cv2" etc. to one.
+_ONE_TO_ONE = re.compile(r"(model\.\d+\.)one2one_(cv[234]\.)")
+_TRAINING_ONLY = ".proto.semseg."
 
 
 @dataclass(frozen=True)
@@ -34,28 +39,30 @@ class Weights:
 
         ValueError, naming what differs, if the tensors don't fit, and for NaN or infinite weights.
         """
-        folded = fold_batch_norms(self.tensors, self.metadata.epsilon)
+        tensors, end_to_end = _for_inference(fold_batch_norms(self.tensors, self.metadata.epsilon))
         try:
-            architecture = Architecture.from_shapes({name: tuple(value.shape) for name, value in folded.items()})
+            shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+            architecture = Architecture.from_shapes(shapes, end_to_end)
         except ValueError as error:
             first_names = ", ".join(list(self.tensors)[:3])
-            raise ValueError(f"these are not the tensors of a YOLOv8 network ({first_names}...): {error}") from None
-        dfl_weight = self.tensors.get(_DFL_WEIGHT)
-        if dfl_weight is not None and dfl_weight.flatten().tolist() != list(range(architecture.num_bins)):
-            raise ValueError(f"{_DFL_WEIGHT} is not 0, 1, 2 ... as in YOLOv8")
+            raise ValueError(f"these are not the tensors of a {FAMILIES} network ({first_names}...): {error}") from None
+        family = architecture.family.name
+        for name, value in self.tensors.items():
+            if name.endswith(_DFL_WEIGHT) and value.flatten().tolist() != list(range(architecture.num_bins)):
+                raise ValueError(f"{name} is not 0, 1, 2 ... as in {family}")
         with torch.device("meta"):
             network = Network(architecture)
-        differences = _describe_differences(network.state_dict(), folded)
+        differences = _describe_differences(network.state_dict(), tensors)
         if differences:
-            raise ValueError(f"these are not the tensors of a YOLOv8 network: {differences}")
-        self.metadata.check_convolutions(network)
-        non_finite = [name for name, value in folded.items() if not bool(value.isfinite().all())]
+            raise ValueError(f"these are not the tensors of a {family} network: {differences}")
+        self.metadata.check_attributes(network)
+        non_finite = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
         if non_finite:
             raise ValueError(
                 f"NaN or infinite numbers in {format_count(len(non_finite), 'tensor')}, such as {non_finite[0]}: the "
                 "file is damaged, or the training that made it went wrong"
             )
-        network.load_state_dict(folded, assign=True)
+        network.load_state_dict(tensors, assign=True)
         return network
 
     def class_names(self, num_classes: int) -> dict[int, str]:
@@ -97,7 +104,7 @@ def save_weights(weights: Weights, target: Path) -> None:
     from ..._files import save_tensors
 
     metadata = {
-        "format": "yolov8",
+        "format": "yolo",
         "names": weights.metadata.names,
         "imgsz": weights.metadata.imgsz,
         "epsilon": weights.metadata.epsilon,
@@ -112,7 +119,7 @@ def fold_batch_norms(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str,
     """
     folded: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        if name == _DFL_WEIGHT or name.endswith(_BATCH_COUNTER_SUFFIX) or ".bn." in name:
+        if name.endswith((_DFL_WEIGHT, _BATCH_COUNTER_SUFFIX)) or ".bn." in name:
             continue
         folded[name] = value.float()
     for name in tensors:
@@ -133,6 +140,19 @@ def fold_batch_norms(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str,
         folded[f"{layer}.conv.weight"] = (weight.double() * gamma[:, None, None, None]).float()
         folded[f"{layer}.conv.bias"] = (beta + (bias - mean) * gamma).float()
     return folded
+
+
+def _for_inference(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors that prediction needs, and whether the head gives each object to one cell.
+
+    Of two sets of branches, those that give an object to many cells are used, as in Ultralytics; their duplicates are
+    removed. Files of fused models may have only the others, which are renamed.
+    """
+    tensors = {name: value for name, value in tensors.items() if _TRAINING_ONLY not in name}
+    one_to_one = {name: _ONE_TO_ONE.sub(r"\1\2", name) for name in tensors if _ONE_TO_ONE.match(name)}
+    if any(name in tensors for name in one_to_one.values()):
+        return {name: value for name, value in tensors.items() if name not in one_to_one}, False
+    return {one_to_one.get(name, name): value for name, value in tensors.items()}, bool(one_to_one)
 
 
 def _read_safetensors(path: Path) -> Weights:

@@ -73,7 +73,7 @@ def resolve_global(module: Any, name: Any) -> GlobalRef:
         return ref
     shown_name = full_name if len(full_name) <= 100 else full_name[:100] + "..."
     raise ValueError(
-        f"it names {shown_name!r}, which no checkpoint of a YOLOv8 or FastSAM model needs. Nothing of it was imported "
+        f"it names {shown_name!r}, which no checkpoint of a YOLO or FastSAM model needs. Nothing of it was imported "
         "or run"
     )
 
@@ -178,13 +178,14 @@ def _make_tuple(*args: Any) -> tuple[Any, ...]:
 
 
 def _make_member_ref(*args: Any) -> GlobalRef:
-    """Return the name of a class's member, from `getattr(class, "forward")`.
+    """Return the name of a class's member, from `getattr(class, "forward")`, or with an object of the class.
 
-    Pickles name methods in this way, e.g. in the segmentation heads of YOLOv8.
+    Pickles name methods in this way, e.g. in the segmentation heads of YOLOv8 and in the convolutions of fused models.
     """
     match args:
-        case (GlobalRef() as cls, str(name)) if str(cls).startswith(_PACKAGES) and _IDENTIFIER.fullmatch(name):
-            if "." not in cls.name and not name.startswith("_"):
+        case (GlobalRef() | Record() as owner, str(name)) if _IDENTIFIER.fullmatch(name):
+            cls = owner.name if isinstance(owner, Record) else owner
+            if str(cls).startswith(_PACKAGES) and "." not in cls.name and not name.startswith("_"):
                 return GlobalRef(cls.module, f"{cls.name}.{name}")
     raise ValueError("it looks up an attribute with 'builtins.getattr'. Nothing of it was imported or run")
 

@@ -198,17 +198,20 @@ class MaskData:
     def items(self) -> ItemsView[str, Any]:
         return self._stats.items()
 
-    def filter(self, keep: Tensor) -> None:
+    def filter(self, keep: Any) -> None:
         """Keep some of the masks.
 
         keep: (N,) bool, or indices (K,), which also give the new order.
         """
+        keep = torch.as_tensor(keep)
         indices = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
         for name, column in self._stats.items():
             if isinstance(column, list):
                 self._stats[name] = [column[index] for index in indices.tolist()]
-            else:
-                self._stats[name] = column[indices.to(column.device) if isinstance(column, Tensor) else indices.cpu()]
+            elif isinstance(column, Tensor):
+                self._stats[name] = column[indices.to(column.device)]
+            else:  # NumPy takes a tensor of one index as a number
+                self._stats[name] = column[indices.cpu().numpy()]
 
     def cat(self, new_stats: MaskData) -> None:
         """Append the masks of another `MaskData`. Columns that don't exist here yet are copied."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...models.common import LayerNorm2d, MLPBlock
 from ...models.image_encoder import ImageEncoderViT, PatchEmbed
 from ...models.vit_block import Attention, Block
 from ...ops._attention.windows import partition, unpartition
@@ -14,6 +15,8 @@ __all__ = [
     "Attention",
     "Block",
     "ImageEncoderViT",
+    "LayerNorm2d",
+    "MLPBlock",
     "PatchEmbed",
     "add_decomposed_rel_pos",
     "get_rel_pos",

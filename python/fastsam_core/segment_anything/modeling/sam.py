@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ...models.common import PIXEL_MEAN, PIXEL_STD, Normalisation
 from ...models.mask_decoder import MaskDecoder
 from ...models.module_cache import version_of
+from ...models.native import has_original_methods, watch_methods
 from ...models.prepared_image import PreparedImage
 from ...models.prompt_encoder import PromptEncoder
 from ...models.sam_model import IndexList, SamModel
@@ -28,12 +29,12 @@ class Sam(SamModel):
         image_encoder: makes embeddings (B, C, S / 16, S / 16) from images (B, 3, S, S).
         prompt_encoder: `input_image_size` is S, and `image_embedding_size` is S / 16.
         mask_decoder: takes the arguments of `MaskDecoder`.
-        pixel_mean: mean of the red, green and blue values, by which pixels are normalised.
+        pixel_mean: mean of the red, green and blue values, by which pixels are normalised; one value stands for all.
         pixel_std: their standard deviation.
 
     Raises:
         TypeError: `prompt_encoder` is none of this package's.
-        ValueError: sizes that don't fit together, or other than three values per pixel.
+        ValueError: sizes that don't fit together.
 
     In addition to the modules it has `image_encoder.img_size`, `mask_threshold`, `image_format`, `pixel_mean`,
     `pixel_std`, `device`, `preprocess` and `postprocess_masks`. It can be called with a list of dicts.
@@ -64,8 +65,6 @@ class Sam(SamModel):
         super().__init__("sam", image_encoder, prompt_encoder, mask_decoder)
         image_encoder.img_size = size  # type: ignore[assignment]
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            if len(values) != 3:
-                raise ValueError(f"{name} must be three values, for red, green and blue, not {values!r}")
             tensor = torch.tensor(values, dtype=torch.float32, device=super().device).view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
         self._set_normalisation(_floats(pixel_mean), _floats(pixel_std))
@@ -75,7 +74,7 @@ class Sam(SamModel):
         """Return a `Sam` that shares the modules of a model but has its own input size."""
         prompt_encoder = copy.copy(model.prompt_encoder)  # since calls of `model` may set its input size
         size = model.default_image_size
-        prompt_encoder.image_size, prompt_encoder.grid_size = size, size // 16
+        prompt_encoder.input_image_size, prompt_encoder.image_embedding_size = (size, size), (size // 16, size // 16)
         model.image_encoder.img_size = size  # type: ignore[assignment]
         sam = cls(model.image_encoder, prompt_encoder, model.mask_decoder, *model.normalisation)
         sam.name, sam.mask_scoring = model.name, model.mask_scoring
@@ -84,16 +83,15 @@ class Sam(SamModel):
     @property
     def normalisation(self) -> Normalisation:
         """The values of `pixel_mean` and `pixel_std`."""
-        buffers, versions, values = self._normalisation
-        for name, buffer, version in zip(("pixel_mean", "pixel_std"), buffers, versions, strict=True):
-            if getattr(self, name) is not buffer or version_of(buffer) != version:  # changed by the user
-                return self._set_normalisation(_floats(self.pixel_mean), _floats(self.pixel_std))
+        _, states, values = self._normalisation
+        if states != [_state(buffer) for buffer in (self.pixel_mean, self.pixel_std)]:  # changed by the user
+            return self._set_normalisation(_floats(self.pixel_mean), _floats(self.pixel_std))
         return values
 
     def _set_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:
         """Remember the values of the buffers as they are now, since reading them from a GPU takes long."""
-        buffers = self.pixel_mean, self.pixel_std
-        self._normalisation = buffers, [version_of(buffer) for buffer in buffers], (mean, std)
+        buffers = self.pixel_mean, self.pixel_std  # kept alive, so that no other tensors get their ids
+        self._normalisation = buffers, [_state(buffer) for buffer in buffers], (mean, std)
         return mean, std
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sam:
@@ -109,6 +107,10 @@ class Sam(SamModel):
     @property
     def image_size(self) -> int:
         return self._size or self.image_encoder.img_size  # type: ignore[return-value]
+
+    @image_size.setter
+    def image_size(self, size: int) -> None:
+        self.set_image_size(size)
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +140,8 @@ class Sam(SamModel):
         Returns one dict per image, with `masks` (B, C, H, W) bool at the original size, `iou_predictions` (B, C) and
         `low_res_logits` (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.
         """
-        embeddings = self.encode_image(torch.stack([self.preprocess(record["image"]) for record in batched_input]))
+        images = [self.preprocess(record["image"]) for record in batched_input]
+        embeddings = self.encode_preprocessed(torch.stack(images))
         outputs = []
         for record, embedding in zip(batched_input, embeddings, strict=True):
             boxes = record.get("boxes")
@@ -155,6 +158,13 @@ class Sam(SamModel):
                 {"masks": masks > self.mask_threshold, "iou_predictions": predicted_iou, "low_res_logits": low_res}
             )
         return outputs
+
+    def encode_preprocessed(self, images: Tensor) -> Tensor:
+        """Encode what `preprocess` returns: (B, 3, S, S), or what a subclass or an encoder of the user's agree on."""
+        side = self.image_size
+        usual = images.shape[1:] == (3, side, side) and has_original_methods(self, Sam, "encode_image")
+        embedding: Tensor = self.encode_image(images) if usual else self.image_encoder(images)
+        return embedding
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
         """Upscale logits (B, C, S / 4, S / 4) to (B, C, H, W).
@@ -173,18 +183,36 @@ class Sam(SamModel):
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
 
 
+# Methods that Meta's class doesn't have, so a subclass may use their names for its own.
+ADDED_METHODS = ("encode_image", "prepare", "decode_prompts", "decode_points")
+watch_methods(Sam, names=("preprocess", "postprocess_masks", *ADDED_METHODS))
+
+# What `SamPredictor` uses of a model that isn't a `Sam`.
+_PARTS = ("image_encoder", "prompt_encoder", "mask_decoder", "preprocess", "postprocess_masks", "mask_threshold")
+
+
 def as_sam(model: Any) -> Sam:
-    """Return any model of this package, or one in a wrapper, as a `Sam`. Raises TypeError for anything else."""
+    """Return any model of this package, or one in a wrapper, as a `Sam`.
+
+    A module that has the parts and methods of Meta's `Sam` is returned as it is. Raises TypeError for anything else.
+    """
     model = model.model if isinstance(model, SAM) else unwrapped(model)
     if isinstance(model, Sam):
         return model
     if isinstance(model, SamModel):
         return Sam.from_model(model)
+    if isinstance(model, nn.Module) and all(hasattr(model, name) for name in _PARTS):
+        return cast(Sam, model)
     raise TypeError(f"a model made by sam_model_registry or SAM is needed, not {type(model).__name__}")
 
 
+def _state(buffer: Tensor) -> Any:
+    """Return the values of a buffer on the CPU, where they may have been changed through `.data`, else its version."""
+    return buffer.flatten().tolist() if buffer.is_cpu else (id(buffer), version_of(buffer))
+
+
 def _floats(values: Tensor | Sequence[float]) -> tuple[float, ...]:
-    """Return values as Python's floats: those of a float32 tensor with as few digits as identify them."""
+    """Return the values of the channels as Python's floats: those of float32 with as few digits as identify them."""
     if isinstance(values, Tensor):
         values = values.flatten().tolist()
-    return tuple(float(str(np.float32(value))) for value in values)
+    return tuple(float(str(np.float32(value))) for value in values) * (3 if len(values) == 1 else 1)

@@ -35,8 +35,11 @@ class SamOnnxModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.mask_decoder = model.mask_decoder
+        self.img_size = model.image_size
         self.return_single_mask = return_single_mask
         self.use_stability_score = use_stability_score
+        self.stability_score_offset = 1.0
         self.return_extra_metrics = return_extra_metrics
 
     @torch.no_grad()
@@ -64,32 +67,52 @@ class SamOnnxModel(nn.Module):
             Logits (1, M, H, W), scores (1, M), then with `return_extra_metrics` stability scores and areas at full
             size, both (1, M), and last the low-resolution logits (1, M, S / 4, S / 4).
         """
-        encoder, threshold = self.model.prompt_encoder, self.model.mask_threshold
-        masks, scores = self.model.mask_decoder.predict_masks(
+        masks, scores = self.mask_decoder.predict_masks(
             image_embeddings=image_embeddings,
-            image_pe=encoder.get_dense_pe(),
-            sparse_prompt_embeddings=encoder.embed_points(point_coords, point_labels),
-            dense_prompt_embeddings=torch.lerp(encoder.dense(None), encoder.dense(mask_input), has_mask_input),
+            image_pe=self.model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=self._embed_points(point_coords, point_labels),
+            dense_prompt_embeddings=self._embed_masks(mask_input, has_mask_input),
         )
         scores = self.model.mask_scoring.predicted_iou(scores, masks)
         if self.use_stability_score:
-            scores = calculate_stability_score(masks, threshold, 1.0)
+            scores = self._stability(masks)
         if self.return_single_mask:
-            # Computed from the number of points instead of branching, because tracing would fix the branch.
-            single = torch.arange(scores.shape[1], device=scores.device) == 0
-            best = (scores + 1000 * (point_labels.shape[1] - 2.5) * single).argmax(1, keepdim=True)
-            scores = scores.gather(1, best)
-            masks = masks.gather(1, best[..., None, None].expand(-1, -1, *masks.shape[2:]))
-        upscaled = self._upscale(masks, orig_im_size)
+            masks, scores = self.select_masks(masks, scores, point_coords.shape[1])
+        upscaled = self.mask_postprocessing(masks, orig_im_size)
         if not self.return_extra_metrics:
             return upscaled, scores, masks
-        areas = (upscaled > threshold).sum((-2, -1))
-        return upscaled, scores, calculate_stability_score(upscaled, threshold, 1.0), areas, masks
+        areas = (upscaled > self.model.mask_threshold).sum((-2, -1))
+        return upscaled, scores, self._stability(upscaled), areas, masks
 
-    def _upscale(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
+    def _stability(self, logits: Tensor) -> Tensor:
+        return calculate_stability_score(logits, self.model.mask_threshold, self.stability_score_offset)
+
+    # The steps of Meta's class under their names, since subclasses call and override them.
+
+    def _embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:  # (1, P, 2), (1, P) -> (1, P, C)
+        return self.model.prompt_encoder.embed_points(point_coords, point_labels)
+
+    def _embed_masks(self, input_mask: Tensor, has_mask_input: Tensor) -> Tensor:
+        """Return what is added to the image embedding: (1, C, S / 16, S / 16)."""
+        encoder = self.model.prompt_encoder
+        return torch.lerp(encoder.dense(None), encoder.dense(input_mask), has_mask_input)
+
+    def select_masks(self, masks: Tensor, iou_preds: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
+        """Choose one of the masks (1, 4, h, w) by score (1, 4), with less than three points among the last three."""
+        # Computed from the number of points instead of branching, because tracing would fix the branch.
+        single = torch.arange(iou_preds.shape[1], device=iou_preds.device) == 0
+        best = (iou_preds + 1000 * (num_points - 2.5) * single).argmax(1, keepdim=True)
+        return masks.gather(1, best[..., None, None].expand(-1, -1, *masks.shape[2:])), iou_preds.gather(1, best)
+
+    def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
         """Upscale logits like `Sam.postprocess_masks`, with sizes as tensors, so that they stay variable in a trace."""
-        side = self.model.image_size
-        height, width = (orig_im_size * (side / orig_im_size.max()) + 0.5).floor().long()
+        side = self.img_size
+        height, width = self.resize_longest_image_size(orig_im_size, side)
         square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
         size: Any = tuple(orig_im_size.long())  # a tuple of tensors, for tracing
         return F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)
+
+    @staticmethod
+    def resize_longest_image_size(input_image_size: Tensor, longest_side: int) -> Tensor:
+        """Return (height, width) after scaling, each rounded half up: (2,) -> (2,) int64."""
+        return (input_image_size * (longest_side / input_image_size.max()) + 0.5).floor().long()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...models.native import watch_methods
 from ...preprocess import resize, resized_shape
 
 
@@ -67,3 +68,6 @@ class ResizeLongestSide:
 
     def _new_size(self, original_size: Any) -> tuple[int, int]:
         return self.get_preprocess_shape(original_size[0], original_size[1], self.target_length)
+
+
+watch_methods(ResizeLongestSide, names=("apply_image", "apply_coords", "get_preprocess_shape"))

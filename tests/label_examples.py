@@ -41,10 +41,11 @@ def refused(kind: str, source: Path, message: str, error: type[Exception] = Valu
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
-# Noise, or noise in cells of 3 x 3 pixels: blobs, holes, corners that touch.
+# Noise, or noise in cells of 3 x 3 pixels: blobs, holes, corners that touch. Without `fill`, hypothesis would set most
+# pixels to one value.
 def masks(height: int, width: int) -> st.SearchStrategy[np.ndarray]:
-    noise = arrays(bool, (height, width))
-    coarse = arrays(bool, (-(-height // 3), -(-width // 3))).map(
+    noise = arrays(bool, (height, width), fill=st.nothing())
+    coarse = arrays(bool, (-(-height // 3), -(-width // 3)), fill=st.nothing()).map(
         lambda cells: np.kron(cells, np.ones((3, 3), bool))[:height, :width]
     )
     return st.one_of(noise, coarse)

@@ -91,7 +91,9 @@ def test_options_filter_detections_and_change_the_fingerprint(runtime: Any) -> N
     first = from_onnx("m.onnx").fingerprint
     assert "sha256=" in first and from_onnx("m.onnx", conf=0.5).fingerprint != first
     assert from_onnx("m.onnx", imgsz=64).fingerprint == first, "the size of the input is fixed"
-    runtime([raw_output()], ("batch", 3, "height", "width"))
+    session = runtime([raw_output()], ("batch", 3, "height", "width"))
+    from_onnx("m.onnx")(IMAGE)
+    assert session.seen[0].shape == (1, 3, 448, 640), "the size that YOLO networks are trained with"
     assert from_onnx("m.onnx", imgsz=64).fingerprint != from_onnx("m.onnx", imgsz=96).fingerprint
 
 
@@ -111,6 +113,11 @@ def test_mask_coefficients_are_not_read_as_scores(runtime: Any) -> None:
     assert from_onnx("m.onnx")(IMAGE).class_ids.tolist() == [1, 3]
 
 
+def test_a_small_input_may_give_as_few_boxes_as_channels(runtime: Any) -> None:
+    runtime([raw_output()[:, :, :9]])  # as 84 for 64 x 64 pixels and the 80 classes of COCO
+    assert from_onnx("m.onnx")(IMAGE).class_ids.tolist() == [1, 3]
+
+
 def test_network_of_one_class(runtime: Any) -> None:
     runtime([raw_output()[:, [0, 1, 2, 3, 5]]])
     found = from_onnx("m.onnx", names=["thing"])(IMAGE)
@@ -122,6 +129,8 @@ def test_outputs_with_built_in_nms(runtime: Any) -> None:
     session = runtime([rows], ("batch", 3, "height", "width"), names="no names")
     found = from_onnx("m.onnx", imgsz=96)(IMAGE)
     assert found.class_ids.tolist() == [2, 4] and found.names == {}
+    np.testing.assert_allclose(found.scores, [0.9, 0.5])
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 90, 61], atol=1e-4)
     assert session.seen[0].shape == (1, 3, 96, 96)
     # Of a segmentation network, coefficients follow.
     runtime([np.pad(rows, ((0, 0), (0, 0), (0, 8)), constant_values=9), np.zeros((1, 8, 24, 24), np.float32)])

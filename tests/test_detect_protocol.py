@@ -45,6 +45,7 @@ class Counting:
         (np.array(BOXES), np.array(GOOD[1]), np.array(GOOD[2]), GOOD[3]),
         (torch.tensor(BOXES).half(), torch.tensor(GOOD[1]).double(), torch.tensor(GOOD[2]).float(), GOOD[3]),
         (torch.tensor(BOXES, requires_grad=True), GOOD[1], GOOD[2], GOOD[3]),
+        (np.array(BOXES), np.array(GOOD[1])[:, None], torch.tensor(GOOD[2])[:, None], GOOD[3]),
         ([torch.tensor(box) for box in BOXES], [torch.tensor(0.9), 0.4, 0.6], GOOD[2], ["cat", "bird", "dog"]),
     ],
 )
@@ -94,7 +95,9 @@ def test_empty_outputs_have_consistent_shapes(nothing: Any) -> None:
     ],
 )
 def test_malformed_outputs_are_refused(output: Any, problem: str) -> None:
-    with pytest.raises(ValueError, match=rf"the detector returned .*{problem}.* for photo\.jpg; a detector returns"):
+    with pytest.raises(
+        ValueError, match=rf"the detector returned .*{problem}.* for photo\.jpg; a detector returns .*\{{id: name\}}$"
+    ):
         CheckedDetector(lambda image: output)(IMAGE, "photo.jpg")
 
 

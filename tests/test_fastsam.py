@@ -55,6 +55,14 @@ def test_segments_everything_and_snaps_boxes_to_the_border(model: FastSAM) -> No
         assert bool(((distance == 0) | (distance >= 20)).all()) and bool((distance == 0).any())
 
 
+def test_prompts_choose_nothing_where_nothing_was_found(model: FastSAM, squares: Results) -> None:
+    for prompts in ({}, {"bboxes": [1, 1, 9, 9]}, {"points": [5, 5], "labels": [0]}):
+        (nothing,) = model(bgr_image(61, 90), **prompts, **{**QUIET, "conf": 1})
+        assert len(nothing) == 0 and nothing.masks is None
+    for prompts in ({"bboxes": [1, 1, 9, 9]}, {"points": [5, 5], "labels": [0]}):
+        assert chosen(squares[[]], **prompts) == []
+
+
 def test_boxes_choose_the_mask_that_fits(squares: Results) -> None:
     assert chosen(squares, bboxes=[9, 9, 21, 21]) == [0.9]
     assert chosen(squares, bboxes=[4, 4, 26, 26]) == [0.8]
@@ -75,6 +83,7 @@ def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[[7, 7], [30, 32]]) == [0.8, 0.7]
     assert chosen(squares, points=[[7, 7], [15, 15]], labels=[1, 0]) == []
     assert chosen(squares, points=[[15, 15], [30, 32]], labels=[1, 0]) == [0.9, 0.8]
+    assert chosen(squares, points=[[15, 15], [30, 32]], labels=[[1, 0]]) == [0.9, 0.8]
     assert chosen(squares, points=[15, 15], labels=[0]) == [0.7, 0.6]
     assert chosen(squares, points=[[[15, 15], [30, 32]]], labels=[[0, 0]]) == [0.6]
     assert chosen(squares, points=torch.tensor([[15.9, 15.9]])) == [0.9, 0.8]
@@ -83,6 +92,11 @@ def test_points_choose_the_masks_they_hit(squares: Results) -> None:
     assert chosen(squares, points=[[500, 500]]) == chosen(squares, points=[-3, -3]) == []
     for nothing in ([], np.zeros((0, 2)), torch.zeros(1, 0, 2)):
         assert chosen(squares, points=nothing) == []
+
+
+def test_labels_without_points_are_logged_and_no_prompt(squares: Results, caplog: pytest.LogCaptureFixture) -> None:
+    assert chosen(squares, points=[15, 15], labels=[1]) == [0.9, 0.8] and not caplog.text
+    assert PromptSelector.from_prompts(labels=[1]) is None and "labels have no effect without points" in caplog.text
 
 
 def test_prompts_of_several_kinds_add_up(squares: Results) -> None:
@@ -160,6 +174,8 @@ def test_wrong_prompts_and_models_are_refused(model: FastSAM, tmp_path: Path) ->
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, ValueError, "labels"),
         ({"points": [1, 2], "labels": [2]}, ValueError, "foreground"),
         ({"points": 5}, ValueError, r"points have shape \(\)"),
+        ({"points": [1, 2, 3]}, ValueError, r"points have shape \(3,\)"),
+        ({"points": [[]]}, ValueError, "object 0 has no points"),
         ({"bboxes": [1, 2, 3]}, ValueError, "bboxes have shape"),
         ({"texts": 3}, TypeError, "texts must be"),
         ({"texts": ["a", " "]}, ValueError, "must not be empty"),

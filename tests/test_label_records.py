@@ -48,6 +48,17 @@ def test_invalid_records_are_refused() -> None:
             Segmentation.from_polygons(polygons, (4, 4))
 
 
+def test_file_name_of_results_is_the_last_part_of_their_path() -> None:
+    results = scene.results()
+    for path, name in (
+        ("a/b.jpg", "b.jpg"),
+        ("http://x.org/c.png?d=e/f", "c.png"),
+        ("rtsp://me:word@camera", "camera"),
+    ):
+        results.path = path
+        assert ImageLabels.from_results(results).file_name == name
+
+
 def test_rle_bytes_of_pycocotools_become_text() -> None:
     code = encoded(np.eye(4, dtype=bool))
     data = {"size": np.array(code["size"]), "counts": code["counts"].encode()}

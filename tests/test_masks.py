@@ -20,7 +20,8 @@ from fastsam_core.results import Masks
 from fastsam_core.rle import from_masks
 
 SHAPE = (scene.HEIGHT, scene.WIDTH)
-SMALL = arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
+# Without `fill`, hypothesis would set most pixels to one value.
+SMALL = arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)), fill=st.nothing())
 
 
 def of_runs() -> Masks:
@@ -56,6 +57,7 @@ def test_every_representation_gives_the_same_results(masks: Masks) -> None:
         np.testing.assert_array_equal(masks.pixels(i), drawn[i])
         np.testing.assert_array_equal(crop, drawn[i, y : y + crop.shape[0], x : x + crop.shape[1]])
         assert crop.sum() == drawn[i].sum()
+        assert all(side.any() for side in (crop[:1], crop[-1:], crop[:, :1], crop[:, -1:])) or i == 3
     corner, crop = masks.crop(3)
     assert corner == (0, 0) and crop.shape == (0, 0)  # an empty mask
 
@@ -135,10 +137,11 @@ def test_only_data_decodes_rle_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fastsam_core.rle.to_masks", refuse)
     masks = Masks(from_masks(scene.masks()), SHAPE)
+    assert masks.pixels(1).shape == SHAPE
     for chosen in (masks, masks[1:], masks.cpu(), masks.numpy(), masks.to("cpu")):
         assert chosen.is_rle
         assert len(chosen.xy) == len(chosen.xyn) == len(chosen.polygons) == len(chosen) == len(chosen.area)
-        assert chosen.shape[1:] == SHAPE and len(chosen.rle) == len(chosen) and repr(chosen)
+        assert chosen.shape[1:] == SHAPE and len(chosen.rle) == len(chosen) and "RLE" in repr(chosen)
     with pytest.raises(AssertionError):
         _ = masks.data
 
@@ -223,6 +226,11 @@ def test_assigned_data_replaces_cached_results(masks: Masks) -> None:
     assert len(masks) == 0
 
 
+def test_one_mask_may_be_two_dimensional() -> None:
+    masks = Masks(scene.masks()[0], SHAPE)
+    assert repr(masks) == "Masks(1 x 48 x 64, held as bool)" and masks.rle == Masks(scene.masks()[:1], SHAPE).rle
+
+
 def test_zero_masks() -> None:
     for masks in (Masks([], SHAPE), Masks(torch.zeros(0, *SHAPE), SHAPE)):
         assert masks.shape == (0, *SHAPE) and tuple(masks.data.shape) == (0, *SHAPE)
@@ -303,15 +311,17 @@ def test_parts_are_joined_at_their_nearest_points() -> None:
     mask = np.zeros((10, 20), bool)
     mask[2:5, 1:6] = True
     mask[2:8, 9:12] = True
+    mask[2:7, 15:18] = True
     ring = contours.ring(mask)
     steps = np.linalg.norm(np.diff(np.vstack([ring, ring[:1]]), axis=0), axis=1)
-    between = [
-        (tuple(a), tuple(b))
-        for a, b in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)
-        if (a[0] <= 5) != (b[0] <= 5)
-    ]
-    assert len(between) == 2 and between[0] == between[1][::-1]
-    assert {x for pair in between for x, _ in pair} == {5, 9}
+    for left, right in ((5, 9), (11, 15)):
+        between = [
+            (tuple(a), tuple(b))
+            for a, b in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)
+            if (a[0] <= left) != (b[0] <= left)
+        ]
+        assert len(between) == 2 and between[0] == between[1][::-1]
+        assert {x for pair in between for x, _ in pair} == {left, right}
     assert sorted(steps)[-1] <= 5
     assert ring[0].tolist() != ring[-1].tolist()  # it isn't closed by a repeated point
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastsam_core.detect.yolo.pickled_checkpoint import read_pickled_checkpoint
 from fastsam_core.detect.yolo.weights import read_weights
 from fastsam_core.models.pickled import interpreter, open_pickled
 from fastsam_core.models.pickled.interpreter import PickleInterpreter
@@ -310,6 +311,23 @@ def test_layers_that_are_no_modules_are_refused() -> None:
     layers.clear()
     with pytest.raises(ValueError, match="a network of 0 layers that ends with nothing"):
         read_weights(write(Path("empty.pt"), net))
+
+
+def test_attributes_of_other_types_are_refused() -> None:
+    content = open_pickled(write(Path("w.pt"), make("detect"))).content
+    network = content["model"]
+    layers = network.state["_modules"]["model"]
+    normalisation = layers.state["_modules"]["0"].state["_modules"]["bn"]
+    read_pickled_checkpoint(content)
+    for record, key in ((network, "_modules"), (layers, "_modules"), (normalisation, "eps")):
+        original = record.state[key]
+        for value in (None, 3, "x", [1], {1: 2}):
+            record.state[key] = value
+            with pytest.raises(ValueError, match=r"not a YOLOv8|in YOLOv8 a|a network of 0|impossible epsilons"):
+                read_pickled_checkpoint(content)
+        record.state[key] = original
+    layers.state["_modules"]["0"].state["_modules"]["act"].state["_modules"] = 3
+    read_pickled_checkpoint(content)
 
 
 def test_children_and_names_of_other_types_are_ignored() -> None:

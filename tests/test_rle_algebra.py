@@ -25,7 +25,9 @@ def sibling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 relaxed = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-pairs = st.tuples(st.integers(0, 9), st.integers(0, 9)).flatmap(lambda shape: arrays(np.bool_, (2, 3, *shape)))
+pairs = st.tuples(st.integers(0, 9), st.integers(0, 9)).flatmap(
+    lambda shape: arrays(np.bool_, (2, 3, *shape), fill=st.nothing())
+)
 near = st.integers(-12, 12)
 
 SETS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {

@@ -119,18 +119,29 @@ def test_images_with_equal_stems_do_not_overwrite_each_other(predictor: Predicto
     assert files(predictor.save_dir) == sorted([f"{n}.jpg" for n in names] + [f"labels/{n}.txt" for n in names])
 
 
-def test_files_of_an_address_are_named_without_its_query(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frame", [None, 0])
+def test_free_names_are_found_at_once_among_many_equal_ones(frame: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_taken, checks = ResultWriter._is_taken, []
+    monkeypatch.setattr(ResultWriter, "_is_taken", lambda *args: checks.append(args) or is_taken(*args))
+    writer = ResultWriter(Path(), Config())
+    stems = [writer._stem(Item(None, f"{index}/x.png", index=index, frame=frame)) for index in range(40)]
+    assert stems == ["x", *(f"x-{number}" for number in range(2, 41))] and len(checks) <= 80
+
+
+def test_files_of_an_address_are_named_without_its_password_and_query(tmp_path: Path) -> None:
     writer = ResultWriter(tmp_path, Config(save_txt=True))
     paths = [
         "https://x.org/a.jpg?key=1/2.3",
         "http://x.org/b.png#" + "c" * 999,
         "http://x.org/" + "d" * 999,
         "e#f.jpg",
+        "rtsp://me:wo#d?@camera/",
+        "http://x.org/@me/g@2x.png",
     ]
     for index, path in enumerate(paths):
         result = Results(bgr_image(24, 32), path, {0: "a"}, np.array([[1, 1, 9, 9, 1, 0]]))
         writer.write(Item(None, path, index=index), result)
-    assert files(tmp_path / "labels") == ["a.txt", "b.txt", "d" * 60 + ".txt", "e#f.txt"]
+    assert files(tmp_path / "labels") == ["a.txt", "b.txt", "camera.txt", "d" * 60 + ".txt", "e#f.txt", "g@2x.txt"]
 
 
 def test_images_too_large_for_jpeg_are_saved_as_png(predictor: Predictor) -> None:

@@ -174,6 +174,16 @@ def test_batch_matches_single_masks_and_may_be_empty(sibling):
 
 @each_sibling
 @pytest.mark.parametrize(
+    ("counts", "size"), [([3, 0, 0, 6], (3, 3)), ([0, 9, 0], (3, 3)), ([0], (0, 3)), ([0, 0], (3, 0)), ([], (0, 3))]
+)
+def test_masks_without_small_regions_keep_their_run_lengths(sibling, counts, size):
+    runs, offsets = torch.tensor(counts, dtype=torch.int64), torch.tensor([0, len(counts)])
+    found, ends, changed = ops.siblings("mask_remove_small_regions")[sibling](runs, offsets, *size, 2.0)
+    assert found.tolist() == counts and ends.tolist() == offsets.tolist() and changed.tolist() == [False]
+
+
+@each_sibling
+@pytest.mark.parametrize(
     ("counts", "offsets", "size"),
     [
         ([3, 2], [0, 2], (2, 3)),

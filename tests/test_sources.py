@@ -293,6 +293,8 @@ def test_list_goes_on_after_bad_files(tmp_path: Path) -> None:
         (" Screen 0 10 20 300 200", ValueError, "screen"),
         ("screen shot 1.png", FileNotFoundError, "no such file"),
         ("s3://bucket/a.png", ValueError, "not a supported address"),
+        ("ftp://me:word@host/a.png", ValueError, r"'ftp://me:\*\*\*@host/a\.png' is not a supported address"),
+        (["rtsp://me:word@host"], ValueError, r"'rtsp://me:\*\*\*@host' is a stream"),
         (Path("https://example.com/a.png"), ValueError, "pass it as str"),
         ("a\0b.png", FileNotFoundError, "no such file"),
         ("x" * 5000, FileNotFoundError, "no such file"),

@@ -105,7 +105,11 @@ def test_texts_beyond_the_length_limit_are_split_over_several_sentences() -> Non
     found = from_transformers(model, processor, texts=["a dog", "a red cat", "one bird"], device="cpu")(IMAGE)
     assert processor.texts == ["a dog .", "a red cat .", "one bird ."]
     assert set(found.class_ids.tolist()) <= {0, 1, 2} and found.names[2] == "one bird"
-    with pytest.raises(ValueError, match="parts of words; accepted: 1 to 4"):
+    processor.texts.clear()
+    fitting = ["a red cat", "a dog", "bird", "a very red cat"]  # the last two sentences have just the greatest length
+    from_transformers(model, processor, texts=fitting, device="cpu")(IMAGE)
+    assert processor.texts == ["a red cat .", "a dog . bird .", "a very red cat ."]
+    with pytest.raises(ValueError, match=r"has 7 tokens, i\.e\. words and parts of words; accepted: 1 to 4"):
         from_transformers(model, processor, texts=["a b c d e f g"], device="cpu")(IMAGE)
     with pytest.raises(ValueError, match="parts of words"):
         from_transformers(model, processor, texts=["..."], device="cpu")(IMAGE)
@@ -141,7 +145,8 @@ def test_scores_that_are_nan_are_refused(kind: str, processor: Any) -> None:
 
 def test_empty_or_invalid_texts() -> None:
     detector = OpenVocabularyDetector(StandIn("owlv2"), owl_processor, device="cpu")
-    assert detector.find(IMAGE, []).boxes.shape == (0, 4)
+    nothing = detector.find(IMAGE, [])
+    assert nothing.boxes.shape == (0, 4) and not any(map(len, nothing))
     for texts, error in (([], ValueError), (None, ValueError), ([""], ValueError), (3, TypeError), ([1], TypeError)):
         with pytest.raises(error, match="texts"):
             TextDetector(detector, texts)

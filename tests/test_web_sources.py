@@ -74,7 +74,7 @@ def test_user_name_and_password_of_an_address_are_sent_to_its_server_alone() -> 
         elif handler.path == "/missing.png":
             reply(handler, b"no", 404)
         else:
-            reply(handler, encode(RGB, "PNG"))
+            reply(handler, b"text" if handler.path == "/text.png" else encode(RGB, "PNG"))
 
     with serve(answer) as address:
         login = address.replace("://", "://me:p%40ss:w@")
@@ -82,8 +82,11 @@ def test_user_name_and_password_of_an_address_are_sent_to_its_server_alone() -> 
             assert np.array_equal(only(f"{login}/{name}").image, BGR)
         with pytest.raises(ConnectionError, match=r"http://me:\*\*\*@127.0.0.1:\d+/missing.png answers 404"):
             list(load_sources(f"{login}/missing.png"))
+        with pytest.raises(ValueError, match=r"http://me:\*\*\*@127.0.0.1:\d+/text.png: not an image"):
+            list(load_sources(f"{login}/text.png"))
     header = "Basic " + base64.b64encode(b"me:p@ss:w").decode()
-    assert asked == [("/a.png", header), ("/moved.png", header), ("/a.png", header), ("/missing.png", header)]
+    names = ("a", "moved", "a", "missing", "text")
+    assert asked == [(f"/{name}.png", header) for name in names]
 
 
 @pytest.mark.parametrize(

@@ -191,18 +191,6 @@ def _distances(net: DetectionModel) -> None:
     net.model[22].dfl.conv.weight.data[0, 3] = 7
 
 
-def _layer(net: DetectionModel) -> None:
-    net.model[9] = nn.Identity()
-
-
-def _short(net: DetectionModel) -> None:
-    del net.model[22]
-
-
-def _head(net: DetectionModel) -> None:
-    net.model[22] = nn.Identity()
-
-
 def _shape(net: DetectionModel) -> None:
     net.model[5].conv = nn.Conv2d(16, 24, 5, bias=False)
 
@@ -255,9 +243,9 @@ def _norm(net: DetectionModel) -> None:
         (setting(lambda net: net.model[1].bn, eps=1e-4), "different or impossible epsilons"),
         (setting(lambda net: net.model[1].bn, eps=[1e-3]), "different or impossible epsilons"),
         (_distances, "is not 0, 1, 2"),
-        (_layer, "layer 9 is a Identity, in YOLOv8 a SPPF"),
-        (_short, "22 layers that ends with C2f"),
-        (_head, "ends with Identity"),
+        (lambda net: net.model.__setitem__(9, nn.Identity()), "layer 9 is a Identity, in YOLOv8 a SPPF"),
+        (lambda net: net.model.__delitem__(22), "22 layers that ends with C2f"),
+        (lambda net: net.model.__setitem__(22, nn.Identity()), "ends with Identity"),
         (_shape, r"1 of another shape: model\.5\.conv\.weight \(24, 16, 5, 5\) instead of \(24, 16, 3, 3\)"),
         (_missing, r"model\.5\.bn doesn't fit"),
         (_extra, r"1 unexpected: model\.5\.more"),

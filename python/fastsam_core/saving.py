@@ -70,6 +70,7 @@ class ResultWriter:
         self._video_stems: set[str] = set()
         self._videos: dict[int, _Video | None] = {}
         self._stems: dict[int, str] = {}
+        self._numbers: dict[tuple[str, bool], int] = {}  # where to go on looking for a free `<stem>-<number>`
 
     def write(self, item: Item, result: Results) -> None:
         """Write and show what the options ask for, for one image or frame."""
@@ -104,10 +105,14 @@ class ResultWriter:
             base = Path(last_part(item.path)).stem or "image"
             if "://" in item.path:
                 base = base[:_MAX_ADDRESS_STEM]
-            stem, number = base, 1
+            key = base.casefold(), item.frame is None
+            number = self._numbers.get(key, 1)
+            stem = base if number == 1 else f"{base}-{number}"
             while self._is_taken(stem.casefold(), item):
                 number += 1
                 stem = f"{base}-{number}"
+            if number > 1:
+                self._numbers[key] = number
             self._used_stems.add(stem.casefold())
             if item.frame is not None:
                 self._video_stems.add(stem.casefold())

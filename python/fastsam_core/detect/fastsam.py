@@ -115,8 +115,7 @@ class FastSAM(YOLO):
 
 def _snap_to_border(result: Results) -> Results:
     """Move box sides near the border onto it, and make boxes of nearly the whole image the whole. Masks stay."""
-    if result.boxes is None or not len(result.boxes):
-        return result
+    assert result.boxes is not None
     rows = to_tensor(result.boxes.data).clone()
     height, width = result.orig_shape
     boxes = rows[:, :4]

@@ -79,20 +79,17 @@ class OpenVocabularyDetector:
         if not texts:
             return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
         height, width = image.shape[:2]
-        no_boxes = torch.zeros(0, 4, dtype=torch.float32, device="cpu")
-        boxes, scores = [no_boxes], [no_boxes.new_zeros(0, len(texts))]
-        for corners, text_scores in (
-            self._detect_owl(image, texts) if self.kind.startswith("owl") else self._detect_grounding_dino(image, texts)
-        ):
-            boxes.append(corners.float().cpu())
-            scores.append(text_scores.float().cpu())
-        best_scores, class_ids = torch.cat(scores).max(1)
+        detect = self._detect_owl if self.kind.startswith("owl") else self._detect_grounding_dino
+        boxes, scores = (
+            torch.cat([part.float().cpu() for part in parts]) for parts in zip(*detect(image, texts), strict=True)
+        )
+        best_scores, class_ids = scores.max(1)
         if bool(best_scores.isnan().any()):
             raise ValueError(
                 f"the {self.kind} model gives scores that are NaN: damaged weights, or too large for half precision"
             )
         limits = torch.tensor([width, height, width, height], dtype=torch.float32, device="cpu")
-        clipped = torch.cat(boxes).clamp(min=0).minimum(limits)
+        clipped = boxes.clamp(min=0).minimum(limits)
         keep = (best_scores > self.conf).nonzero()[:, 0]
         keep = keep[ops.batched_nms(clipped[keep], best_scores[keep], class_ids[keep], self.iou)]
         return Detections(
@@ -151,8 +148,7 @@ class OpenVocabularyDetector:
                 text_indices, sentence, num_tokens = [], "", 0
             text_indices.append(index)
             sentence, num_tokens = sentence + phrase, num_tokens + length
-        if text_indices:
-            yield text_indices, sentence.strip()
+        yield text_indices, sentence.strip()
 
 
 class TextDetector:

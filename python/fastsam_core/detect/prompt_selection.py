@@ -53,7 +53,7 @@ class PromptSelector:
         if all(prompt is None for prompt in (bboxes, points, texts)):
             return None
         text_prompts = parse_texts(texts)
-        box_prompts = None if bboxes is None else Prompts.parse(bboxes)
+        box_prompts = Prompts.parse(bboxes)
         boxes = None if box_prompts is None or box_prompts.boxes is None else box_prompts.boxes.numpy()
         if points is None:
             return cls(boxes, texts=text_prompts)
@@ -82,7 +82,7 @@ def _flatten_points(points: Any, labels: Any) -> tuple[NDArray[np.float32], NDAr
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     # All points describe one thing, so a flat list of them is read as one object with many points.
     depth = _nesting_depth(points)
-    points = [[points]] if depth == 1 else [points] if depth == 2 else points
+    points = [points] if depth == 2 else points
     if labels is not None and depth <= 2 and 1 <= _nesting_depth(labels) < 3:
         labels = [labels] if _nesting_depth(labels) == 1 else [[label for row in labels for label in row]]
     prompts = Prompts.parse(points=points, labels=labels)

@@ -50,6 +50,8 @@ class Detector(Protocol):
 class CheckedDetector:
     """A detector whose output is checked and returned as `Detections`. ValueError, naming the image, if it is invalid.
 
+    An image that isn't (H, W, 3) uint8 is refused too, with ValueError, or TypeError if it is no array.
+
     detector: any `Detector`. If it has a method `batch(images)` that returns one such tuple per image, `batch` calls
     that. conf: keep boxes with a greater score. classes: keep these class ids only. max_det: keep this many boxes,
     those with the highest scores. None turns a filter off. The boxes stay in the detector's order.
@@ -108,9 +110,8 @@ class CheckedDetector:
         if self.classes is not None:
             keep &= np.isin(detections.class_ids, np.array(self.classes, np.int64))
         kept = np.flatnonzero(keep)
-        if self.max_det is not None:
-            best = np.argsort(-detections.scores[kept], kind="stable")[: self.max_det]
-            kept = kept[np.sort(best)]
+        best = np.argsort(-detections.scores[kept], kind="stable")[: self.max_det]
+        kept = kept[np.sort(best)]
         return Detections(detections.boxes[kept], detections.scores[kept], detections.class_ids[kept], detections.names)
 
     def __repr__(self) -> str:

@@ -6,11 +6,11 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..sources.paths import last_part
 from .segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class ImageLabels:
     ) -> ImageLabels:
         """Convert a prediction's results.
 
-        file_name: default the name of `results.path`, without its folders. class_ids: one per object, numbering
+        file_name: default the last part of `results.path`, a path or an address. class_ids: one per object, numbering
         `names`; by default those of the results, or 0 for all if the results have no class names, as SAM's do.
         """
         rows = results.rows()
@@ -161,7 +161,7 @@ class ImageLabels:
             for i, class_id in enumerate(class_ids)
         ]
         return cls(
-            PurePath(results.path).name if file_name is None else file_name,
+            last_part(results.path) if file_name is None else file_name,
             width,
             height,
             objects,

@@ -110,7 +110,8 @@ def _string_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
             raise ValueError("capturing the screen is not supported: save a screenshot and pass its path")
         if "://" in text or text.lower().replace("\\", "/").startswith(("http:/", "https:/", "rtsp:/")):
             hint = "" if "://" in text else "; pass it as str"  # Path collapses the two slashes of a URL into one
-            raise ValueError(f"{text!r} is not a supported address (http, https, rtsp, rtmp, tcp, udp){hint}")
+            address = hide_passwords(repr(text))
+            raise ValueError(f"{address} is not a supported address (http, https, rtsp, rtmp, tcp, udp){hint}")
         raise missing_file_error(path)
     suffix = suffix_of(path)
     if suffix in LIST_SUFFIXES:
@@ -193,7 +194,7 @@ def _element_entries(element: Any) -> list[Entry] | None:
         if not text.strip():
             raise ValueError("an empty string")
         if text.lower().startswith(STREAM_SCHEMES) or suffix_of(text) == ".streams":
-            raise ValueError(f"{text!r} is a stream: pass it alone, or several in a *.streams file")
+            raise ValueError(f"{hide_passwords(repr(text))} is a stream: pass it alone, or several in a *.streams file")
         try:
             return text_entries(text)
         except FileNotFoundError:
@@ -297,7 +298,7 @@ def _indexed_items(
                 reason = str(error) or type(error).__name__
                 if strict:
                     if isinstance(error, ValueError):
-                        raise ValueError(f"{path}: {reason}") from error
+                        raise ValueError(f"{hide_passwords(path)}: {reason}") from error
                     raise
                 logger.warning("skipped %s: %s", path, reason)
                 yield Item(None, path, reason, None, first + position, total)

@@ -185,9 +185,9 @@ def text_entries(text: str) -> list[Entry]:
 
 
 def last_part(path: str) -> str:
-    """Return the last part of a path, or of an address without its query; empty if there is none."""
+    """Return the last part of a path, or of an address without password and query; empty if there is none."""
     if "://" in path:
-        path = re.split("[?#]", path)[0]
+        path = re.split("[?#]", re.sub("(?<=://)[^/]*@", "", path))[0]
     return os.path.basename(path.rstrip("/"))
 
 

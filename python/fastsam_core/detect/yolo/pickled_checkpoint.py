@@ -18,7 +18,6 @@ _HEAD_TYPES = ("Detect", "Segment", "Segment26")
 _DEFAULT_EPSILON = 1e-3  # of the family's batch normalisations, if the file doesn't give it
 _MAX_MODULES = 10_000
 _MAX_DEPTH = 16
-_MAX_CLASS_NAMES = 100_000
 # Properties of modules that the shapes of their tensors don't show, by published type.
 _CONVOLUTION_ATTRIBUTES = ("stride", "padding", "dilation", "groups")
 _ATTRIBUTES = {
@@ -210,10 +209,7 @@ def _tensors_of_module(name: str, module: Record) -> Iterator[tuple[str, TensorR
 
 def _class_names(names: Any) -> dict[int, str]:
     pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list | tuple) else ()
-    class_names = {index: name for index, name in pairs if isinstance(index, int) and isinstance(name, str)}
-    if len(class_names) > _MAX_CLASS_NAMES:
-        raise ValueError(f"it names {len(class_names):,} classes")
-    return {int(index): name for index, name in class_names.items()}
+    return {int(index): name for index, name in pairs if isinstance(index, int) and isinstance(name, str)}
 
 
 def _is_epsilon(value: Any) -> bool:

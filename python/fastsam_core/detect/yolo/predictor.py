@@ -48,7 +48,7 @@ class YoloPredictor(PredictionLoop):
         base = cfg if isinstance(cfg, DetectConfig) else DetectConfig().updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
         self.model = None
-        self._last_input_hw: tuple[int, int] | None = None
+        self._last_input_hw = 0, 0  # for the log
 
     def __call__(
         self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
@@ -146,4 +146,4 @@ class YoloPredictor(PredictionLoop):
         return Results(image, path, names, objects.rows, masks, speed=speed)
 
     def _input_shape(self, config: Config) -> str:
-        return "" if self._last_input_hw is None else f"(1, 3, {self._last_input_hw[0]}, {self._last_input_hw[1]})"
+        return f"(1, 3, {self._last_input_hw[0]}, {self._last_input_hw[1]})"

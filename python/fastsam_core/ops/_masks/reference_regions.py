@@ -15,17 +15,14 @@ def remove_small_regions(runs: MaskRuns, image_size: tuple[int, int], min_area: 
     image_size: (height, width). See `fastsam_core.ops.mask_remove_small_regions`.
     """
     height, width = image_size
-    whole_image = (0, 0, width, height)
     x1, y1, x2, y2 = runs.box()
     # A margin of one or two background pixels around the mask represents everything outside the window. The window
     # begins at an even row and column, because OpenCV numbers regions by 2 x 2 blocks, and its order settles ties.
     window = max(x1 - 1, 0) & ~1, max(y1 - 1, 0) & ~1, min(x2 + 2, width), min(y2 + 2, height)
-    if not len(runs.columns):
-        window = whole_image
     mask = runs.paint(*window)
     filled = _fill_holes(mask, window, image_size, min_area)
     if filled is None:
-        window = whole_image
+        window = 0, 0, width, height
         mask = runs.paint(*window)
         filled = _fill_holes(mask, window, image_size, min_area)
         assert filled is not None

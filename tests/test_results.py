@@ -210,6 +210,8 @@ def test_repr_names_the_parts(result: Results) -> None:
         "stability_score",
     ):
         assert part in repr(result)
+    result.path = "http://me:secret@camera/cat.jpg"
+    assert "http://me:***@camera/cat.jpg" in repr(result)
 
 
 # --- reading ---

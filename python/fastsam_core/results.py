@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ._files import append_text
+from ._log import hide_passwords
 from ._tensors import to_tensor
 from .base_tensor import Array, BaseTensor, as_tensor, map_values, resolve_index, take_rows, to_numpy
 from .boxes import Boxes
@@ -430,7 +431,7 @@ class Results:
 
     def __repr__(self) -> str:
         height, width = self.orig_shape
-        parts = [repr(self.path), f"{height} x {width}", f"{len(self)} object{'s' * (len(self) != 1)}"]
+        parts = [hide_passwords(repr(self.path)), f"{height} x {width}", f"{len(self)} object{'s' * (len(self) != 1)}"]
         parts += [repr(part) for part in (self.boxes, self.masks) if part is not None]
         parts += [name for name in _PER_OBJECT_FIELDS if getattr(self, name) is not None]
         return f"Results({', '.join(parts)})"

@@ -246,7 +246,7 @@ def test_options_without_effect_are_logged_once(caplog: pytest.LogCaptureFixture
         "agnostic_nms has no effect on Segment Anything",
         "classes has no effect on Segment Anything",
         "task='detect' has no effect; Segment Anything models only do 'segment'",
-        "points_stride has no effect on YOLOv8 and FastSAM",
+        "points_stride has no effect on YOLO and FastSAM",
     ]
 
 

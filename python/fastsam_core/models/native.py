@@ -135,7 +135,12 @@ def has_original_methods(instance: object, owner: type, *names: str) -> bool:
     They aren't if a subclass overrides them, or if they were replaced in the instance or the class.
     """
     own = getattr(instance, "__dict__", ())
-    return all(name not in own and getattr(type(instance), name, None) is _methods[owner, name] for name in names)
+    return not any(name in own for name in names) and inherits_methods(type(instance), owner, *names)
+
+
+def inherits_methods(subclass: type, owner: type, *names: str) -> bool:
+    """Return whether these methods of a class are those of `owner` that `watch_methods` was given."""
+    return all(getattr(subclass, name, None) is _methods[owner, name] for name in names)
 
 
 def uses_patched_classes(module: nn.Module) -> bool:

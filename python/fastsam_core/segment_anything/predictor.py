@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..encoded_image import encode
 from ..models.module_cache import cached, version_of
-from ..models.native import has_original_methods, watch_methods
+from ..models.native import has_original_methods, inherits_methods, watch_methods
 from ..models.prepared_image import PreparedImage
 from ..models.prompt_encoder import PromptEncoder
 from ..postprocess import MaskResizer
@@ -89,7 +89,8 @@ class SamPredictor:
             isinstance(model, Sam)
             and model.image_format == "RGB"
             and all(len(values) == 3 for values in model.normalisation)
-            and has_original_methods(model, Sam, "preprocess", "encode_image")
+            and has_original_methods(model, Sam, "preprocess")
+            and inherits_methods(type(model), Sam, "encode_image")
             and has_original_methods(self, SamPredictor, "set_torch_image")
             and has_original_methods(self.transform, ResizeLongestSide, "apply_image", "get_preprocess_shape")
         )
@@ -104,7 +105,7 @@ class SamPredictor:
         return (
             isinstance(model, Sam)
             and isinstance(model.prompt_encoder, PromptEncoder)
-            and has_original_methods(model, Sam, *ADDED_METHODS)
+            and inherits_methods(type(model), Sam, *ADDED_METHODS)
         )
 
     def _set_features(self, features: Tensor, original_size: tuple[int, ...]) -> None:

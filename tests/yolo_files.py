@@ -35,7 +35,7 @@ def branches(channels: tuple[int, ...], hidden: int, out: int, separable: bool =
 
 
 class Detect(nn.Module):
-    """family: 8, 11 or 26, which has a second set of branches, without which a model is trained but not fused."""
+    """family: 8, 11 or 26, which has a second set of branches; a fused model may have only that, and None as `cv2`."""
 
     def __init__(self, nc: int, channels: tuple[int, ...], family: int) -> None:
         super().__init__()

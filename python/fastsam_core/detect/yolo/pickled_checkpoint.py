@@ -138,11 +138,13 @@ def _check_layer_types(sequence: Record) -> Family:
     layers = sequence.state.get("_modules")
     modules = list(layers.values()) if isinstance(layers, dict) else []
     types = [layer.class_name if isinstance(layer, Record) else type(layer).__name__ for layer in modules]
-    differences: list[tuple[int, Family]] = []
-    for family in (YOLOV8, YOLO11):  # YOLO26 has the layers of YOLO11
-        pairs = zip(types, family.layers, strict=False)
-        differences.append((next((i for i, (given, expected) in enumerate(pairs) if given != expected), 99), family))
-    index, family = max(differences, key=lambda difference: difference[0])
+
+    def first_difference(family: Family) -> int:
+        pairs = enumerate(zip(types, family.layers, strict=False))
+        return next((index for index, (given, expected) in pairs if given != expected), len(family.layers))
+
+    family = max(YOLOV8, YOLO11, key=first_difference)  # YOLO26 has the layers of YOLO11
+    index = first_difference(family)
     if index < len(family.layers):
         raise ValueError(
             f"layer {index} is a {types[index]}, in {family.name} a {family.layers[index]}: another network, which is "

@@ -45,7 +45,7 @@ def check(path: Path | str, net: DetectionModel, shape: tuple[int, int] = (61, 9
     rows, masks = expected(net, image, 96, **{"conf": 0.3, **options})
     (result,) = YOLO(path)(image, **{**QUIET, **options})
     assert len(rows) > 3
-    np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(np.asarray(result.boxes.data), rows, rtol=1e-4, atol=1e-3)
     assert (masks is None) == (result.masks is None)
     if masks is not None:
         found = np.asarray(result.masks.data).astype(bool)

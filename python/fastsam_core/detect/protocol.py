@@ -162,7 +162,7 @@ def check_detections(output: Any, path: str = "the image") -> Detections:
 
 
 def qualified_name(detector: Any) -> str:
-    """Return `module.qualname` of a function, or of an object's class; the same in every process."""
+    """Return `module.qualname` of a function, or of an object's class and its checkpoint; the same in every process."""
     while isinstance(detector, functools.partial):
         detector = detector.func
     target = detector if hasattr(detector, "__qualname__") else type(detector)

@@ -44,7 +44,6 @@ class Family:
 STAGES = ("C2f", "C3k2")
 POOLING = "SPPF"
 ATTENTION = "C2PSA"
-_BACKBONE_DEPTH = 10
 
 
 def _family(name: str, stage: str, backbone_end: tuple[str, ...] = (), *, residual_pooling: bool = False) -> Family:
@@ -88,8 +87,8 @@ class Architecture:
     by the stage's index. num_bins: bins per distance. num_classes: number of object classes. box_channels,
     score_channels, mask_channels: channels inside the head's branches. num_coefficients: mask coefficients, 0 without
     segmentation. prototype_channels: channels inside the prototype branch, 0 without segmentation.
-    has_fused_prototypes: whether prototypes are made from all levels. end_to_end: whether the checkpoint has branches
-    that give each object to one cell.
+    has_fused_prototypes: whether prototypes are made from all levels. end_to_end: whether the head's branches give each
+    object to one cell.
     """
 
     family: Family
@@ -134,7 +133,8 @@ class Architecture:
                 return BlockShape("attention", out_channels_of(f"{first}.0.cv1.conv"))
             return BlockShape("bottleneck", out_channels_of(f"{first}.cv1.conv"))
 
-        has_attention = f"model.{_BACKBONE_DEPTH}.m.0.attn.qkv.conv.weight" in shapes
+        (attention,) = YOLO11.indices(ATTENTION)
+        has_attention = f"model.{attention}.m.0.attn.qkv.conv.weight" in shapes
         head = (YOLO11 if has_attention else YOLOV8).head_layer
         num_bins = out_channels_of(f"{head}.cv2.0.2") // 4
         family = YOLOV8 if not has_attention else YOLO26 if num_bins == 1 else YOLO11

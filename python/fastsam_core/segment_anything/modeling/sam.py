@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ...models.common import PIXEL_MEAN, PIXEL_STD, Normalisation
 from ...models.mask_decoder import MaskDecoder
 from ...models.module_cache import version_of
-from ...models.native import has_original_methods, watch_methods
+from ...models.native import inherits_methods, watch_methods
 from ...models.prepared_image import PreparedImage
 from ...models.prompt_encoder import PromptEncoder
 from ...models.sam_model import IndexList, SamModel
@@ -162,7 +162,7 @@ class Sam(SamModel):
     def encode_preprocessed(self, images: Tensor) -> Tensor:
         """Encode what `preprocess` returns: (B, 3, S, S), or what a subclass or an encoder of the user's agree on."""
         side = self.image_size
-        usual = images.shape[1:] == (3, side, side) and has_original_methods(self, Sam, "encode_image")
+        usual = images.shape[1:] == (3, side, side) and inherits_methods(type(self), Sam, "encode_image")
         embedding: Tensor = self.encode_image(images) if usual else self.image_encoder(images)
         return embedding
 

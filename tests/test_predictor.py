@@ -27,10 +27,12 @@ def test_subclass_with_an_unused_step_is_warned_about(caplog: pytest.LogCaptureF
 
     assert not caplog.records
 
-    class Own(Named):
-        def postprocess(self, preds: Any, img: Any, orig_imgs: Any) -> Any: ...
+    class Saving:
+        def save_predicted_images(self, save_path: Any, frame: int = 0) -> None: ...
 
-    assert "Own has its own postprocess, which calls of a predictor do not go through" in caplog.text
+    class Own(Saving, Named): ...
+
+    assert "Own has its own save_predicted_images, which calls of a predictor do not go through" in caplog.text
 
 
 # --- sources ---

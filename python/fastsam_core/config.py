@@ -55,6 +55,9 @@ _GENERATE_KEYS = (
     "min_mask_region_area",
 )
 
+# Options that change the result of segment everything, and of prompts too.
+_SHARED_KEYS = ("iou", "conf", "imgsz", "dtype")
+
 Self = TypeVar("Self", bound="Config")
 
 
@@ -266,12 +269,15 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "crop_n_points_downscale_factor": ("crop_downscale_factor", _identity),
 }
 
-# Options and aliases that change the result of segment everything.
-EVERYTHING_OPTIONS = frozenset(
-    key
-    for key in (*FIELDS, *ALIASES)
-    if (ALIASES[key][0] if key in ALIASES else key) in {*_GENERATE_KEYS, "iou", "conf", "imgsz", "dtype"}
+# Options and aliases of `Predictor.generate` alone.
+GENERATE_OPTIONS = frozenset(
+    key for key in (*FIELDS, *ALIASES) if (ALIASES[key][0] if key in ALIASES else key) in _GENERATE_KEYS
 )
+
+# Options and aliases that change the result of segment everything.
+EVERYTHING_OPTIONS = GENERATE_OPTIONS | {
+    key for key in (*FIELDS, *ALIASES) if (ALIASES[key][0] if key in ALIASES else key) in _SHARED_KEYS
+}
 
 
 def unknown_option(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ class EncodedImage:
     """An image and its embedding.
 
     bgr: BGR uint8 (H, W, 3), or None if only a saved embedding was loaded; then `original_hw`, (height, width), is
-    required, and `digest` is the hash of the image. path: where the image came from.
+    required, and `digest` is the hash of the image. path: where the image came from. own_encoder: computes the
+    embedding of a BGR image, in place of `encode`.
 
     The embedding is computed on first use. It is computed again only after a change of the model's input size or
     precision, or of its weights (see `invalidate`).
@@ -36,8 +37,10 @@ class EncodedImage:
         path: str,
         original_hw: tuple[int, int] | None = None,
         digest: str | None = None,
+        own_encoder: Callable[[NDArray[np.uint8]], Tensor] | None = None,
     ) -> None:
         self.bgr = bgr
+        self.own_encoder = own_encoder
         self.path = path
         if bgr is not None:
             original_hw = bgr.shape[0], bgr.shape[1]
@@ -115,7 +118,7 @@ class EncodedImage:
                     f"the loaded embedding does not fit the model's input size {model.image_size}, and without the "
                     "image it cannot be computed again: call set_image"
                 )
-            self._features = encode(model, [self.bgr], dtype, watch)
+            self._features = self._encode(model, self.bgr, dtype, watch)
             self._dtype, self._prepared = _encoder_dtype(model, dtype), None
         assert self._features is not None
         if self._features.device != device:
@@ -139,16 +142,28 @@ class EncodedImage:
             return self.prepared(model, dtype, watch)
         if self.bgr is None:
             raise ValueError("crops need the image itself, but only its embedding was loaded: call set_image")
-        features = encode(model, [self.bgr[y1:y2, x1:x2]], dtype, watch)
+        features = self._encode(model, self.bgr[y1:y2, x1:x2], dtype, watch)
         _, decoder, matrices = _compute_dtypes(model, dtype)
         return model.prepare(features, decoder, matrices)
+
+    def _encode(
+        self, model: SamModel, bgr: NDArray[np.uint8], dtype: torch.dtype | None, watch: Stopwatch | None
+    ) -> Tensor:
+        if self.own_encoder is None:
+            return encode(model, [bgr], dtype, watch)
+        with (watch or Stopwatch()).phase("inference", model.device):
+            return to_tensor(self.own_encoder(bgr)).float()
 
 
 def encode_batch(
     model: SamModel, images: Sequence[EncodedImage], dtype: torch.dtype | None, watch: Stopwatch | None = None
 ) -> None:
     """Encode the images that have no fitting embedding yet, in one pass of the encoder."""
-    pending = [image for image in images if image.bgr is not None and not image.is_encoded(model, dtype)]
+    pending = [
+        image
+        for image in images
+        if image.bgr is not None and image.own_encoder is None and not image.is_encoded(model, dtype)
+    ]
     if not pending:
         return
     features = encode(model, [image.pixels for image in pending], dtype, watch)
@@ -189,5 +204,11 @@ def encode(
         inputs = [model_input(model, image) for image in images]
         pixels = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
     del inputs
-    with watch.phase("inference", device), torch.no_grad():
-        return model.encode_image(pixels, _compute_dtypes(model, dtype).encoder).float()
+    with watch.phase("inference", device):
+        return encode_input(model, pixels, dtype)
+
+
+@torch.no_grad()
+def encode_input(model: SamModel, pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Encode model inputs (B, 3, S, S) to embeddings (B, C, S / 16, S / 16) float32. dtype: as for `encode`."""
+    return model.encode_image(pixels, _compute_dtypes(model, dtype).encoder).float()

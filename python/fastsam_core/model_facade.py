@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NoReturn, TypeVar
+from collections import defaultdict
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from torch import nn
 
-from .prediction_loop import Callback, check_callback, check_event
+from .prediction_loop import Callback, PredictionLoop, check_callback, check_event
 
 Self = TypeVar("Self", bound="ModelFacade")
 
@@ -34,10 +35,59 @@ _NOT_OFFERED = {
 
 
 class ModelFacade:
-    """A callable model. `model` is its module; attributes that the facade lacks are looked up on it."""
+    """A callable model. `model` is its module; attributes that the facade lacks are looked up on it.
 
-    model: nn.Module
-    callbacks: dict[str, list[Callback]]
+    `overrides` holds options for all calls. `predictor` runs them; it is None before the first call.
+    """
+
+    # Options that every call starts from, so that changes made to the predictor don't carry over.
+    _default_options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, model: nn.Module, overrides: dict[str, Any]) -> None:
+        self.model: Any = model
+        self.overrides = overrides
+        self.callbacks: dict[str, list[Callback]] = defaultdict(list)
+        self.predictor: Any = None
+        self._predictors_model: Any = model  # the module that `predictor` was given
+
+    @property
+    def task(self) -> str:
+        """Task of the model."""
+        raise NotImplementedError
+
+    @property
+    def task_map(self) -> dict[str, dict[str, Any]]:
+        """The class of the predictor by task, as in Ultralytics; subclasses may name their own."""
+        raise NotImplementedError
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on a source."""
+        raise NotImplementedError
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `predict`, which has the arguments."""
+        return self.predict(*args, **kwargs)
+
+    def _prepare_predictor(self, predictor: Any = None) -> Any:
+        """Return the predictor, with the options that calls start from.
+
+        predictor: a predictor to use from now on, or its class; by default that of `task_map` is created once.
+        """
+        with CREATION_LOCK:
+            if isinstance(predictor, PredictionLoop):
+                self.predictor = predictor
+                if predictor.model is None:
+                    predictor.setup_model(self.model)
+            elif self.predictor is None or predictor not in (None, type(self.predictor)):
+                create = predictor or self.task_map[self.task]["predictor"]
+                self.predictor = create(overrides={**self._default_options}, _callbacks=self.callbacks)
+                self.predictor.setup_model(self.model, verbose=False)
+            elif self._predictors_model is not self.model:  # assigned since
+                self.predictor.setup_model(self.model, verbose=False)
+            self._predictors_model = self.model
+            predictor = self.predictor
+        predictor.args = predictor._args.updated(self._default_options).updated(self.overrides)
+        return predictor
 
     def add_callback(self, event: str, function: Callback) -> None:
         """Register `function(predictor)` to be called at `event`, one of `prediction_loop.EVENTS`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +37,62 @@ ProcessBatch = Callable[[list[Item], saving.ResultWriter | None], Iterable[Resul
 class PredictionLoop:
     """State of a run over a source.
 
-    args: the options; they may be changed one by one. callbacks: functions by event name, each called with this
-    predictor. `batch` holds the paths, images and log labels of the last batch, and `results` its results. `seen` is
-    the number of processed images. `save_dir` is the output folder. Calls from several threads take turns.
+    args: the options; they may be changed one by one, also by callbacks. callbacks: functions by event name, each
+    called with this predictor. `batch` holds the paths, images and log labels of the last batch, and `results` its
+    results. `seen` is the number of processed images. `save_dir` is the output folder. `plotted_img` is the last image
+    that was drawn to be saved or shown, BGR (H, W, 3). Calls from several threads take turns.
     """
 
     model: nn.Module | None
 
     def __init__(self, args: Config, callbacks: dict[str, list[Callback]] | None = None) -> None:
-        self.args = args
-        self.callbacks: dict[str, list[Callback]] = callbacks if callbacks is not None else {}
+        self._args = args
+        self._call: tuple[int, Config] | None = None  # thread and options of the call whose images are being processed
+        self.callbacks: dict[str, list[Callback]] = defaultdict(list) if callbacks is None else callbacks
         self.dataset: Source | None = None
         self.batch: tuple[list[str], list[np.ndarray], list[str]] | None = None
         self.results: list[Results] = []
+        self._output: tuple[Sequence[Item], saving.ResultWriter | None] = ((), None)  # for `write_results`
         self.seen = 0
         self.save_dir: Path | None = None
+        self.plotted_img: np.ndarray | None = None
         self._save_dir_key: tuple[Any, ...] = ()
-        self._callback_thread: int | None = None  # id of the thread that is running callbacks inside its batch
         self._lock = threading.RLock()
         _INSTANCES.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Locks and open sources can't be copied; `__setstate__` gives the copy its own.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "dataset")}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("_lock", "_call", "_output", "dataset")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
+        self.__dict__.update(state, _lock=threading.RLock(), _call=None, _output=((), None), dataset=None)
         _INSTANCES.add(self)
+
+    @property
+    def args(self) -> Config:
+        """The options: in callbacks and overridden methods those of the running call, else what calls start from."""
+        return self._call[1] if self._call is not None and self._is_in_call else self._args
+
+    @args.setter
+    def args(self, args: Config) -> None:
+        self._args = args
+
+    @property
+    def _is_in_call(self) -> bool:
+        """Whether this thread is in the middle of a call, as callbacks are."""
+        return self._call is not None and self._call[0] == threading.get_ident()
+
+    @contextmanager
+    def _in_call(self, config: Config) -> Iterator[None]:
+        """Hold the lock; meanwhile `config` are the options that `args` gives."""
+        with self._lock:
+            outer, self._call = self._call, (threading.get_ident(), config)
+            try:
+                yield
+            finally:
+                self._call = outer
 
     @property
     def device(self) -> torch.device | None:
@@ -72,6 +102,10 @@ class PredictionLoop:
     @device.setter
     def device(self, device: Any) -> None:
         self.args.device = device
+
+    def setup_model(self, model: Any = None, verbose: bool = True) -> None:
+        """Set the model to `model`, by default that of the options."""
+        raise NotImplementedError
 
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options `vid_stride` and `stream_buffer`, and store it as `dataset`."""
@@ -99,9 +133,10 @@ class PredictionLoop:
         total_ms = dict.fromkeys(Stopwatch().speed, 0.0)
         num_images = 0
         # A callback may itself run a prediction; afterwards restore the batch and results that it was called for.
-        outer_state = (self.batch, self.results) if self._callback_thread == threading.get_ident() else None
+        outer_state = (self.batch, self.results) if self._is_in_call else None
         try:
-            self._run_callbacks("on_predict_start")
+            with self._in_call(config):
+                self.run_callbacks("on_predict_start")
             for batch in _batched(items, _batch_size(items, config)):
                 for result in process_batch(batch, writer):
                     if isinstance(result, Results):  # a callback may have replaced it by anything
@@ -124,13 +159,19 @@ class PredictionLoop:
             if writer is not None:
                 writer.close()
         self._log_summary(config, total_ms, num_images, writer)
-        self._run_callbacks("on_predict_end")
+        with self._in_call(config):
+            self.run_callbacks("on_predict_end")
 
     def _begin_batch(self, items: Sequence[Item]) -> None:
         """Begin a batch: set `self.batch` to these items and fire the callbacks."""
         images = [item.image for item in items if item.image is not None]
-        self.batch = [item.path for item in items], images, [_log_label(item) for item in items]
-        self._run_batch_callbacks("on_predict_batch_start")
+        self.batch = [item.path for item in items], images, [item.label for item in items]
+        self.run_callbacks("on_predict_batch_start")
+
+    def _path_of(self, image: Any) -> str | None:
+        """Return the path of an image of the batch; None for any other image."""
+        paths, images, _ = self.batch or ((), (), ())
+        return next((path for path, other in zip(paths, images, strict=False) if other is image), None)
 
     def _end_batch(
         self, items: Sequence[Item], results: list[Results], config: Config, writer: saving.ResultWriter | None
@@ -141,23 +182,33 @@ class PredictionLoop:
         number of results than of items.
         """
         self.results = results
-        self._run_batch_callbacks("on_predict_postprocess_end")
+        self.run_callbacks("on_predict_postprocess_end")
         if len(self.results) != len(items):
             raise ValueError(
                 f"a callback left {len(self.results)} results for {len(items)} images: one for each is needed"
             )
-        for item, result in zip(items, self.results, strict=True):
+        self._output = items, writer
+        labels = [item.label for item in items]
+        for index, (item, result) in enumerate(zip(items, self.results, strict=True)):
             self.seen += 1
+            line = self.write_results(index, Path(item.path), None, labels)
             if config.verbose:
-                height, width = result.orig_shape
                 elapsed = sum(phase or 0.0 for phase in result.speed.values())
-                log_or_print(
-                    f"{_log_label(item)}{item.path}: {height}x{width} {self._describe_result(result)}, {elapsed:.1f}ms"
-                )
-            if writer is not None:
-                writer.write(item, result)
-        self._run_batch_callbacks("on_predict_batch_end")
+                log_or_print(f"{item.label}{line}{elapsed:.1f}ms")
+        self.run_callbacks("on_predict_batch_end")
         return self.results
+
+    def write_results(self, i: int, p: Path, im: Any, s: list[str]) -> str:
+        """Write and show what the options ask for, for one of `results`; return the text of its line in the log.
+
+        i: its number in the batch. p, im, s: path of its image, None, and the beginnings of all lines of the batch, for
+        subclasses that override this method as they do in Ultralytics.
+        """
+        items, writer = self._output
+        result = self.results[i]
+        if writer is not None:
+            self.plotted_img = writer.write(items[i], result)
+        return "{}x{} {}, ".format(*result.orig_shape, self._describe_result(result)) if self.args.verbose else ""
 
     def _describe_result(self, result: Results) -> str:
         """Describe what was found, for the log."""
@@ -187,15 +238,8 @@ class PredictionLoop:
                 self.save_dir, self._save_dir_key = saving.create_run_folder(config), key
             return self.save_dir
 
-    def _run_batch_callbacks(self, event: str) -> None:
-        """Fire an event inside a batch, where the caller holds the lock."""
-        previous, self._callback_thread = self._callback_thread, threading.get_ident()
-        try:
-            self._run_callbacks(event)
-        finally:
-            self._callback_thread = previous
-
-    def _run_callbacks(self, event: str) -> None:
+    def run_callbacks(self, event: str) -> None:
+        """Call the functions that are registered for an event."""
         for function in list(self.callbacks.get(event, ())):
             function(self)
 
@@ -207,6 +251,7 @@ def _replace_locks() -> None:
     """Replace the locks in a forked child, where the thread that held one would never release it."""
     for loop in _INSTANCES:
         loop._lock = threading.RLock()
+        loop._call = loop._call if loop._is_in_call else None
 
 
 if hasattr(os, "register_at_fork"):
@@ -254,10 +299,3 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         if failure is None and len(batch) < size:
             return
     raise failure
-
-
-def _log_label(item: Item) -> str:
-    """Return a label such as "image 2/7 ", without the total where it is unknown."""
-    total = "" if item.total is None else f"/{item.total}"
-    frame = "" if item.frame is None else f" (frame {item.frame + 1}{f'/{item.frames}' if item.frames else ''})"
-    return f"{item.kind} {item.index + 1}{total}{frame} "

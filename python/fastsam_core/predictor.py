@@ -15,8 +15,9 @@ from . import option_parsers as parse
 from ._log import warn_once
 from ._tensors import to_tensor
 from .base_tensor import image_shape
-from .config import PROMPT_KEYS, Config
+from .config import GENERATE_OPTIONS, PROMPT_KEYS, Config
 from .encoded_image import EncodedImage, encode_batch
+from .models.native import has_original_methods, watch_methods
 from .models.sam_model import SamModel
 from .prediction_loop import Callback
 from .predictor_state import PredictorState, load_single_image
@@ -26,20 +27,23 @@ from .sources import Item, Source
 from .stopwatch import Stopwatch
 from .text_prompts import TextDetectorCache, segment_texts
 
-# Methods that subclasses of Ultralytics' predictors override. Here they are only for callers: a run doesn't use them.
-_STEP_METHODS = (
-    *("pre_transform", "preprocess", "inference", "prompt_inference", "generate", "postprocess"),
-    *("construct_results", "write_results", "stream_inference"),
-)
+# Methods that a call consists of if one of them is overridden; otherwise it takes a faster way to the same masks.
+_STEPS = ("inference", "prompt_inference", "generate", "postprocess")
+# Methods of Ultralytics' predictor that calls do not go through.
+_BYPASSED = ("_prepare_prompts", "_inference_features", "construct_results", "save_predicted_images", "show")
 
 
 @dataclass(frozen=True)
 class _Request:
-    """Options and prompts of one call. With neither prompts nor texts, everything is segmented."""
+    """Options and prompts of one call. With neither prompts nor texts, everything is segmented.
+
+    arguments: those of `Predictor.inference`, as they were given.
+    """
 
     config: Config
     prompts: Prompts | None
     multimask_output: bool
+    arguments: dict[str, Any]
     texts: tuple[str, ...] | None = None
 
 
@@ -52,13 +56,17 @@ class Predictor(PredictorState):
 
     Calls from several threads take turns. Predictors that share a `SamModel` can run concurrently, also with different
     `imgsz`. Masks, boxes and scores are plain tensors on the model's device.
+
+    Subclasses may override `get_model`, `pre_transform`, `preprocess`, `get_im_features`, `inference`,
+    `prompt_inference`, `generate`, `postprocess`, `write_results`, `stream_inference` and `run_callbacks`. If
+    `inference` or one of the three that follow it are overridden, results have no `point_coords` and no crops.
     """
 
     stride = 16
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if bypassed := [step for step in _STEP_METHODS if step in vars(cls)]:
+        if bypassed := [step for step in _BYPASSED if hasattr(cls, step)]:
             warn_once(
                 f"{cls.__name__} has its own {', '.join(bypassed)}, which calls of a predictor do not go through: "
                 "change results in a callback (on_predict_postprocess_end), or call the steps one by one"
@@ -116,8 +124,17 @@ class Predictor(PredictorState):
             FileNotFoundError, ConnectionError: a single image that can't be read. Of several images, those that can't
                 be read are logged and skipped.
         """
+        results = self.stream_inference(source, model, **kwargs)
+        if stream:
+            return results
+        if source is not None and self.dataset is not None and self.dataset.kind in ("video", "stream", "iterator"):
+            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
+        return list(results)
+
+    def stream_inference(self, source: Any = None, model: Any = None, **kwargs: Any) -> Iterator[Results]:
+        """Return the iterator over results that a call with `stream=True` returns; see `__call__`."""
         request = self._read_request(kwargs)
-        with self._lock:
+        with self._in_call(request.config):
             if model is not None:
                 self.setup_model(model)
             current_image: EncodedImage | None = None
@@ -126,13 +143,11 @@ class Predictor(PredictorState):
                 current_image = self._require_image()
                 items = [Item(current_image.pixels, current_image.path, total=1)]
             else:
-                items = self.setup_source(source, request.config)
-                if not stream and items.kind in ("video", "stream", "iterator"):
-                    warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
-        results = self._run_loop(
+                items = self.setup_source(source)
+            self._ready_model(request.config)  # for callbacks that use the model
+        return self._run_loop(
             items, request.config, lambda batch, writer: self._run_batch(batch, writer, current_image, request)
         )
-        return results if stream else list(results)
 
     def predict_cli(self, source: Any = None, model: Any = None) -> None:
         """Run for the files and log messages only; results are discarded one by one."""
@@ -149,13 +164,17 @@ class Predictor(PredictorState):
     def _read_request(self, kwargs: Mapping[str, Any]) -> _Request:
         prompt_kwargs = {**self.prompts, **{key: kwargs[key] for key in PROMPT_KEYS if kwargs.get(key) is not None}}
         options = {key: value for key, value in kwargs.items() if key not in PROMPT_KEYS}
-        config = self.args.updated(options)
+        # Without options for this call, those of the predictor can still be changed while it runs.
+        config = self.args.updated(options) if options else self.args
+        arguments = dict(prompt_kwargs)
         multimask_output = parse.boolean("multimask_output", prompt_kwargs.pop("multimask_output", False))
         texts = prompt_kwargs.pop("texts", None)
         if texts is not None and prompt_kwargs:
             raise ValueError(f"texts find their own boxes: give them alone, without {', '.join(prompt_kwargs)}")
         prompts = Prompts.parse(**prompt_kwargs)
-        request = _Request(config, prompts, multimask_output, None if texts is None else parse_texts(texts))
+        if prompts is None:
+            arguments |= {key: value for key, value in options.items() if key in GENERATE_OPTIONS}
+        request = _Request(config, prompts, multimask_output, arguments, None if texts is None else parse_texts(texts))
         self.prompts = {}
         return request
 
@@ -170,14 +189,15 @@ class Predictor(PredictorState):
 
         current_image: the image that is set, for a call without source; None otherwise.
         """
-        images = [current_image or EncodedImage(item.image, item.path) for item in batch]
-        with self._lock:
+        encoder = self._own_encoder()
+        images = [current_image or EncodedImage(item.image, item.path, own_encoder=encoder) for item in batch]
+        with self._in_call(request.config):
             elapsed = self._encode_batch(images, request)
         for item in batch:
-            with self._lock:
+            with self._in_call(request.config):
                 self._begin_batch([item])
-                result = self._segment(images.pop(0), request, elapsed)
-                (result,) = self._end_batch([item], [result], request.config, writer)
+                results = self._segment(images.pop(0), request, elapsed)
+                (result,) = self._end_batch([item], results, request.config, writer)
             yield result
 
     def _encode_batch(self, images: list[EncodedImage], request: _Request) -> dict[str, float]:
@@ -191,10 +211,14 @@ class Predictor(PredictorState):
             encode_batch(self._ready_model(request.config), images, request.config.dtype, watch)
         return {phase: elapsed / len(images) for phase, elapsed in watch.speed.items()}
 
-    def _segment(self, image: EncodedImage, request: _Request, elapsed: Mapping[str, float]) -> Results:
+    def _segment(self, image: EncodedImage, request: _Request, elapsed: Mapping[str, float]) -> list[Results]:
         """Segment one image. elapsed: milliseconds per phase that were already spent on it."""
         config, watch = request.config, Stopwatch(elapsed)
         model = self._ready_model(config)
+        if not has_original_methods(self, Predictor, *_STEPS):
+            if request.texts is None:
+                return self._segment_by_steps(image, request, watch)
+            warn_once(f"texts do not go through the methods of {type(self).__name__} for inference and postprocessing")
         if request.texts == ():  # same result as for empty bboxes, without loading a detector
             no_prompts = Prompts(boxes=torch.zeros(0, 4, device="cpu"))
             result = segment.segment_prompts(model, image, no_prompts, request.multimask_output, config, watch)
@@ -206,7 +230,20 @@ class Predictor(PredictorState):
         else:
             result = segment.segment_prompts(model, image, request.prompts, request.multimask_output, config, watch)
         result.speed = dict(watch.speed)
-        return result
+        return [result]
+
+    def _segment_by_steps(self, image: EncodedImage, request: _Request, watch: Stopwatch) -> list[Results]:
+        """Segment one image by the methods that subclasses override, with the arguments that Ultralytics passes."""
+        device = self._ready_model(request.config).device
+        with watch.phase("preprocess", device):
+            pixels = self._remember_input(self.preprocess([image.pixels]), image)
+        with watch.phase("inference", device):
+            preds = self.inference(pixels, **request.arguments)
+        with watch.phase("postprocess", device):
+            results = self.postprocess(preds, pixels, [image.pixels])
+        for result in results:
+            result.speed = dict(watch.speed)
+        return list(results)
 
     def _describe_result(self, result: Results) -> str:
         return f"{len(result)} mask{'s' * (len(result) != 1)}"
@@ -367,7 +404,9 @@ class Predictor(PredictorState):
 
         orig_imgs: the original image, or a list of one. `img` (the model's input) is ignored.
         """
-        image = load_single_image(orig_imgs)
+        original = orig_imgs[0] if isinstance(orig_imgs, list) and len(orig_imgs) == 1 else orig_imgs
+        path = self._path_of(original)
+        image = load_single_image(original) if path is None else EncodedImage(original, path)
         with self._lock:
             model = self._ready_model(self.args)
             conf = self.args.conf_for(model)
@@ -388,11 +427,15 @@ class Predictor(PredictorState):
         return segment.remove_small_regions(masks, min_area, nms_thresh)
 
 
+watch_methods(Predictor, names=_STEPS)
+
+
 def _prompt_results(
     model: SamModel, image: EncodedImage, low_res: Tensor, scores: Tensor, conf: float | None = None
 ) -> Results:
     """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
     indices = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
     collector = segment.MaskCollector(image, low_res.device)
-    collector.add(indices, scores[indices], segment.make_resizer(model, image).measure_in_batches(low_res[indices]))
+    measured = segment.make_resizer(model, image).measure_in_batches(low_res[indices], model.mask_threshold)
+    collector.add(indices, scores[indices], measured)
     return collector.to_results(len(scores))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ from torch import Tensor
 from . import embeddings
 from .config import Config
 from .device import select_device
-from .encoded_image import EncodedImage, model_input
+from .encoded_image import EncodedImage, encode_input, model_input
 from .models.module_cache import WeightSnapshot
+from .models.native import has_original_methods, watch_methods
 from .models.sam_model import SamModel
 from .models.wrappers import unwrapped
 from .prediction_loop import Callback, PredictionLoop
 from .sources import load_sources
+
+# Methods that subclasses may override to change what is encoded, and how.
+_ENCODER_STEPS = ("pre_transform", "preprocess", "get_im_features")
 
 
 class PredictorState(PredictionLoop):
@@ -31,7 +37,8 @@ class PredictorState(PredictionLoop):
         super().__init__(args, callbacks)
         self.model: SamModel | None = None
         self.current_image: EncodedImage | None = None
-        self._last_input: tuple[weakref.ref[Tensor], EncodedImage] | None = None
+        # The last output of `preprocess`, the image that it was made from, and its `_version`.
+        self._last_input: tuple[weakref.ref[Tensor], EncodedImage, int | None] | None = None
         # Of the image encoder, and of the other modules.
         self._weight_snapshots: tuple[WeightSnapshot, WeightSnapshot] | None = None
 
@@ -43,28 +50,33 @@ class PredictorState(PredictionLoop):
     # --- the model ---
 
     def setup_model(self, model: str | os.PathLike[str] | SamModel | None = None, verbose: bool = True) -> None:
-        """Set the model to `model`, by default that of the options, in evaluation mode.
+        """Set the model to `model`, by default that of `get_model`, in evaluation mode.
 
         A name or path is loaded onto the device of the options; a `SamModel` is taken as it is. A different model
         resets the image that is set. `verbose` has no effect. Raises ValueError if no model is named, and TypeError for
         anything but a name, path or `SamModel`.
         """
-        chosen = self.args.model if model is None else model
-        if chosen is None:
-            raise ValueError('no model: name one, as in Predictor(overrides=dict(model="sam_b.pt"))')
         with self._lock:
-            chosen = unwrapped(chosen)
-            if isinstance(chosen, SamModel):
-                module = chosen.eval()
-            elif isinstance(chosen, str | os.PathLike):
-                from .models.checkpoint import load_model
-
-                module = load_model(chosen, device=select_device(self.args.device))
-            else:
-                raise TypeError(f"model must be a checkpoint's name or path or a SamModel, not {type(chosen).__name__}")
+            module = self._load_model(self.get_model() if model is None else model)
             if self.model is not None and self.model is not module:
                 self.reset_image()
             self.model = module
+
+    def get_model(self) -> Any:
+        """Return the model of the options; subclasses may return another. Raises ValueError if none is named."""
+        if self.args.model is None:
+            raise ValueError('no model: name one, as in Predictor(overrides=dict(model="sam_b.pt"))')
+        return self._load_model(self.args.model)
+
+    def _load_model(self, model: Any) -> SamModel:
+        model = unwrapped(model)
+        if isinstance(model, SamModel):
+            return model.eval()
+        if isinstance(model, str | os.PathLike):
+            from .models.checkpoint import load_model
+
+            return load_model(model, device=select_device(self.args.device))
+        raise TypeError(f"model must be a checkpoint's name or path or a SamModel, not {type(model).__name__}")
 
     @property
     def imgsz(self) -> int | None:
@@ -97,7 +109,7 @@ class PredictorState(PredictionLoop):
         changes through `.data` are not noticed. Raises ValueError unless `image` is exactly one image; the image that
         was set before then stays.
         """
-        encoded = load_single_image(image)
+        encoded = self._load_image(image)
         with self._lock:
             self._invalidate_if_changed()
             self._weight_snapshots = self._snapshot_weights()  # tensors may also have been replaced
@@ -114,11 +126,10 @@ class PredictorState(PredictionLoop):
     @property
     def im(self) -> Tensor | None:
         """Model input for the image that is set, (1, 3, S, S) float32, as `preprocess` returns it; None without one."""
-        return (
-            None
-            if self.current_image is None or self.current_image.bgr is None
-            else self._model_input(self.current_image)
-        )
+        image = self.current_image
+        if image is None or image.bgr is None:
+            return None
+        return self._remember_input(self.preprocess([image.bgr]), image)
 
     @property
     def features(self) -> Tensor | None:
@@ -126,13 +137,16 @@ class PredictorState(PredictionLoop):
         return None if self.current_image is None else self.current_image.features
 
     @features.setter
-    def features(self, features: Tensor) -> None:
-        """Use an embedding computed elsewhere for the image that is set.
+    def features(self, features: Tensor | None) -> None:
+        """Use an embedding computed elsewhere for the image that is set, or that was given to `preprocess` last.
 
-        Raises ValueError for a wrong shape, and if no image is set.
+        None has it encoded again. Raises ValueError for a wrong shape, and if there is no image.
         """
+        if self.current_image is None and self._last_input is not None:
+            self.current_image = self._last_input[1]
         image = self._require_image()
-        self._ready_model(self.args).prepare(features)  # only to raise ValueError for a wrong shape
+        if features is not None:
+            self._ready_model(self.args).prepare(features)  # only to raise ValueError for a wrong shape
         image.features = features
 
     def save_features(self, path: str | os.PathLike[str]) -> Path:
@@ -162,16 +176,37 @@ class PredictorState(PredictionLoop):
         return self.current_image
 
     def _resolve_image(self, im: Any) -> EncodedImage:
-        """Return the image of `im`: the last output of `preprocess`, or anything `set_image` accepts.
+        """Return the image of `im`: anything `set_image` accepts, or a model input made of what `preprocess` returned.
 
         None means the image that is set.
         """
         if im is None:
             return self._require_image()
-        if self._last_input is not None and self._last_input[0]() is im:
-            self._invalidate_if_changed()
-            return self._last_input[1]
-        return load_single_image(im)
+        if self._last_input is not None and isinstance(im, Tensor) and im.is_floating_point():
+            last_input, image, version = self._last_input
+            size = self._ready_model(self.args).image_size
+            if last_input() is im or im.shape == (1, 3, size, size):
+                self._invalidate_if_changed()
+                is_unchanged = last_input() is im and version is not None and version == _version(im)
+                if image is self.current_image or (is_unchanged and image.own_encoder is None):
+                    return image
+                image = copy.copy(image)
+                image.features = self.get_im_features(im)
+                return image
+        return self._load_image(im)
+
+    def _load_image(self, im: Any) -> EncodedImage:
+        image = load_single_image(im)
+        image.own_encoder = self._own_encoder()
+        return image
+
+    def _own_encoder(self) -> Callable[[Any], Tensor] | None:
+        """Return the function that encodes images by the methods of a subclass; None if it overrides none of them."""
+        is_usual = has_original_methods(self, PredictorState, *_ENCODER_STEPS)
+        return None if is_usual else self._encode_by_steps
+
+    def _encode_by_steps(self, bgr: Any) -> Tensor:
+        return self.get_im_features(self.preprocess([bgr]))
 
     def _snapshot_weights(self) -> tuple[WeightSnapshot, WeightSnapshot]:
         model = self._ready_model(self.args)
@@ -191,16 +226,37 @@ class PredictorState(PredictionLoop):
     def preprocess(self, im: Any) -> Tensor:
         """Convert one image, or a list of one, to the model input (1, 3, S, S) float32: resized, normalised, padded.
 
-        The latest result can be passed to `prompt_inference`, `inference` and `generate`, which recognise it and use
-        the original image that it was made from.
+        The result, also changed, can be passed to `prompt_inference`, `inference`, `generate` and `get_im_features`;
+        masks are then those of the original image.
         """
-        return self._model_input(load_single_image(im))
-
-    def _model_input(self, image: EncodedImage) -> Tensor:
+        image = self._load_image(im)
         assert image.bgr is not None
-        pixels = model_input(self._ready_model(self.args), image.bgr)
-        self._last_input = weakref.ref(pixels), image
+        (bgr,) = self.pre_transform([image.bgr])
+        return self._remember_input(model_input(self._ready_model(self.args), bgr), image)
+
+    def pre_transform(self, im: list[Any]) -> list[Any]:
+        """Return the image in a list, BGR uint8 (H, W, 3), as it is. Subclasses may change its pixels.
+
+        What is returned is resized and padded if it doesn't have the size of the model's input.
+        """
+        return im
+
+    def get_im_features(self, im: Tensor) -> Tensor:
+        """Return the embedding (1, C, S / 16, S / 16) of a model input (1, 3, S, S); subclasses may change it."""
+        model = self._ready_model(self.args)
+        return encode_input(model, im.to(model.device), self.args.dtype)
+
+    def _remember_input(self, pixels: Tensor, image: EncodedImage) -> Tensor:
+        self._last_input = weakref.ref(pixels), image, _version(pixels)
         return pixels
+
+
+watch_methods(PredictorState, names=_ENCODER_STEPS)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Return a number that in-place changes of the tensor increase; None in inference mode, where it has none."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def load_single_image(image: Any) -> EncodedImage:

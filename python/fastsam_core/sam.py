@@ -11,20 +11,15 @@ import torch
 
 from ._log import warn_once
 from .device import select_device
-from .model_facade import CREATION_LOCK, ModelFacade, Summary
+from .model_facade import ModelFacade, Summary
 from .models.checkpoint import load_model
 from .models.sam_model import SamModel
 from .models.wrappers import unwrapped
-from .prediction_loop import Callback
 from .predictor import Predictor
 from .results import Results
 
 if TYPE_CHECKING:
     from .evaluate.report import Evaluation
-
-# Options that every call starts from, so that changes made to the predictor don't carry over. Unlike a `Predictor` used
-# directly, `SAM` writes no files unless asked to.
-_DEFAULTS = {"conf": None, "dtype": None, "task": "segment", "mode": "predict", "save": False}
 
 
 class SAM(ModelFacade):
@@ -39,51 +34,68 @@ class SAM(ModelFacade):
     lacks are looked up on it. `overrides` holds options for all calls. `predictor` is None before the first call.
     """
 
-    task: Literal["segment"] = "segment"
-    # As in Ultralytics, for programs that create a model's predictor themselves.
-    task_map: ClassVar[dict[str, dict[str, type[Predictor]]]] = {"segment": {"predictor": Predictor}}
+    model: SamModel
+    predictor: Predictor | None
+    # Unlike a `Predictor` used directly, `SAM` writes no files unless asked to.
+    _default_options: ClassVar[dict[str, Any]] = {
+        "conf": None,
+        "dtype": None,
+        "task": "segment",
+        "mode": "predict",
+        "save": False,
+    }
 
     def __init__(self, model: str | os.PathLike[str] | SamModel = "sam_b.pt") -> None:
         model = unwrapped(model)
         if isinstance(model, SamModel):
-            self.model: SamModel = model.eval()
+            module = model.eval()
             self.model_name = model.name
         elif isinstance(model, str | os.PathLike):
             self.model_name = os.fspath(model)
-            self.model = load_model(model, device="cpu")
+            module = load_model(model, device="cpu")
         else:
             raise TypeError(f"model must be a checkpoint's name or path or a SamModel, not {type(model).__name__}")
         self.ckpt_path: str | None = None if isinstance(model, SamModel) else self.model_name
-        self.overrides: dict[str, Any] = {}
-        self.callbacks: dict[str, list[Callback]] = {}
-        self.predictor: Predictor | None = None
+        super().__init__(module, {})
+
+    @property
+    def task(self) -> Literal["segment"]:
+        """Task of the model."""
+        return "segment"
+
+    @property
+    def task_map(self) -> dict[str, dict[str, type[Predictor]]]:
+        """The class of the predictor by task, as in Ultralytics; subclasses may name their own."""
+        return {"segment": {"predictor": Predictor}}
 
     # --- prediction ---
 
     @overload
-    def __call__(self, source: Any = ..., stream: Literal[False] = ..., *args: Any, **kwargs: Any) -> list[Results]: ...
+    def predict(self, source: Any = ..., stream: Literal[False] = ..., *args: Any, **kwargs: Any) -> list[Results]: ...
 
     @overload
-    def __call__(self, source: Any, stream: Literal[True], *args: Any, **kwargs: Any) -> Iterator[Results]: ...
+    def predict(self, source: Any, stream: Literal[True], *args: Any, **kwargs: Any) -> Iterator[Results]: ...
 
     @overload
-    def __call__(self, source: Any = ..., *, stream: Literal[True], **kwargs: Any) -> Iterator[Results]: ...
+    def predict(self, source: Any = ..., *, stream: Literal[True], **kwargs: Any) -> Iterator[Results]: ...
 
     @overload
-    def __call__(
+    def predict(
         self, source: Any = ..., stream: bool = ..., *args: Any, **kwargs: Any
     ) -> list[Results] | Iterator[Results]: ...
 
-    def __call__(
+    def predict(
         self,
         source: Any = None,
         stream: bool = False,
         bboxes: Any = None,
         points: Any = None,
         labels: Any = None,
+        *,
+        predictor: Any = None,
         **kwargs: Any,
     ) -> list[Results] | Iterator[Results]:
-        """Segment every image of `source` and return one `Results` per image, in order. `predict` is an alias.
+        """Segment every image of `source` and return one `Results` per image, in order. A call does the same.
 
         Args:
             source: a path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch
@@ -93,6 +105,7 @@ class SAM(ModelFacade):
                 lists the accepted forms. Without prompts everything is segmented.
             points: clicks.
             labels: labels of the clicks: 1 foreground, 0 background.
+            predictor: a subclass of `Predictor` to use from this call on, or one of its instances.
             kwargs: `masks` (mask prompts); `texts`, a text or a list of texts to look for ("a dog"), which needs the
                 extra `text`; `multimask_output`; and every option of `config.Config` or its alias, for this call only.
                 Among them `batch` is the number of images that the image encoder processes together (frames of live
@@ -113,10 +126,12 @@ class SAM(ModelFacade):
                 f"no source given, or None, which cv2.imread returns for a file that it can't read; using {ASSETS}"
             )
             source = ASSETS
-        predictor = self._prepare_predictor()
-        return predictor(source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs)
+        return self._prepare_predictor(predictor)(
+            source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs
+        )
 
-    predict = __call__
+    if TYPE_CHECKING:
+        __call__ = predict
 
     def edges(
         self, image: Any, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
@@ -171,14 +186,6 @@ class SAM(ModelFacade):
             verbose=verbose,
             **settings,
         )
-
-    def _prepare_predictor(self) -> Predictor:
-        with CREATION_LOCK:
-            if self.predictor is None:
-                self.predictor = Predictor(overrides={**_DEFAULTS, "model": self.model}, _callbacks=self.callbacks)
-            predictor = self.predictor
-        predictor.args = predictor.args.updated(_DEFAULTS).updated(self.overrides)
-        return predictor
 
     # --- the module ---
 

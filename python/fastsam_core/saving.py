@@ -72,12 +72,13 @@ class ResultWriter:
         self._stems: dict[int, str] = {}
         self._numbers: dict[tuple[str, bool], int] = {}  # where to go on looking for a free `<stem>-<number>`
 
-    def write(self, item: Item, result: Results) -> None:
-        """Write and show what the options ask for, for one image or frame."""
+    def write(self, item: Item, result: Results) -> np.ndarray | None:
+        """Write and show what the options ask for, for one image or frame; return what was drawn, if anything."""
         config = self._config
         result.save_dir = str(self.folder)
         stem = self._stem(item)
         frame_stem = stem if item.frame is None else f"{stem}_{item.frame}"
+        drawn: np.ndarray | None = None
         if config.save or config.show or (config.save_frames and item.frame is not None):
             drawn = result.plot(
                 conf=config.show_conf,
@@ -90,6 +91,7 @@ class ResultWriter:
             self._write_labels(result, self.folder / "labels" / f"{frame_stem}.txt")
         if config.save_crop:
             result.save_crop(self.folder / "crops", f"{frame_stem}.jpg")
+        return drawn
 
     def close(self) -> None:
         """Finish the videos. A video that was interrupted contains the frames so far."""

@@ -100,7 +100,8 @@ def segment_prompts(
             scores = predicted_iou.flatten().cpu()  # filtering a few numbers on a GPU would cost several launches
             kept = (scores > config.conf_for(model)).nonzero()[:, 0]
             indices = (index[:, None] * per_object + torch.arange(per_object, device="cpu")).flatten()[kept]
-            collector.add(indices, scores[kept], resizer.measure_in_batches(_select_rows(low_res.flatten(0, 1), kept)))
+            logits = _select_rows(low_res.flatten(0, 1), kept)
+            collector.add(indices, scores[kept], resizer.measure_in_batches(logits, model.mask_threshold))
     with watch.phase("postprocess", model.device):
         results = collector.to_results(len(prompts) * per_object)
     if prompts.points is not None:

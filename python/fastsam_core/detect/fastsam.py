@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from .._tensors import to_tensor
 from ..results import Results
@@ -29,27 +30,30 @@ class FastSAMPredictor(YoloPredictor):
 
     matcher: Matcher | None = None
 
-    def __call__(
+    def stream_inference(
         self,
         source: Any = None,
         model: Any = None,
-        stream: bool = False,
         bboxes: Any = None,
         points: Any = None,
         labels: Any = None,
         texts: Any = None,
         **kwargs: Any,
-    ) -> list[Results] | Iterator[Results]:
-        """Predict as `YoloPredictor.__call__` does; the prompts apply to every image, see `FastSAM`."""
-        config = self.args.updated(kwargs)
-        selector = PromptSelector.from_prompts(bboxes, points, labels, texts)
-        matcher = self._matcher(selector, config.device)
+    ) -> Iterator[Results]:
+        """Predict as `YoloPredictor` does; the prompts apply to every image, see `FastSAM`."""
+        prompts = {"bboxes": bboxes, "points": points, "labels": labels, "texts": texts}
+        config = self._options(kwargs)
+        with self._in_call(config):
+            self.prompt([], **prompts)  # raises now for invalid prompts, and loads the matcher
 
-        def postprocess(result: Results) -> Results:
-            result = _snap_to_border(result)
-            return result if selector is None else selector.select(result, matcher)
+        def choose(result: Results) -> Results:
+            return self.prompt([result], **prompts)[0]
 
-        return self._results(source, model, stream, config, postprocess)
+        return self._results(source, model, config, choose)
+
+    def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any) -> list[Results]:
+        """Convert what `inference` returned to results, whose boxes are moved onto the border if they are near it."""
+        return [_snap_to_border(result) for result in super().postprocess(preds, img, orig_imgs)]
 
     def prompt(
         self, results: Any, bboxes: Any = None, points: Any = None, labels: Any = None, texts: Any = None
@@ -92,7 +96,7 @@ class FastSAM(YOLO):
         if self.task != "segment":
             raise ValueError(f"{self.model_name} is a detection model, but FastSAM needs a segmentation model")
 
-    def __call__(
+    def predict(
         self,
         source: Any = None,
         stream: bool = False,
@@ -100,17 +104,20 @@ class FastSAM(YOLO):
         points: Any = None,
         labels: Any = None,
         texts: Any = None,
+        *,
+        predictor: Any = None,
         **kwargs: Any,
     ) -> list[Results] | Iterator[Results]:
-        """Return the results of every image of `source`, in order, as `YOLO` does. `predict` is the same method.
+        """Return the results of every image of `source`, in order, as `YOLO` does. A call does the same.
 
         bboxes, points, labels, texts: see the class. kwargs: options of `config.DetectConfig`, for this call.
         """
-        return self._prepare_predictor()(
+        return self._prepare_predictor(predictor)(
             source, stream=stream, bboxes=bboxes, points=points, labels=labels, texts=texts, **kwargs
         )
 
-    predict = __call__
+    if TYPE_CHECKING:
+        __call__ = predict
 
 
 def _snap_to_border(result: Results) -> Results:

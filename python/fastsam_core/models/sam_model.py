@@ -68,7 +68,7 @@ class SamModel(nn.Module):
     """
 
     mask_scoring = OFFICIAL
-    mask_threshold: float = 0.0  # threshold on logits, for code that calls the modules one by one
+    mask_threshold: float = 0.0  # threshold on logits
     needs_prompt = True  # whether `decode_prompts` refuses a call without prompts
     _size: int | None = None  # input size of a model returned by `at_image_size`
 
@@ -292,9 +292,19 @@ class SamModel(nn.Module):
 
         Returns:
             The IoU that the decoder predicts, (N, 3) float32, and a callable logits(point_index, mask_index) that
-            returns the logits (K, S / 4, S / 4) float32 of K chosen pairs. These must not be written to: on the CPU
-            another call may return the same memory. Decoders of another kind may have other numbers of masks than 3.
+            returns the logits (K, S / 4, S / 4) float32 of K chosen pairs, less `mask_threshold`. These must not be
+            written to: on the CPU another call may return the same memory. Decoders of another kind may have other
+            numbers of masks than 3.
         """
+        iou, logits = self._decode_points(embedding, points, labels, iou_threshold)
+        if self.mask_threshold == 0:
+            return iou, logits
+        return iou, lambda point_index, mask_index: logits(point_index, mask_index) - self.mask_threshold
+
+    def _decode_points(
+        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, iou_threshold: float | None
+    ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
+        """Implement `decode_points`, whose logits are those of the decoder here."""
         image = embedding if isinstance(embedding, PreparedImage) else self.prepare(embedding)
         with torch.no_grad():
             folded = image.image_decoder if len(points) and self.prompt_encoder.has_standard_forward() else None

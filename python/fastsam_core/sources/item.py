@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,18 @@ class Item:
     fps: float | None = None
     frames: int | None = None
 
+    @property
+    def label(self) -> str:
+        """Beginning of its line in the log, such as "image 2/7 /data/a.jpg: "; no total where it is unknown."""
+        total = "" if self.total is None else f"/{self.total}"
+        frames = f"/{self.frames}" if self.frames else ""
+        frame = "" if self.frame is None else f" (frame {self.frame + 1}{frames})"
+        return f"{self.kind} {self.index + 1}{total}{frame} {self.path}: "
+
+    def __getitem__(self, index: int) -> list[Any]:
+        # So that an item can be unpacked and assigned to `batch` as in Ultralytics: paths, images, beginnings of lines.
+        return ([self.path], [self.image], [self.label])[index]
+
 
 class Source:
     """An iterable of `Item`s with a kind and, if known, a length.
@@ -67,12 +79,20 @@ class Source:
         self._items = items
         self._estimate_total = estimate_total
         self._iterators: list[Iterator[Item]] = []
+        self._last_kind: ItemKind = "image"
+
+    @property
+    def mode(self) -> ItemKind:
+        """Kind of the last item; before the first, "stream" or "video" if all items are of that kind, else "image"."""
+        return self.kind if self.kind in ("video", "stream") else self._last_kind
 
     def __iter__(self) -> Iterator[Item]:
         iterator = self._items()
         self._iterators.append(iterator)
         try:
-            yield from iterator
+            for item in iterator:
+                self._last_kind = item.kind
+                yield item
         finally:
             if iterator in self._iterators:
                 self._iterators.remove(iterator)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ... import option_parsers as parse
-from ...model_facade import CREATION_LOCK, ModelFacade, Summary
-from ...prediction_loop import Callback
+from ...model_facade import ModelFacade, Summary
 from ...results import Results
 from .flops import gflops
 from .load import load_network
@@ -29,8 +28,10 @@ class YOLO(ModelFacade):
     None before the first call. Checkpoints are read without importing or running anything that they name.
     """
 
+    model: Network
+    predictor: YoloPredictor | None
     # Defaults of calls that differ from a predictor's: nothing is written unless asked for.
-    _default_options: dict[str, Any] = {"dtype": None, "mode": "predict", "save": False}  # noqa: RUF012 - never changed
+    _default_options: ClassVar[dict[str, Any]] = {"dtype": None, "mode": "predict", "save": False}
     _predictor_class: type[YoloPredictor] = YoloPredictor
 
     def __init__(
@@ -40,10 +41,7 @@ class YOLO(ModelFacade):
             raise TypeError(f"model must be a checkpoint's name or path, not {type(model).__name__}")
         self.model_name = self.ckpt_path = os.fspath(model)
         self.loaded = load_network(model)
-        self.model: Network = self.loaded.network
-        self.overrides: dict[str, Any] = {} if task is None else {"task": task}
-        self.callbacks: dict[str, list[Callback]] = {}
-        self.predictor: YoloPredictor | None = None
+        super().__init__(self.loaded.network, {} if task is None else {"task": task})
 
     @property
     def names(self) -> dict[int, str]:
@@ -64,12 +62,15 @@ class YOLO(ModelFacade):
         """The class of the predictor by task, as in Ultralytics, for programs that create it themselves."""
         return {self.task: {"predictor": self._predictor_class}}
 
-    def __call__(self, source: Any = None, stream: bool = False, **kwargs: Any) -> list[Results] | Iterator[Results]:
-        """Return the results of every image of `source`, in order. `predict` is the same method.
+    def predict(
+        self, source: Any = None, stream: bool = False, *, predictor: Any = None, **kwargs: Any
+    ) -> list[Results] | Iterator[Results]:
+        """Return the results of every image of `source`, in order. A call does the same.
 
         source: path, folder, glob, list file, URL, video, stream, BGR array, Pillow image, RGB tensor or batch, or a
         list of these; None means the sample images of the package. stream: return an iterator that works as it is
-        consumed, instead of a list. kwargs: options of `config.DetectConfig` or their aliases, for this call.
+        consumed, instead of a list. predictor: a subclass of `YoloPredictor` to use from this call on, or one of its
+        instances. kwargs: options of `config.DetectConfig` or their aliases, for this call.
 
         The boxes of a result are x1, y1, x2, y2, score, class, best first. Masks of a segmentation network have the
         resolution of the image and are stored as run lengths, which decode to uint8; they are None if nothing was
@@ -79,18 +80,10 @@ class YOLO(ModelFacade):
         FileNotFoundError, ValueError or ConnectionError if the only image can't be read; of several, such images are
         logged and left out.
         """
-        return self._prepare_predictor()(source, stream=stream, **kwargs)
+        return self._prepare_predictor(predictor)(source, stream=stream, **kwargs)
 
-    predict = __call__
-
-    def _prepare_predictor(self) -> YoloPredictor:
-        with CREATION_LOCK:
-            if self.predictor is None:
-                options = {**self._default_options, "model": self.loaded}
-                self.predictor = self._predictor_class(overrides=options, _callbacks=self.callbacks)
-            predictor = self.predictor
-        predictor.args = predictor.args.updated(self._default_options).updated(self.overrides)
-        return predictor
+    if TYPE_CHECKING:
+        __call__ = predict
 
     def info(self, detailed: bool = False, verbose: bool = True, imgsz: int = 640) -> Summary | None:
         """Print a summary; with `detailed`, also one row per parameter.

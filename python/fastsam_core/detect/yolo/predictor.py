@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from ..._log import warn_once
 from ...config import Config, DetectConfig
@@ -19,7 +20,10 @@ from ...sources import Item
 from ...stopwatch import Stopwatch
 from .load import LoadedNetwork, load_network
 from .network import Network
-from .runner import ImageObjects, detect_objects
+from .runner import ImageObjects, group_by_input, run_network, to_input, to_objects
+
+# Methods of Ultralytics' predictors that calls do not go through.
+_BYPASSED = ("construct_results", "save_predicted_images", "show")
 
 
 def _identity(result: Results) -> Results:
@@ -34,9 +38,11 @@ class YoloPredictor(PredictionLoop):
     on first use. _callbacks: functions by event, each called with this predictor.
 
     `model` is the network, None before it is loaded. Calls from several threads take turns.
+
+    Subclasses may override `pre_transform`, `preprocess`, `inference`, `postprocess`, `construct_result`,
+    `write_results`, `stream_inference` and `run_callbacks`.
     """
 
-    args: DetectConfig
     model: Network | None
 
     def __init__(
@@ -49,6 +55,15 @@ class YoloPredictor(PredictionLoop):
         super().__init__(base.updated(overrides or {}), _callbacks)
         self.model = None
         self._last_input_hw = 0, 0  # for the log
+        self._watch = Stopwatch()  # of the batch
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if bypassed := [step for step in _BYPASSED if hasattr(cls, step)]:
+            warn_once(
+                f"{cls.__name__} has its own {', '.join(bypassed)}, which calls of a predictor do not go through: "
+                "change results in postprocess, or in a callback (on_predict_postprocess_end)"
+            )
 
     def __call__(
         self, source: Any = None, model: Any = None, stream: bool = False, **kwargs: Any
@@ -61,17 +76,25 @@ class YoloPredictor(PredictionLoop):
         Of several images, one that can't be read is logged and left out. Raises TypeError and ValueError for invalid
         arguments, and ValueError, FileNotFoundError or ConnectionError if the only image can't be read.
         """
-        return self._results(source, model, stream, self.args.updated(kwargs))
+        results = self.stream_inference(source, model, **kwargs)
+        if stream:
+            return results
+        if self.dataset is not None and self.dataset.kind in ("video", "stream", "iterator"):
+            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
+        return list(results)
+
+    def stream_inference(self, source: Any = None, model: Any = None, **kwargs: Any) -> Iterator[Results]:
+        """Return the iterator over results that a call with `stream=True` returns; see `__call__`."""
+        return self._results(source, model, self._options(kwargs))
+
+    def _options(self, options: Mapping[str, Any]) -> DetectConfig:
+        # Without options for this call, those of the predictor can still be changed while it runs.
+        return cast(DetectConfig, self.args.updated(options) if options else self.args)
 
     def _results(
-        self,
-        source: Any,
-        model: Any,
-        stream: bool,
-        config: DetectConfig,
-        postprocess: Callable[[Results], Results] = _identity,
-    ) -> list[Results] | Iterator[Results]:
-        """Predict as `__call__` does; `postprocess` converts each image's result to the one that is returned."""
+        self, source: Any, model: Any, config: DetectConfig, choose: Callable[[Results], Results] = _identity
+    ) -> Iterator[Results]:
+        """Predict as `stream_inference` does; `choose` converts each image's result to the one that is returned."""
         if source is None:
             from ... import ASSETS
 
@@ -80,21 +103,21 @@ class YoloPredictor(PredictionLoop):
         with self._lock:
             network = self._ready_network(model, config)
             task = network.architecture.task
-            if config.task not in (None, task):
+            if config.task is None:
+                config.task = task
+            elif config.task != task:
                 warn_once(f"task={config.task!r} has no effect: the network's task is {task}")
-            config = config.updated({"task": task})
-            source_items = self.setup_source(source, config)
-        if not stream and source_items.kind in ("video", "stream", "iterator"):
-            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
+                config = config.updated({"task": task})
+            with self._in_call(config):
+                source_items = self.setup_source(source)
 
         def run_batch(batch: list[Item], writer: ResultWriter | None) -> list[Results]:
-            with self._lock:
+            with self._in_call(config):
                 self._begin_batch(batch)
-                results_of_batch = [postprocess(result) for result in self._predict(batch, network, config)]
+                results_of_batch = [choose(result) for result in self._predict(batch, network)]
                 return self._end_batch(batch, results_of_batch, config, writer)
 
-        results = self._run_loop(source_items, config, run_batch)
-        return results if stream else list(results)
+        return self._run_loop(source_items, config, run_batch)
 
     def setup_model(self, model: Any = None, verbose: bool = True) -> None:
         """Set the model to `model`, by default that of the options. `verbose` has no effect.
@@ -124,26 +147,65 @@ class YoloPredictor(PredictionLoop):
             assert self.model is not None
             return self.model.to(select_device(config.device, current=self.device))
 
-    def _predict(self, batch: Sequence[Item], network: Network, config: DetectConfig) -> list[Results]:
-        watch = Stopwatch()
+    def _predict(self, batch: Sequence[Item], network: Network) -> list[Results]:
+        self._watch = Stopwatch()
         images = [item.image for item in batch if item.image is not None]
-        size = config.imgsz or DetectConfig(imgsz=network.imgsz).imgsz
-        image_objects = detect_objects(network, images, config, size, watch)
-        self._last_input_hw = image_objects[-1].input_hw
-        speed = {phase: milliseconds / len(batch) for phase, milliseconds in watch.speed.items()}
+        results: dict[int, Results] = {}
+        for indices in group_by_input(images, self._input_size(network)):
+            group = [images[index] for index in indices]
+            pixels = self.preprocess(group)
+            preds = self.inference(pixels)
+            results_of_group = self.postprocess(preds, pixels, group)
+            self._last_input_hw = pixels.shape[2], pixels.shape[3]
+            if len(results_of_group) != len(group):
+                raise ValueError(f"postprocess returned {len(results_of_group)} results for {len(group)} images")
+            results.update(zip(indices, results_of_group, strict=True))
+        speed = {phase: milliseconds / len(batch) for phase, milliseconds in self._watch.speed.items()}
+        for result in results.values():
+            result.speed = dict(speed)
+        return [results[index] for index in range(len(images))]
+
+    # --- the steps one by one ---
+
+    def preprocess(self, im: Any) -> Tensor:
+        """Convert BGR images (H, W, 3) uint8, in a list, to the network's input (B, 3, h, w) float32 in [0, 1].
+
+        They are scaled to fit `imgsz` and padded, and must get inputs of equal shapes.
+        """
+        network = self._ready_network(None, self._options({}))
+        return to_input(network, self.pre_transform(list(im)), self._input_size(network), self._watch)
+
+    def pre_transform(self, im: list[Any]) -> list[Any]:
+        """Return the images in a list, BGR uint8 (H, W, 3), as they are. Subclasses may change their pixels."""
+        return im
+
+    def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the output of the network, a `RawOutput`, for an input that `preprocess` returned."""
+        network = self._ready_network(None, self._options({}))
+        return run_network(network, im.to(next(network.parameters()).device), self._options({}), self._watch)
+
+    def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any) -> list[Results]:
+        """Convert what `inference` returned for the input `img` of the images `orig_imgs`, in a list, to results."""
+        network, config = self._ready_network(None, self._options({})), self._options({})
+        input_hw = img.shape[2], img.shape[3]
+        image_objects = to_objects(preds, orig_imgs, input_hw, config, self._input_size(network), self._watch)
         return [
-            self._to_result(image, item.path, objects, network.names, speed)
-            for image, item, objects in zip(images, batch, image_objects, strict=True)
+            self.construct_result(objects, img, image, self._path_of(image) or f"image{index}.jpg")
+            for index, (image, objects) in enumerate(zip(orig_imgs, image_objects, strict=True))
         ]
 
-    def _to_result(
-        self, image: Any, path: str, objects: ImageObjects, names: dict[int, str], speed: Mapping[str, float]
-    ) -> Results:
+    def _input_size(self, network: Network) -> tuple[int, int]:
+        size: tuple[int, int] = self.args.imgsz or DetectConfig(imgsz=network.imgsz).imgsz  # type: ignore[assignment]
+        return size
+
+    def construct_result(self, pred: ImageObjects, img: Tensor, orig_img: Any, img_path: str) -> Results:
+        """Return the result of one image from its objects."""
+        network = self._ready_network(None, self._options({}))
         masks = None
-        if objects.rles:
+        if pred.rles:
             # uint8: OpenCV accepts it, and code written for these networks may compute with it, such as `1 - mask`.
-            masks = Masks(objects.rles, image.shape[:2], device=objects.rows.device, dtype=torch.uint8)
-        return Results(image, path, names, objects.rows, masks, speed=speed)
+            masks = Masks(pred.rles, orig_img.shape[:2], device=pred.rows.device, dtype=torch.uint8)
+        return Results(orig_img, img_path, network.names, pred.rows, masks)
 
     def _input_shape(self, config: Config) -> str:
         return f"(1, 3, {self._last_input_hw[0]}, {self._last_input_hw[1]})"

@@ -26,12 +26,11 @@ class ImageObjects(NamedTuple):
     """N objects of one image, best first.
 
     rows: (N, 6) float32 x1, y1, x2, y2, score, class id, in pixels of the image, on the network's device. rles: COCO
-    run lengths of the masks, None without masks. input_hw: (height, width) of the network's input.
+    run lengths of the masks, None without masks.
     """
 
     rows: Tensor
     rles: list[dict[str, Any]] | None
-    input_hw: tuple[int, int]
 
 
 @torch.no_grad()
@@ -48,50 +47,77 @@ def detect_objects(
     size: (height, width) that inputs are scaled to fit into. Only images with equal input shapes form a batch, so that
     none needs extra padding. Objects whose mask is empty are left out.
     """
-    letterboxes = [Letterbox.fit((image.shape[0], image.shape[1]), size) for image in images]
-    indices_by_shape: dict[tuple[int, int], list[int]] = {}
-    for index, letterbox in enumerate(letterboxes):
-        indices_by_shape.setdefault(letterbox.input_hw, []).append(index)
     results: dict[int, ImageObjects] = {}
-    for indices in indices_by_shape.values():
-        raw = _forward(network, [(images[index], letterboxes[index]) for index in indices], config, watch)
-        for row, index in enumerate(indices):
-            with watch.phase("postprocess", raw.class_logits.device):
-                decoded = decode(
-                    raw,
-                    row,
-                    conf=config.conf,
-                    iou=config.iou,
-                    max_det=config.max_det,
-                    classes=config.classes,
-                    agnostic=config.agnostic_nms,
-                )
-                prototypes = raw.prototypes[row] if raw.prototypes is not None and with_masks else None
-                results[index] = _to_image_objects(decoded, prototypes, letterboxes[index])
+    for indices in group_by_input(images, size):
+        group = [images[index] for index in indices]
+        pixels = to_input(network, group, size, watch)
+        raw = run_network(network, pixels, config, watch)
+        objects = to_objects(raw, group, (pixels.shape[2], pixels.shape[3]), config, size, watch, with_masks)
+        results.update(zip(indices, objects, strict=True))
     return [results[index] for index in range(len(images))]
 
 
-def _forward(
-    network: Network, members: list[tuple[Image, Letterbox]], config: DetectConfig, watch: Stopwatch
-) -> RawOutput:
-    weight = next(network.parameters())
-    dtype = usable_dtype(config.dtype, weight.device)
+def group_by_input(images: Sequence[Image], size: tuple[int, int]) -> list[list[int]]:
+    """Return the numbers of the images, those with inputs of equal shapes together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(Letterbox.fit((image.shape[0], image.shape[1]), size).input_hw, []).append(index)
+    return list(groups.values())
+
+
+def to_input(network: Network, images: Sequence[Image], size: tuple[int, int], watch: Stopwatch) -> Tensor:
+    """Return images that `group_by_input` grouped as an input of the network, (B, 3, h, w) float32 in [0, 1]."""
+    device = next(network.parameters()).device
+    with watch.phase("preprocess", device):
+        inputs = [Letterbox.fit((image.shape[0], image.shape[1]), size).to_input(image) for image in images]
+        pixels = torch.from_numpy(np.stack(inputs)).to(device)
+        return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def run_network(network: Network, inputs: Tensor, config: DetectConfig, watch: Stopwatch) -> RawOutput:
+    """Run the network, in half precision where the options ask for it and it is faster."""
+    dtype = usable_dtype(config.dtype, inputs.device)
     is_half = dtype in (torch.float16, torch.bfloat16)
-    with watch.phase("preprocess", weight.device):
-        pixels = torch.from_numpy(np.stack([letterbox.to_input(image) for image, letterbox in members]))
-        inputs = (pixels.to(weight.device).float() / 255).contiguous(memory_format=torch.channels_last)
-    with watch.phase("inference", weight.device), torch.autocast("cuda", dtype, enabled=is_half):
+    with watch.phase("inference", inputs.device), torch.autocast("cuda", dtype, enabled=is_half):
         raw: RawOutput = network(inputs)
         return raw
+
+
+@torch.no_grad()
+def to_objects(
+    raw: RawOutput,
+    images: Sequence[Image],
+    input_hw: tuple[int, int],
+    config: DetectConfig,
+    size: tuple[int, int],
+    watch: Stopwatch,
+    with_masks: bool = True,
+) -> list[ImageObjects]:
+    """Return the objects of each image that the network's output for an input of `input_hw` contains."""
+    results = []
+    with watch.phase("postprocess", raw.class_logits.device):
+        for row, image in enumerate(images):
+            decoded = decode(
+                raw,
+                row,
+                conf=config.conf,
+                iou=config.iou,
+                max_det=config.max_det,
+                classes=config.classes,
+                agnostic=config.agnostic_nms,
+            )
+            prototypes = raw.prototypes[row] if raw.prototypes is not None and with_masks else None
+            letterbox = Letterbox.fit((image.shape[0], image.shape[1]), size, input_hw)
+            results.append(_to_image_objects(decoded, prototypes, letterbox))
+    return results
 
 
 def _to_image_objects(decoded: DecodedObjects, prototypes: Tensor | None, letterbox: Letterbox) -> ImageObjects:
     boxes = letterbox.to_image_boxes(decoded.boxes)
     rows = torch.cat([boxes, decoded.scores[:, None], decoded.class_ids[:, None].float()], 1)
     if prototypes is None or decoded.coefficients is None:
-        return ImageObjects(rows, None, letterbox.input_hw)
+        return ImageObjects(rows, None)
     rles, areas = mask_rles(decoded.coefficients, prototypes, boxes, letterbox)
     nonempty = areas.nonzero()[:, 0]
-    return ImageObjects(
-        rows[nonempty.to(rows.device)], [rles[index] for index in nonempty.tolist()], letterbox.input_hw
-    )
+    return ImageObjects(rows[nonempty.to(rows.device)], [rles[index] for index in nonempty.tolist()])

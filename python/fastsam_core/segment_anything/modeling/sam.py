@@ -15,9 +15,8 @@ from ...models.common import PIXEL_MEAN, PIXEL_STD, Normalisation
 from ...models.mask_decoder import MaskDecoder
 from ...models.module_cache import version_of
 from ...models.native import inherits_methods, watch_methods
-from ...models.prepared_image import PreparedImage
 from ...models.prompt_encoder import PromptEncoder
-from ...models.sam_model import IndexList, SamModel
+from ...models.sam_model import SamModel
 from ...models.wrappers import unwrapped
 from ...sam import SAM
 
@@ -119,15 +118,6 @@ class Sam(SamModel):
     def _apply_image_size(self, size: int) -> None:
         super()._apply_image_size(size)
         self.image_encoder.img_size = size  # type: ignore[assignment]
-
-    def decode_points(
-        self, embedding: Tensor | PreparedImage, points: Tensor, labels: Tensor, iou_threshold: float | None = None
-    ) -> tuple[Tensor, Callable[[IndexList, IndexList], Tensor]]:
-        """Like the base method, but subtract `mask_threshold` from logits, as segment everything thresholds at 0."""
-        iou, logits = super().decode_points(embedding, points, labels, iou_threshold)
-        if self.mask_threshold == 0:
-            return iou, logits
-        return iou, lambda point_index, mask_index: logits(point_index, mask_index) - self.mask_threshold
 
     @torch.no_grad()
     def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:

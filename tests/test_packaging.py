@@ -52,7 +52,12 @@ def test_py_typed_is_installed() -> None:
     ("path", "names"),
     [
         ("models.sam", ["SAM", "Predictor"]),
+        ("models.sam.model", ["SAM"]),
+        ("models.sam.predict", ["Predictor"]),
         ("models.fastsam", ["FastSAM"]),
+        ("models.fastsam.model", ["FastSAM"]),
+        ("models.yolo", ["YOLO"]),
+        ("utils", ["ASSETS"]),
         ("data.annotator", ["auto_annotate"]),
         ("data.converter", ["yolo_bbox2segment"]),
         ("engine.results", ["Results", "Boxes", "Masks"]),

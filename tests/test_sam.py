@@ -109,9 +109,10 @@ def test_nothing_is_written_by_default(sam: SAM, tmp_path: Path, monkeypatch: py
 def test_call_options_do_not_persist_but_overrides_do(sam: SAM) -> None:
     image = bgr_image(48, 64)
     assert len(sam(image, bboxes=BOXES, **CALL)[0]) == 2
-    assert sam.predictor is not None and sam.predictor.args.conf is None
     assert len(sam(image, bboxes=BOXES, **{**CALL, "conf": 1.0})[0]) == 0
     assert len(sam(image, bboxes=BOXES, **CALL)[0]) == 2
+    sam(image, bboxes=BOXES)
+    assert sam.predictor is not None and sam.predictor.args.conf is None
     sam.overrides["conf"] = 1.0
     assert len(sam(image, bboxes=BOXES, verbose=False, imgsz=128)[0]) == 0
 

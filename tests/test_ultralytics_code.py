@@ -117,3 +117,57 @@ def test_importing_the_coco_converter_names_the_one_of_this_package() -> None:
         from fastsam_core.data.converter import convert_coco  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name"):
         from fastsam_core.data.converter import convert_dota  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "instead"),
+    [
+        ("models.sam", "SAM2Predictor", "only the first Segment Anything"),
+        ("models.sam.predict", "SAM3SemanticPredictor", "only the first Segment Anything"),
+        ("utils", "ops", "in pixels of the image"),
+        ("utils.ops", "scale_masks", "utils.ops.scale_masks isn't offered: Results, "),
+        ("utils.plotting", "Annotator", r"utils.plotting.Annotator isn't offered: results\[0\].plot\(\)"),
+        ("utils", "SETTINGS", "FASTSAM_HOME"),
+        ("utils", "colorstr", "cannot import name 'colorstr'"),
+    ],
+)
+def test_importing_what_is_not_offered_names_what_is(path: str, name: str, instead: str) -> None:
+    with pytest.raises(ImportError, match=instead):
+        exec(f"from fastsam_core.{path} import {name}")
+
+
+def test_predictors_are_subclassed_under_the_names_of_ultralytics(fastsam: FastSAM) -> None:
+    from fastsam_core.models.fastsam.predict import FastSAMPredictor as Own
+    from fastsam_core.models.yolo.detect import DetectionPredictor
+    from fastsam_core.models.yolo.segment import SegmentationPredictor
+    from fastsam_core.utils import DEFAULT_CFG
+
+    for base in (DetectionPredictor, SegmentationPredictor, Own):
+
+        class Mine(base):  # type: ignore[valid-type,misc]
+            def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None) -> None:
+                super().__init__(cfg, overrides, _callbacks)
+
+        (result,) = fastsam(bgr_image(61, 90), predictor=Mine, **YOLO_QUIET)
+        assert type(fastsam.predictor) is Mine and len(result) > 3
+
+
+def test_the_logger_silences_the_log(model: SamModel, caplog: pytest.LogCaptureFixture) -> None:
+    from fastsam_core.utils import LOGGER
+
+    predictor = Predictor(overrides={"model": model, **QUIET, "verbose": True})
+    with caplog.at_level("INFO", LOGGER.name):
+        predictor(bgr_image(30, 40), bboxes=[1, 2, 20, 20])
+        assert any("30x40 1 mask" in message for message in caplog.messages)
+        caplog.clear()
+        LOGGER.setLevel("WARNING")
+        predictor(bgr_image(30, 40), bboxes=[1, 2, 20, 20])
+        assert not caplog.messages
+
+
+def test_names_of_results_may_be_a_list() -> None:
+    result = fastsam_core.Results(bgr_image(30, 40), "a.png", {0: "a"}, boxes=[[1, 2, 3, 4, 0.5, 1]])
+    result.names = ["cat", "dog"]  # type: ignore[assignment]
+    assert result.names == {0: "cat", 1: "dog"} == result[:1].names and result.verbose() == "1 dog, "
+    result.names[1] = "wolf"
+    assert result.summary()[0]["name"] == "wolf"

@@ -238,6 +238,7 @@ class DetectConfig(Config):
     conf: float = _option(0.25, parse.number(0, 1), "keep objects with a higher score")
     iou: float = _option(0.7, parse.number(0, 1), "per class: box IoU above which the lower-scored object is dropped")
     batch: int = _option(1, parse.integer(1), "number of images that go through the network together")
+    rect: bool = _option(True, parse.boolean, "pad inputs as little as possible, not to the whole of imgsz")
     max_det: int = _option(300, parse.integer(1), "maximum number of objects per image")
     classes: Any = _option(None, parse.class_ids, "keep only these classes")
     agnostic_nms: bool = _option(False, parse.boolean, "objects of different classes also suppress each other")

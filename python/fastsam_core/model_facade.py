@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from torch import nn
 
+from .config import PROMPT_KEYS, Config
 from .prediction_loop import Callback, PredictionLoop, check_callback, check_event
 
 Self = TypeVar("Self", bound="ModelFacade")
@@ -49,6 +52,9 @@ class ModelFacade:
         self.callbacks: dict[str, list[Callback]] = defaultdict(list)
         self.predictor: Any = None
         self._predictors_model: Any = model  # the module that `predictor` was given
+        # The predictor of the last call, the options that it came with, and those that it was left with.
+        self._known_predictor: Any = None
+        self._base_args = self._left_args = Config()
 
     @property
     def task(self) -> str:
@@ -76,18 +82,40 @@ class ModelFacade:
         with CREATION_LOCK:
             if isinstance(predictor, PredictionLoop):
                 self.predictor = predictor
-                if predictor.model is None:
-                    predictor.setup_model(self.model)
             elif self.predictor is None or predictor not in (None, type(self.predictor)):
                 create = predictor or self.task_map[self.task]["predictor"]
-                self.predictor = create(overrides={**self._default_options}, _callbacks=self.callbacks)
-                self.predictor.setup_model(self.model, verbose=False)
-            elif self._predictors_model is not self.model:  # assigned since
-                self.predictor.setup_model(self.model, verbose=False)
-            self._predictors_model = self.model
+                self.predictor = create(overrides=dict(self._default_options), _callbacks=self.callbacks)
             predictor = self.predictor
-        predictor.args = predictor._args.updated(self._default_options).updated(self.overrides)
+        with predictor._lock:
+            needs_model = predictor.model is None and predictor.args.model is None
+            if needs_model or self._predictors_model is not self.model:
+                predictor.setup_model(self.model, verbose=False)
+                self._predictors_model = self.model
+            predictor.args = self._first_args(predictor).updated(self._default_options).updated(self.overrides)
+            self._left_args = copy.copy(predictor._args)
         return predictor
+
+    def _first_args(self, predictor: Any) -> Config:
+        """Return the options that the predictor came with, and those that were changed in it since the last call."""
+        if predictor is not self._known_predictor:
+            self._known_predictor, self._base_args = predictor, predictor._args
+        else:
+            left = vars(self._left_args)
+            changes = {key: value for key, value in vars(predictor._args).items() if value is not left[key]}
+            self._base_args = self._base_args.updated(changes)
+        return self._base_args
+
+    def _run(self, predictor: Any, source: Any, stream: bool, arguments: Mapping[str, Any]) -> Any:
+        """Call the predictor with prompts and options. It keeps the options for calls that are made to it directly."""
+        predictor = self._prepare_predictor(predictor)
+        with predictor._lock:  # so that no call of another thread starts from these options
+            predictor = self._prepare_predictor()
+            with predictor._in_call(predictor._args):  # also if a callback of another call is calling
+                results = predictor(source, stream=True, **arguments)
+            options = {key: value for key, value in arguments.items() if key not in PROMPT_KEYS}
+            predictor.args = predictor._args.updated(options)
+            self._left_args = copy.copy(predictor._args)
+        return results if stream else predictor.collect(results, source)
 
     def add_callback(self, event: str, function: Callback) -> None:
         """Register `function(predictor)` to be called at `event`, one of `prediction_loop.EVENTS`."""

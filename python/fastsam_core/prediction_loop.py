@@ -107,6 +107,12 @@ class PredictionLoop:
         """Set the model to `model`, by default that of the options."""
         raise NotImplementedError
 
+    def collect(self, results: Iterator[Results], source: Any) -> list[Results]:
+        """Return all results of a source; log once that those of long sources take memory."""
+        if source is not None and self.dataset is not None and self.dataset.kind in ("video", "stream", "iterator"):
+            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
+        return list(results)
+
     def setup_source(self, source: Any, config: Config | None = None) -> Source:
         """Open `source` with the options `vid_stride` and `stream_buffer`, and store it as `dataset`."""
         config = config or self.args

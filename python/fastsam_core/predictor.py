@@ -125,11 +125,7 @@ class Predictor(PredictorState):
                 be read are logged and skipped.
         """
         results = self.stream_inference(source, model, **kwargs)
-        if stream:
-            return results
-        if source is not None and self.dataset is not None and self.dataset.kind in ("video", "stream", "iterator"):
-            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
-        return list(results)
+        return results if stream else self.collect(results, source)
 
     def stream_inference(self, source: Any = None, model: Any = None, **kwargs: Any) -> Iterator[Results]:
         """Return the iterator over results that a call with `stream=True` returns; see `__call__`."""

@@ -87,8 +87,7 @@ class Results:
         self.orig_img = orig_img
         self.orig_shape: tuple[int, int] = (orig_img.shape[0], orig_img.shape[1])
         self.path = str(path)
-        pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-        self.names: dict[int, str] = {int(index): str(name) for index, name in pairs}
+        self.names = names
         self.speed: dict[str, float | None] = dict(speed or dict.fromkeys(("preprocess", "inference", "postprocess")))
         self.save_dir: str | None = None
         self.probs = self.keypoints = self.obb = None
@@ -104,6 +103,17 @@ class Results:
             values = vars(self)[name]
             if values is not None and len(values) != len(self):
                 raise ValueError(f"{len(values)} {name} for {len(self)} objects")
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The class names by class id. A list of names can be assigned too."""
+        names: dict[int, str] = vars(self)["names"]
+        return names
+
+    @names.setter
+    def names(self, names: Mapping[int, str] | Sequence[str]) -> None:
+        pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+        vars(self)["names"] = {int(index): str(name) for index, name in pairs}
 
     @classmethod
     def from_dicts(

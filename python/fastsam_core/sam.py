@@ -126,9 +126,7 @@ class SAM(ModelFacade):
                 f"no source given, or None, which cv2.imread returns for a file that it can't read; using {ASSETS}"
             )
             source = ASSETS
-        return self._prepare_predictor(predictor)(
-            source, stream=stream, bboxes=bboxes, points=points, labels=labels, **kwargs
-        )
+        return self._run(predictor, source, stream, {"bboxes": bboxes, "points": points, "labels": labels, **kwargs})
 
     if TYPE_CHECKING:
         __call__ = predict

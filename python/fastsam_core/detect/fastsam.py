@@ -112,9 +112,9 @@ class FastSAM(YOLO):
 
         bboxes, points, labels, texts: see the class. kwargs: options of `config.DetectConfig`, for this call.
         """
-        return self._prepare_predictor(predictor)(
-            source, stream=stream, bboxes=bboxes, points=points, labels=labels, texts=texts, **kwargs
-        )
+        prompts = {"bboxes": bboxes, "points": points, "labels": labels, "texts": texts}
+        given = {key: value for key, value in prompts.items() if value is not None}
+        return self._run(predictor, source, stream, {**given, **kwargs})
 
     if TYPE_CHECKING:
         __call__ = predict

@@ -31,7 +31,7 @@ class YOLO(ModelFacade):
     model: Network
     predictor: YoloPredictor | None
     # Defaults of calls that differ from a predictor's: nothing is written unless asked for.
-    _default_options: ClassVar[dict[str, Any]] = {"dtype": None, "mode": "predict", "save": False}
+    _default_options: ClassVar[dict[str, Any]] = {"dtype": None, "mode": "predict", "save": False, "rect": True}
     _predictor_class: type[YoloPredictor] = YoloPredictor
 
     def __init__(
@@ -80,7 +80,7 @@ class YOLO(ModelFacade):
         FileNotFoundError, ValueError or ConnectionError if the only image can't be read; of several, such images are
         logged and left out.
         """
-        return self._prepare_predictor(predictor)(source, stream=stream, **kwargs)
+        return self._run(predictor, source, stream, kwargs)
 
     if TYPE_CHECKING:
         __call__ = predict

@@ -34,8 +34,9 @@ class YoloPredictor(PredictionLoop):
     """A predictor that finds objects in images with a network of YOLOv8, YOLO11 or YOLO26.
 
     cfg, overrides: options by name (see `config.DetectConfig`), of which `overrides` takes precedence; neither is
-    modified. The option `model` is an official name, a checkpoint's path, or the result of `load_network`; it is loaded
-    on first use. _callbacks: functions by event, each called with this predictor.
+    modified. As in Ultralytics, `rect` is False unless it is given, so inputs are padded to the whole of `imgsz`. The
+    option `model` is an official name, a checkpoint's path, or the result of `load_network`; it is loaded on first use.
+    _callbacks: functions by event, each called with this predictor.
 
     `model` is the network, None before it is loaded. Calls from several threads take turns.
 
@@ -51,7 +52,7 @@ class YoloPredictor(PredictionLoop):
         overrides: Mapping[str, Any] | None = None,
         _callbacks: dict[str, list[Callback]] | None = None,
     ) -> None:
-        base = cfg if isinstance(cfg, DetectConfig) else DetectConfig().updated(cfg or {})
+        base = cfg if isinstance(cfg, DetectConfig) else DetectConfig(rect=False).updated(cfg or {})
         super().__init__(base.updated(overrides or {}), _callbacks)
         self.model = None
         self._last_input_hw = 0, 0  # for the log
@@ -77,11 +78,7 @@ class YoloPredictor(PredictionLoop):
         arguments, and ValueError, FileNotFoundError or ConnectionError if the only image can't be read.
         """
         results = self.stream_inference(source, model, **kwargs)
-        if stream:
-            return results
-        if self.dataset is not None and self.dataset.kind in ("video", "stream", "iterator"):
-            warn_once("the results of all frames are kept in memory; stream=True gives them one by one")
-        return list(results)
+        return results if stream else self.collect(results, source)
 
     def stream_inference(self, source: Any = None, model: Any = None, **kwargs: Any) -> Iterator[Results]:
         """Return the iterator over results that a call with `stream=True` returns; see `__call__`."""
@@ -151,7 +148,7 @@ class YoloPredictor(PredictionLoop):
         self._watch = Stopwatch()
         images = [item.image for item in batch if item.image is not None]
         results: dict[int, Results] = {}
-        for indices in group_by_input(images, self._input_size(network)):
+        for indices in group_by_input(images, self._options({}), self._input_size(network)):
             group = [images[index] for index in indices]
             pixels = self.preprocess(group)
             preds = self.inference(pixels)
@@ -173,7 +170,8 @@ class YoloPredictor(PredictionLoop):
         They are scaled to fit `imgsz` and padded, and must get inputs of equal shapes.
         """
         network = self._ready_network(None, self._options({}))
-        return to_input(network, self.pre_transform(list(im)), self._input_size(network), self._watch)
+        images = self.pre_transform(list(im))
+        return to_input(network, images, self._options({}), self._input_size(network), self._watch)
 
     def pre_transform(self, im: list[Any]) -> list[Any]:
         """Return the images in a list, BGR uint8 (H, W, 3), as they are. Subclasses may change their pixels."""

@@ -45,31 +45,33 @@ def detect_objects(
     """Return the objects of each image, BGR uint8 (H, W, 3), in order.
 
     size: (height, width) that inputs are scaled to fit into. Only images with equal input shapes form a batch, so that
-    none needs extra padding. Objects whose mask is empty are left out.
+    none needs extra padding, unless `config.rect` is False. Objects whose mask is empty are left out.
     """
     results: dict[int, ImageObjects] = {}
-    for indices in group_by_input(images, size):
+    for indices in group_by_input(images, config, size):
         group = [images[index] for index in indices]
-        pixels = to_input(network, group, size, watch)
+        pixels = to_input(network, group, config, size, watch)
         raw = run_network(network, pixels, config, watch)
         objects = to_objects(raw, group, (pixels.shape[2], pixels.shape[3]), config, size, watch, with_masks)
         results.update(zip(indices, objects, strict=True))
     return [results[index] for index in range(len(images))]
 
 
-def group_by_input(images: Sequence[Image], size: tuple[int, int]) -> list[list[int]]:
+def group_by_input(images: Sequence[Image], config: DetectConfig, size: tuple[int, int]) -> list[list[int]]:
     """Return the numbers of the images, those with inputs of equal shapes together."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(images):
-        groups.setdefault(Letterbox.fit((image.shape[0], image.shape[1]), size).input_hw, []).append(index)
+        groups.setdefault(_letterbox(image, config, size).input_hw, []).append(index)
     return list(groups.values())
 
 
-def to_input(network: Network, images: Sequence[Image], size: tuple[int, int], watch: Stopwatch) -> Tensor:
+def to_input(
+    network: Network, images: Sequence[Image], config: DetectConfig, size: tuple[int, int], watch: Stopwatch
+) -> Tensor:
     """Return images that `group_by_input` grouped as an input of the network, (B, 3, h, w) float32 in [0, 1]."""
     device = next(network.parameters()).device
     with watch.phase("preprocess", device):
-        inputs = [Letterbox.fit((image.shape[0], image.shape[1]), size).to_input(image) for image in images]
+        inputs = [_letterbox(image, config, size).to_input(image) for image in images]
         pixels = torch.from_numpy(np.stack(inputs)).to(device)
         return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
 
@@ -111,6 +113,10 @@ def to_objects(
             letterbox = Letterbox.fit((image.shape[0], image.shape[1]), size, input_hw)
             results.append(_to_image_objects(decoded, prototypes, letterbox))
     return results
+
+
+def _letterbox(image: Image, config: DetectConfig, size: tuple[int, int]) -> Letterbox:
+    return Letterbox.fit((image.shape[0], image.shape[1]), size, None if config.rect else size)
 
 
 def _to_image_objects(decoded: DecodedObjects, prototypes: Tensor | None, letterbox: Letterbox) -> ImageObjects:

@@ -5,7 +5,7 @@ The modules in this package contain what those users expect in modules of the sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from ...predictor import Predictor
@@ -20,6 +20,11 @@ def __getattr__(name: str) -> Any:
         import fastsam_core
 
         return getattr(fastsam_core, name)
+    refuse_later_models(name)
+
+
+def refuse_later_models(name: str) -> NoReturn:
+    """Raise ImportError for names of SAM 2 and SAM 3, AttributeError for others."""
     if name.startswith(("SAM2", "SAM3")):
         raise ImportError(f"{name} isn't supported: only the first Segment Anything and MobileSAM are")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

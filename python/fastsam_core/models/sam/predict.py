@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ...predictor import Predictor
+from . import refuse_later_models as __getattr__
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "__getattr__"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..detect.fastsam import FastSAM, FastSAMPredictor
+    from ...detect.fastsam import FastSAM, FastSAMPredictor
 
 __all__ = ["FastSAM", "FastSAMPredictor"]
 
@@ -13,7 +13,7 @@ __all__ = ["FastSAM", "FastSAMPredictor"]
 def __getattr__(name: str) -> Any:
     # Imported lazily to avoid a cycle: that module imports this package.
     if name in __all__:
-        from ..detect import fastsam
+        from ...detect import fastsam
 
         return getattr(fastsam, name)
     if name == "FastSAMPrompt":

@@ -1,0 +1,7 @@
+"""The predictor of `YOLO`, by its name in Ultralytics."""
+
+from __future__ import annotations
+
+from ...detect.yolo.predictor import YoloPredictor as SegmentationPredictor
+
+__all__ = ["SegmentationPredictor"]

@@ -304,3 +304,37 @@ def test_masks_are_thresholded_where_the_model_says(prompts: dict[str, Any]) -> 
         model.mask_threshold = 0.0
         (shifted,) = predictor.postprocess((logits - 2, scores), None, [IMAGE])
         assert shifted.masks.rle == strict.masks.rle
+
+
+def test_files_are_written_to_a_folder_that_is_assigned(
+    model: SamModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    predictor = predictor_of(Predictor, model, save_txt=True)
+    for name in ("first", "second"):
+        predictor.save_dir = tmp_path / name
+        assert predictor(IMAGE, bboxes=BOXES)[0].save_dir == str(tmp_path / name)
+        assert [path.name for path in (tmp_path / name).rglob("*.txt")] == ["image0.txt"]
+    predictor.save_dir = None
+    predictor(IMAGE, bboxes=BOXES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "runs", "second"]
+
+
+@pytest.mark.parametrize("look_first", [False, True])
+def test_masks_that_a_callback_edits_are_saved(model: SamModel, tmp_path: Path, look_first: bool) -> None:
+    def erase(running: Any) -> None:
+        masks = running.results[0].masks
+        assert not look_first or len(masks.xy[0]) + masks.area[0] > 0
+        masks.data[0] = False
+        masks.data[1].fill_(True)
+
+    predictor = predictor_of(Predictor, model, save_txt=True)
+    predictor.save_dir = tmp_path
+    predictor.add_callback("on_predict_postprocess_end", erase)
+    (result,) = predictor(IMAGE, bboxes=BOXES)
+    assert result.masks.area.tolist()[:2] == [0, 60 * 90] and result.masks.boxes[1].tolist() == [0, 0, 89, 59]
+    assert len(result.masks.xy[0]) == 0 and len(result.masks.rle) == 3
+    assert not result[:1].masks.data.any() and result.numpy().masks.data[1].all()
+    assert pickle.loads(pickle.dumps(result)).masks.area.tolist() == result.masks.area.tolist()
+    lines = (tmp_path / "labels" / "image0.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2"]

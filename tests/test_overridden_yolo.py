@@ -103,7 +103,7 @@ def test_prompts_choose_among_what_fastsams_postprocess_returns(path: str) -> No
             return super().prompt(results, bboxes, *args, **kwargs)
 
     model(IMAGE, bboxes=[1, 2, 30, 40], predictor=Own, **SMALL)
-    assert [1, 2, 30, 40] in chosen
+    assert chosen == [[1, 2, 30, 40]]
 
 
 def test_the_result_of_an_image_is_constructed_by_the_subclass(path: str) -> None:

@@ -24,8 +24,9 @@ class Masks(BaseTensor):
 
     `data` is a tensor or array (N, H, W), foreground where it is above 0 (so logits work too), or a list of COCO
     run-length dicts `{"size": [H, W], "counts": str}`. Run lengths stay run lengths through indexing and moves between
-    devices. For them `.data` creates the pixels on first use, in `dtype` (bool or uint8), and caches them; editing
-    these in place doesn't change `.rle`, `.area` or `.xy`, but new masks can be assigned to `.data`.
+    devices. For them `.data` creates the pixels on first use, in `dtype` (bool or uint8), and caches them. A tensor of
+    them can be edited in place, by PyTorch's operations; edits that PyTorch doesn't see, as of arrays that share the
+    tensor's memory, don't change `.rle`, `.area` and `.xy`. New masks can be assigned to `.data`.
 
     Raises ValueError for masks whose size is not that of the image, and for malformed run lengths.
     """
@@ -42,6 +43,7 @@ class Masks(BaseTensor):
         self._rles: list[RLE] | None = None
         self._runs: tuple[torch.Tensor, torch.Tensor] | None = None  # counts and offsets, until `_rles` is made of them
         self._dense: Array | None = None
+        self._dense_version: int | None = None  # `_version` of a `_dense` that was expanded from run lengths
         self._device: torch.device | None = torch.device(device or "cpu")  # of expanded pixels; None: a NumPy array
         self._dtype = dtype  # of expanded pixels
         self._area: np.ndarray | None = None
@@ -99,6 +101,8 @@ class Masks(BaseTensor):
                 )
             pixels = pixels.to(self._dtype)
             self._dense = pixels.numpy() if self._device is None else pixels.to(self._device)
+            if isinstance(self._dense, torch.Tensor) and not self._dense.is_inference():
+                self._dense_version = self._dense._version
         return self._dense
 
     @data.setter
@@ -112,8 +116,15 @@ class Masks(BaseTensor):
 
     @property
     def is_rle(self) -> bool:
-        """Whether the masks are stored as run lengths."""
+        """Whether the masks are stored as run lengths, which edited pixels replace."""
+        self._forget_edited_runs()
         return self._runs is not None or self._rles is not None
+
+    def _forget_edited_runs(self) -> None:
+        """Drop the run lengths, and what was computed of them, if the pixels expanded from them were edited since."""
+        version = self._dense_version
+        if version is not None and isinstance(self._dense, torch.Tensor) and self._dense._version != version:
+            self._runs = self._rles = self._area = self._rings = self._dense_version = None
 
     @property
     def rle(self) -> list[RLE]:
@@ -135,6 +146,7 @@ class Masks(BaseTensor):
 
         Several parts of a mask are joined at their nearest points, and holes are lost; `polygons` keeps both.
         """
+        self._forget_edited_runs()
         if self._rings is None:
             self._rings = [contours.ring(crop, corner) for corner, crop in self.crops()]
         return list(self._rings)  # a copy, because callers often pop() contours from it
@@ -238,7 +250,7 @@ class Masks(BaseTensor):
         return self._rles
 
     def _compute_areas(self) -> np.ndarray:
-        if self._area is not None:
+        if self.is_rle and self._area is not None:
             return self._area
         if self._rles is not None:
             from . import rle
@@ -283,9 +295,10 @@ class Masks(BaseTensor):
 
     def __getstate__(self) -> dict[str, Any]:
         # Expanded pixels can be made again from the run lengths; leave them out to keep pickles small.
+        is_rle = self.is_rle
         state = dict(self.__dict__)
-        if self.is_rle:
-            state["_dense"] = None
+        if is_rle:
+            state["_dense"] = state["_dense_version"] = None
         return state
 
     def __repr__(self) -> str:

@@ -39,8 +39,9 @@ class PredictionLoop:
 
     args: the options; they may be changed one by one, also by callbacks. callbacks: functions by event name, each
     called with this predictor. `batch` holds the paths, images and log labels of the last batch, and `results` its
-    results. `seen` is the number of processed images. `save_dir` is the output folder. `plotted_img` is the last image
-    that was drawn to be saved or shown, BGR (H, W, 3). Calls from several threads take turns.
+    results. `seen` is the number of processed images. `save_dir` is the output folder, which may be assigned.
+    `plotted_img` is the last image that was drawn to be saved or shown, BGR (H, W, 3). Calls from several threads take
+    turns.
     """
 
     model: nn.Module | None
@@ -56,6 +57,7 @@ class PredictionLoop:
         self.seen = 0
         self.save_dir: Path | None = None
         self.plotted_img: np.ndarray | None = None
+        self._own_save_dir: Path | None = None  # the folder that was created, and what its name depends on
         self._save_dir_key: tuple[Any, ...] = ()
         self._lock = threading.RLock()
         _INSTANCES.add(self)
@@ -151,7 +153,8 @@ class PredictionLoop:
                             total_ms[phase] = total_ms.get(phase, 0.0) + (elapsed or 0.0)
                     yield result
         except BaseException:
-            if writer is not None and saving.writes_files(config) and not config.exist_ok:
+            is_own = self.save_dir is self._own_save_dir
+            if writer is not None and saving.writes_files(config) and not config.exist_ok and is_own:
                 with suppress(OSError):  # fails if the folder isn't empty, which then stays
                     writer.folder.rmdir()
                     if self.save_dir == writer.folder:
@@ -240,9 +243,12 @@ class PredictionLoop:
         """Return this predictor's output folder; create a new one when the options that name it have changed."""
         key = config.project, config.name, config.mode, config.exist_ok, Path.cwd()
         with self._lock:
-            if self.save_dir is None or key != self._save_dir_key:
-                self.save_dir, self._save_dir_key = saving.create_run_folder(config), key
-            return self.save_dir
+            if self.save_dir is not None and self.save_dir is not self._own_save_dir:  # assigned by the caller
+                Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+            elif self.save_dir is None or key != self._save_dir_key:
+                self.save_dir = self._own_save_dir = saving.create_run_folder(config)
+                self._save_dir_key = key
+            return Path(self.save_dir)
 
     def run_callbacks(self, event: str) -> None:
         """Call the functions that are registered for an event."""

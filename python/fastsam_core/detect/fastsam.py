@@ -41,13 +41,12 @@ class FastSAMPredictor(YoloPredictor):
         **kwargs: Any,
     ) -> Iterator[Results]:
         """Predict as `YoloPredictor` does; the prompts apply to every image, see `FastSAM`."""
-        prompts = {"bboxes": bboxes, "points": points, "labels": labels, "texts": texts}
         config = self._options(kwargs)
-        with self._in_call(config):
-            self.prompt([], **prompts)  # raises now for invalid prompts, and loads the matcher
+        selector = PromptSelector.from_prompts(bboxes, points, labels, texts)  # raises now for invalid prompts
+        self._matcher(selector, config.device)
 
         def choose(result: Results) -> Results:
-            return self.prompt([result], **prompts)[0]
+            return self.prompt([result], bboxes, points, labels, texts)[0]
 
         return self._results(source, model, config, choose)
 

@@ -144,6 +144,7 @@ class PredictionLoop:
         outer_state = (self.batch, self.results) if self._is_in_call else None
         try:
             with self._in_call(config):
+                self._ready(config)
                 self.run_callbacks("on_predict_start")
             for batch in _batched(items, _batch_size(items, config)):
                 for result in process_batch(batch, writer):
@@ -170,6 +171,9 @@ class PredictionLoop:
         self._log_summary(config, total_ms, num_images, writer)
         with self._in_call(config):
             self.run_callbacks("on_predict_end")
+
+    def _ready(self, config: Config) -> None:
+        """Load the model, for callbacks that use it before the first image."""
 
     def _begin_batch(self, items: Sequence[Item]) -> None:
         """Begin a batch: set `self.batch` to these items and fire the callbacks."""

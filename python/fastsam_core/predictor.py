@@ -140,7 +140,6 @@ class Predictor(PredictorState):
                 items = [Item(current_image.pixels, current_image.path, total=1)]
             else:
                 items = self.setup_source(source)
-            self._ready_model(request.config)  # for callbacks that use the model
         return self._run_loop(
             items, request.config, lambda batch, writer: self._run_batch(batch, writer, current_image, request)
         )
@@ -240,6 +239,9 @@ class Predictor(PredictorState):
         for result in results:
             result.speed = dict(watch.speed)
         return list(results)
+
+    def _ready(self, config: Config) -> None:
+        self._ready_model(config)
 
     def _describe_result(self, result: Results) -> str:
         return f"{len(result)} mask{'s' * (len(result) != 1)}"

@@ -338,3 +338,71 @@ def test_masks_that_a_callback_edits_are_saved(model: SamModel, tmp_path: Path, 
     assert pickle.loads(pickle.dumps(result)).masks.area.tolist() == result.masks.area.tolist()
     lines = (tmp_path / "labels" / "image0.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["1", "2"]
+
+
+def test_the_networks_may_be_called_directly(model: SamModel) -> None:
+    class Own(Predictor):
+        def inference(self, im: Any = None, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+            assert not torch.is_grad_enabled() and self.model is not None
+            sized = self.model.at_image_size(128)
+            click = torch.tensor([[[64.0, 32.0]]]), torch.tensor([[1]])
+            sparse, dense = sized.prompt_encoder(points=click, boxes=None, masks=None)
+            masks, scores = sized.mask_decoder(
+                image_embeddings=sized.image_encoder(im),
+                image_pe=sized.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
+            return masks.flatten(0, 1), scores.flatten(0, 1)
+
+    (result,) = predictor_of(Own, model)(IMAGE, points=[1, 2])
+    (expected,) = predictor_of(Predictor, model)(IMAGE, points=[64 * 90 / 128, 32 * 90 / 128])
+    assert (result.masks.data != expected.masks.data).float().mean() < 0.01
+    assert 0 < expected.masks.area[0] < 60 * 90
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_logits_may_have_another_size(model: SamModel, factor: int) -> None:
+    class Larger(Predictor):
+        def prompt_inference(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            logits, scores = super().prompt_inference(*args, **kwargs)
+            return torch.nn.functional.interpolate(logits[None], scale_factor=factor, mode="bilinear")[0], scores
+
+    (result,) = predictor_of(Larger, model)(IMAGE, bboxes=BOXES)
+    (expected,) = predictor_of(Predictor, model)(IMAGE, bboxes=BOXES)
+    assert (result.masks.data != expected.masks.data).float().mean() < 0.02
+
+
+def test_masks_may_have_the_size_of_the_input(model: SamModel) -> None:
+    class Canvas(Predictor):
+        def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+            masks = torch.zeros(1, *im.shape[2:], dtype=torch.bool)
+            masks[:, 32:64, 64:] = True
+            return masks, torch.tensor([0.9]), torch.tensor([[64.0, 32.0, 128.0, 64.0]])
+
+    (result,) = predictor_of(Canvas, model)(np.zeros((128, 256, 3), np.uint8))
+    assert result.boxes.xyxy.tolist() == [[128, 64, 256, 128]]
+    assert result.masks.data[0, 64:, 128:].all() and not result.masks.data[0, :63].any()
+    (same,) = predictor_of(Canvas, model)(np.zeros((128, 128, 3), np.uint8))
+    assert same.masks.area.tolist() == [32 * 64]
+
+
+def test_a_source_that_a_subclass_opens_is_used(model: SamModel) -> None:
+    class Own(Predictor):
+        def setup_source(self, source: Any, config: Any = None) -> None:  # type: ignore[override]
+            super().setup_source([source, source])
+
+    assert len(predictor_of(Own, model)(IMAGE, bboxes=BOXES)) == 2
+
+
+def test_images_that_a_callback_puts_into_the_batch_are_used(model: SamModel) -> None:
+    def flip(running: Any) -> None:
+        running.batch[1][0] = running.batch[1][0][:, ::-1]
+
+    predictor, plain = predictor_of(Predictor, model), predictor_of(Predictor, model)
+    predictor.add_callback("on_predict_batch_start", flip)
+    for batch in (1, 2):
+        flipped = predictor([IMAGE, IMAGE], bboxes=BOXES, batch=batch)
+        assert masks_of(flipped) == masks_of(plain([IMAGE[:, ::-1]] * 2, bboxes=BOXES))
+        assert np.array_equal(flipped[0].orig_img, IMAGE[:, ::-1])

@@ -236,3 +236,14 @@ def test_a_predictor_that_names_a_model_uses_that(path: str, tmp_path: Path) -> 
     model = YOLO(path)
     model.predictor = YoloPredictor(overrides={"model": str(tmp_path / "other.pt"), **SMALL})
     assert model(IMAGE, **SMALL)[0].boxes.data.tolist() == other(IMAGE, **SMALL)[0].boxes.data.tolist()
+
+
+def test_yolo_uses_images_that_a_callback_puts_into_the_batch(path: str) -> None:
+    def flip(running: Any) -> None:
+        paths, images, labels = running.batch
+        running.batch = paths, [image[:, ::-1].copy() for image in images], labels
+
+    model = YOLO(path)
+    expected = model(IMAGE[:, ::-1].copy(), **SMALL)[0].boxes.data.tolist()
+    model.add_callback("on_predict_batch_start", flip)
+    assert model(IMAGE, **SMALL)[0].boxes.data.tolist() == expected

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import edges, proposals, saving, segment
@@ -19,6 +20,7 @@ from .config import GENERATE_OPTIONS, PROMPT_KEYS, Config
 from .encoded_image import EncodedImage, encode_batch
 from .models.native import has_original_methods, watch_methods
 from .models.sam_model import SamModel
+from .postprocess import MaskResizer
 from .prediction_loop import Callback
 from .predictor_state import PredictorState, load_single_image
 from .prompts import Prompts, parse_texts
@@ -30,7 +32,10 @@ from .text_prompts import TextDetectorCache, segment_texts
 # Methods that a call consists of if one of them is overridden; otherwise it takes a faster way to the same masks.
 _STEPS = ("inference", "prompt_inference", "generate", "postprocess")
 # Methods of Ultralytics' predictor that calls do not go through.
-_BYPASSED = ("_prepare_prompts", "_inference_features", "construct_results", "save_predicted_images", "show")
+_BYPASSED = (
+    *("_prepare_prompts", "_inference_features", "remove_small_regions"),
+    *("construct_results", "save_predicted_images", "show"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Predictor(PredictorState):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if bypassed := [step for step in _BYPASSED if hasattr(cls, step)]:
+        if bypassed := [name for name in _BYPASSED if getattr(cls, name, None) is not getattr(Predictor, name, None)]:
             warn_once(
                 f"{cls.__name__} has its own {', '.join(bypassed)}, which calls of a predictor do not go through: "
                 "change results in a callback (on_predict_postprocess_end), or call the steps one by one"
@@ -139,7 +144,9 @@ class Predictor(PredictorState):
                 current_image = self._require_image()
                 items = [Item(current_image.pixels, current_image.path, total=1)]
             else:
-                items = self.setup_source(source)
+                self.setup_source(source)
+                assert self.dataset is not None
+                items = self.dataset
         return self._run_loop(
             items, request.config, lambda batch, writer: self._run_batch(batch, writer, current_image, request)
         )
@@ -191,7 +198,10 @@ class Predictor(PredictorState):
         for item in batch:
             with self._in_call(request.config):
                 self._begin_batch([item])
-                results = self._segment(images.pop(0), request, elapsed)
+                image = images.pop(0)
+                if self.batch is not None and self.batch[1][0] is not item.image:  # a callback has replaced it
+                    image = EncodedImage(self.batch[1][0], self.batch[0][0], own_encoder=encoder)
+                results = self._segment(image, request, elapsed)
                 (result,) = self._end_batch([item], results, request.config, writer)
             yield result
 
@@ -227,6 +237,7 @@ class Predictor(PredictorState):
         result.speed = dict(watch.speed)
         return [result]
 
+    @torch.no_grad()
     def _segment_by_steps(self, image: EncodedImage, request: _Request, watch: Stopwatch) -> list[Results]:
         """Segment one image by the methods that subclasses override, with the arguments that Ultralytics passes."""
         device = self._ready_model(request.config).device
@@ -400,7 +411,8 @@ class Predictor(PredictorState):
     def postprocess(self, preds: Sequence[Tensor], img: Any, orig_imgs: Any) -> list[Results]:
         """Convert the output of `prompt_inference` or `generate` to a list of one `Results`, filtered by `conf`.
 
-        orig_imgs: the original image, or a list of one. `img` (the model's input) is ignored.
+        Subclasses may pass logits of another size than `prompt_inference` returns, and masks of the size of the model's
+        input `img` instead of the image's. orig_imgs: the original image, or a list of one.
         """
         original = orig_imgs[0] if isinstance(orig_imgs, list) and len(orig_imgs) == 1 else orig_imgs
         path = self._path_of(original)
@@ -410,7 +422,9 @@ class Predictor(PredictorState):
             conf = self.args.conf_for(model)
             if len(preds) == 2:
                 return [_prompt_results(model, image, preds[0], preds[1], conf)]
-        masks, scores, boxes = preds
+            masks, scores, boxes = preds
+            if img is not None and masks.shape[1:] == img.shape[2:] != image.original_hw:
+                masks, boxes = _to_image(masks, boxes, image.resized_hw(model), image.original_hw)
         rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)
         names = {index: str(index) for index in range(len(scores))}
         result = Results(image.pixels, image.path, names, rows, masks if len(masks) else None, predicted_iou=scores)
@@ -434,6 +448,22 @@ def _prompt_results(
     """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
     indices = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
     collector = segment.MaskCollector(image, low_res.device)
-    measured = segment.make_resizer(model, image).measure_in_batches(low_res[indices], model.mask_threshold)
+    resizer, side = segment.make_resizer(model, image), low_res.shape[-1]
+    if side != model.image_size // 4:  # a subclass has resized them
+        height, width = (round(length * 4 * side / model.image_size) for length in image.resized_hw(model))
+        resizer = MaskResizer((height, width), image.original_hw, 4 * side)
+    measured = resizer.measure_in_batches(low_res[indices].detach(), model.mask_threshold)
     collector.add(indices, scores[indices], measured)
     return collector.to_results(len(scores))
+
+
+def _to_image(masks: Tensor, boxes: Tensor, content: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Convert masks (N, S, S) and boxes (N, 4) from the model's input to the image.
+
+    content, size: (height, width) of the resized and of the original image.
+    """
+    cropped = (masks[:, None, : content[0], : content[1]] > 0).float()
+    resized = F.interpolate(cropped, size, mode="bilinear", align_corners=False)[:, 0] > 0.5
+    scale = boxes.new_tensor([size[1] / content[1], size[0] / content[0]] * 2)
+    limits = boxes.new_tensor([size[1], size[0]] * 2)
+    return resized, torch.minimum((boxes * scale).clamp(min=0), limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -106,15 +106,17 @@ class YoloPredictor(PredictionLoop):
                 warn_once(f"task={config.task!r} has no effect: the network's task is {task}")
                 config = config.updated({"task": task})
             with self._in_call(config):
-                source_items = self.setup_source(source)
+                self.setup_source(source)
+            assert self.dataset is not None
+            items = self.dataset
 
         def run_batch(batch: list[Item], writer: ResultWriter | None) -> list[Results]:
             with self._in_call(config):
                 self._begin_batch(batch)
-                results_of_batch = [choose(result) for result in self._predict(batch, network)]
+                results_of_batch = [choose(result) for result in self._predict(network)]
                 return self._end_batch(batch, results_of_batch, config, writer)
 
-        return self._run_loop(source_items, config, run_batch)
+        return self._run_loop(items, config, run_batch)
 
     def setup_model(self, model: Any = None, verbose: bool = True) -> None:
         """Set the model to `model`, by default that of the options. `verbose` has no effect.
@@ -144,9 +146,11 @@ class YoloPredictor(PredictionLoop):
             assert self.model is not None
             return self.model.to(select_device(config.device, current=self.device))
 
-    def _predict(self, batch: Sequence[Item], network: Network) -> list[Results]:
-        self._watch = Stopwatch()
-        images = [item.image for item in batch if item.image is not None]
+    @torch.no_grad()
+    def _predict(self, network: Network) -> list[Results]:
+        """Return the results of the images of `batch`."""
+        assert self.batch is not None
+        self._watch, images = Stopwatch(), self.batch[1]
         results: dict[int, Results] = {}
         for indices in group_by_input(images, self._options({}), self._input_size(network)):
             group = [images[index] for index in indices]
@@ -157,7 +161,7 @@ class YoloPredictor(PredictionLoop):
             if len(results_of_group) != len(group):
                 raise ValueError(f"postprocess returned {len(results_of_group)} results for {len(group)} images")
             results.update(zip(indices, results_of_group, strict=True))
-        speed = {phase: milliseconds / len(batch) for phase, milliseconds in self._watch.speed.items()}
+        speed = {phase: milliseconds / len(images) for phase, milliseconds in self._watch.speed.items()}
         for result in results.values():
             result.speed = dict(speed)
         return [results[index] for index in range(len(images))]

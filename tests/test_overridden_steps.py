@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastsam_core import SAM, Predictor, Results
+from fastsam_core import Predictor, Results
 from fastsam_core.models import registry
 from fastsam_core.models.sam_model import SamModel
 from predictor_examples import BOXES
-from small_model import FEW, QUIET, bgr_image, small_model, small_weights
+from small_model import FEW, QUIET, bgr_image, small_model
 
 IMAGE = bgr_image(60, 90)
 MANY = {**FEW, "iou": 1.0}  # segments everything, without removing duplicates
@@ -242,51 +242,6 @@ def test_other_methods_of_a_subclass_are_used(model: SamModel, tmp_path: Path) -
     line = (0, "image0.jpg", ["image 1/1 image0.jpg: "])
     assert calls == ["model", "start", "batch_start", "postprocess_end", line, "batch_end", "result", "end"]
     assert predictor.plotted_img.shape == IMAGE.shape and len(list(tmp_path.rglob("*.jpg"))) == 1
-
-
-def test_a_model_uses_a_predictor_of_the_callers(model: SamModel) -> None:
-    class Renamed(SAM):
-        @property
-        def task_map(self) -> dict[str, dict[str, type[Predictor]]]:
-            return {"segment": {"predictor": FirstOnly}}
-
-    for sam, options in (
-        (SAM(model), {"predictor": FirstOnly}),
-        (SAM(model), {"predictor": predictor_of(FirstOnly, model)}),
-        (SAM(model), {"predictor": FirstOnly(overrides=QUIET)}),
-        (Renamed(model), {}),
-    ):
-        assert len(sam(IMAGE, bboxes=BOXES, **QUIET, **options)[0]) == 1
-        assert type(sam.predictor) is FirstOnly
-        assert len(sam.predict(IMAGE, bboxes=BOXES, **QUIET)[0]) == 1  # and from now on
-    sam = SAM(model)
-    sam.predictor = predictor_of(FirstOnly, model)
-    assert len(sam(IMAGE, bboxes=BOXES, **QUIET)[0]) == 1
-
-
-def test_a_call_goes_through_predict(model: SamModel) -> None:
-    calls: list[Any] = []
-
-    class Own(SAM):
-        def predict(self, source: Any = None, *args: Any, **kwargs: Any) -> Any:
-            calls.append("class")
-            return super().predict(source, *args, **kwargs)
-
-    sam = Own(model)
-    assert len(sam(IMAGE, bboxes=BOXES, **QUIET)[0]) == 3
-    predict = sam.predict
-    sam.predict = lambda *args, **kwargs: calls.append("object") or predict(*args, **kwargs)  # type: ignore[method-assign]
-    assert len(sam(IMAGE, bboxes=BOXES, **QUIET)[0]) == 3
-    assert calls == ["class", "object", "class"]
-
-
-def test_a_module_that_is_assigned_is_used(model: SamModel) -> None:
-    sam, blank = SAM(model), registry.build("sam_nano")
-    blank.load_state_dict({name: value * 0 for name, value in small_weights().items()})
-    before = sam(IMAGE, bboxes=BOXES, **QUIET)[0].boxes.conf
-    sam.model = blank
-    after = sam(IMAGE, bboxes=BOXES, **QUIET)[0].boxes.conf
-    assert before.any() and not after.any()
 
 
 @pytest.mark.parametrize("prompts", [{"bboxes": BOXES}, FEW])

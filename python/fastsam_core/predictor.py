@@ -8,7 +8,6 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import edges, proposals, saving, segment
@@ -19,9 +18,8 @@ from .base_tensor import image_shape
 from .config import GENERATE_OPTIONS, PROMPT_KEYS, Config
 from .encoded_image import EncodedImage, encode_batch
 from .models.native import has_original_methods, watch_methods
-from .models.sam_model import SamModel
-from .postprocess import MaskResizer
 from .prediction_loop import Callback
+from .predictor_output import everything_results, prompt_results
 from .predictor_state import PredictorState, load_single_image
 from .prompts import Prompts, parse_texts
 from .results import Results
@@ -341,7 +339,7 @@ class Predictor(PredictorState):
             image = EncodedImage(None, "features", (height, width))
             image.features = features
             low_res, scores = segment.low_res_masks(model, image, prompts, multimask_output, config.dtype)
-            result = _prompt_results(model, image, low_res, scores)
+            result = prompt_results(model, image, low_res, scores)
         assert result.boxes is not None
         return None if result.masks is None else to_tensor(result.masks.data), to_tensor(result.boxes.data)
 
@@ -421,14 +419,10 @@ class Predictor(PredictorState):
             model = self._ready_model(self.args)
             conf = self.args.conf_for(model)
             if len(preds) == 2:
-                return [_prompt_results(model, image, preds[0], preds[1], conf)]
+                return [prompt_results(model, image, preds[0], preds[1], conf)]
             masks, scores, boxes = preds
-            if img is not None and masks.shape[1:] == img.shape[2:] != image.original_hw:
-                masks, boxes = _to_image(masks, boxes, image.resized_hw(model), image.original_hw)
-        rows = torch.cat([boxes, scores[:, None], torch.arange(len(scores), device=scores.device)[:, None]], 1)
-        names = {index: str(index) for index in range(len(scores))}
-        result = Results(image.pixels, image.path, names, rows, masks if len(masks) else None, predicted_iou=scores)
-        return [result[scores > conf] if len(masks) else result]
+            input_hw = None if img is None else (img.shape[2], img.shape[3])
+            return [everything_results(model, image, masks, scores, boxes, conf, input_hw)]
 
     @staticmethod
     def remove_small_regions(masks: Tensor, min_area: float = 0, nms_thresh: float = 0.7) -> tuple[Tensor, Tensor]:
@@ -440,30 +434,3 @@ class Predictor(PredictorState):
 
 
 watch_methods(Predictor, names=_STEPS)
-
-
-def _prompt_results(
-    model: SamModel, image: EncodedImage, low_res: Tensor, scores: Tensor, conf: float | None = None
-) -> Results:
-    """Convert logits (C, S / 4, S / 4) with predicted IoU (C,) to results: those above `conf`, or all if it is None."""
-    indices = (torch.ones_like(scores, dtype=torch.bool) if conf is None else scores > conf).nonzero()[:, 0]
-    collector = segment.MaskCollector(image, low_res.device)
-    resizer, side = segment.make_resizer(model, image), low_res.shape[-1]
-    if side != model.image_size // 4:  # a subclass has resized them
-        height, width = (round(length * 4 * side / model.image_size) for length in image.resized_hw(model))
-        resizer = MaskResizer((height, width), image.original_hw, 4 * side)
-    measured = resizer.measure_in_batches(low_res[indices].detach(), model.mask_threshold)
-    collector.add(indices, scores[indices], measured)
-    return collector.to_results(len(scores))
-
-
-def _to_image(masks: Tensor, boxes: Tensor, content: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Convert masks (N, S, S) and boxes (N, 4) from the model's input to the image.
-
-    content, size: (height, width) of the resized and of the original image.
-    """
-    cropped = (masks[:, None, : content[0], : content[1]] > 0).float()
-    resized = F.interpolate(cropped, size, mode="bilinear", align_corners=False)[:, 0] > 0.5
-    scale = boxes.new_tensor([size[1] / content[1], size[0] / content[0]] * 2)
-    limits = boxes.new_tensor([size[1], size[0]] * 2)
-    return resized, torch.minimum((boxes * scale).clamp(min=0), limits)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fastsam_core import SAM, YOLO, FastSAM, Predictor, Results
+from fastsam_core.detect import load_detector
 from fastsam_core.detect.yolo.predictor import YoloPredictor
 from fastsam_core.models.fastsam import FastSAMPredictor
 from fastsam_core.models.sam_model import SamModel
@@ -247,3 +249,21 @@ def test_yolo_uses_images_that_a_callback_puts_into_the_batch(path: str) -> None
     expected = model(IMAGE[:, ::-1].copy(), **SMALL)[0].boxes.data.tolist()
     model.add_callback("on_predict_batch_start", flip)
     assert model(IMAGE, **SMALL)[0].boxes.data.tolist() == expected
+
+
+def test_a_changed_model_detects_as_it_does_when_it_is_called(path: str) -> None:
+    def keep_first(running: Any) -> None:
+        running.results = [result[:1] for result in running.results]
+
+    class Own(YOLO):
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            return [result[1:2] for result in super().predict(*args, **kwargs)]
+
+    whole = load_detector(YOLO(path), conf=0.1, imgsz=96)(IMAGE)
+    with_callback, with_predictor, with_options = (YOLO(path) for _ in range(3))
+    with_callback.add_callback("on_predict_postprocess_end", keep_first)
+    with_predictor.predictor = FirstTwo(overrides={"model": path, **SMALL})
+    with_options.overrides["max_det"] = 3
+    for model, kept in ((with_callback, [0]), (with_predictor, [0, 1]), (Own(path), [1]), (with_options, [0, 1, 2])):
+        found = load_detector(model, conf=0.1, imgsz=96)(IMAGE)
+        assert len(whole.boxes) > 3 and np.allclose(found.boxes, whole.boxes[kept], atol=1e-3)

@@ -78,7 +78,7 @@ def yolo_bbox2segment(
                 continue
             height, width = image.shape[:2]
             boxes = [] if file is None else yolo_folder.read_file(file, (height, width))
-            objects, rectangles = _segment_boxes(segmenter, EncodedImage(image, name), boxes)
+            objects, rectangles = _segment_boxes(segmenter, segmenter.encode([image], [name])[0], boxes)
             # The writer drops objects without a polygon, such as rectangles that contain no pixel.
             lines = writer.write(ImageLabels(name, width, height, objects, names))
             dropped += len(boxes) - lines

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "sam_nano.pt"
 # Tasks and modes of Ultralytics' command line. Only the tasks segment and detect exist here, and none of these modes.
 _TASKS = ("segment", "detect", "semantic", "depth", "classify", "pose", "obb")
-_UNSUPPORTED_COMMANDS = ("train", "export", "track", "benchmark")
+_UNSUPPORTED_COMMANDS = ("train", "export", "track", "benchmark", "checks", "settings", "cfg", "copy-cfg", "solutions")
 # Errors whose message is understandable without the exception's type.
 _EXPECTED_ERRORS = (ValueError, TypeError, ImportError, MemoryError, OSError)
 

@@ -218,7 +218,7 @@ class Predictor(PredictorState):
         """Segment one image. elapsed: milliseconds per phase that were already spent on it."""
         config, watch = request.config, Stopwatch(elapsed)
         model = self._ready_model(config)
-        if not has_original_methods(self, Predictor, *_STEPS):
+        if self.has_own_steps:
             if request.texts is None:
                 return self._segment_by_steps(image, request, watch)
             warn_once(f"texts do not go through the methods of {type(self).__name__} for inference and postprocessing")
@@ -234,6 +234,22 @@ class Predictor(PredictorState):
             result = segment.segment_prompts(model, image, request.prompts, request.multimask_output, config, watch)
         result.speed = dict(watch.speed)
         return [result]
+
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether one of the methods is overridden or replaced that make results of an encoded image."""
+        return not has_original_methods(self, Predictor, *_STEPS)
+
+    def segment_by_own_steps(
+        self, image: EncodedImage, config: Config, prompts: Prompts | None, arguments: dict[str, Any]
+    ) -> Results:
+        """Segment one image by the methods that a subclass overrides. arguments: those of `inference`."""
+        with self._in_call(config):
+            self.batch = [image.path], [image.pixels], [""]
+            results = self._segment_by_steps(image, _Request(config, prompts, False, arguments), Stopwatch())
+        if len(results) != 1:
+            raise ValueError(f"postprocess returned {len(results)} results for an image: one is needed")
+        return results[0]
 
     @torch.no_grad()
     def _segment_by_steps(self, image: EncodedImage, request: _Request, watch: Stopwatch) -> list[Results]:

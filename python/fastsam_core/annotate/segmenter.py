@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..config import Config
 from ..encoded_image import EncodedImage, encode_batch
@@ -26,7 +27,8 @@ from ..stopwatch import Stopwatch
 class Segmenter:
     """A SAM model with its options.
 
-    sam_model: a checkpoint's name or path, a `SamModel`, a `SAM` or a `Predictor`. device: "" keeps the model's.
+    sam_model: a checkpoint's name or path, a `SamModel`, a `SAM` or a `Predictor`. Methods that a subclass of
+    `Predictor` overrides are used. device: "" keeps the model's.
     """
 
     def __init__(self, sam_model: Any, device: Any = "") -> None:
@@ -34,8 +36,7 @@ class Segmenter:
         if isinstance(sam_model, (str, os.PathLike, SamModel)):
             sam_model = SAM(sam_model)
         if isinstance(sam_model, SAM):
-            options = {"model": sam_model.model, "save": False, **sam_model.overrides}
-            self._predictor = Predictor(overrides=options)
+            self._predictor: Predictor = sam_model._prepare_predictor()
         elif isinstance(sam_model, Predictor):
             self._predictor = sam_model
         else:
@@ -46,6 +47,11 @@ class Segmenter:
         self.config: Config = self._predictor.args
         if device not in ("", None):
             self.config = self.config.updated({"device": device})
+
+    @property
+    def predictors_steps(self) -> str | None:
+        """Name of the predictor's class if it has methods of its own for making masks; else None."""
+        return type(self._predictor).__name__ if self._predictor.has_own_steps else None
 
     @property
     def model(self) -> SamModel:
@@ -71,7 +77,15 @@ class Segmenter:
 
     def encode(self, images: Sequence[NDArray[np.uint8]], paths: Sequence[str]) -> list[EncodedImage]:
         """Wrap BGR uint8 (H, W, 3) images; several are encoded in one pass, a single one only when it is needed."""
-        encoded = [EncodedImage(image, path) for image, path in zip(images, paths, strict=True)]
+        own_encoder = self._predictor._own_encoder()
+
+        def encode(bgr: NDArray[np.uint8]) -> Tensor:
+            assert own_encoder is not None
+            with self._predictor._in_call(self.config):
+                return own_encoder(bgr)
+
+        encoder = None if own_encoder is None else encode
+        encoded = [EncodedImage(image, path, own_encoder=encoder) for image, path in zip(images, paths, strict=True)]
         if len(encoded) > 1:
             encode_batch(self.model, encoded, self.config.dtype)
         return encoded
@@ -83,8 +97,12 @@ class Segmenter:
         """
         prompts = Prompts.parse(bboxes=boxes)
         assert prompts is not None
+        if self._predictor.has_own_steps and len(prompts):
+            return self._predictor.segment_by_own_steps(image, self.config, prompts, {"bboxes": boxes})
         return segment_prompts(self.model, image, prompts, False, self.config, Stopwatch())
 
     def segment_everything(self, image: EncodedImage) -> Results:
         """Return all masks of the image."""
+        if self._predictor.has_own_steps:
+            return self._predictor.segment_by_own_steps(image, self.config, None, {})
         return segment_everything(self.model, image, self.config, Stopwatch())

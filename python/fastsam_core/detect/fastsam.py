@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .._tensors import to_tensor
+from ..models.native import watch_methods
 from ..results import Results
 from .prompt_selection import Matcher, PromptSelector
 from .yolo.model import YOLO
-from .yolo.predictor import YoloPredictor
+from .yolo.predictor import STEPS, YoloPredictor
 
 # Box sides within _BORDER_MARGIN pixels of the image's border are moved onto it. If the IoU of the box with the whole
 # image is then above _WHOLE_IMAGE_IOU, it becomes the whole image.
@@ -73,6 +74,9 @@ class FastSAMPredictor(YoloPredictor):
 
             self.matcher = ClipMatcher(device=device)
         return self.matcher
+
+
+watch_methods(FastSAMPredictor, names=STEPS)
 
 
 class FastSAM(YOLO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,10 @@ def load_detector(
     """
     from .yolo.model import YOLO
 
+    if isinstance(detector, YOLO) and not _is_usual(detector):
+        options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes, "device": device}
+        given = {key: value for key, value in options.items() if value not in (None, "")}
+        return CheckedDetector(functools.partial(detector, verbose=False, save=False, **given))
     if isinstance(detector, (str, os.PathLike, YOLO)):
         from .yolo import YoloDetector
 
@@ -55,6 +60,21 @@ def load_detector(
             f"a detector is a name such as 'yolov8x.pt', a checkpoint's path or a callable, not {detector!r}"
         )
     return CheckedDetector(detector, conf=conf, classes=classes, max_det=max_det)
+
+
+def _is_usual(model: YOLO) -> bool:
+    """Return whether the checkpoint says all about a model: nothing was overridden, replaced or set."""
+    from .fastsam import FastSAM
+    from .yolo.model import YOLO
+
+    return (
+        type(model) in (YOLO, FastSAM)
+        and "predict" not in vars(model)
+        and model.model is model.loaded.network
+        and not any(model.callbacks.values())
+        and not model.overrides.keys() - {"task"}
+        and (model.predictor is None or not model.predictor.has_own_steps)
+    )
 
 
 def load_text_detector(

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import __version__, rle
 from .._files import atomic_path, check_writable, write_text
-from .._log import logger
+from .._log import logger, warn_once
 from .._progress import progress_bar
 from ..config import Config
 from ..encoded_image import EncodedImage
@@ -83,6 +83,8 @@ def evaluate(
         check_writable(folder)
     options = {"imgsz": imgsz, "device": device, "points_stride": eval_config.points_stride}
     config = predictor.args.updated({key: value for key, value in options.items() if value is not None})
+    if predictor.has_own_steps or predictor._own_encoder() is not None:
+        warn_once(f"the model is evaluated without the methods that {type(predictor).__name__} overrides")
     with predictor._lock, ExitStack() as stack:
         model = predictor._ready_model(config)
         rows_file = None

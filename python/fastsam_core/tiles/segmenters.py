@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import rle
+from .._log import warn_once
 from ..annotate.segmenter import Segmenter
 from ..config import EVERYTHING_OPTIONS
 from ..detect.protocol import qualified_name
@@ -73,6 +74,8 @@ class ModelSegmenter:
     def __init__(self, model: Any, device: Any, options: Mapping[str, Any]) -> None:
         self._segmenter = Segmenter(model, device)
         self._segmenter.config = self._segmenter.config.updated(options)
+        if (name := self._segmenter.predictors_steps) is not None:
+            warn_once(f"tiles are segmented without the methods of {name} for inference and postprocessing")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..._log import warn_once
 from ...config import Config, DetectConfig
 from ...device import select_device
 from ...masks import Masks
+from ...models.native import has_original_methods, watch_methods
 from ...prediction_loop import Callback, PredictionLoop
 from ...results import Results
 from ...saving import ResultWriter
@@ -22,6 +23,7 @@ from .load import LoadedNetwork, load_network
 from .network import Network
 from .runner import ImageObjects, group_by_input, run_network, to_input, to_objects
 
+STEPS = ("pre_transform", "preprocess", "inference", "postprocess", "construct_result")
 # Methods of Ultralytics' predictors that calls do not go through.
 _BYPASSED = ("construct_results", "save_predicted_images", "show")
 
@@ -166,6 +168,14 @@ class YoloPredictor(PredictionLoop):
             result.speed = dict(speed)
         return [results[index] for index in range(len(images))]
 
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether one of the following methods is overridden or replaced."""
+        from ..fastsam import FastSAMPredictor
+
+        owner = FastSAMPredictor if isinstance(self, FastSAMPredictor) else YoloPredictor
+        return not has_original_methods(self, owner, *STEPS)
+
     # --- the steps one by one ---
 
     def preprocess(self, im: Any) -> Tensor:
@@ -211,3 +221,6 @@ class YoloPredictor(PredictionLoop):
 
     def _input_shape(self, config: Config) -> str:
         return f"(1, 3, {self._last_input_hw[0]}, {self._last_input_hw[1]})"
+
+
+watch_methods(YoloPredictor, names=STEPS)

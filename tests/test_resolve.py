@@ -209,5 +209,5 @@ def test_published_hashes_and_sizes_are_plausible() -> None:
     # Four bytes per parameter plus up to 300 kB for names. A missing digit in a size would fail.
     for name, file in (("sam_b", "sam_vit_b_01ec64.pth"), ("sam_l", "sam_vit_l_0b3195.pth")):
         size = checksums.BY_FILE_NAME[file].size
-        values = sum(torch.Size(shape).numel() for shape in checkpoint._expected_shapes(name).values())
+        values = sum(torch.Size(shape).numel() for shape in checkpoint._expected_shapes(registry.MODELS[name]).values())
         assert size is not None and 0 <= size - 4 * values < 300_000

@@ -80,6 +80,7 @@ def test_bundled_model_is_found_after_the_home_folder(
     ("model", "error", "message"),
     [
         ("sam_bb.pt", FileNotFoundError, r"no checkpoint 'sam_bb\.pt'.*did you mean 'sam_b\.pt'\?"),
+        ("sam_vit_b.pth", FileNotFoundError, r"did you mean 'sam_vit_b_01ec64\.pth'\?"),
         ("FastSAM-s.pt", FileNotFoundError, r"FastSAM\(\.\.\.\) load such checkpoints.*no checkpoint 'FastSAM-s\.pt'"),
         ("sam2.1_b.pt", FileNotFoundError, r"SAM 2 and SAM 3 are not supported; no checkpoint 'sam2\.1_b\.pt'"),
         ("mobilesam", FileNotFoundError, r"did you mean 'mobile_sam'\?"),

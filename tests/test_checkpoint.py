@@ -25,11 +25,11 @@ def nano() -> State:
 
 @pytest.mark.parametrize("name", registry.MODELS)
 def test_models_are_identified_by_their_tensors(name: str) -> None:
-    state = hollow(name)
-    assert identify(state) == name
-    assert identify(state, "sam_b") == identify(state, name) == name
-    extra = {prefix + "weight": torch.zeros(2) for prefix in registry.MODELS[name].ignored_keys}
-    assert identify({**state, **extra}) == name
+    state, spec = hollow(name), registry.MODELS[name]
+    assert identify(state) is spec
+    assert identify(state, registry.MODELS["sam_b"]) is identify(state, spec) is spec
+    extra = {prefix + "weight": torch.zeros(2) for prefix in spec.ignored_keys}
+    assert identify({**state, **extra}) is spec
 
 
 def test_classifier_tensors_of_mobile_sam_are_ignored() -> None:
@@ -112,11 +112,11 @@ def test_official_name_must_hold_its_model(nano: State, folders: tuple[Path, Pat
 
 
 def test_load_state_dict_refuses_other_models(nano: State) -> None:
-    model = registry.build(NANO)
-    load_state_dict(model, nano)
+    model, spec = registry.build(NANO), registry.MODELS[NANO]
+    load_state_dict(model, nano, spec)
     assert same(model, nano)
     with pytest.raises(ValueError, match="not the weights of sam_nano: "):
-        load_state_dict(model, hollow("mobile_sam"))
+        load_state_dict(model, hollow("mobile_sam"), spec)
 
 
 def test_unknown_device_is_refused(nano: State) -> None:

@@ -10,6 +10,7 @@ import pytest
 from fastsam_core._log import hide_passwords, log_or_print, logger
 from fastsam_core.cli import main
 from fastsam_core.sources import load_sources
+from fastsam_core.sources import stream as stream_module
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,12 @@ def test_passwords_in_addresses_are_hidden(
 
 
 def test_failed_streams_are_reported_without_passwords(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(stream_module, "_RETRIES", 0)
     address = "rtsp://me:secret@127.0.0.1:1/stream"
     with pytest.raises(ConnectionError), load_sources(address) as source:
         list(source)

@@ -80,6 +80,7 @@ def test_bundled_model_is_found_after_the_home_folder(
     ("model", "error", "message"),
     [
         ("sam_bb.pt", FileNotFoundError, r"no checkpoint 'sam_bb\.pt'.*did you mean 'sam_b\.pt'\?"),
+        ("sam_vit_b.pth", FileNotFoundError, r"did you mean 'sam_vit_b_01ec64\.pth'\?"),
         ("FastSAM-s.pt", FileNotFoundError, r"FastSAM\(\.\.\.\) load such checkpoints.*no checkpoint 'FastSAM-s\.pt'"),
         ("sam2.1_b.pt", FileNotFoundError, r"SAM 2 and SAM 3 are not supported; no checkpoint 'sam2\.1_b\.pt'"),
         ("mobilesam", FileNotFoundError, r"did you mean 'mobile_sam'\?"),
@@ -209,5 +210,5 @@ def test_published_hashes_and_sizes_are_plausible() -> None:
     # Four bytes per parameter plus up to 300 kB for names. A missing digit in a size would fail.
     for name, file in (("sam_b", "sam_vit_b_01ec64.pth"), ("sam_l", "sam_vit_l_0b3195.pth")):
         size = checksums.BY_FILE_NAME[file].size
-        values = sum(torch.Size(shape).numel() for shape in checkpoint._expected_shapes(name).values())
+        values = sum(torch.Size(shape).numel() for shape in checkpoint._expected_shapes(registry.MODELS[name]).values())
         assert size is not None and 0 <= size - 4 * values < 300_000

@@ -20,6 +20,7 @@ from weights_examples import State, empty_folders, hollow, same
 
 POSITIONS = "shared_image_embedding.positional_embedding"
 POSITIONS_OF_PROMPTS = "prompt_encoder.shared_embedding.positional_embedding"
+TINY = "sam_vit_32x2_128"  # the name of the model that `tiny_state` belongs to
 
 # Modules or tensors by the names of the official checkpoints and of transformers; "=" where these are the same.
 NAMES = f"""
@@ -108,11 +109,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 
 
 @pytest.fixture
-def tiny_state(monkeypatch: pytest.MonkeyPatch) -> State:
-    """Weights of a small model with the layers of Meta's, which is in the registry for the test."""
-    encoder = sam_vit(32, 2, 2, (1,), img_size=128)
-    spec = registry.ModelSpec("tiny", 128, lambda: encoder, ("tiny.pt",))
-    monkeypatch.setitem(registry.MODELS, "tiny", spec)
+def tiny_state() -> State:
+    """Weights of a small model with the layers of Meta's."""
+    spec = registry.ModelSpec("tiny", 128, lambda: sam_vit(32, 2, 2, (1,), img_size=128), ())
     generator = torch.Generator().manual_seed(2)
     shapes = {key: value.shape for key, value in spec.build().state_dict().items()}
     return {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
@@ -139,7 +138,7 @@ def test_files_of_transformers_are_loaded(tiny_state: State, prefix: str, droppe
     del state[dropped]
     torch.save({prefix + key: value for key, value in state.items()}, "fine_tuned.pth")
     model = load_model("fine_tuned.pth")
-    assert model.name == "tiny" and same(model, tiny_state)
+    assert model.name == TINY and same(model, tiny_state)
 
 
 @pytest.mark.parametrize("file_name", ["model.safetensors", "pytorch_model.bin"])
@@ -160,7 +159,7 @@ def test_folders_of_transformers_are_loaded(tiny_state: State, file_name: str) -
 def test_conversion_writes_official_names(tiny_state: State) -> None:
     torch.save(saved_by_transformers(tiny_state), "fine_tuned.bin")
     converted = convert_checkpoint("fine_tuned.bin", "out.safetensors")
-    assert (converted.model, converted.tensors) == ("tiny", len(tiny_state))
+    assert (converted.model, converted.tensors) == (TINY, len(tiny_state))
     assert same(load_model("out.safetensors"), tiny_state)
 
 
@@ -168,7 +167,7 @@ def test_a_missing_tensor_is_named_as_in_official_checkpoints(tiny_state: State)
     state = saved_by_transformers(tiny_state)
     del state["vision_encoder.neck.conv2.weight"]
     torch.save(state, "w.pt")
-    with pytest.raises(ValueError, match=r"looks like tiny, but 1 tensor missing: image_encoder\.neck\.2\.weight"):
+    with pytest.raises(ValueError, match=rf"looks like {TINY}, but 1 tensor missing: image_encoder\.neck\.2\.weight"):
         load_model("w.pt")
 
 

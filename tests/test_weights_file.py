@@ -66,6 +66,8 @@ def test_weights_become_float32(nano: State, dtype: torch.dtype) -> None:
         lambda state: {"model": state},
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": {"state_dict": state}},
+        lambda state: {"model_state": {f"sam.{key}": value for key, value in state.items()}, "decoder_state": state},
+        lambda state: {"sam_model": state, "optimizer": {"state": {0: torch.ones(3)}}, "loss": torch.ones(())},
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {"model": {f"module._orig_mod.{key}": value for key, value in state.items()}},
         lambda state: {**state, "epoch": 3, "pixel_mean": torch.zeros(3, 1, 1)},
@@ -193,6 +195,8 @@ def test_other_files_are_refused(content: bytes, message: str) -> None:
         ({}, "no tensors by name, but nothing"),
         ({"epoch": 3, "lr": 0.1}, "no tensors by name, but 'epoch', 'lr'"),
         ({"model": {"a": 1}}, "no tensors by name, but 'a'"),
+        ({"student": {"a": torch.zeros(1)}, "teacher": {"a": torch.zeros(1)}}, "no tensors by name, but 'student', 't"),
+        ({"a": torch.zeros(1), "rest": {"b": torch.zeros(1)}}, r"found 1 tensor \(a"),
     ],
 )
 def test_files_without_a_state_dict_are_refused(content: Any, message: str) -> None:

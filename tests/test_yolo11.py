@@ -1,4 +1,4 @@
-"""Checkpoints of YOLO11 and YOLO26: results, file formats, fused models, errors for modified networks, sizes."""
+"""Checkpoints of YOLO11, YOLO12 and YOLO26: results, file formats, fused models, modified networks, sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from fastsam_core import YOLO
 from fastsam_core.convert_checkpoint import convert_checkpoint
 from fastsam_core.detect import load_detector
-from fastsam_core.detect.yolo.architecture import YOLO11, YOLO26, Architecture, BlockShape
+from fastsam_core.detect.yolo.architecture import YOLO11, YOLO12, YOLO26, Architecture, BlockShape
 from fastsam_core.detect.yolo.flops import gflops
 from fastsam_core.detect.yolo.load import load_network
 from fastsam_core.detect.yolo.network import Network
@@ -26,7 +26,7 @@ from yolo_layers import Conv
 
 pytestmark = pytest.mark.once("it calls the operations that the tests of YOLOv8 call")
 QUIET: dict[str, Any] = {"save": False, "verbose": False, "imgsz": 96, "conf": 0.3}
-KINDS = [(family, task) for family in (11, 26) for task in ("detect", "segment")]
+KINDS = [(family, task) for family in (11, 12, 26) for task in ("detect", "segment")]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_results_match_reference(
     path = write(Path("w.pt"), nets[kind])
     check(path, nets[kind], shape)
     network = YOLO(path).model
-    assert network.architecture.family is (YOLO26 if kind[0] == 26 else YOLO11)
+    assert network.architecture.family is {11: YOLO11, 12: YOLO12, 26: YOLO26}[kind[0]]
     assert network.architecture.task == kind[1] and not network.architecture.end_to_end
 
 
@@ -153,6 +153,11 @@ def _other_layer(layers: Any) -> None:
         (26, setting(lambda layers: layers[9], n=2), r"model\.9 has n 2, in YOLO26 3"),
         (26, setting(lambda layers: layers[22].m[0][0], add=False), r"model\.22\.m\.0\.0 has add False"),
         (26, _other_layer, r"layer 6 is a Identity, in YOLO11 a C3k2: another network"),
+        (12, _other_layer, r"layer 6 is a Identity, in YOLO12 a A2C2f: another network"),
+        (12, setting(lambda layers: layers[6].m[0][1].attn, area=2), r"m\.0\.1\.attn has area 2, in YOLO12 4"),
+        (12, setting(lambda layers: layers[8].m[0][0].attn, area=4), r"m\.0\.0\.attn has area 4, in YOLO12 1"),
+        (12, setting(lambda layers: layers[8].m[0][0].attn, num_heads=1), r"num_heads 1, in YOLO12 2"),
+        (12, setting(lambda layers: layers[11].m[1].m[0], add=False), r"model\.11\.m\.1\.m\.0 has add False"),
     ],
 )
 def test_modified_networks_are_refused(

@@ -263,8 +263,8 @@ def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[Detec
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3}, "it holds no tensors of a YOLOv8, YOLO11 or YOLO26 network, but nothing"),
-        ({"model": {"a": torch.zeros(1)}}, "no tensors of a YOLOv8, YOLO11 or YOLO26 network, but 'a'"),
+        ({"epoch": 3}, "it holds no tensors of a YOLOv8, YOLO11, YOLO12 or YOLO26 network, but nothing"),
+        ({"model": {"a": torch.zeros(1)}}, "no tensors of a YOLOv8, YOLO11, YOLO12 or YOLO26 network, but 'a'"),
         ([1], "holds a list"),
         ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"convolution model\.22\.cv2\.0\.2\.weight is missing"),
         ({"0.conv.weight": torch.zeros(8), "2.cv1.conv.weight": torch.zeros(0, 8, 1, 1)}, r"model\.2\S* is .*empty"),
@@ -365,15 +365,15 @@ def test_checkpoints_are_found_locally_or_downloaded_by_name(
         raise ConnectionError("no network")
 
     monkeypatch.setattr("fastsam_core.models.checkpoint_paths.download_official", fetch)
-    for name in ("yolov8n.pt", "yolov8x-seg", "FastSAM.pt", "FastSAM-s.pt", "yolo11s-seg.pt", "yolo26m"):
+    for name in ("yolov8n.pt", "yolov8x-seg", "FastSAM.pt", "FastSAM-s.pt", "yolo11s-seg.pt", "yolo12n", "yolo26m"):
         with pytest.raises(ConnectionError):
             load_network(name)
     expected = ["v8.2.0/yolov8n.pt", "v8.2.0/yolov8x-seg.pt", "v8.2.0/FastSAM-x.pt", "v8.2.0/FastSAM-s.pt"]
-    expected += ["v8.3.0/yolo11s-seg.pt", "v8.4.0/yolo26m.pt"]
+    expected += ["v8.3.0/yolo11s-seg.pt", "v8.3.0/yolo12n.pt", "v8.4.0/yolo26m.pt"]
     assert asked == [
         (path.split("/")[1], f"https://github.com/ultralytics/assets/releases/download/{path}") for path in expected
     ]
-    assert len(OFFICIAL_URLS) == 32
+    assert len(OFFICIAL_URLS) == 37
     write(Path("yolov8n.pt"), net)
     assert load_network("yolov8n.pt").path == Path("yolov8n.pt")
     (tmp_path / "home").mkdir()

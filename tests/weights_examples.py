@@ -36,7 +36,8 @@ def nano_state() -> State:
 
 def hollow(name: str) -> State:
     """Return a state dict with the model's names and shapes that takes almost no memory."""
-    return {key: torch.zeros(()).expand(shape) for key, shape in checkpoint._expected_shapes(name).items()}
+    shapes = checkpoint._expected_shapes(registry.MODELS[name])
+    return {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
 
 
 def same(model: Any, state: State) -> bool:

@@ -1,4 +1,4 @@
-"""Layers of YOLO11 and YOLO26 checkpoints, as stand-ins with batch normalisation and a plain forward pass.
+"""Layers of YOLO11, YOLO12 and YOLO26 checkpoints, as stand-ins with batch normalisation and a plain forward pass.
 
 Attention is computed position by position, in loops, without the package's code.
 """
@@ -84,6 +84,59 @@ class C3k2(C2f):
             "plain": lambda: Bottleneck(self.c, True, inner),
         }
         self.m = nn.ModuleList(blocks[kind]() for _ in range(n))
+
+
+class AAttn(nn.Module):
+    def __init__(self, dim: int, area: int) -> None:
+        super().__init__()
+        self.area, self.num_heads, self.head_dim = area, dim // 32, 32
+        self.qkv, self.proj = Conv(dim, 3 * dim, act=False), Conv(dim, dim, act=False)
+        self.pe = Conv(dim, dim, 7, g=dim, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, values = [], []
+        for head in self.qkv(x).flatten(2).split(3 * self.head_dim, 1):
+            q, k, v = head.split(self.head_dim, 1)
+            parts = [each.chunk(self.area, 2) for each in (q, k, v)]
+            weights = [(a.transpose(1, 2) @ b * self.head_dim**-0.5).softmax(2) for a, b, _ in zip(*parts, strict=True)]
+            attended.append(torch.cat([c @ w.transpose(1, 2) for c, w in zip(parts[2], weights, strict=True)], 2))
+            values.append(v)
+        return self.proj(torch.cat(attended, 1).view(x.shape) + self.pe(torch.cat(values, 1).view(x.shape)))
+
+
+class ABlock(nn.Module):
+    def __init__(self, dim: int, ratio: float, area: int) -> None:
+        super().__init__()
+        self.attn, hidden = AAttn(dim, area), int(dim * ratio)
+        self.mlp = nn.Sequential(Conv(dim, hidden), Conv(hidden, dim, act=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
+class A2C2f(nn.Module):
+    """area: parts of the positions for attention; without it the blocks are `C3k`. scaled: with `gamma`."""
+
+    def __init__(self, c1: int, c2: int, n: int, area: int | None = None, scaled: bool = False) -> None:
+        super().__init__()
+        hidden, ratio = c2 // 2, 1.2 if scaled else 2.0
+        self.cv1, self.cv2 = Conv(c1, hidden), Conv((1 + n) * hidden, c2)
+        self.gamma = nn.Parameter(torch.linspace(0.5, 2, c2)) if scaled else None
+
+        def block() -> nn.Module:
+            if area is None:
+                return C3k(hidden, hidden // 2)
+            return nn.Sequential(*(ABlock(hidden, ratio, area) for _ in range(2)))
+
+        self.m = nn.ModuleList(block() for _ in range(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.cv1(x)]
+        for link in self.m:
+            parts.append(link(parts[-1]))
+        y = self.cv2(torch.cat(parts, 1))
+        return y if self.gamma is None else x + self.gamma.view(-1, 1, 1) * y
 
 
 class Proto26(Proto):

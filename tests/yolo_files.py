@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo11_layers import C2PSA, Attention, C3k, C3k2, DWConv, Proto26, PSABlock
+from yolo11_layers import C2PSA, A2C2f, AAttn, ABlock, Attention, C3k, C3k2, DWConv, Proto26, PSABlock
 from yolo_layers import BINS, DFL, SPPF, Bottleneck, C2f, Concat, Conv, Proto
 
 
@@ -35,7 +35,10 @@ def branches(channels: tuple[int, ...], hidden: int, out: int, separable: bool =
 
 
 class Detect(nn.Module):
-    """family: 8, 11 or 26, which has a second set of branches; a fused model may have only that, and None as `cv2`."""
+    """family: 8, 11, 12 or 26.
+
+    The last has a second set of branches; a fused model may have only that, and None as `cv2`.
+    """
 
     def __init__(self, nc: int, channels: tuple[int, ...], family: int) -> None:
         super().__init__()
@@ -107,12 +110,31 @@ def layers_of_yolo11(family: int) -> list[nn.Module]:
     ]
 
 
+def layers_of_yolo12() -> list[nn.Module]:
+    """Return layers of YOLO12. The attention of the backbone has one head in the first stage, two in the second."""
+    return [
+        *(Conv(3, 8, 3, 2), Conv(8, 12, 3, 2), C3k2(12, 16, 1, "plain", 4), Conv(16, 16, 3, 2)),
+        *(C3k2(16, 16, 2, "plain", 8), Conv(16, 64, 3, 2), A2C2f(64, 64, 2, 4, True), Conv(64, 128, 3, 2)),
+        *(A2C2f(128, 128, 1, 1), upsample(), Concat(), A2C2f(128 + 64, 24, 2)),
+        *(upsample(), Concat(), A2C2f(24 + 16, 16, 1), Conv(16, 16, 3, 2), Concat(), A2C2f(16 + 24, 24, 1)),
+        *(Conv(24, 24, 3, 2), Concat(), C3k2(24 + 128, 32, 1, "C3k")),
+    ]
+
+
+# Inputs of the layers that read others than the one before, by the number of layers.
+_READS: dict[int, dict[int, tuple[int, ...]]] = {
+    22: {10: (9, 6), 13: (12, 4), 16: (15, 11), 19: (18, 8), 21: (14, 17, 20)},
+    23: {11: (10, 6), 14: (13, 4), 17: (16, 12), 20: (19, 9), 22: (15, 18, 21)},
+    24: {12: (11, 6), 15: (14, 4), 18: (17, 13), 21: (20, 10), 23: (16, 19, 22)},
+}
+
+
 class DetectionModel(nn.Module):
     """A tiny network: backbone, neck and a detection or segmentation head."""
 
     def __init__(self, nc: int, head: type[Detect], family: int = 8) -> None:
         super().__init__()
-        layers = layers_of_yolov8() if family == 8 else layers_of_yolo11(family)
+        layers = {8: layers_of_yolov8, 12: layers_of_yolo12}.get(family, lambda: layers_of_yolo11(family))()
         self.model = nn.Sequential(*layers, head(nc, (16, 24, 32), family))
         self.names = {i: f"kind {i}" for i in range(nc)}
         self.stride = torch.tensor([8.0, 16.0, 32.0])
@@ -120,10 +142,7 @@ class DetectionModel(nn.Module):
         self.args: Any = {"imgsz": 96}
 
     def forward(self, x: Tensor) -> Any:
-        reads: dict[int, tuple[int, ...]] = {11: (10, 6), 14: (13, 4), 17: (16, 12), 20: (19, 9), 22: (15, 18, 21)}
-        if len(self.model) == 24:
-            reads = {12: (11, 6), 15: (14, 4), 18: (17, 13), 21: (20, 10), 23: (16, 19, 22)}
-        seen: list[Any] = []
+        reads, seen = _READS[len(self.model)], list[Any]()
         for place, layer in enumerate(self.model):
             x = layer([seen[i] for i in reads[place]] if place in reads else x)
             seen.append(x)
@@ -142,7 +161,7 @@ _PATHS = {
     "ultralytics.nn.modules.conv": (Conv, DWConv, Concat),
     "ultralytics.nn.modules.block": (
         *(Bottleneck, C2f, SPPF, DFL, Proto),
-        *(C3k, C3k2, Attention, PSABlock, C2PSA, Proto26),
+        *(C3k, C3k2, Attention, PSABlock, C2PSA, AAttn, ABlock, A2C2f, Proto26),
     ),
     "ultralytics.nn.modules.head": (Detect, Segment, Segment26),
     "ultralytics.nn.tasks": (DetectionModel, SegmentationModel),
@@ -176,7 +195,7 @@ def published_paths() -> Iterator[None]:
 def make(task: str = "detect", nc: int = 5, seed: int = 0, family: int = 8) -> DetectionModel:
     """Return a network in evaluation mode whose scores, boxes and masks vary across the image.
 
-    family: 8, 11 or 26.
+    family: 8, 11, 12 or 26.
     """
     torch.manual_seed(seed)
     segment_head = Segment26 if family == 26 else Segment

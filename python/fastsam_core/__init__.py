@@ -56,8 +56,8 @@ _HOMES = {
 }
 _MODULES = ("tiles",)
 _OTHER_MODELS = (
-    "YOLO runs YOLOv8, YOLO11 and YOLO26, detect.from_onnx YOLO networks exported to ONNX, detect.from_transformers "
-    "RT-DETR and others, and SAM(...)(image, texts=['a dog']) finds objects by words"
+    "YOLO runs YOLOv8, YOLO11, YOLO12 and YOLO26, detect.from_onnx YOLO networks exported to ONNX, "
+    "detect.from_transformers RT-DETR and others, and SAM(...)(image, texts=['a dog']) finds objects by words"
 )
 # What Ultralytics' package has and this one hasn't, and what there is instead.
 _NOT_OFFERED = {

@@ -52,6 +52,6 @@ def convert_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike
         return Converted(
             target, f"{sizes.family.name}, {sizes.task}, {sizes.num_classes} classes", len(weights.tensors)
         )
-    name = identify(state)
+    spec = identify(state)
     save_tensors(state, target)
-    return Converted(target, name, len(state))
+    return Converted(target, spec.name, len(state))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .checkpoint_paths import as_path, as_text, download_official, not_a_file_er
 from .download import download
 from .registry import MODELS, ModelSpec
 from .sam_model import SamModel
+from .vit_sizes import vit_spec
 from .weights_file import read_state_dict
 
 __all__ = ["download", "identify", "load_model", "load_state_dict", "read_state_dict", "resolve"]
@@ -39,7 +40,7 @@ _FOREIGN_CHECKPOINTS = (
     (r"(^|\.)detector\.", "a SAM 3 checkpoint, which is not supported"),
     (r"mask_decoder\.(h[fq]_token|compress_vit_)", "a HQ-SAM checkpoint, which is not supported"),
     (r"image_encoder\.(backbone|stages)\.", "a SAM variant with another image encoder, which is not supported"),
-    (r"^image_encoder\.", "a SAM variant or a SAM model of another size"),
+    (r"^image_encoder\.", "a SAM variant with other layers"),
     (r"^(\d+|model\.\d+)\.(conv|cv1|m\.\d+)\.", "a YOLO checkpoint; YOLO(...) and FastSAM(...) load those"),
     (r"^layer1\.0\.conv1\.", "a ResNet classifier"),
     (r"^(blocks|encoder\.layers?)\.", "a plain vision transformer without prompt encoder and mask decoder"),
@@ -52,23 +53,24 @@ def load_model(model: str | os.PathLike[str] | None = DEFAULT_MODEL, device: Any
     """Return the model with its weights, in float32 and eval mode, on `device` (None or "": a GPU if there is one).
 
     model: a path, a name as for `resolve`, or None for sam_b. A file that has an official name must hold that model;
-    any other file is identified by its tensors. Raises FileNotFoundError if the file can't be found, ValueError if it
-    is another kind of file or model, and ConnectionError if a download fails.
+    any other file is identified by its tensors, as a registered model or one of the same layers with a ViT of another
+    size. Raises FileNotFoundError if the file can't be found, ValueError if it is another kind of file or model, and
+    ConnectionError if a download fails.
     """
     target_device = select_device(device)
     path = resolve(DEFAULT_MODEL if model is None else model)
     state = read_state_dict(path)
     expected = _find_spec(path.name)
     try:
-        name = identify(state, None if expected is None else expected.name)
-        if expected is not None and expected.name != name:
+        spec = identify(state, expected)
+        if expected is not None and expected is not spec:
             raise ValueError(
-                f"the file name stands for {expected.name}, but the {len(state)} tensors in it are those of {name}; "
-                "rename it if that is what you want"
+                f"the file name stands for {expected.name}, but the {len(state)} tensors in it are those of "
+                f"{spec.name}; rename it if that is what you want"
             )
         # The model is built in PyTorch's default dtype, which may be narrower than that of the file.
-        network = _build_uninitialised(MODELS[name]).float()
-        load_state_dict(network, state)
+        network = _build_uninitialised(spec).float()
+        load_state_dict(network, state, spec)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return network.eval().to(target_device)
@@ -105,44 +107,47 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     return _bundled_path() if spec.name == _BUNDLED_MODEL else _download_weights(spec, names[0])
 
 
-def identify(state: Mapping[str, Tensor], expected_name: str | None = None) -> str:
-    """Return the registry name of the model that these tensors belong to.
+def identify(state: Mapping[str, Tensor], expected: ModelSpec | None = None) -> ModelSpec:
+    """Return the row of the model that these tensors belong to: one of the registry, or one with a ViT of another size.
 
-    expected_name: the name to try first, which saves comparing with the other models; an error names it as the expected
+    expected: the row to try first, which saves comparing with the other models; an error names it as the expected
     model. Raises ValueError if no model fits exactly, saying what the tensors look like instead.
     """
-    for name in sorted(MODELS, key=lambda name: name != expected_name):
-        if not any(_differences(name, state)):
-            return name
+    specs = sorted(MODELS.values(), key=lambda spec: spec is not expected)
+    for spec in specs:
+        if not any(_differences(spec, state)):
+            return spec
     if not state:
         raise ValueError("a state dict without tensors; expected the weights of " + ", ".join(MODELS))
+    if other := vit_spec(state):
+        if not any(_differences(other, state)):
+            return other
+        specs.append(other)
     # No exact fit: if one model is close, report how the tensors differ from it.
-    num_matching = {
-        name: sum(_fits(state, key, shape) for key, shape in _expected_shapes(name).items()) for name in MODELS
-    }
-    closest = max(num_matching, key=lambda name: num_matching[name] / len(_expected_shapes(name)))
-    if num_matching[closest] >= 0.5 * len(_expected_shapes(closest)):
-        raise ValueError(f"looks like {closest}, but {describe_differences(closest, state)}")
+    shares = [_share_of_fitting(spec, state) for spec in specs]
+    if max(shares) >= 0.5:
+        closest = specs[shares.index(max(shares))]
+        raise ValueError(f"looks like {closest.name}, but {describe_differences(closest, state)}")
     first = ", ".join(list(state)[:3])
     foreign_kind = next(
         (text for pattern, text in _FOREIGN_CHECKPOINTS if any(re.search(pattern, key) for key in state)), ""
     )
     hint = f"; it looks like {foreign_kind}" if foreign_kind else ""
-    expected = expected_name or f"one of: {', '.join(MODELS)}"
+    wanted = expected.name if expected else f"one of: {', '.join(MODELS)}"
     raise ValueError(
-        f"found {format_count(len(state), 'tensor')} ({first}...){hint}. Expected the state dict of {expected}"
+        f"found {format_count(len(state), 'tensor')} ({first}...){hint}. Expected the state dict of {wanted}"
     )
 
 
-def load_state_dict(model: SamModel, state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into the model; they may have any floating-point dtype.
+def load_state_dict(model: SamModel, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+    """Copy the tensors into a model that was built from this row; they may have any floating-point dtype.
 
     Raises ValueError unless every tensor fits and none is missing, and for NaN or infinite weights, with which the
     model would find nothing.
     """
-    expected_keys = _expected_shapes(model.name)
-    if any(_differences(model.name, state)):
-        raise ValueError(f"these are not the weights of {model.name}: {describe_differences(model.name, state)}")
+    expected_keys = _expected_shapes(spec)
+    if any(_differences(spec, state)):
+        raise ValueError(f"these are not the weights of {spec.name}: {describe_differences(spec, state)}")
     model.load_state_dict({key: value for key, value in state.items() if key in expected_keys}, strict=False)
     non_finite = [key for key, value in model.state_dict().items() if not _is_finite(value)]
     if non_finite:
@@ -159,10 +164,10 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def describe_differences(name: str, state: Mapping[str, Tensor]) -> str:
-    """Describe which tensors of the model `name` are missing in `state`, unexpected, or of another shape or dtype."""
-    missing, unexpected, mismatched = _differences(name, state)
-    shapes = [f"{key} {_describe_type(state[key])} instead of {_expected_shapes(name)[key]}" for key in mismatched]
+def describe_differences(spec: ModelSpec, state: Mapping[str, Tensor]) -> str:
+    """Describe which tensors of the model are missing in `state`, unexpected, or of another shape or dtype."""
+    missing, unexpected, mismatched = _differences(spec, state)
+    shapes = [f"{key} {_describe_type(state[key])} instead of {_expected_shapes(spec)[key]}" for key in mismatched]
     parts = ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape or type"))
     return "; ".join(
         f"{format_count(len(keys), 'tensor')} {what}: {', '.join(keys[:4])}{'...' if len(keys) > 4 else ''}"
@@ -177,14 +182,20 @@ def _describe_type(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _differences(name: str, state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of (missing, unexpected, misfitting) tensors for the model `name`."""
-    expected, ignored = _expected_shapes(name), MODELS[name].ignored_keys
+def _differences(spec: ModelSpec, state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of (missing, unexpected, misfitting) tensors for the model."""
+    expected, ignored = _expected_shapes(spec), spec.ignored_keys
     return (
         [key for key in expected if key not in state and not key.endswith(_NUM_BATCHES_TRACKED)],
         [key for key in state if key not in expected and key not in _CONSTANTS and not key.startswith(ignored)],
         [key for key in expected if key in state and not _fits(state, key, expected[key])],
     )
+
+
+def _share_of_fitting(spec: ModelSpec, state: Mapping[str, Tensor]) -> float:
+    """Return which share of the model's tensors `state` has in a fitting form."""
+    expected = _expected_shapes(spec)
+    return sum(_fits(state, key, shape) for key, shape in expected.items()) / len(expected)
 
 
 def _fits(state: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> bool:
@@ -214,19 +225,16 @@ class _SkipInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _build_uninitialised(spec: ModelSpec) -> SamModel:
-    """Build the model on the CPU with uninitialised weights."""
-    with torch.device("cpu"), _SkipInit():
+def _build_uninitialised(spec: ModelSpec, device: str = "cpu") -> SamModel:
+    """Build the model with uninitialised weights."""
+    with torch.device(device), _SkipInit():
         return spec.build()
 
 
-@cache
-def _expected_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Return the tensor names and shapes of a model.
-
-    The model that is built for this is cheap: its weights are allocated, but their memory is never touched.
-    """
-    return {key: tuple(value.shape) for key, value in _build_uninitialised(MODELS[name]).state_dict().items()}
+@lru_cache(maxsize=16)
+def _expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the tensor names and shapes of a model."""
+    return {key: tuple(value.shape) for key, value in _build_uninitialised(spec, "meta").state_dict().items()}
 
 
 def _find_spec(file_name: str) -> ModelSpec | None:

@@ -108,7 +108,8 @@ def not_found_error(text: str, official: Iterable[str]) -> FileNotFoundError:
         matches = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
         hint = f"; did you mean {path.parent / matches[0]}?" if matches else hint
         return FileNotFoundError(f"no checkpoint {path.name} in {path.parent}{hint}")
-    close = difflib.get_close_matches(text, names, n=1)
+    longer = [name for name in names if name.startswith(path.stem)]  # sam_vit_b.pth: sam_vit_b_01ec64.pth
+    close = longer or difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return FileNotFoundError(
         f"no checkpoint {text!r} in {os.getcwd()} or {cache_folder()}, and no official model of that name "

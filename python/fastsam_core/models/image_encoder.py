@@ -184,6 +184,7 @@ def sam_vit(
     *,
     img_size: int = 1024,
     patch_size: int = 16,
+    mlp_ratio: float = 4.0,
     window_size: int = 14,
     out_chans: int = 256,
 ) -> ImageEncoderViT:
@@ -194,6 +195,7 @@ def sam_vit(
         embed_dim=embed_dim,
         depth=depth,
         num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
         out_chans=out_chans,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,

@@ -18,8 +18,8 @@ from .._log import warn_once
 from .._tensors import check_dense
 from .transformers_names import from_transformers_names
 
-# Keys under which training scripts put the state dict in a larger dictionary.
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
+# Usual keys under which training scripts put the state dict in a larger dictionary.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state")
 # Prefixes that wrappers such as DataParallel, torch.compile, Lightning and training code add to every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
 # The first release without the known memory corruption in the weights-only unpickler (CVE-2026-24747).
@@ -29,10 +29,10 @@ _MIN_SAFE_TORCH = (2, 10)
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the tensors of a `.safetensors`, `.pt` or `.pth` file by name, on the CPU.
 
-    The format is recognised by the content, not the suffix. An outer {"model": ...} (or "state_dict") is unwrapped, a
-    prefix that all names share ("module.") is removed, and entries that are not tensors are left out. The `SamModel` of
-    transformers is returned under the names of the official checkpoints. The tensors may be memory-mapped from the
-    file: copy them before it changes.
+    The format is recognised by the content, not the suffix. A state dict within a larger dictionary is found if its key
+    is usual ("model", "state_dict", ...) or no other entry holds tensors. A prefix that all names share ("module.") is
+    removed, and entries that are not tensors are left out. The `SamModel` of transformers is returned under the names
+    of the official checkpoints. The tensors may be memory-mapped from the file: copy them before it changes.
 
     Raises FileNotFoundError if there is no such file; ValueError if it is something else, is damaged, or holds pickled
     Python objects or tensors that aren't dense. PyTorch files are read with `weights_only=True`; there is no fallback
@@ -138,7 +138,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     seen: set[int] = set()  # a dictionary may hold itself
     while isinstance(content, Mapping) and id(content) not in seen:
         seen.add(id(content))
-        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        content = _inner(content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors (a state dict)")
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
@@ -154,6 +154,21 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return from_transformers_names(state)
+
+
+def _inner(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the dictionary within a training script's dictionary that has the tensors, or else `content` itself."""
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return content[key]
+    counts = {key: _num_tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
+    keys = [key for key, count in counts.items() if count]
+    # There may be single tensors beside it, such as the loss.
+    return content[keys[0]] if len(keys) == 1 and counts[keys[0]] > _num_tensors(content) else content
+
+
+def _num_tensors(content: Mapping[Any, Any]) -> int:
+    return sum(isinstance(value, Tensor) for value in content.values())
 
 
 def _first_line(error: Exception) -> str:

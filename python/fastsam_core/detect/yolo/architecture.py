@@ -17,16 +17,17 @@ class Family:
     """How the layers of a family follow each other, from a backbone to a two-way feature pyramid.
 
     name: as published. layers: published type of each layer before the head. joined_layers: for each "Concat", the
-    layer that it joins to the one before it. head_inputs: layers that the head reads, finest first.
-    residual_pyramid: whether bottlenecks of the pyramid add their input to their output, as those of the backbone do.
-    residual_pooling: whether the pooling layer does. separable_scores: whether the head's class branches have depthwise
-    convolutions.
+    layer that it joins to the one before it. head_inputs: layers that the head reads, finest first. num_areas: number
+    of parts among which attention divides the positions, by the index of a stage that has it. residual_pyramid: whether
+    bottlenecks of the pyramid add their input to their output, as those of the backbone do. residual_pooling: whether
+    the pooling layer does. separable_scores: whether the head's class branches have depthwise convolutions.
     """
 
     name: str
     layers: tuple[str, ...]
     joined_layers: dict[int, int]
     head_inputs: tuple[int, int, int]
+    num_areas: dict[int, int]
     residual_pyramid: bool
     residual_pooling: bool
     separable_scores: bool
@@ -42,38 +43,60 @@ class Family:
 
 
 STAGES = ("C2f", "C3k2")
+AREA_STAGE = "A2C2f"
 POOLING = "SPPF"
 ATTENTION = "C2PSA"
 
 
-def _family(name: str, stage: str, backbone_end: tuple[str, ...] = (), *, residual_pooling: bool = False) -> Family:
-    down = ("Conv", stage)
-    backbone = ("Conv", *down, *down, *down, *down, POOLING, *backbone_end)
-    last = len(backbone) - 1
-    pyramid = (*("Upsample", "Concat", stage) * 2, *("Conv", "Concat", stage) * 2)
-    is_v8 = stage == "C2f"
+def _family(
+    name: str,
+    backbone: tuple[str, str, str, str],
+    pyramid: tuple[str, str, str, str],
+    backbone_end: tuple[str, ...],
+    *,
+    num_areas: dict[int, int] | None = None,
+    residual_pooling: bool = False,
+) -> Family:
+    """Return the family with these types of stages in the backbone and in the pyramid."""
+    layers = ["Conv"]
+    for stage in backbone:
+        layers += "Conv", stage
+    layers += backbone_end
+    last = len(layers) - 1
+    for before, stage in zip(("Upsample", "Upsample", "Conv", "Conv"), pyramid, strict=True):
+        layers += before, "Concat", stage
+    is_v8 = backbone[0] == "C2f"
     return Family(
         name=name,
-        layers=(*backbone, *pyramid),
+        layers=tuple(layers),
         joined_layers={last + 2: 6, last + 5: 4, last + 8: last + 3, last + 11: last},
         head_inputs=(last + 6, last + 9, last + 12),
+        num_areas=num_areas or {},
         residual_pyramid=not is_v8,
         residual_pooling=residual_pooling,
         separable_scores=not is_v8,
     )
 
 
-YOLOV8 = _family("YOLOv8", "C2f")
-YOLO11 = _family("YOLO11", "C3k2", (ATTENTION,))
-YOLO26 = _family("YOLO26", "C3k2", (ATTENTION,), residual_pooling=True)
+_C2F, _C3K2 = ("C2f",) * 4, ("C3k2",) * 4
+YOLOV8 = _family("YOLOv8", _C2F, _C2F, (POOLING,))
+YOLO11 = _family("YOLO11", _C3K2, _C3K2, (POOLING, ATTENTION))
+YOLO12 = _family(
+    "YOLO12",
+    ("C3k2", "C3k2", AREA_STAGE, AREA_STAGE),
+    (AREA_STAGE, AREA_STAGE, AREA_STAGE, "C3k2"),
+    (),
+    num_areas={6: 4, 8: 1},
+)
+YOLO26 = _family("YOLO26", _C3K2, _C3K2, (POOLING, ATTENTION), residual_pooling=True)
 
-FAMILIES = f"{YOLOV8.name}, {YOLO11.name} or {YOLO26.name}"  # for messages
+FAMILIES = "YOLOv8, YOLO11, YOLO12 or YOLO26"  # for messages
 
 
 class BlockShape(NamedTuple):
-    """Kind of a stage's blocks, the channels inside them, and the number of bottlenecks in each."""
+    """Kind of a stage's blocks, the channels inside them, and the number of bottlenecks or attentions in each."""
 
-    kind: Literal["bottleneck", "cross_stage", "attention"]
+    kind: Literal["bottleneck", "cross_stage", "attention", "area_attention"]
     channels: int
     depth: int = 1
 
@@ -84,7 +107,8 @@ class Architecture:
 
     family: its family. out_channels: output channels of a layer, by its index. hidden_channels: channels inside a
     stage, the pooling or the attention layer. depths: blocks of a stage or the attention layer. blocks: what they are,
-    by the stage's index. num_bins: bins per distance. num_classes: number of object classes. box_channels,
+    by the stage's index. scaled_stages: stages that add their output, with a factor per channel, to their input.
+    num_bins: bins per distance. num_classes: number of object classes. box_channels,
     score_channels, mask_channels: channels inside the head's branches. num_coefficients: mask coefficients, 0 without
     segmentation. prototype_channels: channels inside the prototype branch, 0 without segmentation.
     has_fused_prototypes: whether prototypes are made from all levels. end_to_end: whether the head's branches give each
@@ -105,6 +129,7 @@ class Architecture:
     prototype_channels: int = 0
     has_fused_prototypes: bool = False
     end_to_end: bool = False
+    scaled_stages: frozenset[int] = frozenset()
 
     @property
     def task(self) -> str:
@@ -129,31 +154,39 @@ class Architecture:
             first = f"{index}.m.0"
             if f"model.{first}.cv3.conv.weight" in shapes:
                 return BlockShape("cross_stage", out_channels_of(f"{first}.cv1.conv"), count(f"{first}.m"))
+            if f"model.{first}.0.attn.qkv.conv.weight" in shapes:
+                return BlockShape("area_attention", out_channels_of(f"{first}.0.mlp.0.conv"), count(first))
             if f"model.{first}.1.attn.qkv.conv.weight" in shapes:
                 return BlockShape("attention", out_channels_of(f"{first}.0.cv1.conv"))
             return BlockShape("bottleneck", out_channels_of(f"{first}.cv1.conv"))
 
         (attention,) = YOLO11.indices(ATTENTION)
-        has_attention = f"model.{attention}.m.0.attn.qkv.conv.weight" in shapes
-        head = (YOLO11 if has_attention else YOLOV8).head_layer
+        family = YOLOV8
+        if f"model.{attention}.m.0.attn.qkv.conv.weight" in shapes:
+            family = YOLO11
+        elif f"model.{min(YOLO12.num_areas)}.m.0.0.attn.qkv.conv.weight" in shapes:
+            family = YOLO12
+        head = family.head_layer
         num_bins = out_channels_of(f"{head}.cv2.0.2") // 4
-        family = YOLOV8 if not has_attention else YOLO26 if num_bins == 1 else YOLO11
-        stages, halves = family.indices(*STAGES), family.indices(*STAGES, ATTENTION)
+        if family is YOLO11 and num_bins == 1:
+            family = YOLO26
+        halves, areas = family.indices(*STAGES, ATTENTION), family.indices(AREA_STAGE)
         convolutions, pooling = family.indices("Conv"), family.indices(POOLING)
         first_score_layer = "0.1" if family.separable_scores else "0"
         architecture = cls(
             family=family,
             out_channels={index: out_channels_of(f"{index}.conv") for index in convolutions}
-            | {index: out_channels_of(f"{index}.cv2.conv") for index in (*halves, *pooling)},
+            | {index: out_channels_of(f"{index}.cv2.conv") for index in (*halves, *areas, *pooling)},
             hidden_channels={index: out_channels_of(f"{index}.cv1.conv") // 2 for index in halves}
-            | {index: out_channels_of(f"{index}.cv1.conv") for index in pooling},
-            depths={index: count(f"{index}.m") for index in halves},
-            blocks={index: block(index) for index in stages},
+            | {index: out_channels_of(f"{index}.cv1.conv") for index in (*areas, *pooling)},
+            depths={index: count(f"{index}.m") for index in (*halves, *areas)},
+            blocks={index: block(index) for index in family.indices(*STAGES, AREA_STAGE)},
             num_bins=num_bins,
             num_classes=out_channels_of(f"{head}.cv3.0.2"),
             box_channels=out_channels_of(f"{head}.cv2.0.0.conv"),
             score_channels=out_channels_of(f"{head}.cv3.0.{first_score_layer}.conv"),
             end_to_end=end_to_end,
+            scaled_stages=frozenset(index for index in areas if f"model.{index}.gamma" in shapes),
         )
         if f"model.{head}.proto.cv1.conv.weight" not in shapes:
             return architecture

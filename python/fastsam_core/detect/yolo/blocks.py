@@ -105,6 +105,45 @@ class AttentionBlock(nn.Module):
         return x + self.ffn(x)
 
 
+class AreaAttention(nn.Module):
+    """Self-attention within equal parts of the positions, in heads of 32 channels, plus a convolution of the values.
+
+    The parts are successive positions, row by row.
+    """
+
+    HEAD_CHANNELS = 32
+
+    def __init__(self, channels: int, num_areas: int) -> None:
+        super().__init__()
+        if channels % self.HEAD_CHANNELS:
+            raise ValueError(f"{channels} channels can't be divided into heads of {self.HEAD_CHANNELS}")
+        self.num_areas, self.num_heads = num_areas, channels // self.HEAD_CHANNELS
+        self.qkv = Conv(channels, 3 * channels, activated=False)
+        self.proj = Conv(channels, channels, activated=False)
+        self.pe = Conv(channels, channels, 7, groups=channels, activated=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape. H * W must be divisible by the number of areas."""
+        per_head = self.qkv(x).reshape(x.shape[0], self.num_heads, 3, self.HEAD_CHANNELS, self.num_areas, -1)
+        q, k, v = per_head.permute(2, 0, 4, 1, 5, 3)  # each (B, areas, heads, positions, channels)
+        attended = F.scaled_dot_product_attention(q, k, v).permute(0, 2, 4, 1, 3).reshape(x.shape)
+        return self.proj(attended + self.pe(per_head[:, :, 2].reshape(x.shape)))
+
+
+class AreaAttentionBlock(nn.Module):
+    """Self-attention within areas, then two 1 x 1 convolutions, each with a residual connection."""
+
+    def __init__(self, channels: int, hidden_channels: int, num_areas: int) -> None:
+        super().__init__()
+        self.attn = AreaAttention(channels, num_areas)
+        self.mlp = nn.Sequential(Conv(channels, hidden_channels), Conv(hidden_channels, channels, activated=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
 class Stage(nn.Module):
     """A chain of blocks on half of the channels; the outputs of all links are concatenated."""
 
@@ -120,6 +159,32 @@ class Stage(nn.Module):
         for block in self.m:
             links.append(block(links[-1]))
         return self.cv2(torch.cat(links, 1))
+
+
+class AreaStage(nn.Module):
+    """A chain of blocks on a projection of the input; the outputs of all links are concatenated.
+
+    If `scaled`, the result is multiplied by a factor per channel and added to the input.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden_channels: int, blocks: list[nn.Module], scaled: bool
+    ) -> None:
+        super().__init__()
+        if scaled and in_channels != out_channels:
+            raise ValueError(f"{in_channels} input channels can't be added to {out_channels} output channels")
+        self.cv1 = Conv(in_channels, hidden_channels)
+        self.cv2 = Conv((1 + len(blocks)) * hidden_channels, out_channels)
+        self.m = nn.ModuleList(blocks)
+        self.gamma = nn.Parameter(torch.ones(out_channels)) if scaled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs, H, W)."""
+        links = [self.cv1(x)]
+        for block in self.m:
+            links.append(block(links[-1]))
+        y = self.cv2(torch.cat(links, 1))
+        return y if self.gamma is None else x + self.gamma[:, None, None] * y
 
 
 class AttentionStage(nn.Module):

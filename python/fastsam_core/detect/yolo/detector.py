@@ -18,7 +18,7 @@ from .runner import ImageObjects, detect_objects
 
 
 class YoloDetector:
-    """A `Detector` with a network of YOLOv8, YOLO11 or YOLO26; see `load_detector` for the arguments.
+    """A `Detector` with a network of YOLOv8, YOLO11, YOLO12 or YOLO26; see `load_detector` for the arguments.
 
     Thread-safe. `fingerprint` depends on the checkpoint's sha256 and the settings, but not on its path or the device.
     """

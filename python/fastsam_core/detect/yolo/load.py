@@ -23,7 +23,10 @@ _FASTSAM_FILES = ("FastSAM-s.pt", "FastSAM-x.pt")
 # Official files by the release that has them.
 _RELEASES = {
     "v8.2.0": (*(f"yolov8{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"), *_FASTSAM_FILES),
-    "v8.3.0": tuple(f"yolo11{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"),
+    "v8.3.0": (
+        *(f"yolo11{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"),
+        *(f"yolo12{size}.pt" for size in "nsmlx"),  # there are none for segmentation
+    ),
     "v8.4.0": tuple(f"yolo26{size}{head}.pt" for head in ("", "-seg") for size in "nsmlx"),
 }
 # Official files and their addresses. No hashes of them are published: `find_checkpoint` records that of the first

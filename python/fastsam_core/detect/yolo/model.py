@@ -1,4 +1,4 @@
-"""`YOLO`: a network of YOLOv8, YOLO11 or YOLO26 that can be called on any source."""
+"""`YOLO`: a network of YOLOv8, YOLO11, YOLO12 or YOLO26 that can be called on any source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .predictor import YoloPredictor
 
 
 class YOLO(ModelFacade):
-    """A network of YOLOv8, YOLO11 or YOLO26, on the CPU until a call moves it.
+    """A network of YOLOv8, YOLO11, YOLO12 or YOLO26, on the CPU until a call moves it.
 
     model: an official name ("yolov8n.pt", "yolo11x.pt", "yolo26n-seg.pt" ..., with or without the suffix), which is
     downloaded if necessary, or a checkpoint's path (.pt or .safetensors). task: accepted for compatibility; the

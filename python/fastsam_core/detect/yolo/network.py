@@ -10,8 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .architecture import ATTENTION, POOLING, STAGES, Architecture
-from .blocks import AttentionBlock, AttentionStage, Bottleneck, Conv, CrossStage, PyramidPooling, Stage
+from .architecture import AREA_STAGE, ATTENTION, POOLING, STAGES, Architecture
+from .blocks import (
+    AreaAttentionBlock,
+    AreaStage,
+    AttentionBlock,
+    AttentionStage,
+    Bottleneck,
+    Conv,
+    CrossStage,
+    PyramidPooling,
+    Stage,
+)
 from .head import Head, RawOutput
 
 
@@ -72,16 +82,23 @@ def _make_layer(architecture: Architecture, index: int, in_channels: int) -> nn.
     depth = architecture.depths[index]
     if layer_type == ATTENTION:
         return AttentionStage(in_channels, out_channels, hidden_channels, depth)
-    assert layer_type in STAGES
-    residual = family.residual_pyramid or index < family.indices(POOLING)[0]
-    blocks = [_make_block(architecture, index, residual) for _ in range(depth)]
+    assert layer_type in (*STAGES, AREA_STAGE)
+    blocks = [_make_block(architecture, index) for _ in range(depth)]
+    if layer_type == AREA_STAGE:
+        return AreaStage(in_channels, out_channels, hidden_channels, blocks, index in architecture.scaled_stages)
     return Stage(in_channels, out_channels, hidden_channels, blocks)
 
 
-def _make_block(architecture: Architecture, index: int, residual: bool) -> nn.Module:
+def _make_block(architecture: Architecture, index: int) -> nn.Module:
     """Return one of the equal blocks of stage `index`."""
-    channels, block = architecture.hidden_channels[index], architecture.blocks[index]
+    family, channels, block = architecture.family, architecture.hidden_channels[index], architecture.blocks[index]
     if block.kind == "cross_stage":
         return CrossStage(channels, block.channels, block.depth)
-    bottleneck = Bottleneck(channels, block.channels, residual)
+    if block.kind == "area_attention":
+        if index not in family.num_areas:
+            raise ValueError(f"layer {index} has attention, which that of {family.name} does not have")
+        num_areas = family.num_areas[index]
+        return nn.Sequential(*(AreaAttentionBlock(channels, block.channels, num_areas) for _ in range(block.depth)))
+    is_in_pyramid = index > family.layers.index("Upsample")
+    bottleneck = Bottleneck(channels, block.channels, family.residual_pyramid or not is_in_pyramid)
     return bottleneck if block.kind == "bottleneck" else nn.Sequential(bottleneck, AttentionBlock(channels))

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ...models.pickled import Record, TensorRef
-from .architecture import FAMILIES, YOLO11, YOLOV8, Family
-from .blocks import NUM_POOLINGS, Attention, AttentionBlock, Bottleneck, Conv, PyramidPooling
+from .architecture import FAMILIES, YOLO11, YOLO12, YOLOV8, Family
+from .blocks import NUM_POOLINGS, AreaAttention, Attention, AttentionBlock, Bottleneck, Conv, PyramidPooling
 from .network import Network
 
 _HEAD_TYPES = ("Detect", "Segment", "Segment26")
@@ -27,6 +27,7 @@ _ATTRIBUTES = {
     "PSABlock": ("add",),
     "SPPF": ("add", "n"),
     "Attention": ("num_heads",),
+    "AAttn": ("num_heads", "area"),
 }
 # Properties of modules without a counterpart in `Network`.
 _FIXED_ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -139,12 +140,11 @@ def _check_layer_types(sequence: Record) -> Family:
     modules = list(layers.values()) if isinstance(layers, dict) else []
     types = [layer.class_name if isinstance(layer, Record) else type(layer).__name__ for layer in modules]
 
-    def first_difference(family: Family) -> int:
-        pairs = enumerate(zip(types, family.layers, strict=False))
-        return next((index for index, (given, expected) in pairs if given != expected), len(family.layers))
+    def matches(family: Family) -> list[bool]:
+        return [given == expected for given, expected in zip(types, family.layers, strict=False)]
 
-    family = max(YOLOV8, YOLO11, key=first_difference)  # YOLO26 has the layers of YOLO11
-    index = first_difference(family)
+    family = max(YOLOV8, YOLO11, YOLO12, key=lambda family: sum(matches(family)))  # YOLO26 has the layers of YOLO11
+    index = next((index for index, same in enumerate(matches(family)) if not same), len(family.layers))
     if index < len(family.layers):
         raise ValueError(
             f"layer {index} is a {types[index]}, in {family.name} a {family.layers[index]}: another network, which is "
@@ -172,6 +172,8 @@ def _expected_attributes(module: nn.Module) -> dict[str, Any]:
             return {"add": module.residual, "n": NUM_POOLINGS}
         case Attention():
             return {"num_heads": module.num_heads}
+        case AreaAttention():
+            return {"num_heads": module.num_heads, "area": module.num_areas}
     return {}
 
 

@@ -33,7 +33,7 @@ def _identity(result: Results) -> Results:
 
 
 class YoloPredictor(PredictionLoop):
-    """A predictor that finds objects in images with a network of YOLOv8, YOLO11 or YOLO26.
+    """A predictor that finds objects in images with a network of YOLOv8, YOLO11, YOLO12 or YOLO26.
 
     cfg, overrides: options by name (see `config.DetectConfig`), of which `overrides` takes precedence; neither is
     modified. As in Ultralytics, `rect` is False unless it is given, so inputs are padded to the whole of `imgsz`. The

@@ -71,6 +71,17 @@ def test_a_module_that_is_assigned_is_used(model: SamModel) -> None:
     assert before.any() and not after.any()
 
 
+def test_a_predictor_may_call_another_model_while_it_is_created(model: SamModel) -> None:
+    class Own(Predictor):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.warm = SAM(model)(IMAGE, bboxes=BOXES, **QUIET)
+
+    sam = SAM(model)
+    sam(IMAGE, bboxes=BOXES, predictor=Own, **QUIET)
+    assert len(sam.predictor.warm[0]) == 3
+
+
 # --- where else models are used ---
 
 

@@ -21,7 +21,7 @@ Summary = tuple[int, int, int, float]
 
 # Guards the creation of a model's predictor. Threads whose first calls coincide must get the same predictor, because
 # its lock is what makes their calls take turns.
-CREATION_LOCK = threading.Lock()
+CREATION_LOCK = threading.RLock()  # a predictor may call another model while it is created
 if hasattr(os, "register_at_fork"):
     # A forked child lacks the thread that may hold the lock, so acquire it for the fork. It is only ever held briefly.
     os.register_at_fork(

@@ -161,14 +161,17 @@ def test_callbacks_change_the_options_of_their_call_only(path: str, model: SamMo
         assert len(network(IMAGE, **options, **prompts)[0]) >= 3
 
 
-def test_options_of_a_predictor_are_changed_between_frames(path: str, model: SamModel) -> None:
-    for predictor, prompts in (
+def test_options_are_changed_between_frames(path: str, model: SamModel) -> None:
+    yolo, sam = YOLO(path), SAM(model)
+    for start, prompts in (
         (YoloPredictor(overrides={"model": path, **SMALL}), {}),
         (Predictor(overrides={"model": model, **QUIET}), {"bboxes": BOXES}),
+        (yolo, SMALL),
+        (sam, {"bboxes": BOXES, **QUIET}),
     ):
-        results = iter(predictor([IMAGE, IMAGE], stream=True, **prompts))
+        results = iter(start([IMAGE, IMAGE], stream=True, **prompts))
         assert len(next(results)) >= 3
-        predictor.args.conf = 1.0
+        (start if isinstance(start, YoloPredictor | Predictor) else start.predictor).args.conf = 1.0
         assert len(next(results)) == 0
 
 

@@ -106,15 +106,15 @@ class ModelFacade:
         return self._base_args
 
     def _run(self, predictor: Any, source: Any, stream: bool, arguments: Mapping[str, Any]) -> Any:
-        """Call the predictor with prompts and options. It keeps the options for calls that are made to it directly."""
+        """Call the predictor with prompts and options. The options stay in its `args`, where they can be changed."""
         predictor = self._prepare_predictor(predictor)
+        prompts = {key: value for key, value in arguments.items() if key in PROMPT_KEYS}
         with predictor._lock:  # so that no call of another thread starts from these options
             predictor = self._prepare_predictor()
-            with predictor._in_call(predictor._args):  # also if a callback of another call is calling
-                results = predictor(source, stream=True, **arguments)
-            options = {key: value for key, value in arguments.items() if key not in PROMPT_KEYS}
-            predictor.args = predictor._args.updated(options)
+            predictor.args = predictor._args.updated({k: v for k, v in arguments.items() if k not in prompts})
             self._left_args = copy.copy(predictor._args)
+            with predictor._in_call(predictor._args):  # also if a callback of another call is calling
+                results = predictor(source, stream=True, **prompts)
         return results if stream else predictor.collect(results, source)
 
     def add_callback(self, event: str, function: Callback) -> None:

@@ -361,3 +361,11 @@ def test_images_that_a_callback_puts_into_the_batch_are_used(model: SamModel) ->
         flipped = predictor([IMAGE, IMAGE], bboxes=BOXES, batch=batch)
         assert masks_of(flipped) == masks_of(plain([IMAGE[:, ::-1]] * 2, bboxes=BOXES))
         assert np.array_equal(flipped[0].orig_img, IMAGE[:, ::-1])
+
+
+def test_a_callback_sets_prompts_for_the_next_image(model: SamModel) -> None:
+    predictor, plain = predictor_of(Predictor, model), predictor_of(Predictor, model)
+    predictor.add_callback("on_predict_start", lambda running: running.prompts.update(bboxes=BOXES[1:]))
+    results = predictor([IMAGE, IMAGE], bboxes=BOXES[0])
+    expected = plain(IMAGE, bboxes=BOXES[1:]) + plain(IMAGE, bboxes=BOXES[0])
+    assert masks_of(results) == masks_of(expected) and predictor.prompts == {}

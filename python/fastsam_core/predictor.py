@@ -155,7 +155,10 @@ class Predictor(PredictorState):
             pass
 
     def set_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Set prompts for the next call, by argument name. Prompts given to that call itself take precedence."""
+        """Set prompts for the next call, by argument name, or in a callback for the image that follows.
+
+        Prompts given to that call itself take precedence, but not over those of callbacks.
+        """
         unknown = set(prompts) - set(PROMPT_KEYS)
         if unknown:
             raise TypeError(f"prompts are {', '.join(PROMPT_KEYS)}, not {', '.join(sorted(unknown))}")
@@ -199,7 +202,10 @@ class Predictor(PredictorState):
                 image = images.pop(0)
                 if self.batch is not None and self.batch[1][0] is not item.image:  # a callback has replaced it
                     image = EncodedImage(self.batch[1][0], self.batch[0][0], own_encoder=encoder)
-                results = self._segment(image, request, elapsed)
+                asked = request
+                if self.prompts:  # a callback has set them
+                    asked = self._read_request({**request.arguments, **self.prompts})
+                results = self._segment(image, asked, elapsed)
                 (result,) = self._end_batch([item], results, request.config, writer)
             yield result
 

@@ -369,3 +369,17 @@ def test_a_callback_sets_prompts_for_the_next_image(model: SamModel) -> None:
     results = predictor([IMAGE, IMAGE], bboxes=BOXES[0])
     expected = plain(IMAGE, bboxes=BOXES[1:]) + plain(IMAGE, bboxes=BOXES[0])
     assert masks_of(results) == masks_of(expected) and predictor.prompts == {}
+
+
+def test_errors_say_what_a_step_must_return(model: SamModel) -> None:
+    def nothing(*args: Any) -> Any: ...
+
+    for step, returned, message in (
+        ("postprocess", nothing, "postprocess must return a list of Results, one per image, not NoneType"),
+        ("postprocess", lambda *args: [], "postprocess returned 0 results for 1 images"),
+        ("preprocess", nothing, "preprocess must return the model's input, a tensor, not NoneType"),
+    ):
+        predictor = predictor_of(FirstOnly, model)
+        setattr(predictor, step, returned)
+        with pytest.raises((TypeError, ValueError), match=message):
+            predictor(IMAGE, bboxes=BOXES)

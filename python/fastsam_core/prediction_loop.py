@@ -315,3 +315,12 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         if failure is None and len(batch) < size:
             return
     raise failure
+
+
+def checked_results(results: Any, count: int) -> list[Results]:
+    """Return what an overridden `postprocess` returned; TypeError or ValueError unless it is a list of `count`."""
+    if not isinstance(results, list | tuple):
+        raise TypeError(f"postprocess must return a list of Results, one per image, not {type(results).__name__}")
+    if len(results) != count:
+        raise ValueError(f"postprocess returned {len(results)} results for {count} images: one for each is needed")
+    return list(results)

@@ -18,7 +18,7 @@ from .base_tensor import image_shape
 from .config import GENERATE_OPTIONS, PROMPT_KEYS, Config
 from .encoded_image import EncodedImage, encode_batch
 from .models.native import has_original_methods, watch_methods
-from .prediction_loop import Callback
+from .prediction_loop import Callback, checked_results
 from .predictor_output import everything_results, prompt_results
 from .predictor_state import PredictorState, load_single_image
 from .prompts import Prompts, parse_texts
@@ -252,10 +252,7 @@ class Predictor(PredictorState):
         """Segment one image by the methods that a subclass overrides. arguments: those of `inference`."""
         with self._in_call(config):
             self.batch = [image.path], [image.pixels], [""]
-            results = self._segment_by_steps(image, _Request(config, prompts, False, arguments), Stopwatch())
-        if len(results) != 1:
-            raise ValueError(f"postprocess returned {len(results)} results for an image: one is needed")
-        return results[0]
+            return self._segment_by_steps(image, _Request(config, prompts, False, arguments), Stopwatch())[0]
 
     @torch.no_grad()
     def _segment_by_steps(self, image: EncodedImage, request: _Request, watch: Stopwatch) -> list[Results]:
@@ -266,10 +263,10 @@ class Predictor(PredictorState):
         with watch.phase("inference", device):
             preds = self.inference(pixels, **request.arguments)
         with watch.phase("postprocess", device):
-            results = self.postprocess(preds, pixels, [image.pixels])
+            results = checked_results(self.postprocess(preds, pixels, [image.pixels]), 1)
         for result in results:
             result.speed = dict(watch.speed)
-        return list(results)
+        return results
 
     def _ready(self, config: Config) -> None:
         self._ready_model(config)

@@ -247,6 +247,8 @@ class PredictorState(PredictionLoop):
         return encode_input(model, im.to(model.device), self.args.dtype)
 
     def _remember_input(self, pixels: Tensor, image: EncodedImage) -> Tensor:
+        if not isinstance(pixels, Tensor):
+            raise TypeError(f"preprocess must return the model's input, a tensor, not {type(pixels).__name__}")
         self._last_input = weakref.ref(pixels), image, _version(pixels)
         return pixels
 

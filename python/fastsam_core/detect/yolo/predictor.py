@@ -14,7 +14,7 @@ from ...config import Config, DetectConfig
 from ...device import select_device
 from ...masks import Masks
 from ...models.native import has_original_methods, watch_methods
-from ...prediction_loop import Callback, PredictionLoop
+from ...prediction_loop import Callback, PredictionLoop, checked_results
 from ...results import Results
 from ...saving import ResultWriter
 from ...sources import Item
@@ -158,10 +158,8 @@ class YoloPredictor(PredictionLoop):
             group = [images[index] for index in indices]
             pixels = self.preprocess(group)
             preds = self.inference(pixels)
-            results_of_group = self.postprocess(preds, pixels, group)
+            results_of_group = checked_results(self.postprocess(preds, pixels, group), len(group))
             self._last_input_hw = pixels.shape[2], pixels.shape[3]
-            if len(results_of_group) != len(group):
-                raise ValueError(f"postprocess returned {len(results_of_group)} results for {len(group)} images")
             results.update(zip(indices, results_of_group, strict=True))
         speed = {phase: milliseconds / len(images) for phase, milliseconds in self._watch.speed.items()}
         for result in results.values():

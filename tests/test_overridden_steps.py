@@ -383,3 +383,18 @@ def test_errors_say_what_a_step_must_return(model: SamModel) -> None:
         setattr(predictor, step, returned)
         with pytest.raises((TypeError, ValueError), match=message):
             predictor(IMAGE, bboxes=BOXES)
+
+
+def test_images_are_counted_anew_in_every_call(model: SamModel) -> None:
+    predictor, counts = predictor_of(Predictor, model), []
+
+    def count(running: Any) -> None:
+        counts.append(running.seen)
+        if len(counts) == 1:
+            running(IMAGE, bboxes=BOXES)
+            counts.append(running.seen)
+
+    predictor.add_callback("on_predict_batch_end", count)
+    for _ in range(2):
+        predictor([IMAGE, IMAGE], bboxes=BOXES)
+    assert counts == [1, 1, 1, 2, 1, 2]

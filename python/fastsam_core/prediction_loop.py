@@ -39,9 +39,9 @@ class PredictionLoop:
 
     args: the options; they may be changed one by one, also by callbacks. callbacks: functions by event name, each
     called with this predictor. `batch` holds the paths, images and log labels of the last batch, and `results` its
-    results. `seen` is the number of processed images. `save_dir` is the output folder, which may be assigned.
-    `plotted_img` is the last image that was drawn to be saved or shown, BGR (H, W, 3). Calls from several threads take
-    turns.
+    results. `seen` is the number of images that the last call processed. `save_dir` is the output folder, which may be
+    assigned. `plotted_img` is the last image that was drawn to be saved or shown, BGR (H, W, 3). Calls from several
+    threads take turns.
     """
 
     model: nn.Module | None
@@ -141,9 +141,10 @@ class PredictionLoop:
         total_ms = dict.fromkeys(Stopwatch().speed, 0.0)
         num_images = 0
         # A callback may itself run a prediction; afterwards restore the batch and results that it was called for.
-        outer_state = (self.batch, self.results) if self._is_in_call else None
+        outer_state = (self.batch, self.results, self.seen) if self._is_in_call else None
         try:
             with self._in_call(config):
+                self.seen = 0
                 self._ready(config)
                 self.run_callbacks("on_predict_start")
             for batch in _batched(items, _batch_size(items, config)):
@@ -163,7 +164,7 @@ class PredictionLoop:
             raise
         finally:
             if outer_state is not None:
-                self.batch, self.results = outer_state
+                self.batch, self.results, self.seen = outer_state
             if isinstance(items, Source):
                 items.close()
             if writer is not None:

@@ -157,6 +157,7 @@ def test_object_without_points_needs_a_box() -> None:
         ({"points": [[1, 2], [3, 4]], "labels": [[1, 0]]}, r"points=\[\[\[x, y\]"),
         ({"points": [[[1, 2], [3, 4]]], "labels": [1, 0, 1]}, "2 points but labels"),
         ({"points": [[[1, 2], [3, 4]], [[5, 6]]], "labels": [[1, 1], [1, 1]]}, "object 1 has 1 points"),
+        ({"points": [[[1, 2], [3, 4]], [[5, 6]]], "labels": [[1, 1], [[1], [1, 1]]]}, "labels of one object .* length"),
         ({"points": [1, 2], "labels": 7}, "labels must be 1"),
         ({"points": [1, 2], "labels": 0.5}, "labels must be 1"),
         ({"masks": np.zeros((2, 2, 2, 2))}, "shape"),
@@ -165,6 +166,8 @@ def test_object_without_points_needs_a_box() -> None:
         ({"masks": np.float32([[0, -1e30]])}, "finite logits, at most 1e.15 in magnitude; found -1e.30"),
         ({"masks": np.array([[1e300, 0]])}, "finite logits, at most 1e.15 in magnitude; found 1e.300"),
         ({"masks": np.full((3, 3), 7)}, "0 and 1"),
+        ({"masks": np.full((3, 3), -1, np.int8)}, "0 and 1"),  # the bits of 255
+        ({"masks": [np.zeros((2, 2)), np.zeros((2, 2), bool)]}, "mix floating-point logits with bool"),
         ({"masks": [[1, 0], [1]]}, "one shape"),
         ({"masks": [np.zeros((2, 2)), np.zeros((3, 3))]}, "different shapes"),
         ({"masks": np.zeros((2, 8, 8)), "bboxes": [1, 2, 3, 4]}, "masks for 2"),

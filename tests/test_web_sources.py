@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,19 @@ def test_redirects_to_another_server_lose_user_name_and_password() -> None:
         with serve(lambda handler: reply(handler, b"", 302, headers=headers)) as address:
             web.fetch(f"{address.replace('://', '://me:word@')}/a.png")
     assert asked == [None]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_connection_that_is_reset_is_reported_with_its_address(answered: bool) -> None:
+    def answer(handler: Any) -> None:
+        if answered:
+            reply(handler, b"half", announce=1000)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.rfile.close()
+        handler.connection.close()
+
+    with serve(answer) as address, pytest.raises(ConnectionError, match=rf"^{address}/a.png: "):
+        list(load_sources(f"{address}/a.png"))
 
 
 def test_special_characters_in_addresses_are_escaped() -> None:

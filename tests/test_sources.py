@@ -220,6 +220,7 @@ def test_csv_list_takes_the_first_column(folder: Path) -> None:
         (b"x.png\ny.png\n", FileNotFoundError, "none of the 2 files"),
         (b"\xff\xfe\xfa", ValueError, "not UTF-8"),
         (b"list.txt\n", ValueError, "nested"),
+        (b"x.png\nRTSP://me:word@cam\n", ValueError, r"a stream, RTSP://me:\*\*\*@cam: .*\*\.streams"),
     ],
 )
 def test_bad_list_files_are_refused(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
@@ -327,3 +328,4 @@ def test_closing_stops_the_iteration(folder: Path) -> None:
 def test_stride_is_checked(stride: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="vid_stride"):
         load_sources(BGR, vid_stride=stride)
+    load_sources(BGR, vid_stride=np.int64(2))  # type: ignore[arg-type]

@@ -183,7 +183,8 @@ class _Video:
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")
             self._writer = cv2.VideoWriter(opencv_path(temporary), fourcc, fps, (self._width, self._height))
             if not self._writer.isOpened():
-                raise OSError(f"OpenCV can't write a video of {self._width} x {self._height} pixels to {target}")
+                what = f"{self._width} x {self._height} pixels at {fps:g} frames per second"
+                raise OSError(f"OpenCV can't write a video of {what} to {target}")
             self._stack = stack.pop_all()
 
     def write(self, frame: np.ndarray) -> None:

@@ -26,6 +26,11 @@ def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, ima
     everything = predictor.postprocess(predictor.inference(pixels, **FEW), pixels, image)[0]
     assert everything.masks.rle == predictor(image, **FEW)[0].masks.rle
     assert predictor.features is None
+    (again,) = predictor.postprocess([part.numpy() for part in preds], None, image)
+    assert again.masks.rle == expected.masks.rle
+    for wrong in (preds[:1], (*preds, *preds), (preds[0], preds[1][:2])):
+        with pytest.raises(ValueError, match=r"prompt_inference or generate returned, not tensors of \(3, 32, 32\)"):
+            predictor.postprocess(wrong, None, image)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastsam_core.sources import load_sources
 from fastsam_core.sources import stream as stream_module
 from fastsam_core.sources.stream import StreamReader, open_capture, stream_items
 
@@ -360,3 +361,4 @@ def test_only_addresses_are_opened_by_ffmpeg_with_time_limits(
 
 def test_streams_are_unbuffered_without_stride_and_time_out_after_30_seconds_by_default() -> None:
     assert stream_items.__kwdefaults__ == {"vid_stride": 1, "stream_buffer": False, "timeout": 30.0}
+    assert load_sources.__kwdefaults__ == {"vid_stride": 1, "stream_buffer": False}

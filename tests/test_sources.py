@@ -103,10 +103,11 @@ def test_unreadable_file_names_the_file_and_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX thing")
-def test_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jpg")
+@pytest.mark.parametrize("name", ["a.jpg", "a.mp4"])
+def test_named_pipe_is_refused_without_blocking(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match="not a regular file"):
-        list(load_sources(tmp_path / "a.jpg"))
+        list(load_sources(tmp_path / name))
 
 
 def test_read_image_reads_a_file_or_names_the_missing_one(tmp_path: Path) -> None:

@@ -185,6 +185,22 @@ def test_download_size_and_time_limits() -> None:
         web.fetch(f"{address}/a.png")
 
 
+@pytest.mark.parametrize("announced", [False, True])
+def test_limit_is_the_largest_size_that_is_downloaded(announced: bool) -> None:
+    def answer(handler: Any) -> None:
+        if announced:
+            reply(handler, b"12345")
+        else:
+            handler.send_response(200)
+            handler.end_headers()
+            handler.wfile.write(b"12345")
+
+    with serve(answer) as address:
+        assert web.fetch(f"{address}/a.png", 5) == b"12345"
+        with pytest.raises(ValueError, match="more than the limit of 4"):
+            web.fetch(f"{address}/a.png", 4)
+
+
 def test_slow_response_ends_at_the_deadline() -> None:
     import time
 

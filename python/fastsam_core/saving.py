@@ -190,9 +190,8 @@ class _Video:
     def write(self, frame: np.ndarray) -> None:
         import cv2
 
-        if frame.shape[:2] != (self._height, self._width):  # a stream may change its frame size; a video file can't
-            frame = cv2.resize(frame, (self._width, self._height))
-        self._writer.write(frame)
+        # A stream may change its frame size; a video file can't.
+        self._writer.write(cv2.resize(frame, (self._width, self._height)))
 
     def close(self) -> None:
         """Finish the file. Raises OSError and leaves no file if it is incomplete: OpenCV doesn't report a full disk."""

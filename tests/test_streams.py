@@ -148,6 +148,21 @@ def test_address_is_reopened_after_a_frame_that_can_not_be_decoded(monkeypatch: 
     assert [capture.released for capture in captures] == [1] * 5
 
 
+def test_error_of_an_attempt_ends_when_the_address_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def frames() -> Any:
+        yield image()
+        seen.append(reader.error)
+
+    open_with(monkeypatch, Capture(frames()), Capture(frames()), *(Capture(opened=False) for _ in range(3)))
+    reader = reader_of("rtsp://camera")
+    monkeypatch.setattr(reader._stop_requested, "wait", lambda _: seen.append(reader.error))
+    reader.run()
+    stopped, closed = "the stream stopped", "can't be opened"
+    assert seen == [None, stopped, None, stopped, closed, closed] and reader.error == closed
+
+
 def test_stopped_reader_opens_and_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_with(monkeypatch)
     reader = reader_of("rtsp://camera")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from typing import Any
 
@@ -193,3 +194,16 @@ def test_callback_may_run_a_prediction(predictor: Predictor, image: np.ndarray, 
     results = predictor([image, image], bboxes=BOXES)
     assert inner == [1, 1] and [result.boxes.data.tolist() for result in results] == expected
     assert predictor.results[0] is results[1]
+
+
+def test_copy_made_in_a_callback_keeps_its_own_results(predictor: Predictor, image: np.ndarray) -> None:
+    kept: list[bool] = []
+
+    def run_copy(running: Predictor) -> None:
+        other = copy.deepcopy(running)
+        other.callbacks.clear()
+        kept.append(other(image, points=[9, 9])[0] is other.results[0])
+
+    predictor.add_callback("on_predict_batch_end", run_copy)
+    predictor(image, bboxes=BOXES)
+    assert kept == [True]

@@ -117,6 +117,22 @@ def test_speed_and_log_lines(
     assert capsys.readouterr().err.endswith("at shape (1, 3, 512, 512)\n")
 
 
+def test_logged_speed_is_the_sum_of_an_image_and_the_mean_of_a_run(
+    predictor: Predictor, image: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = iter([{"preprocess": 1.0, "inference": 20.0}, {"inference": 30.0, "postprocess": None}])
+
+    def set_speed(running: Predictor) -> None:
+        running.results[0].speed = next(speeds)
+
+    predictor.add_callback("on_predict_postprocess_end", set_speed)
+    predictor([image, image], bboxes=BOXES, verbose=True)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("image 1/2 ") and first.endswith(", 21.0ms")
+    assert second.startswith("image 2/2 ") and second.endswith(", 30.0ms")
+    assert last.startswith("Speed: 0.5ms preprocess, 25.0ms inference, 0.0ms postprocess per image at shape ")
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
 def test_closed_stderr_does_not_end_a_prediction(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, error: type[Exception]

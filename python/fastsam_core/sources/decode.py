@@ -1,7 +1,8 @@
 """Decode image files to BGR arrays, strictly: a damaged file is an error, never a partly grey image.
 
-Pillow decodes, because it reads the size before the pixels and reports truncated or corrupt data as errors. Its pixels
-equal OpenCV's. Only the formats listed below reach a decoder; a file's first bytes decide, not its suffix.
+Pillow decodes, because it reads the size before the pixels and reports truncated or corrupt data as errors (unless the
+application sets `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`). Its pixels equal OpenCV's. Only the formats listed below reach
+a decoder; a file's first bytes decide, not its suffix.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import torch
 
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.prediction_loop import _log_label
+from fastsam_core.sources import Item
 from predictor_examples import BOXES, HEIGHT, WIDTH
 from siblings import run_python
 from small_model import QUIET, bgr_image, small_model
@@ -131,6 +133,19 @@ def test_logged_speed_is_the_sum_of_an_image_and_the_mean_of_a_run(
     assert first.startswith("image 1/2 ") and first.endswith(", 21.0ms")
     assert second.startswith("image 2/2 ") and second.endswith(", 30.0ms")
     assert last.startswith("Speed: 0.5ms preprocess, 25.0ms inference, 0.0ms postprocess per image at shape ")
+
+
+@pytest.mark.parametrize(
+    ("item", "label"),
+    [
+        (Item(None, "a", index=1, total=7), "image 2/7 "),
+        (Item(None, "a", index=1), "image 2 "),
+        (Item(None, "a", frame=4, frames=9, total=1, kind="video"), "video 1/1 (frame 5/9) "),
+        (Item(None, "a", frame=4, index=2, total=3, kind="stream"), "stream 3/3 (frame 5) "),
+    ],
+)
+def test_log_label_counts_from_one_and_leaves_out_unknown_numbers(item: Item, label: str) -> None:
+    assert _log_label(item) == label
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from fastsam_core import Predictor
+from fastsam_core.config import Config
+from image_examples import write_video
 from predictor_examples import BOXES, HEIGHT, WIDTH
 from small_model import FEW, bgr_image
 
@@ -120,6 +123,14 @@ def test_remove_small_regions_fills_holes_and_drops_islands() -> None:
         Predictor.remove_small_regions(masks, nms_thresh=2)
     empty, keep = Predictor.remove_small_regions(torch.zeros(0, 4, 4))
     assert len(empty) == len(keep) == 0
+
+
+def test_setup_source_opens_a_source_with_the_options(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "film.avi", [image] * 4)
+    predictor.args.vid_stride = 3
+    assert [item.frame for item in predictor.setup_source(video)] == [0, 3]
+    other = predictor.setup_source(video, Config(vid_stride=2))
+    assert [item.frame for item in other] == [0, 2] and predictor.dataset is other
 
 
 def test_predict_cli_frees_results(predictor: Predictor, image: np.ndarray) -> None:

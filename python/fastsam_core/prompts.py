@@ -108,7 +108,7 @@ class Prompts:
                         points=None if self.points is None or count == 0 else self.points[indices, :count],
                         labels=None if self.labels is None or count == 0 else self.labels[indices, :count],
                         masks=None if self.masks is None else self.masks[indices],
-                        counts=(count,) * len(indices) if self.counts else (),
+                        counts=(count,) * len(indices),
                     ),
                 )
 
@@ -338,8 +338,10 @@ def _parse_masks(masks: Any) -> Tensor:
             raise ValueError(
                 f"masks must be finite logits, at most {MAX_LOGIT:g} in magnitude; found {tensor[~is_valid][0]:g}"
             )
-    elif not bool(((tensor == 0) | (tensor == 1) | (tensor.int() == 255)).all()):  # in int8, -1 equals 255
-        raise ValueError("integer masks must be 0 and 1 (or 0 and 255); give logits as floating point")
+    elif tensor.dtype != torch.bool:
+        is_binary = (tensor == 0) | (tensor == 1) | ((tensor == 255) & (tensor > 0))  # in int8, -1 equals 255
+        if not bool(is_binary.all()):
+            raise ValueError("integer masks must be 0 and 1 (or 0 and 255); give logits as floating point")
     return tensor
 
 

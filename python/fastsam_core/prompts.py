@@ -255,7 +255,7 @@ def _parse_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, 
     else:
         if array.size == 0:
             # [] and 0 x 2 mean no objects; [[]] is one object without points.
-            objects = [np.zeros((0, 2))] * (len(array) if array.ndim > 1 else 0)
+            objects = [np.zeros((0, 2))] * len(array)
         elif array.ndim not in (1, 2, 3) or array.shape[-1] != 2:
             raise ValueError(f"points have shape {array.shape}; {_POINT_FORMS}")
         else:

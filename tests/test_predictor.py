@@ -274,6 +274,15 @@ def test_model_option_and_setup_model(model: SamModel, image: np.ndarray) -> Non
         predictor(image, bboxes=BOXES, device="cuda:99")
 
 
+def test_model_that_is_named_is_loaded_once_on_first_use(image: np.ndarray) -> None:
+    predictor = Predictor(overrides={**QUIET, "model": "sam_nano.pt", "device": "cpu"})
+    assert predictor.model is None
+    predictor.set_image(image)
+    loaded = predictor.model
+    assert loaded is not None and loaded.name == "sam_nano" and len(predictor(bboxes=BOXES)) == 1
+    assert predictor.model is loaded
+
+
 def test_model_given_to_a_call_replaces_the_model(predictor: Predictor, image: np.ndarray) -> None:
     other: Any = small_model()
     predictor(image, other, bboxes=BOXES)

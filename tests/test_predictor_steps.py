@@ -23,6 +23,10 @@ def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, ima
     predictor.reset_image()
     pixels = predictor.preprocess([image])
     assert pixels.shape == (1, 3, 128, 128) and pixels.dtype == torch.float32
+    predictor.set_image(image)
+    assert torch.equal(predictor.im, pixels)
+    predictor.reset_image()
+    pixels = predictor.preprocess([image])
     preds = predictor.inference(pixels, bboxes=BOXES)
     result = predictor.postprocess(preds, pixels, [image])[0]
     assert result.masks.rle == expected.masks.rle

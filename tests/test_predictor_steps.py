@@ -15,7 +15,7 @@ from fastsam_core import Predictor
 from fastsam_core.config import Config
 from image_examples import write_video
 from predictor_examples import BOXES, HEIGHT, WIDTH
-from small_model import FEW, bgr_image
+from small_model import FEW, QUIET, bgr_image
 
 
 def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, image: np.ndarray) -> None:
@@ -39,6 +39,16 @@ def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, ima
     for wrong in (preds[:1], (*preds, *preds), (preds[0], preds[1][:2])):
         with pytest.raises(ValueError, match=r"prompt_inference or generate returned, not tensors of \(3, 32, 32\)"):
             predictor.postprocess(wrong, None, image)
+
+
+def test_postprocess_keeps_masks_with_a_score_above_conf(predictor: Predictor, image: np.ndarray) -> None:
+    predictor.args.conf = 0.5
+    masks, scores = torch.ones(3, HEIGHT, WIDTH, dtype=torch.bool), torch.tensor([0.6, 0.5, 0.7])
+    boxes = torch.tensor([[0.0, 0, WIDTH, HEIGHT]]).expand(3, 4)
+    (result,) = predictor.postprocess((masks, scores, boxes), None, image)
+    assert torch.equal(result.boxes.conf, scores[::2]) and result.boxes.cls.tolist() == [0, 2]
+    (result,) = predictor.postprocess((torch.zeros(3, 32, 32), scores), None, image)
+    assert torch.equal(result.boxes.conf, scores[::2]) and result.boxes.cls.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +113,11 @@ def test_steps_use_the_imgsz_option(predictor: Predictor, image: np.ndarray) -> 
     masks, _ = predictor.inference_features(predictor.features, (HEIGHT, WIDTH), bboxes=BOXES)
     assert masks is not None and torch.equal(masks, expected.masks.data)
     pixels = predictor.im
+    for size in (64, (64, 64)):
+        again, _ = Predictor(overrides={**QUIET, "model": predictor.model}).inference_features(
+            predictor.features, (HEIGHT, WIDTH), size, bboxes=BOXES
+        )
+        assert again is not None and torch.equal(again, masks)
     low_res, scores = predictor.prompt_inference(pixels, bboxes=BOXES)
     assert low_res.shape == (3, 16, 16) and torch.allclose(scores, expected.boxes.conf, atol=1e-5)
 

@@ -86,10 +86,12 @@ def test_part_file_with_a_weak_etag_is_resumed_by_its_date(target: Path) -> None
     assert target.read_bytes() == BODY
 
 
-def test_complete_part_file_is_verified_and_renamed(target: Path) -> None:
+@pytest.mark.parametrize("with_etag", [False, True])
+def test_complete_part_file_is_verified_and_renamed(target: Path, with_etag: bool) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY)
-    Path(f"{target}.part.etag").write_text('"one"')
+    if with_etag:
+        Path(f"{target}.part.etag").write_text('"one"')
     server = FileServer(BODY)
     with serve(server) as address:
         download(f"{address}/w.pt", target, sha256=SHA)

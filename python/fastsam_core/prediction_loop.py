@@ -61,7 +61,7 @@ class PredictionLoop:
         return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "dataset")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), dataset=None)
+        self.__dict__.update(state, _lock=threading.RLock(), dataset=None, _callback_thread=None)
         _INSTANCES.add(self)
 
     @property

@@ -368,6 +368,10 @@ class Predictor(PredictorState):
         orig_imgs: the original image, or a list of one. `img` (the model's input) is ignored.
         """
         image = load_single_image(orig_imgs)
+        preds = [to_tensor(part) for part in preds]
+        if len(preds) not in (2, 3) or len({part.shape[:1] for part in preds}) > 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in preds)
+            raise ValueError(f"preds must be what prompt_inference or generate returned, not tensors of {shapes}")
         with self._lock:
             model = self._ready_model(self.args)
             conf = self.args.conf_for(model)

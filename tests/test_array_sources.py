@@ -41,6 +41,8 @@ def test_arrays_become_bgr_images(array: np.ndarray, expected: np.ndarray) -> No
     [
         (BGR / 255, r"scale of a float64 array is ambiguous.*\* 255"),
         (BGR.astype(np.int64), r"int64; use array\.astype"),
+        (BGR.astype(np.int16), r"not int16"),
+        (BGR.astype(np.uint32), r"not uint32"),
         (BGR[None], r"batch: pass a list"),
         (BGR.transpose(2, 0, 1), r"channels-first"),
         (BGR[:, :, :2], r"1, 3 or 4 channels"),
@@ -89,6 +91,7 @@ def test_float_tensor_up_to_255_is_taken_with_a_warning(caplog: pytest.LogCaptur
     ("tensor", "message"),
     [
         (torch.zeros(20, 30, 3), r"channels-last"),
+        (torch.zeros(20, 30, 4), r"channels-last"),
         (torch.zeros(1, 1, 3, 4, 4), r"\(B, 3, H, W\)"),
         (torch.zeros(3, 0, 4), r"no pixels"),
         (torch.zeros(0, 3, 4, 4), r"no pixels"),

@@ -161,6 +161,8 @@ def test_live_streams_are_not_batched(
             yield Item(images[0], "camera", frame=i, kind="stream")
 
     monkeypatch.setattr(module, "load_sources", lambda *_, **__: Source("stream", frames))
+    assert len(list(predictor(0, stream=True, bboxes=BOXES))) == given and not caplog.records
+    given = 0
     for count, _ in enumerate(predictor(0, stream=True, bboxes=BOXES, batch=4), start=1):
         assert given == count
     assert "batch has no effect on live streams" in caplog.text

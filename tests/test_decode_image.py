@@ -54,6 +54,8 @@ def test_unsupported_formats_are_not_decoded() -> None:
     for kind in ("PPM", "PCX", "TGA", "ICO", "SGI"):
         with pytest.raises(ValueError, match="not an image"):
             decode_image(encode(RGB, kind))
+    with pytest.raises(ValueError, match="not an image"):
+        decode_image(b"\0\0\0\x18ftypisom" + bytes(52))  # an MP4 video
 
 
 def test_jpeg_pixels_equal_opencv() -> None:
@@ -111,7 +113,9 @@ def test_dark_sixteen_bit_images_are_warned_about(largest: int, warned: bool, ca
 
 
 @pytest.mark.parametrize(
-    "image", [Image.new("F", (4, 4), 0.5), Image.fromarray(np.full((4, 4), 70_000, np.int32))], ids=["F", "I"]
+    "image",
+    [Image.new("F", (4, 4), 0.5), *(Image.fromarray(np.full((4, 4), value, np.int32)) for value in (-1, 65_536))],
+    ids=["F", "negative I", "large I"],
 )
 def test_pil_modes_of_unknown_scale_are_refused(image: Image.Image) -> None:
     with pytest.raises(ValueError, match="convert it to 8 bit"):

@@ -86,10 +86,12 @@ def test_part_file_with_a_weak_etag_is_resumed_by_its_date(target: Path) -> None
     assert target.read_bytes() == BODY
 
 
-def test_complete_part_file_is_verified_and_renamed(target: Path) -> None:
+@pytest.mark.parametrize("with_etag", [False, True])
+def test_complete_part_file_is_verified_and_renamed(target: Path, with_etag: bool) -> None:
     target.parent.mkdir()
     Path(f"{target}.part").write_bytes(BODY)
-    Path(f"{target}.part.etag").write_text('"one"')
+    if with_etag:
+        Path(f"{target}.part.etag").write_text('"one"')
     server = FileServer(BODY)
     with serve(server) as address:
         download(f"{address}/w.pt", target, sha256=SHA)
@@ -299,3 +301,23 @@ def test_concurrent_downloads_fetch_the_file_once(target: Path, caplog: pytest.L
     assert target.read_bytes() == BODY
     assert len(requests) == 1
     assert leftovers(target) == []
+
+
+@pytest.mark.parametrize(
+    ("content_range", "total"), [("bytes 0-4/5", 5), ("bytes */5", 5), ("bytes 0-4/*", None), ("", None), (None, None)]
+)
+def test_total_size_is_read_if_the_server_says_it(content_range: str | None, total: int | None) -> None:
+    assert module._total_size(content_range) == total
+
+
+@pytest.mark.parametrize(("options", "show"), [({}, None), ({"progress": True}, None), ({"progress": False}, False)])
+def test_progress_is_shown_in_terminals_unless_it_is_switched_off(
+    target: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], show: bool | None
+) -> None:
+    bars: list[dict[str, Any]] = []
+    progress_bar = module.progress_bar
+    monkeypatch.setattr(module, "progress_bar", lambda **given: bars.append(given) or progress_bar(**given))
+    with serve(FileServer(BODY)) as address:
+        download(f"{address}/w.pt", target, **options)
+    (bar,) = bars
+    assert (bar["show"], bar["total"], bar["initial"], bar["desc"]) == (show, len(BODY), 0, "weights.pt")

@@ -51,6 +51,7 @@ def test_loaded_embedding_gives_the_same_masks_without_the_image(predictor: Pred
 def test_calls_that_need_pixels_are_refused_without_the_image(saved: Path, model: SamModel) -> None:
     other = fresh(model)
     other.load_features(saved)
+    assert other.im is None
     with pytest.raises(ValueError, match="set_image"):
         other(**FEW, crop_n_layers=1)
     with pytest.raises(ValueError, match="set_image"):

@@ -19,6 +19,7 @@ from fastsam_core.sources import stream as stream_module
         ("stream rtsp://me:secret@camera:554/1: stopped", "stream rtsp://me:***@camera:554/1: stopped"),
         ("rtsp://me:s@cr:t@camera/a@b", "rtsp://me:***@camera/a@b"),
         ("http://:secret@host and https://b:c@d", "http://:***@host and https://b:***@d"),
+        ("rtsp:/me:secret@camera", "rtsp:/me:***@camera"),  # of a Path
         ("http://me@host:80/a:b@c", "http://me@host:80/a:b@c"),
         ("https://host:80/x@y", "https://host:80/x@y"),
         ("a:b@c", "a:b@c"),

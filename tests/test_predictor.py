@@ -16,6 +16,7 @@ import torch
 
 from fastsam_core import Predictor
 from fastsam_core.models.sam_model import SamModel
+from fastsam_core.sources import Item
 from predictor_examples import BOXES, HEIGHT, WIDTH
 from siblings import run_python
 from small_model import QUIET, bgr_image, small_model
@@ -117,6 +118,35 @@ def test_speed_and_log_lines(
     of_its_own_size.add_callback("on_predict_batch_end", lambda _: predictor(image, bboxes=[], verbose=False))
     of_its_own_size(image, bboxes=[])
     assert capsys.readouterr().err.endswith("at shape (1, 3, 512, 512)\n")
+
+
+def test_logged_speed_is_the_sum_of_an_image_and_the_mean_of_a_run(
+    predictor: Predictor, image: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = iter([{"preprocess": 1.0, "inference": 20.0}, {"inference": 30.0, "postprocess": None}])
+
+    def set_speed(running: Predictor) -> None:
+        running.results[0].speed = next(speeds)
+
+    predictor.add_callback("on_predict_postprocess_end", set_speed)
+    predictor([image, image], bboxes=BOXES, verbose=True)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("image 1/2 ") and first.endswith(", 21.0ms")
+    assert second.startswith("image 2/2 ") and second.endswith(", 30.0ms")
+    assert last.startswith("Speed: 0.5ms preprocess, 25.0ms inference, 0.0ms postprocess per image at shape ")
+
+
+@pytest.mark.parametrize(
+    ("item", "label"),
+    [
+        (Item(None, "a", index=1, total=7), "image 2/7 "),
+        (Item(None, "a", index=1), "image 2 "),
+        (Item(None, "a", frame=4, frames=9, total=1, kind="video"), "video 1/1 (frame 5/9) "),
+        (Item(None, "a", frame=4, index=2, total=3, kind="stream"), "stream 3/3 (frame 5) "),
+    ],
+)
+def test_log_label_counts_from_one_and_leaves_out_unknown_numbers(item: Item, label: str) -> None:
+    assert item.label == f"{label}a: "
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
@@ -243,6 +273,15 @@ def test_model_option_and_setup_model(model: SamModel, image: np.ndarray) -> Non
     assert predictor.model is model and not model.training and predictor.device == torch.device("cpu")
     with pytest.raises(ValueError, match="CUDA devices"):
         predictor(image, bboxes=BOXES, device="cuda:99")
+
+
+def test_model_that_is_named_is_loaded_once_on_first_use(image: np.ndarray) -> None:
+    predictor = Predictor(overrides={**QUIET, "model": "sam_nano.pt", "device": "cpu"})
+    assert predictor.model is None
+    predictor.set_image(image)
+    loaded = predictor.model
+    assert loaded is not None and loaded.name == "sam_nano" and len(predictor(bboxes=BOXES)) == 1
+    assert predictor.model is loaded
 
 
 def test_model_given_to_a_call_replaces_the_model(predictor: Predictor, image: np.ndarray) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 import torch
 
 from fastsam_core import Predictor
+from fastsam_core.config import Config
+from image_examples import write_video
 from predictor_examples import BOXES, HEIGHT, WIDTH
-from small_model import FEW, bgr_image
+from small_model import FEW, QUIET, bgr_image
 
 
 def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, image: np.ndarray) -> None:
@@ -19,6 +23,10 @@ def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, ima
     predictor.reset_image()
     pixels = predictor.preprocess([image])
     assert pixels.shape == (1, 3, 128, 128) and pixels.dtype == torch.float32
+    predictor.set_image(image)
+    assert torch.equal(predictor.im, pixels)
+    predictor.reset_image()
+    pixels = predictor.preprocess([image])
     preds = predictor.inference(pixels, bboxes=BOXES)
     result = predictor.postprocess(preds, pixels, [image])[0]
     assert result.masks.rle == expected.masks.rle
@@ -26,6 +34,21 @@ def test_preprocess_inference_postprocess_match_a_call(predictor: Predictor, ima
     everything = predictor.postprocess(predictor.inference(pixels, **FEW), pixels, image)[0]
     assert everything.masks.rle == predictor(image, **FEW)[0].masks.rle
     assert predictor.features is None
+    (again,) = predictor.postprocess([part.numpy() for part in preds], None, image)
+    assert again.masks.rle == expected.masks.rle
+    for wrong in (preds[:1], (*preds, *preds), (preds[0], preds[1][:2])):
+        with pytest.raises(ValueError, match=r"prompt_inference or generate returned, not tensors of \(3, 32, 32\)"):
+            predictor.postprocess(wrong, None, image)
+
+
+def test_postprocess_keeps_masks_with_a_score_above_conf(predictor: Predictor, image: np.ndarray) -> None:
+    predictor.args.conf = 0.5
+    masks, scores = torch.ones(3, HEIGHT, WIDTH, dtype=torch.bool), torch.tensor([0.6, 0.5, 0.7])
+    boxes = torch.tensor([[0.0, 0, WIDTH, HEIGHT]]).expand(3, 4)
+    (result,) = predictor.postprocess((masks, scores, boxes), None, image)
+    assert torch.equal(result.boxes.conf, scores[::2]) and result.boxes.cls.tolist() == [0, 2]
+    (result,) = predictor.postprocess((torch.zeros(3, 32, 32), scores), None, image)
+    assert torch.equal(result.boxes.conf, scores[::2]) and result.boxes.cls.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +113,11 @@ def test_steps_use_the_imgsz_option(predictor: Predictor, image: np.ndarray) -> 
     masks, _ = predictor.inference_features(predictor.features, (HEIGHT, WIDTH), bboxes=BOXES)
     assert masks is not None and torch.equal(masks, expected.masks.data)
     pixels = predictor.im
+    for size in (64, (64, 64)):
+        again, _ = Predictor(overrides={**QUIET, "model": predictor.model}).inference_features(
+            predictor.features, (HEIGHT, WIDTH), size, bboxes=BOXES
+        )
+        assert again is not None and torch.equal(again, masks)
     low_res, scores = predictor.prompt_inference(pixels, bboxes=BOXES)
     assert low_res.shape == (3, 16, 16) and torch.allclose(scores, expected.boxes.conf, atol=1e-5)
 
@@ -114,6 +142,14 @@ def test_remove_small_regions_fills_holes_and_drops_islands() -> None:
         Predictor.remove_small_regions(masks, nms_thresh=2)
     empty, keep = Predictor.remove_small_regions(torch.zeros(0, 4, 4))
     assert len(empty) == len(keep) == 0
+
+
+def test_setup_source_opens_a_source_with_the_options(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "film.avi", [image] * 4)
+    predictor.args.vid_stride = 3
+    assert [item.frame for item in predictor.setup_source(video)] == [0, 3]
+    other = predictor.setup_source(video, Config(vid_stride=2))
+    assert [item.frame for item in other] == [0, 2] and predictor.dataset is other
 
 
 def test_predict_cli_frees_results(predictor: Predictor, image: np.ndarray) -> None:
@@ -188,3 +224,16 @@ def test_callback_may_run_a_prediction(predictor: Predictor, image: np.ndarray, 
     results = predictor([image, image], bboxes=BOXES)
     assert inner == [1, 1] and [result.boxes.data.tolist() for result in results] == expected
     assert predictor.results[0] is results[1]
+
+
+def test_copy_made_in_a_callback_keeps_its_own_results(predictor: Predictor, image: np.ndarray) -> None:
+    kept: list[bool] = []
+
+    def run_copy(running: Predictor) -> None:
+        other = copy.deepcopy(running)
+        other.callbacks.clear()
+        kept.append(other(image, points=[9, 9])[0] is other.results[0])
+
+    predictor.add_callback("on_predict_batch_end", run_copy)
+    predictor(image, bboxes=BOXES)
+    assert kept == [True]

@@ -133,8 +133,10 @@ def test_object_without_points_needs_a_box() -> None:
     parts = {int(index[0]): part for index, part in prompts.batches(8)}
     assert parts[0].points is None and parts[0].labels is None
     assert parts[1].points is not None and parts[1].points.tolist() == [[[1, 2]]]
-    with pytest.raises(ValueError, match="object 0 has no points"):
-        read(points=[[], [[1, 2]]])
+    assert read(points=np.zeros((2, 0, 2)), bboxes=[[1, 2, 3, 4], [5, 6, 7, 8]]).counts == (0, 0)
+    for points in ([[], [[1, 2]]], [[]], np.zeros((1, 0, 2))):
+        with pytest.raises(ValueError, match="object 0 has no points"):
+            read(points=points)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,7 @@ def test_object_without_points_needs_a_box() -> None:
         ({"points": [[1, 2], [3, 4]], "labels": [[1, 0]]}, r"points=\[\[\[x, y\]"),
         ({"points": [[[1, 2], [3, 4]]], "labels": [1, 0, 1]}, "2 points but labels"),
         ({"points": [[[1, 2], [3, 4]], [[5, 6]]], "labels": [[1, 1], [1, 1]]}, "object 1 has 1 points"),
+        ({"points": [[[1, 2], [3, 4]], [[5, 6]]], "labels": [[1, 1], [[1], [1, 1]]]}, "labels of one object .* length"),
         ({"points": [1, 2], "labels": 7}, "labels must be 1"),
         ({"points": [1, 2], "labels": 0.5}, "labels must be 1"),
         ({"masks": np.zeros((2, 2, 2, 2))}, "shape"),
@@ -165,6 +168,8 @@ def test_object_without_points_needs_a_box() -> None:
         ({"masks": np.float32([[0, -1e30]])}, "finite logits, at most 1e.15 in magnitude; found -1e.30"),
         ({"masks": np.array([[1e300, 0]])}, "finite logits, at most 1e.15 in magnitude; found 1e.300"),
         ({"masks": np.full((3, 3), 7)}, "0 and 1"),
+        ({"masks": np.full((3, 3), -1, np.int8)}, "0 and 1"),  # the bits of 255
+        ({"masks": [np.zeros((2, 2)), np.zeros((2, 2), bool)]}, "mix floating-point logits with bool"),
         ({"masks": [[1, 0], [1]]}, "one shape"),
         ({"masks": [np.zeros((2, 2)), np.zeros((3, 3))]}, "different shapes"),
         ({"masks": np.zeros((2, 8, 8)), "bboxes": [1, 2, 3, 4]}, "masks for 2"),
@@ -273,6 +278,8 @@ def test_low_resolution_mask_logits_are_unchanged() -> None:
     logits = torch.randn(3, 16, 16)
     assert torch.equal(model_mask(logits, (30, 40), (48, 64), 64), logits)
     assert torch.equal(model_mask(logits[:, None], (30, 40), (48, 64), 64), logits)
+    narrow = logits.bfloat16().requires_grad_()
+    assert torch.equal(model_mask(list(narrow), (30, 40), (48, 64), 64), narrow.detach().float())
     assert torch.equal(model_mask(logits[0].double().numpy(), (30, 40), (48, 64), 64)[0], logits[0])
 
 

@@ -42,6 +42,7 @@ MALFORMED = {
     "negative run": {"size": [4, 5], "counts": b"O92203"},
     "negative by difference": {"size": [4, 5], "counts": b"9220A3"},
     "unterminated": {"size": [4, 5], "counts": b"9220S"},
+    "unterminated, without a pixel": {"size": [0, 5], "counts": b"P"},
     "over-long": {"size": [4, 5], "counts": b"o" * 200},
     "over-long zero": {"size": [4, 5], "counts": b"92203" + b"P" * 30 + b"0"},
     "longer than needed": {"size": [4, 5], "counts": b"Y02203"},

@@ -11,7 +11,7 @@ from PIL import Image
 from fastsam_core import Predictor, Results
 from fastsam_core.config import Config
 from fastsam_core.models.sam_model import SamModel
-from fastsam_core.saving import ResultWriter, create_run_folder
+from fastsam_core.saving import ResultWriter, _is_complete_avi, create_run_folder
 from fastsam_core.sources import Item, Source, load_sources
 from image_examples import write_video
 from small_model import QUIET, bgr_image
@@ -163,7 +163,7 @@ def test_boxes_outside_the_image_give_no_crop(caplog: pytest.LogCaptureFixture) 
     assert caplog.text.count("lies outside the image; no crop is written") == 4
 
 
-def test_save_txt_and_save_crop(predictor: Predictor) -> None:
+def test_save_txt_and_save_crop(predictor: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"save": False, "save_txt": True, "save_conf": True, "save_crop": True}
     result = predictor(bgr_image(48, 64), bboxes=BOXES, **options)[0]
     assert predictor.save_dir is not None
@@ -175,8 +175,12 @@ def test_save_txt_and_save_crop(predictor: Predictor) -> None:
     assert label.read_text().splitlines() == rows, "replaced, not appended to"
     crops = [name for name in files(predictor.save_dir) if name.startswith("crops")]
     assert crops == ["crops/0/image0-2.jpg", "crops/0/image0.jpg", "crops/1/image0-2.jpg", "crops/1/image0.jpg"]
+    folder = predictor.save_dir
+    said = f"Results saved to {folder}, 1 label file in {folder / 'labels'}\n"
+    assert capsys.readouterr().err == said * 2
     predictor(bgr_image(48, 64), bboxes=[], save=False, save_txt=True)
     assert not label.exists(), "no objects, no file"
+    assert "0 label files" in capsys.readouterr().err
 
 
 def test_video_is_saved_with_its_frames_and_labels(predictor: Predictor, tmp_path: Path) -> None:
@@ -204,7 +208,9 @@ def test_frames_are_saved_as_images_if_the_video_cannot_be_opened(
     assert len(list(predictor(video, bboxes=BOXES, stream=True))) == 2
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == ["clip_frames/clip_0.jpg", "clip_frames/clip_1.jpg"]
-    assert [record.message.endswith("its frames are written as images") for record in caplog.records] == [True]
+    (message,) = caplog.messages
+    assert "can't write a video of 64 x 48 pixels at 8 frames per second to" in message
+    assert message.endswith("clip.avi; its frames are written as images")
 
 
 def test_frame_of_another_size_is_fitted_to_its_video(tmp_path: Path) -> None:
@@ -265,6 +271,23 @@ def test_frames_of_a_too_narrow_video_are_saved_as_images(
     assert predictor.save_dir is not None
     assert files(predictor.save_dir) == ["a_frames/a_0.jpg", "a_frames/a_1.jpg", "a_frames/a_2.jpg"]
     assert "must be at least 8 pixels wide; got 3" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", False),
+        (bytes(16), False),
+        (b"RIFF\x08\0", False),
+        (b"RIFF\x08\0\0\0" + bytes(7), False),
+        (b"RIFF\x08\0\0\0" + bytes(8), True),
+        (b"RIFF\x08\0\0\0" + bytes(16), False),
+        ((b"RIFF\x08\0\0\0" + bytes(8)) * 2, True),
+    ],
+)
+def test_video_is_complete_if_its_chunks_fill_the_file(tmp_path: Path, content: bytes, expected: bool) -> None:
+    (tmp_path / "a.avi").write_bytes(content)
+    assert _is_complete_avi(tmp_path / "a.avi") is expected
 
 
 def test_each_video_of_a_folder_gets_its_own_file(predictor: Predictor, tmp_path: Path) -> None:

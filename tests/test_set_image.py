@@ -14,6 +14,7 @@ import torch
 from fastsam_core import Predictor, encoded_image
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.preprocess import preprocess
+from image_examples import write_video
 from predictor_examples import BOXES, HEIGHT, WIDTH, dense, predictor_with_image
 from small_model import FEW, QUIET, bgr_image, small_model
 
@@ -66,20 +67,35 @@ def test_set_image_copies_the_array(predictor: Predictor) -> None:
     assert predictor(bboxes=BOXES[0])[0].orig_img.any()
 
 
-@pytest.mark.parametrize("several", ["list", "batch", "folder", "none"])
-def test_set_image_takes_exactly_one_image(predictor: Predictor, tmp_path: Path, several: str) -> None:
+@pytest.mark.parametrize(
+    ("several", "message"),
+    [
+        ("list", "exactly one image is needed, not 2"),
+        ("batch", "exactly one image is needed, not 2"),
+        ("folder", "exactly one image is needed, not 2"),
+        ("none", "empty list"),
+        ("iterator of two", "exactly one image is needed: "),
+        ("iterator of none", "exactly one image is needed: "),
+        ("videos", "exactly one image is needed: "),
+    ],
+)
+def test_set_image_takes_exactly_one_image(predictor: Predictor, tmp_path: Path, several: str, message: str) -> None:
     import cv2
 
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), bgr_image(20, 30))
+    (tmp_path / "films").mkdir()
     given: Any = {
         "list": [bgr_image(20, 30)] * 2,
         "batch": torch.rand(2, 3, 32, 32),
         "folder": tmp_path,
         "none": [],
+        "iterator of two": iter([bgr_image(20, 30)] * 2),
+        "iterator of none": iter([]),
+        "videos": [write_video(tmp_path / "films" / "film.avi", [bgr_image(32, 48)])],
     }[several]
     before = predictor.features
-    with pytest.raises(ValueError, match=r"exactly one image|empty list"):
+    with pytest.raises(ValueError, match=message):
         predictor.set_image(given)
     assert predictor.features is before, "what was set before stays"
 

@@ -125,6 +125,15 @@ def test_background_outside_the_masks_box_counts_towards_area(sibling):
 
 
 @each_sibling
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (0, 5), (4, 0), (4, 5), (7, 9)])
+def test_background_on_all_sides_of_the_mask_is_one_region(sibling, top, left):
+    mask = np.zeros((10, 11), bool)
+    mask[top : top + 3, left : left + 2] = True
+    assert apply(sibling, mask, 104)[0].sum() == 6
+    assert apply(sibling, mask, 105)[0].all()
+
+
+@each_sibling
 def test_first_block_decides_between_equally_large_islands(sibling):
     mask = np.zeros((8, 12), bool)
     mask[3, 5] = mask[2, 9] = True  # (2, 9) is met first by rows, (3, 5) by blocks

@@ -103,10 +103,11 @@ def test_unreadable_file_names_the_file_and_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX thing")
-def test_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jpg")
+@pytest.mark.parametrize("name", ["a.jpg", "a.mp4"])
+def test_named_pipe_is_refused_without_blocking(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match="not a regular file"):
-        list(load_sources(tmp_path / "a.jpg"))
+        list(load_sources(tmp_path / name))
 
 
 def test_read_image_reads_a_file_or_names_the_missing_one(tmp_path: Path) -> None:
@@ -220,6 +221,7 @@ def test_csv_list_takes_the_first_column(folder: Path) -> None:
         (b"x.png\ny.png\n", FileNotFoundError, "none of the 2 files"),
         (b"\xff\xfe\xfa", ValueError, "not UTF-8"),
         (b"list.txt\n", ValueError, "nested"),
+        (b"x.png\nRTSP://me:word@cam\n", ValueError, r"a stream, RTSP://me:\*\*\*@cam: .*\*\.streams"),
     ],
 )
 def test_bad_list_files_are_refused(tmp_path: Path, content: bytes, error: type[Exception], message: str) -> None:
@@ -327,3 +329,4 @@ def test_closing_stops_the_iteration(folder: Path) -> None:
 def test_stride_is_checked(stride: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="vid_stride"):
         load_sources(BGR, vid_stride=stride)
+    load_sources(BGR, vid_stride=np.int64(2))  # type: ignore[arg-type]

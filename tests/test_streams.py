@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastsam_core.sources import load_sources
 from fastsam_core.sources import stream as stream_module
 from fastsam_core.sources.stream import StreamReader, open_capture, stream_items
 
@@ -145,6 +146,21 @@ def test_address_is_reopened_after_a_frame_that_can_not_be_decoded(monkeypatch: 
     assert taken(reader) == [(0, 1), (1, 2), (2, 4)]
     assert reader.error == "the stream stopped" and delays == [1, 1, 2, 4] and len(opened) == 5
     assert [capture.released for capture in captures] == [1] * 5
+
+
+def test_error_of_an_attempt_ends_when_the_address_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def frames() -> Any:
+        yield image()
+        seen.append(reader.error)
+
+    open_with(monkeypatch, Capture(frames()), Capture(frames()), *(Capture(opened=False) for _ in range(3)))
+    reader = reader_of("rtsp://camera")
+    monkeypatch.setattr(reader._stop_requested, "wait", lambda _: seen.append(reader.error))
+    reader.run()
+    stopped, closed = "the stream stopped", "can't be opened"
+    assert seen == [None, stopped, None, stopped, closed, closed] and reader.error == closed
 
 
 def test_stopped_reader_opens_and_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,3 +376,4 @@ def test_only_addresses_are_opened_by_ffmpeg_with_time_limits(
 
 def test_streams_are_unbuffered_without_stride_and_time_out_after_30_seconds_by_default() -> None:
     assert stream_items.__kwdefaults__ == {"vid_stride": 1, "stream_buffer": False, "timeout": 30.0}
+    assert load_sources.__kwdefaults__ == {"vid_stride": 1, "stream_buffer": False}

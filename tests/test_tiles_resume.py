@@ -45,8 +45,10 @@ def test_second_run_reuses_all_tiles(image: np.ndarray, tmp_path: Path) -> None:
 def test_home_folder_is_expanded(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    saved = tiles.segment(image, bright, work_dir="~/work", **SMALL).save("~/objects.json")
-    assert saved == tmp_path / "objects.json" and saved.exists() and (tmp_path / "work" / "settings.json").exists()
+    saved = tiles.segment(image, bright, work_dir="~/new/work", **SMALL).save("~/objects.json")
+    assert (
+        saved == tmp_path / "objects.json" and saved.exists() and (tmp_path / "new" / "work" / "settings.json").exists()
+    )
 
 
 def test_finished_tiles_survive_an_error(image: np.ndarray, tmp_path: Path) -> None:

@@ -198,8 +198,11 @@ def test_opencv_reads_and_writes_names_that_are_not_utf8(tmp_path: Path) -> None
 
 def test_pixel_limit_applies_to_videos(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSAM_MAX_PIXELS", "1000")
-    with pytest.raises(ValueError, match="48 x 32 = 1,536 pixels"):
-        list(load_sources(video))
+    gif = video.with_suffix(".gif")
+    Image.new("RGB", (48, 32)).save(gif)
+    for file in (video, gif):
+        with pytest.raises(ValueError, match="48 x 32 = 1,536 pixels"):
+            list(load_sources(file))
 
 
 class Recorder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,19 @@ def test_redirects_to_another_server_lose_user_name_and_password() -> None:
     assert asked == [None]
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_connection_that_is_reset_is_reported_with_its_address(answered: bool) -> None:
+    def answer(handler: Any) -> None:
+        if answered:
+            reply(handler, b"half", announce=1000)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.rfile.close()
+        handler.connection.close()
+
+    with serve(answer) as address, pytest.raises(ConnectionError, match=rf"^{address}/a.png: "):
+        list(load_sources(f"{address}/a.png"))
+
+
 def test_special_characters_in_addresses_are_escaped() -> None:
     asked: list[str] = []
 
@@ -168,6 +183,22 @@ def test_download_size_and_time_limits() -> None:
         pytest.raises(ValueError, match=r"holds 1,000,000,000,000 bytes"),
     ):
         web.fetch(f"{address}/a.png")
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_limit_is_the_largest_size_that_is_downloaded(announced: bool) -> None:
+    def answer(handler: Any) -> None:
+        if announced:
+            reply(handler, b"12345")
+        else:
+            handler.send_response(200)
+            handler.end_headers()
+            handler.wfile.write(b"12345")
+
+    with serve(answer) as address:
+        assert web.fetch(f"{address}/a.png", 5) == b"12345"
+        with pytest.raises(ValueError, match="more than the limit of 4"):
+            web.fetch(f"{address}/a.png", 4)
 
 
 def test_slow_response_ends_at_the_deadline() -> None:

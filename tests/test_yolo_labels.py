@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from fastsam_core.formats import class_names, read_labels, yolo_folder
 from fastsam_core.formats.labels import ImageLabels
-from fastsam_core.sources.decode import read_image
+from fastsam_core.sources.decode import read_image, read_size
 from label_examples import filled, pixels, refused
 
 SIZE = (40, 50)
@@ -193,6 +193,15 @@ def test_sizes_follow_the_exif_orientation(tmp_path: Path) -> None:
     sizes = [record.size for record in read_labels(tmp_path, "yolo")]
     assert sizes == [(30, 20)] * 6 + [(20, 30), (30, 20)]
     assert [read_image(path).shape[:2] for path in sorted(tmp_path.iterdir())] == sizes
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_size_is_that_of_the_upright_image(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a.jpg", "b.png"):
+        Image.new("RGB", (1, 2)).save(tmp_path / name, exif=exif)
+        assert read_size(tmp_path / name) == read_image(tmp_path / name).shape[:2]
 
 
 @settings(max_examples=150, deadline=None)

@@ -124,9 +124,11 @@ def test_folded_convolution_matches_convolution_and_normalisation() -> None:
     x = torch.randn(2, 3, 8, 8)
     together = torch.nn.functional.conv2d(x, folded["a.conv.weight"], folded["a.conv.bias"])
     torch.testing.assert_close(together, bn.eval()(conv(x)), rtol=1e-5, atol=1e-5)
+    with_wrong_bias = {**state, "a.conv.bias": torch.zeros(3)}
     del state["a.bn.running_var"]
-    with pytest.raises(ValueError, match=r"a\.bn doesn't fit"):
-        fold_batch_norms(state, 1e-3)
+    for wrong in (state, with_wrong_bias):
+        with pytest.raises(ValueError, match=r"a\.bn doesn't fit"):
+            fold_batch_norms(wrong, 1e-3)
 
 
 def test_converted_file_holds_tensors_and_metadata(net: DetectionModel) -> None:

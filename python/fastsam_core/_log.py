@@ -10,8 +10,8 @@ from functools import lru_cache
 
 logger = logging.getLogger("fastsam_core")
 
-# In an address such as rtsp://user:password@camera.
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*(?=@)")
+# In an address such as rtsp://user:password@camera, which as a `Path` has only one slash.
+_PASSWORD = re.compile(r"(?<=:/)(/?[^/@:\s]*):[^/\s]*(?=@)")
 
 
 def hide_passwords(text: str) -> str:
@@ -22,7 +22,7 @@ def hide_passwords(text: str) -> str:
 class _PasswordFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if "://" in message:
+        if ":/" in message:
             record.msg, record.args = hide_passwords(message), ()
         return True
 

@@ -434,6 +434,10 @@ class Predictor(PredictorState):
         original = orig_imgs[0] if isinstance(orig_imgs, list) and len(orig_imgs) == 1 else orig_imgs
         path = self._path_of(original)
         image = load_single_image(original) if path is None else EncodedImage(original, path)
+        preds = [to_tensor(part) for part in preds]
+        if len(preds) not in (2, 3) or len({part.shape[:1] for part in preds}) > 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in preds)
+            raise ValueError(f"preds must be what prompt_inference or generate returned, not tensors of {shapes}")
         with self._lock:
             model = self._ready_model(self.args)
             conf = self.args.conf_for(model)

@@ -108,7 +108,7 @@ class Prompts:
                         points=None if self.points is None or count == 0 else self.points[indices, :count],
                         labels=None if self.labels is None or count == 0 else self.labels[indices, :count],
                         masks=None if self.masks is None else self.masks[indices],
-                        counts=(count,) * len(indices) if self.counts else (),
+                        counts=(count,) * len(indices),
                     ),
                 )
 
@@ -255,7 +255,7 @@ def _parse_points(points: Any, labels: Any) -> tuple[Tensor, Tensor, tuple[int, 
     else:
         if array.size == 0:
             # [] and 0 x 2 mean no objects; [[]] is one object without points.
-            objects = [np.zeros((0, 2))] * (len(array) if array.ndim > 1 else 0)
+            objects = [np.zeros((0, 2))] * len(array)
         elif array.ndim not in (1, 2, 3) or array.shape[-1] != 2:
             raise ValueError(f"points have shape {array.shape}; {_POINT_FORMS}")
         else:
@@ -283,7 +283,10 @@ def _parse_labels(labels: Any, counts: tuple[int, ...], nested: bool) -> list[np
     try:
         array = _to_float64(labels, "labels")
     except ValueError:
-        parts = [_to_float64(part, "labels") for part in labels]
+        try:
+            parts = [_to_float64(part, "labels") for part in labels]
+        except ValueError:
+            raise ValueError(f"labels of one object are not all of one length: {labels!r}"[:200]) from None
     else:
         if array.ndim == 0 or (array.ndim == 1 and nested and len(counts) > 0):
             parts = [array] * len(counts)
@@ -317,6 +320,8 @@ def _parse_masks(masks: Any) -> Tensor:
             masks = [_mask_tensor(part) for part in masks]
             if len({part.shape for part in masks}) > 1:
                 raise ValueError(f"masks have different shapes: {[tuple(part.shape) for part in masks]}")
+            if len({part.is_floating_point() for part in masks}) > 1:
+                raise ValueError("masks mix floating-point logits with bool or integer masks: give all as one of these")
             masks = torch.stack(masks)
     tensor = _mask_tensor(masks)
     if tensor.ndim == 4 and tensor.shape[1] == 1:
@@ -333,8 +338,10 @@ def _parse_masks(masks: Any) -> Tensor:
             raise ValueError(
                 f"masks must be finite logits, at most {MAX_LOGIT:g} in magnitude; found {tensor[~is_valid][0]:g}"
             )
-    elif tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1) | (tensor == 255)).all()):
-        raise ValueError("integer masks must be 0 and 1 (or 0 and 255); give logits as floating point")
+    elif tensor.dtype != torch.bool:
+        is_binary = (tensor == 0) | (tensor == 1) | ((tensor == 255) & (tensor > 0))  # in int8, -1 equals 255
+        if not bool(is_binary.all()):
+            raise ValueError("integer masks must be 0 and 1 (or 0 and 255); give logits as floating point")
     return tensor
 
 

@@ -185,15 +185,15 @@ class _Video:
             fourcc: Any = cv2.VideoWriter.fourcc(*"MJPG")
             self._writer = cv2.VideoWriter(opencv_path(temporary), fourcc, fps, (self._width, self._height))
             if not self._writer.isOpened():
-                raise OSError(f"OpenCV can't write a video of {self._width} x {self._height} pixels to {target}")
+                what = f"{self._width} x {self._height} pixels at {fps:g} frames per second"
+                raise OSError(f"OpenCV can't write a video of {what} to {target}")
             self._stack = stack.pop_all()
 
     def write(self, frame: np.ndarray) -> None:
         import cv2
 
-        if frame.shape[:2] != (self._height, self._width):  # a stream may change its frame size; a video file can't
-            frame = cv2.resize(frame, (self._width, self._height))
-        self._writer.write(frame)
+        # A stream may change its frame size; a video file can't.
+        self._writer.write(cv2.resize(frame, (self._width, self._height)))
 
     def close(self) -> None:
         """Finish the file. Raises OSError and leaves no file if it is incomplete: OpenCV doesn't report a full disk."""

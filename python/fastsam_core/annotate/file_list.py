@@ -16,7 +16,6 @@ from ..sources.paths import (
     LIST_SUFFIXES,
     VIDEO_SUFFIXES,
     Entry,
-    expand_user,
     file_entry,
     find_files,
     glob_entries,
@@ -128,7 +127,7 @@ def _unused_name(stem: str, is_taken: Callable[[str], bool], first_number: int =
 
 
 def _list_folder(data: Any, output: str | os.PathLike[str] | None) -> FileList | None:
-    path = expand_user(os.fsdecode(data)) if isinstance(data, (str, os.PathLike)) else ""
+    path = os.path.expanduser(os.fsdecode(data)) if isinstance(data, (str, os.PathLike)) else ""
     if not path or not os.path.isdir(path):
         return None
     root = os.path.abspath(path)
@@ -147,12 +146,13 @@ def _list_given_files(data: Any, output: str | os.PathLike[str] | None) -> FileL
         if not data or not all(isinstance(element, (str, os.PathLike)) for element in data):
             return None
         texts = [os.fsdecode(element) for element in data]
-        if not all(os.path.lexists(expand_user(text)) and not os.path.isdir(expand_user(text)) for text in texts):
+        paths = [os.path.expanduser(text) for text in texts]
+        if not all(os.path.lexists(path) and not os.path.isdir(path) for path in paths):
             return None
         return _from_entries([entry for text in texts for entry in text_entries(text)], None)
     if not isinstance(data, (str, os.PathLike)):
         return None
-    path = expand_user(os.fsdecode(data))
+    path = os.path.expanduser(os.fsdecode(data))
     if os.path.isfile(path) and suffix_of(path) in LIST_SUFFIXES:
         return _from_entries(list_entries(path), os.path.dirname(os.path.abspath(path)))
     if os.path.isfile(path) and suffix_of(path) != ".streams":

@@ -14,7 +14,6 @@ from .. import option_parsers as parse
 from .._files import check_writable, relative_posix
 from .._log import format_count, hide_passwords, logger
 from ..sources import load_sources
-from ..sources.paths import expand_user
 from .annotator import Annotator
 from .earlier_runs import find_earlier_output
 from .file_list import FileList, find_renames, is_video, list_files
@@ -132,7 +131,7 @@ def parse_output_dir(output_dir: Any) -> str | None:
 
 def default_output_dir(data: Any) -> Path:
     """Return the default folder of labels, beside `data`. ValueError if `data` isn't one existing folder or file."""
-    path = Path(expand_user(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
+    path = Path(os.path.expanduser(os.fspath(data))) if isinstance(data, (str, os.PathLike)) else None
     if path is None or not path.exists():
         given = hide_passwords(repr(data))
         raise ValueError(f"output_dir is needed unless data is one existing folder or file; got data={given}"[:300])

@@ -19,7 +19,7 @@ from ..annotate.loading import ImageLoader, LoadedImage, batched_keys, batches_o
 from ..annotate.rows import load_row
 from ..annotate.shards import UNSHARDED, stable_hash
 from ..formats._writing import safe_relative_path
-from ..sources.paths import IMAGE_SUFFIXES, expand_user, find_files
+from ..sources.paths import IMAGE_SUFFIXES, find_files
 
 KINDS = ("folder", "parquet", "webdataset")
 _IMAGE_EXTENSIONS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
@@ -31,7 +31,7 @@ def expand_home(data: Any) -> Any:
     """Return `data` with `~` replaced in a path, or in each path of a list."""
     if isinstance(data, (list, tuple)):
         return type(data)(map(expand_home, data))
-    return expand_user(os.fspath(data)) if isinstance(data, (str, os.PathLike)) else data
+    return os.path.expanduser(os.fspath(data)) if isinstance(data, (str, os.PathLike)) else data
 
 
 def infer_kind(data: Any) -> str:

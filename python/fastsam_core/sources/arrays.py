@@ -140,9 +140,7 @@ def check_tensor(tensor: torch.Tensor) -> None:
 
 
 def _chw_to_bgr(image: torch.Tensor) -> NDArray[np.uint8]:  # (C, H, W)
-    if image.dtype == torch.bool:
-        image = image.to(torch.uint8) * 255
-    elif image.dtype != torch.uint8:
+    if image.dtype != torch.uint8:
         image = image.float()
         minimum, maximum = (float(value) for value in torch.aminmax(image))
         if not (minimum >= -1e-3 and maximum <= 255):  # also true for NaN

@@ -1,7 +1,8 @@
 """Decode image files to BGR arrays, strictly: a damaged file is an error, never a partly grey image.
 
-Pillow decodes, because it reads the size before the pixels and reports truncated or corrupt data as errors. Its pixels
-equal OpenCV's. Only the formats listed below reach a decoder; a file's first bytes decide, not its suffix.
+Pillow decodes, because it reads the size before the pixels and reports truncated or corrupt data as errors (unless the
+application sets `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`). Its pixels equal OpenCV's. Only the formats listed below reach
+a decoder; a file's first bytes decide, not its suffix.
 """
 
 from __future__ import annotations
@@ -123,8 +124,6 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             is_rotated = (name != "PNG" or _png_may_be_rotated(file, image.info)) and 5 <= exif_orientation(image) <= 8
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror or error}") from error
-    if width < 1 or height < 1:
-        raise ValueError(f"the image has no pixels: {width} x {height}")
     return (width, height) if is_rotated else (height, width)
 
 
@@ -146,10 +145,8 @@ def _png_may_be_rotated(file: BinaryIO, info: dict[Any, Any]) -> bool:
 
 
 def check_size(width: int, height: int, limit: int | None = None) -> None:
-    """Raise ValueError for an image without pixels or with more than `limit` pixels (default: `max_pixels()`)."""
+    """Raise ValueError for an image of more than `limit` pixels (default: `max_pixels()`)."""
     limit = max_pixels() if limit is None else limit
-    if width < 1 or height < 1:
-        raise ValueError(f"the image has no pixels: {width} x {height}")
     if width * height > limit:
         raise ValueError(
             f"the image is {width} x {height} = {width * height:,} pixels, more than the limit of {limit:,}; set "

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import option_parsers as parse
 from .._log import hide_passwords, logger
 from . import web
 from .arrays import check_array, check_tensor, from_array, from_pil, from_tensor
@@ -27,7 +28,6 @@ from .paths import (
     STREAM_SCHEMES,
     VIDEO_SUFFIXES,
     Entry,
-    expand_user,
     file_entry,
     folder_entries,
     glob_entries,
@@ -73,10 +73,7 @@ def load_sources(source: Any, *, vid_stride: int = 1, stream_buffer: bool = Fals
     be decoded and ConnectionError if it can't be fetched. In a source of several, each file that can't be read is
     logged once and yields an `Item` with `image=None` and `error` set, and the iteration continues.
     """
-    if isinstance(vid_stride, bool) or not isinstance(vid_stride, int):
-        raise TypeError(f"vid_stride must be an integer, not {vid_stride!r}")
-    if vid_stride < 1:
-        raise ValueError(f"vid_stride must be at least 1, not {vid_stride}")
+    vid_stride = parse.integer(1)("vid_stride", vid_stride)
     if isinstance(source, bool) or source is None:
         raise TypeError(f"source is {source!r}; accepted: {ACCEPTED}")
     if isinstance(source, (int, np.integer)):
@@ -100,7 +97,7 @@ def _string_source(text: str, vid_stride: int, stream_buffer: bool) -> Source:
         return _stream_source([text], text, vid_stride, stream_buffer)
     if is_url(text):
         return _url_source(text, vid_stride, stream_buffer)
-    path = expand_user(text)
+    path = os.path.expanduser(text)
     if os.path.isdir(path):
         return _entries_source("folder", folder_entries(path), os.path.abspath(path), vid_stride)
     if not os.path.lexists(path):
@@ -198,7 +195,8 @@ def _element_entries(element: Any) -> list[Entry] | None:
         try:
             return text_entries(text)
         except FileNotFoundError:
-            return [file_entry(expand_user(text))]  # in a list, an empty folder or pattern is reported later, not fatal
+            # In a list, an empty folder or pattern is reported later, not fatal.
+            return [file_entry(os.path.expanduser(text))]
     if isinstance(element, (int, np.integer)) and not isinstance(element, bool):
         raise TypeError(f"{element} is a camera number: pass it alone, or several in a *.streams file")
     _in_memory_items(element, 0)
@@ -352,9 +350,8 @@ def _parse_stream_address(line: str, base: str) -> int | str:
         return _check_camera_number(int(line))
     if "://" in line:
         return line
-    path = next(
-        (candidate for candidate in (os.path.join(base, line), expand_user(line)) if os.path.isfile(candidate)), None
-    )
+    candidates = os.path.join(base, line), os.path.expanduser(line)
+    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
         raise missing_file_error(os.path.join(base, line))
     if suffix_of(path) not in VIDEO_SUFFIXES:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from .._log import hide_passwords
+
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 )
@@ -143,7 +145,7 @@ def list_entries(path: str) -> list[Entry]:
 
     Relative paths are looked up from the list file's folder, then from the current folder. A missing file or a folder
     without images is kept as an entry, so that iterating reports it. Raises FileNotFoundError if all files are missing,
-    ValueError if the list can't be parsed, isn't UTF-8 text or names another list file.
+    ValueError if the list can't be parsed, isn't UTF-8 text, or names a stream or another list file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -174,7 +176,7 @@ def text_entries(text: str) -> list[Entry]:
     """Return the entries of one string in a list of sources. A missing file becomes an entry, to be reported later."""
     if is_url(text):
         return [url_entry(text)]
-    path = expand_user(text)
+    path = os.path.expanduser(text)
     if os.path.isdir(path):
         return folder_entries(path)
     if not os.path.lexists(path) and glob.has_magic(path):
@@ -211,14 +213,12 @@ def missing_file_error(path: str) -> FileNotFoundError:
     return FileNotFoundError(f"no such file or folder: {path} (looked for {absolute}){hint}")
 
 
-def expand_user(text: str) -> str:
-    return os.path.expanduser(text) if text.startswith("~") else text
-
-
 def _line_entries(line: str, base: str, list_file: str) -> list[Entry]:
     if is_url(line):
         return [url_entry(line)]
-    line = expand_user(line)
+    if line.lower().startswith(STREAM_SCHEMES):
+        raise ValueError(f"{list_file} names a stream, {hide_passwords(line)}: streams are listed in a *.streams file")
+    line = os.path.expanduser(line)
     path = next((candidate for candidate in (os.path.join(base, line), line) if os.path.lexists(candidate)), None)
     if path is None and glob.has_magic(line):
         pattern = os.path.join(glob.escape(base), line)

@@ -81,13 +81,13 @@ class StreamReader(threading.Thread):
             capture = open_capture(self.address)
             try:
                 if capture.isOpened():
+                    self.error = None  # of the previous attempt; a stream that falls silent now hasn't stopped
                     announced, self.fps = frame_count_and_fps(capture)
                     first_number = frame_number
                     frame_number = self._read_frames(capture, frame_number)
                     num_read = frame_number - first_number
                     is_whole = self._is_file or (announced is not None and not ended_early(num_read, announced))
                     if num_read and is_whole:
-                        self.error = None
                         return
                     failures = 0 if num_read else failures
                     self.error = "the stream stopped" if num_read or self._is_url else "no frame can be decoded"

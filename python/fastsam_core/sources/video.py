@@ -83,7 +83,7 @@ def expected_frame_count(file: str, vid_stride: int) -> int | None:
         return None
     capture = cv2.VideoCapture(opencv_path(file))
     try:
-        frames = frame_count_and_fps(capture)[0] if capture.isOpened() else None
+        frames = frame_count_and_fps(capture)[0]
     finally:
         capture.release()
     return None if frames is None else math.ceil(frames / vid_stride)

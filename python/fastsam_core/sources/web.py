@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import ssl
 import string
 import time
 import urllib.error
@@ -72,7 +73,13 @@ def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
         raise ConnectionError(f"{name} answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise ConnectionError(f"{name} can't be reached: {error.reason}") from error
-    except (TimeoutError, http.client.HTTPException) as error:
+    except (
+        TimeoutError,
+        ConnectionResetError,
+        ConnectionAbortedError,
+        ssl.SSLError,
+        http.client.HTTPException,
+    ) as error:  # while the answer is read
         raise ConnectionError(f"{name}: {type(error).__name__} {error}") from error
 
 

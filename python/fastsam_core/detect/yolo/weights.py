@@ -127,18 +127,16 @@ def fold_batch_norms(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str,
             continue
         layer = name.removesuffix(".bn.weight")
         bn_tensors = [tensors.get(f"{layer}.bn.{key}") for key in ("weight", "bias", "running_mean", "running_var")]
-        weight = folded.get(f"{layer}.conv.weight")
-        if (
-            weight is None
-            or weight.ndim != 4
-            or any(tensor is None or tensor.shape != weight.shape[:1] for tensor in bn_tensors)
+        weight = folded.get(f"{layer}.conv.weight", torch.zeros(0, device="cpu"))
+        bias = folded.get(f"{layer}.conv.bias", weight.new_zeros(weight.shape[:1]))
+        if weight.ndim != 4 or any(
+            tensor is None or tensor.shape != weight.shape[:1] for tensor in (bias, *bn_tensors)
         ):
             raise ValueError(f"the normalisation {layer}.bn doesn't fit its convolution")
         gamma, beta, mean, variance = (tensor.double() for tensor in bn_tensors if tensor is not None)
         gamma = gamma / (variance + epsilon).sqrt()
-        bias = folded.get(f"{layer}.conv.bias", torch.zeros_like(mean)).double()
         folded[f"{layer}.conv.weight"] = (weight.double() * gamma[:, None, None, None]).float()
-        folded[f"{layer}.conv.bias"] = (beta + (bias - mean) * gamma).float()
+        folded[f"{layer}.conv.bias"] = (beta + (bias.double() - mean) * gamma).float()
     return folded
 
 

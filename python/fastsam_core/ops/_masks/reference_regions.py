@@ -76,6 +76,5 @@ def _drop_islands(mask: np.ndarray, min_area: float) -> np.ndarray:
     small = sizes < min_area
     if not small.any():
         return mask
-    if small.all():
-        small[sizes.argmax()] = False
+    small[sizes.argmax()] = False
     return np.concatenate(([False], ~small))[labels]

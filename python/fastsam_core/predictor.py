@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from . import edges, proposals, saving, segment
 from . import option_parsers as parse
 from ._log import warn_once
-from ._tensors import to_tensor
-from .base_tensor import image_shape
 from .config import GENERATE_OPTIONS, PROMPT_KEYS, Config
 from .encoded_image import EncodedImage, encode_batch
-from .models.native import has_original_methods, watch_methods
 from .prediction_loop import Callback, checked_results
-from .predictor_output import everything_results, prompt_results
-from .predictor_state import PredictorState, load_single_image
+from .predictor_steps import PredictorSteps
 from .prompts import Prompts, parse_texts
 from .results import Results
 from .sources import Item, Source
 from .stopwatch import Stopwatch
 from .text_prompts import TextDetectorCache, segment_texts
 
-# Methods that a call consists of if one of them is overridden; otherwise it takes a faster way to the same masks.
-_STEPS = ("inference", "prompt_inference", "generate", "postprocess")
 # Methods of Ultralytics' predictor that calls do not go through.
 _BYPASSED = (
     *("_prepare_prompts", "_inference_features", "remove_small_regions"),
@@ -50,7 +43,7 @@ class _Request:
     texts: tuple[str, ...] | None = None
 
 
-class Predictor(PredictorState):
+class Predictor(PredictorSteps):
     """Predictor that segments the objects of an image by prompts, or everything; `set_image` encodes an image once.
 
     cfg, overrides: options by name (see `config.Config`); `overrides` takes precedence, and neither is modified. The
@@ -241,11 +234,6 @@ class Predictor(PredictorState):
         result.speed = dict(watch.speed)
         return [result]
 
-    @property
-    def has_own_steps(self) -> bool:
-        """Whether one of the methods is overridden or replaced that make results of an encoded image."""
-        return not has_original_methods(self, Predictor, *_STEPS)
-
     def segment_by_own_steps(
         self, image: EncodedImage, config: Config, prompts: Prompts | None, arguments: dict[str, Any]
     ) -> Results:
@@ -278,108 +266,7 @@ class Predictor(PredictorState):
         size = config.imgsz or (self.model and self.model.default_image_size)
         return f"(1, 3, {size}, {size})" if size else ""
 
-    # --- the steps one by one ---
-
-    def inference(
-        self,
-        im: Any = None,
-        bboxes: Any = None,
-        points: Any = None,
-        labels: Any = None,
-        masks: Any = None,
-        multimask_output: bool = False,
-        **options: Any,
-    ) -> tuple[Tensor, ...]:
-        """Call `prompt_inference` if there are prompts, else `generate`."""
-        if bboxes is None and points is None and masks is None:
-            Prompts.parse(labels=labels)  # logs that they have no effect
-            return self.generate(im, **options)
-        return self.prompt_inference(im, bboxes, points, labels, masks, multimask_output, **options)
-
-    def prompt_inference(
-        self,
-        im: Any = None,
-        bboxes: Any = None,
-        points: Any = None,
-        labels: Any = None,
-        masks: Any = None,
-        multimask_output: bool = False,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """Return low-resolution logits (C, S / 4, S / 4) and predicted IoU (C,), float32, without filtering.
-
-        C is the number of objects, or three times that with `multimask_output`, object by object. `im` is anything
-        that `set_image` accepts, or the tensor that `preprocess` returned last; None means the image that is set.
-        options: those of a call (`imgsz`, `device`, `dtype`, `half`).
-        """
-        prompts = Prompts.parse(bboxes, points, labels, masks)
-        if prompts is None:
-            raise ValueError("no prompt: give bboxes, points or masks; generate() segments everything")
-        config = self.args.updated(options)
-        with self._lock:
-            image = self._resolve_image(im)
-            model = self._ready_model(config)
-            return segment.low_res_masks(model, image, prompts, multimask_output, config.dtype)
-
-    def inference_features(
-        self,
-        features: Tensor,
-        src_shape: Sequence[int],
-        dst_shape: Sequence[int] | int | None = None,
-        bboxes: Any = None,
-        points: Any = None,
-        labels: Any = None,
-        masks: Any = None,
-        multimask_output: bool = False,
-    ) -> tuple[Tensor | None, Tensor]:
-        """Decode prompts with an embedding that the caller supplies, without filtering.
-
-        Args:
-            features: the embedding, (1, C, S / 16, S / 16).
-            src_shape: (height, width) of the original image; prompts are in its pixels.
-            dst_shape: the model input size S at which the embedding was computed; default the current `imgsz`.
-            bboxes: boxes; this and the following are as for `prompt_inference`.
-            points: clicks.
-            labels: labels of the clicks.
-            masks: mask prompts.
-            multimask_output: three masks per object instead of one.
-
-        Returns:
-            Masks (N, H, W) bool, or None for no objects, and boxes (N, 6): x1, y1, x2, y2, predicted IoU, index.
-        """
-        prompts = Prompts.parse(bboxes, points, labels, masks)
-        if prompts is None:
-            raise ValueError("no prompt: give bboxes, points or masks")
-        height, width = image_shape(src_shape, "src_shape")
-        with self._lock:
-            config = self.args if dst_shape is None else self.args.updated({"imgsz": dst_shape})
-            model = self._ready_model(config)
-            model.prepare(features)  # only to raise ValueError for a wrong shape
-            image = EncodedImage(None, "features", (height, width))
-            image.features = features
-            low_res, scores = segment.low_res_masks(model, image, prompts, multimask_output, config.dtype)
-            result = prompt_results(model, image, low_res, scores)
-        assert result.boxes is not None
-        return None if result.masks is None else to_tensor(result.masks.data), to_tensor(result.boxes.data)
-
-    def generate(self, im: Any = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment everything; return masks (N, H, W) bool, predicted IoU (N,) and boxes (N, 4) x1, y1, x2, y2.
-
-        Masks and boxes are in pixels of the original image. options: those of segment everything, under the names of
-        `Config` or Meta's. Calling the predictor gives the same masks as `Results`, which expand to pixels on demand.
-        """
-        config = self.args.updated(options)
-        with self._lock:
-            image = self._resolve_image(im)
-            records = segment.generate_records(self._ready_model(config), image, config, Stopwatch(), config.verbose)
-            result = Results.from_dicts(image.pixels, image.path, records, device=self._ready_model(config).device)
-        assert result.boxes is not None
-        height, width = image.original_hw
-        boxes = to_tensor(result.boxes.data)
-        masks = boxes.new_zeros((0, height, width), dtype=torch.bool)
-        if result.masks is not None:
-            masks = to_tensor(result.masks.data)
-        return masks, boxes[:, 4], boxes[:, :4]
+    # --- other results ---
 
     def edges(
         self, im: Any = None, *, points_stride: int = 16, nms_thresh: float = 0.7, thin: bool = True, **options: Any
@@ -424,36 +311,3 @@ class Predictor(PredictorState):
             results = proposals.propose(self._ready_model(config), image, n, config, watch, nms_thresh=nms_thresh)
             results.speed = dict(watch.speed)
             return results
-
-    def postprocess(self, preds: Sequence[Tensor], img: Any, orig_imgs: Any) -> list[Results]:
-        """Convert the output of `prompt_inference` or `generate` to a list of one `Results`, filtered by `conf`.
-
-        Subclasses may pass logits of another size than `prompt_inference` returns, and masks of the size of the model's
-        input `img` instead of the image's. orig_imgs: the original image, or a list of one.
-        """
-        original = orig_imgs[0] if isinstance(orig_imgs, list) and len(orig_imgs) == 1 else orig_imgs
-        path = self._path_of(original)
-        image = load_single_image(original) if path is None else EncodedImage(original, path)
-        preds = [to_tensor(part) for part in preds]
-        if len(preds) not in (2, 3) or len({part.shape[:1] for part in preds}) > 1:
-            shapes = ", ".join(str(tuple(part.shape)) for part in preds)
-            raise ValueError(f"preds must be what prompt_inference or generate returned, not tensors of {shapes}")
-        with self._lock:
-            model = self._ready_model(self.args)
-            conf = self.args.conf_for(model)
-            if len(preds) == 2:
-                return [prompt_results(model, image, preds[0], preds[1], conf)]
-            masks, scores, boxes = preds
-            input_hw = None if img is None else (img.shape[2], img.shape[3])
-            return [everything_results(model, image, masks, scores, boxes, conf, input_hw)]
-
-    @staticmethod
-    def remove_small_regions(masks: Tensor, min_area: float = 0, nms_thresh: float = 0.7) -> tuple[Tensor, Tensor]:
-        """Fill holes and remove islands below `min_area` pixels in masks (N, H, W), then drop duplicates by box NMS.
-
-        Returns the remaining masks (K, H, W) bool and their indices among the N, (K,) int64, unchanged masks first.
-        """
-        return segment.remove_small_regions(masks, min_area, nms_thresh)
-
-
-watch_methods(Predictor, names=_STEPS)

@@ -47,6 +47,11 @@ def test_distances_are_exact(region: np.ndarray) -> None:
     np.testing.assert_array_equal(squared_distances(region), slow_squares(region))
 
 
+def test_innermost_pixel_of_a_slice_beside_an_earlier_click() -> None:
+    region = np.kron([[0], [1]], np.ones((3, 3))).astype(bool)[:4, :2]
+    assert innermost_pixel(region, [(0, 3)]) == ((1, 3), 1.0)
+
+
 @settings(max_examples=50, deadline=None)
 @given(region=small_masks, data=st.data())
 def test_innermost_equals_brute_force(region: np.ndarray, data: st.DataObject) -> None:

@@ -32,15 +32,15 @@ def innermost_pixel(region: Mask, previous_clicks: Sequence[Click] = ()) -> tupl
     Ties go to the topmost pixel, then to the leftmost. Pixels in `previous_clicks` are skipped. Returns None and 0 if
     no pixel is left.
     """
-    import cv2
-
     # Cropping keeps the distances: the pixels around the bounding box are outside the region, like the padding.
-    left, top, width, height = cv2.boundingRect(region.view(np.uint8))
-    if not width:
+    # `cv2.boundingRect` misses pixels of masks before OpenCV 4.10.
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    if not len(rows):
         return None, 0.0
-    squares = squared_distances(region[top : top + height, left : left + width])
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    squares, width = squared_distances(region[top:bottom, left:right]), right - left
     for x, y in previous_clicks:
-        if left <= x < left + width and top <= y < top + height:
+        if left <= x < right and top <= y < bottom:
             squares[y - top, x - left] = 0
     flat_index = int(squares.argmax())  # the first of equal ones in row-major order
     farthest = float(squares.flat[flat_index])

@@ -375,13 +375,13 @@ class Painter:
             shift = np.array([[1, 0, -self.light[0] * offset], [0, 1, -self.light[1] * offset]], np.float32)
             mask = cv2.warpAffine(mask, shift, (side, side))
         # Blur only the neighbourhood of the shadow.
-        bx, by, bw, bh = cv2.boundingRect(mask)
-        if bw == 0:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
             return
         sigma = blur / step
         pad = int(3.0 * sigma) + 1
-        bx, bw = max(bx - pad, 0), min(bx + bw + pad, side) - max(bx - pad, 0)
-        by, bh = max(by - pad, 0), min(by + bh + pad, side) - max(by - pad, 0)
+        bx, by = max(int(columns[0]) - pad, 0), max(int(rows[0]) - pad, 0)
+        bw, bh = min(int(columns[-1]) + 1 + pad, side) - bx, min(int(rows[-1]) + 1 + pad, side) - by
         mask = cv2.GaussianBlur(mask[by : by + bh, bx : bx + bw], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
         factor: np.ndarray = np.float32(1.0) - mask * np.float32(appearance.shadow / 255.0)
         width, height = min(bw * step, self.size - bx * step), min(bh * step, self.size - by * step)

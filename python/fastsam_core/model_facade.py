@@ -74,10 +74,17 @@ class ModelFacade:
         """Call `predict`, which has the arguments."""
         return self.predict(*args, **kwargs)
 
-    def _prepare_predictor(self, predictor: Any = None) -> Any:
-        """Return the predictor, with the options that calls start from.
+    def _prepare_predictor(self) -> Any:
+        """Return the predictor, with the options that calls start from."""
+        predictor = self._choose_predictor()
+        with predictor._lock:
+            self._reset_options(predictor)
+        return predictor
 
-        predictor: a predictor to use from now on, or its class; by default that of `task_map` is created once.
+    def _choose_predictor(self, predictor: Any = None) -> Any:
+        """Return the predictor, which is created once.
+
+        predictor: one to use from now on, or its class; by default that of `task_map`.
         """
         with CREATION_LOCK:
             if isinstance(predictor, PredictionLoop):
@@ -85,15 +92,16 @@ class ModelFacade:
             elif self.predictor is None or predictor not in (None, type(self.predictor)):
                 create = predictor or self.task_map[self.task]["predictor"]
                 self.predictor = create(overrides=dict(self._default_options), _callbacks=self.callbacks)
-            predictor = self.predictor
-        with predictor._lock:
-            needs_model = predictor.model is None and predictor.args.model is None
-            if needs_model or self._predictors_model is not self.model:
-                predictor.setup_model(self.model, verbose=False)
-                self._predictors_model = self.model
-            predictor.args = self._first_args(predictor).updated(self._default_options).updated(self.overrides)
-            self._left_args = copy.copy(predictor._args)
-        return predictor
+            return self.predictor
+
+    def _reset_options(self, predictor: Any) -> None:
+        """Give the predictor the model and the options that calls start from. Requires its lock."""
+        needs_model = predictor.model is None and predictor.args.model is None
+        if needs_model or self._predictors_model is not self.model:
+            predictor.setup_model(self.model, verbose=False)
+            self._predictors_model = self.model
+        predictor.args = self._first_args(predictor).updated(self._default_options).updated(self.overrides)
+        self._left_args = copy.copy(predictor._args)
 
     def _first_args(self, predictor: Any) -> Config:
         """Return the options that the predictor came with, and those that were changed in it since the last call."""
@@ -107,10 +115,10 @@ class ModelFacade:
 
     def _run(self, predictor: Any, source: Any, stream: bool, arguments: Mapping[str, Any]) -> Any:
         """Call the predictor with prompts and options. The options stay in its `args`, where they can be changed."""
-        predictor = self._prepare_predictor(predictor)
+        predictor = self._choose_predictor(predictor)
         prompts = {key: value for key, value in arguments.items() if key in PROMPT_KEYS}
         with predictor._lock:  # so that no call of another thread starts from these options
-            predictor = self._prepare_predictor()
+            self._reset_options(predictor)
             predictor.args = predictor._args.updated({k: v for k, v in arguments.items() if k not in prompts})
             self._left_args = copy.copy(predictor._args)
             with predictor._in_call(predictor._args):  # also if a callback of another call is calling

@@ -1,14 +1,18 @@
 """Shared fixtures, and the rules by which tests are skipped.
 
 Tests that need a GPU (`pytest -m gpu`) are skipped where there is none; tests marked `once` are skipped with
-FASTSAM_NATIVE=0.
+FASTSAM_NATIVE=0. What tests draw at random depends on `--seed` and their names alone, so that a failure can be repeated
+on its own.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +29,38 @@ from predictor_examples import predictor_with_image, read_only_image
 from siblings import ON_GPU, why_no_gpu
 from small_model import small_model
 
-# No time limit per example: a busy machine must not fail tests.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed", type=int, default=0, help="of what tests draw at random; not 0: new examples of Hypothesis"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # No time limit per example: a busy machine must not fail tests.
+    settings.register_profile("fastsam", deadline=None, derandomize=config.getoption("seed") == 0)
+    settings.load_profile("fastsam")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.getoption('seed')}"
+
+
+def _seed(config: pytest.Config, name: str) -> None:
+    seed = zlib.crc32(f"{name} {config.getoption('seed')}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    _seed(request.config, f"{fixturedef.baseid}::{fixturedef.argname}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed(item.config, item.nodeid)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

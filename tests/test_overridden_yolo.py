@@ -270,3 +270,5 @@ def test_a_changed_model_detects_as_it_does_when_it_is_called(path: str) -> None
     for model, kept in ((with_callback, [0]), (with_predictor, [0, 1]), (Own(path), [1]), (with_options, [0, 1, 2])):
         found = load_detector(model, conf=0.1, imgsz=96)(IMAGE)
         assert len(whole.boxes) > 3 and np.allclose(found.boxes, whole.boxes[kept], atol=1e-3)
+        found = load_detector(model, conf=0.1, imgsz=96, classes=np.array([1, 2]), device="cpu")(IMAGE)
+        assert len(found.boxes) == 0

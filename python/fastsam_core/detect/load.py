@@ -42,8 +42,9 @@ def load_detector(
     from .yolo.model import YOLO
 
     if isinstance(detector, YOLO) and not _is_usual(detector):
+        device = None if device == "" else device
         options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes, "device": device}
-        given = {key: value for key, value in options.items() if value not in (None, "")}
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         return CheckedDetector(functools.partial(detector, verbose=False, save=False, **given))
     if isinstance(detector, (str, os.PathLike, YOLO)):
         from .yolo import YoloDetector

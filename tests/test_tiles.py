@@ -87,6 +87,17 @@ def test_model_may_modify_its_tile(image: np.ndarray) -> None:
     np.testing.assert_array_equal(narrow, before)
 
 
+def test_models_get_contiguous_tiles(image: np.ndarray) -> None:
+    def model(tile: np.ndarray) -> list[dict[str, Any]]:
+        assert tile.flags.c_contiguous and tile.flags.writeable
+        return bright(tile)
+
+    columns = np.asfortranarray(image)
+    some = np.arange(image.shape[1]) < 200
+    for raster in (columns, Provider(columns), Provider(columns, np.broadcast_to(some, image.shape[:2]))):
+        assert len(tiles.segment(raster, model, **SMALL)) == 2
+
+
 def test_no_objects_where_there_is_no_data(image: np.ndarray) -> None:
     valid = np.ones(image.shape[:2], bool)
     valid[:, :100] = False

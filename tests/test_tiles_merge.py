@@ -363,8 +363,9 @@ def test_grids_cover_the_raster(sides: tuple[int, int], tiling: tuple[int, int])
         assert all(before[1] - after[0] >= overlap for before, after in pairwise(boxes))
 
 
-def test_grid_pairs_are_the_overlapping_tiles() -> None:
-    grid = Grid(70, 90, 32, 16)
+@pytest.mark.parametrize("size", [(70, 90), (64, 96)])  # in the second, every other tile touches but does not overlap
+def test_grid_pairs_are_the_overlapping_tiles(size: tuple[int, int]) -> None:
+    grid = Grid(*size, 32, 16)
     boxes = [tile.box for tile in grid]
     for number, a in enumerate(boxes):
         meeting = {

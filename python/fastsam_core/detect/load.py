@@ -91,8 +91,8 @@ def load_text_detector(
     """Return a detector that finds what texts describe; class i is text i.
 
     texts: a text such as "a dog", or a list of them. model, processor, conf, iou, device: see `OpenVocabularyDetector`;
-        the default model is Grounding DINO (tiny) from transformers. max_det: keep this many boxes, those with the
-        highest scores; by default all.
+        the default model is Grounding DINO (tiny) from transformers. An `OpenVocabularyDetector` as the model keeps its
+        own conf, iou and device. max_det: keep this many boxes, those with the highest scores; by default all.
 
     ImportError without the package transformers (extra `text`); TypeError and ValueError for invalid arguments.
     """

@@ -1,4 +1,4 @@
-"""Tests of the processor limits that Linux sets for containers, services and jobs, on files like those of Linux."""
+"""Tests of the limits that Linux sets for containers, services and jobs, on files like those of Linux."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from fastsam_core._cgroups import find_processor_limit
+from fastsam_core._cgroups import ControlGroups
 
 VERSION_2 = "0::/system.slice/work.service\n"
+SERVICE = "system.slice/work.service"
 VERSION_1 = "9:memory:/docker/1\n8:cpu,cpuacct:/docker/1\n0::/\n"
+
+
+def groups_of(folder: Path, own_groups: str | None, files: dict[str, dict[str, str]]) -> ControlGroups:
+    """Write files by folder and name, and the file of the process's groups."""
+    for group, contents in files.items():
+        (folder / "mount" / group).mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            (folder / "mount" / group / name).write_text(text)
+    if own_groups is not None:
+        (folder / "cgroup").write_text(own_groups)
+    return ControlGroups(folder / "mount", folder / "cgroup")
 
 
 def v1(quota: int) -> dict[str, str]:
@@ -42,13 +54,34 @@ def v1(quota: int) -> dict[str, str]:
         (None, {}, None),
     ],
 )
-def test_lowest_limit_of_the_groups_of_a_process(
+def test_lowest_processor_limit_of_the_groups_of_a_process(
     tmp_path: Path, own_groups: str | None, files: dict[str, dict[str, str]], limit: float | None
 ) -> None:
-    for folder, contents in files.items():
-        (tmp_path / "mount" / folder).mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
-            (tmp_path / "mount" / folder / name).write_text(text)
-    if own_groups is not None:
-        (tmp_path / "cgroup").write_text(own_groups)
-    assert find_processor_limit(tmp_path / "mount", tmp_path / "cgroup") == limit
+    assert groups_of(tmp_path, own_groups, files).processor_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("own_groups", "files", "limit"),
+    [
+        ("0::/\n", {"": {"memory.max": "1073741824\n"}}, 1 << 30),
+        ("0::/\n", {"": {"memory.max": "max\n"}}, None),
+        (VERSION_1, {"memory": {"memory.limit_in_bytes": "1073741824\n"}}, 1 << 30),
+        (
+            VERSION_2,
+            {SERVICE: {"memory.max": "4096\n"}, "system.slice": {"memory.max": "max"}},
+            4096,
+        ),
+        (
+            VERSION_2,
+            {SERVICE: {"memory.max": "8192\n"}, "system.slice": {"memory.max": "4096"}},
+            4096,
+        ),
+        (VERSION_1, {"memory/docker/1": {"memory.limit_in_bytes": "4096\n"}}, 4096),
+        (VERSION_1, {"cpu/docker/1": {"memory.limit_in_bytes": "4096\n"}}, None),
+        (None, {}, None),
+    ],
+)
+def test_lowest_memory_limit_of_the_groups_of_a_process(
+    tmp_path: Path, own_groups: str | None, files: dict[str, dict[str, str]], limit: int | None
+) -> None:
+    assert groups_of(tmp_path, own_groups, files).memory_limit() == limit

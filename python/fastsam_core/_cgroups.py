@@ -1,4 +1,4 @@
-"""Limits of processor time that Linux sets for the container, service or job that this process runs in."""
+"""Limits that Linux sets for the container, service or job that this process runs in."""
 
 from __future__ import annotations
 
@@ -7,45 +7,63 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-_MOUNT = Path("/sys/fs/cgroup")
-_OWN_GROUPS = Path("/proc/self/cgroup")
-
 
 @cache
 def processor_limit() -> float | None:
     """Return how many processors' time this process may use, or None without a limit. PyTorch doesn't look at it."""
-    return find_processor_limit(_MOUNT, _OWN_GROUPS)
+    return ControlGroups().processor_limit()
 
 
-def find_processor_limit(mount: Path, own_groups: Path) -> float | None:
-    """Return the lowest limit of the process's control group and those around it; None if none has a limit.
+@cache
+def memory_limit() -> int | None:
+    """Return how many bytes of memory the processes of this one's group may use together, or None without a limit."""
+    return ControlGroups().memory_limit()
 
-    mount: folder of the control groups, version 1 or 2. own_groups: file that names those of the process.
+
+class ControlGroups:
+    """The control groups of this process and those around them, of version 1 or 2. The lowest limit counts.
+
+    mount: folder of the control groups. own_groups: file that names those of the process.
     """
-    return min((limit for folder in _folders(mount, own_groups) for limit in _limits(folder)), default=None)
 
+    def __init__(self, mount: Path = Path("/sys/fs/cgroup"), own_groups: Path = Path("/proc/self/cgroup")) -> None:
+        self._mount, self._own_groups = mount, own_groups
 
-def _folders(mount: Path, own_groups: Path) -> Iterator[Path]:
-    """Yield the folders of the groups. In a container, the root is usually the container's own group."""
-    groups = {"": "/", "cpu": "/"}  # controller -> path below its root; version 2 has no controllers
-    with suppress(OSError, ValueError):
-        for line in own_groups.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            groups |= {name: path for name in controllers.split(",") if name in groups}
-    for controller, path in groups.items():
-        folder = mount / controller
-        yield folder
-        for name in Path(path).parts[1:]:
-            folder /= name
+    def processor_limit(self) -> float | None:
+        """Return the limit in processors; None without one, or if there are no control groups."""
+        return min(self._processor_limits(), default=None)
+
+    def memory_limit(self) -> int | None:
+        """Return the limit in bytes; None without one, or if there are no control groups."""
+        return min(self._memory_limits(), default=None)
+
+    def _processor_limits(self) -> Iterator[float]:
+        for folder in self._folders("cpu"):
+            with suppress(OSError, ValueError, ZeroDivisionError):  # version 2: "400000 100000", or "max 100000"
+                quota, period = (folder / "cpu.max").read_text().split()
+                if quota != "max":
+                    yield int(quota) / int(period)
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                if int(quota) > 0:
+                    yield int(quota) / int(period)
+
+    def _memory_limits(self) -> Iterator[int]:
+        for folder in self._folders("memory"):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                with suppress(OSError, ValueError):  # "max" of version 2 is no number
+                    yield int((folder / name).read_text())
+
+    def _folders(self, controller: str) -> Iterator[Path]:
+        """Yield the folders of the groups. In a container, the root is usually the container's own group."""
+        paths = {"": "/", controller: "/"}  # below their roots; the groups of version 2 have no controllers
+        with suppress(OSError, ValueError):
+            for line in self._own_groups.read_text().splitlines():
+                _, controllers, path = line.split(":", 2)
+                paths |= {name: path for name in controllers.split(",") if name in paths}
+        for name, path in paths.items():
+            folder = self._mount / name
             yield folder
-
-
-def _limits(folder: Path) -> Iterator[float]:
-    with suppress(OSError, ValueError, ZeroDivisionError):  # version 2: "400000 100000", or "max 100000"
-        quota, period = (folder / "cpu.max").read_text().split()
-        if quota != "max":
-            yield int(quota) / int(period)
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        if int(quota) > 0:
-            yield int(quota) / int(period)
+            for part in Path(path).parts[1:]:
+                folder /= part
+                yield folder

@@ -19,7 +19,7 @@ STAMPS := $(VENV)/.stamps
 NATIVE_SOURCES := CMakeLists.txt $(shell find cmake csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize sanitize-cuda cuda lint bench bench-compare bench-table wheel clean
+.PHONY: help setup demo test sanitize sanitize-cuda cuda lint bench bench-compare bench-table reference wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,9 @@ bench-compare: setup  ## print what changed since the last committed results of 
 
 bench-table: setup  ## put the newest results into README.md and docs/benchmarks.md
 	$(BIN)/python -m bench.table --write
+
+reference: setup  ## write docs/reference.md from the options and docstrings
+	$(BIN)/python docs/reference.py --write
 
 wheel: setup  ## build a wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -60,33 +60,43 @@ _INFO = {
 }
 
 
+_USAGE = {
+    "predict": "fastsam predict key=value ...",
+    "annotate": "fastsam annotate data=<folder of images> key=value ...",
+    "tiles": "fastsam tiles source=<image> key=value ...",
+    "val": "fastsam val data=<ground-truth masks> key=value ...",
+    "convert": "fastsam convert from=yolo to=coco key=value ... | x.pt x.safetensors",
+    "info": "fastsam info key=value ...",
+}
+
+
 def help_text(command: str | None = None, default_model: str = "") -> str:
     """Return the help of a command that has options, or the overview for any other."""
+    if command not in _USAGE:
+        return _OVERVIEW.format(version=__version__)
+    options = command_options(command, default_model)
+    return "\n".join([_USAGE[command], "", *(f"  {key:<42}{help}" for key, help in options.items())])
+
+
+def command_options(command: str, default_model: str = "") -> dict[str, str]:
+    """Return the options of a command, as `key=` or `key=default` -> help."""
     if command == "predict":
-        return _section("fastsam predict key=value ...", _PROMPTS | _options(default_model))
+        return _PROMPTS | _options(default_model)
     if command == "annotate":
         from .annotate.command import OPTIONS
 
-        return _section("fastsam annotate data=<folder of images> key=value ...", _keys(OPTIONS))
+        return _keys(OPTIONS)
     if command == "tiles":
         from .config import EVERYTHING_OPTIONS
         from .tiles.command import OPTIONS as TILES
 
         everything = {key: help for key, help in _options("").items() if key.split("=")[0] in EVERYTHING_OPTIONS}
-        return _section("fastsam tiles source=<image> key=value ...", _keys(TILES) | everything)
+        return _keys(TILES) | everything
     if command == "val":
         from .evaluate.command import OPTIONS as VAL
 
-        return _section("fastsam val data=<ground-truth masks> key=value ...", _keys(VAL))
-    if command == "convert":
-        return _section("fastsam convert from=yolo to=coco key=value ... | x.pt x.safetensors", _CONVERT)
-    if command == "info":
-        return _section("fastsam info key=value ...", _INFO)
-    return _OVERVIEW.format(version=__version__)
-
-
-def _section(usage: str, options: dict[str, str]) -> str:
-    return "\n".join([usage, "", *(f"  {key:<42}{help}" for key, help in options.items())])
+        return _keys(VAL)
+    return {"convert": _CONVERT, "info": _INFO}[command]
 
 
 def _keys(options: dict[str, str]) -> dict[str, str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import platform
 import sys
 from importlib import metadata
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import __version__, _files, ops
+from ._cgroups import processor_limit
 from .models import replay
 from .models.precision import why_not_bfloat16
 from .ops import schema
@@ -45,7 +44,7 @@ def collect() -> dict[str, Any]:
             "forced": os.environ.get("FASTSAM_ISA") or None,
         },
         "threads": torch.get_num_threads(),
-        "processor_limit": _processor_limit(),
+        "processor_limit": processor_limit(),
         "bfloat16": why_not_bfloat16(),
         "cuda": _cuda(),
         "home": str(_files.cache_folder()),
@@ -95,22 +94,11 @@ def report() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _processor_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the processor limit that Linux sets for a container, or None. PyTorch counts the machine's processors."""
-    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "400000 100000", or "max 100000"
-        quota, period = (root / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else None
-    return None
-
-
 def _threads(count: int, limit: float | None) -> str:
     if limit is None or count <= math.ceil(limit):
         return str(count)
-    suggested = math.ceil(limit)
-    return f"{count}, but this container is limited to {limit:g} processors: OMP_NUM_THREADS={suggested} is faster"
+    advice = f"OMP_NUM_THREADS={math.ceil(limit)} is faster"
+    return f"{count}, but this container may use {limit:g} of the machine's processors: {advice}"
 
 
 def _versions() -> dict[str, str | None]:

@@ -25,7 +25,7 @@ __all__ = ["BaseTensor", "Boxes", "Masks", "Polygon", "Results"]
 _PER_OBJECT_FIELDS = ("predicted_iou", "stability_score", "point_coords", "crop_boxes")
 
 
-def _per_object(name: str) -> Any:
+def _per_object(name: str, meaning: str) -> Any:
     """Return a property that reads as None while its values don't match the number of objects.
 
     That happens when boxes or masks were assigned in a different number.
@@ -38,7 +38,7 @@ def _per_object(name: str) -> Any:
     def set_values(result: Results, values: Any) -> None:
         vars(result)[name] = values
 
-    return property(get_values, set_values)
+    return property(get_values, set_values, doc=f"{meaning}; None if unknown.")
 
 
 class Results:
@@ -49,17 +49,16 @@ class Results:
     list of RLE dicts. Masks that were all filtered out are a `Masks` of length 0; None means that there were none
     before filtering. `speed` is milliseconds per stage.
 
-    Optional values per object, each None if unknown: `predicted_iou` (N,) and `stability_score` (N,); `point_coords`,
-    the points of the prompt in pixels, (N, P, 2) or (N, 2), or a list of N arrays (P, 2); `crop_boxes` (N, 4), the x,
-    y, width, height of the crop that a mask was found in.
+    Optional values per object: `predicted_iou`, `stability_score`, `point_coords` and `crop_boxes`. Points may be given
+    as (N, P, 2) or (N, 2), or as a list of N arrays (P, 2).
 
     `probs`, `keypoints` and `obb` exist for compatibility and are always None.
     """
 
-    predicted_iou: Any = _per_object("predicted_iou")
-    stability_score: Any = _per_object("stability_score")
-    point_coords: Any = _per_object("point_coords")
-    crop_boxes: Any = _per_object("crop_boxes")
+    predicted_iou: Any = _per_object("predicted_iou", "IoU with the object that the model predicts for each mask, (N,)")
+    stability_score: Any = _per_object("stability_score", "Stability score of each mask, (N,)")
+    point_coords: Any = _per_object("point_coords", "Points of each object's prompt in pixels, (P, 2) each")
+    crop_boxes: Any = _per_object("crop_boxes", "x, y, width, height of the crop that each mask was found in, (N, 4)")
 
     def __init__(
         self,

@@ -10,10 +10,11 @@ import os
 import sys
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .._cgroups import memory_limit
 
 # Largest end of a run and largest number of pixels: a sum of two still fits int64.
 MAX_PIXELS = (1 << 62) - 1
@@ -151,10 +152,7 @@ def _memory_limit() -> int:
     limits = [MAX_PIXELS]
     with suppress(ValueError, OSError):
         limits.append(_physical_memory())
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(ValueError, OSError):
-            limits.append(int(Path(file).read_text()))
-    return min(limit for limit in limits if limit > 0)
+    return min(limit for limit in (*limits, memory_limit() or 0) if limit > 0)
 
 
 def _physical_memory() -> int:

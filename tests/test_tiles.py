@@ -71,7 +71,7 @@ def test_each_tile_is_read_once(image: np.ndarray) -> None:
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
 
 
-def test_model_may_modify_its_tile(image: np.ndarray) -> None:
+def test_model_may_modify_its_tile(image: np.ndarray, tmp_path: Path) -> None:
     """Tiles span the full width here, so each is a contiguous block of the image and could alias its memory."""
 
     def darkening(tile: np.ndarray) -> list[dict[str, Any]]:
@@ -82,8 +82,8 @@ def test_model_may_modify_its_tile(image: np.ndarray) -> None:
     narrow = np.ascontiguousarray(image[:, 100:164])
     before = narrow.copy()
     expected = masks_of(tiles.segment(narrow, bright, **SMALL))
-    for raster in (narrow, Provider(narrow)):
-        assert masks_of(tiles.segment(raster, darkening, **SMALL)) == expected
+    for raster in (narrow, Provider(narrow), narrow):  # the last one is read from the folder
+        assert masks_of(tiles.segment(raster, darkening, work_dir=tmp_path, **SMALL)) == expected
     np.testing.assert_array_equal(narrow, before)
 
 

@@ -69,6 +69,8 @@ def test_each_tile_is_read_once(image: np.ndarray) -> None:
     small = Provider(image[:40])
     tiles.segment(small, bright, **SMALL)
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
+    pixel = Provider(np.full((1, 1, 3), 200, np.uint8))
+    assert len(tiles.segment(pixel, bright, **SMALL)) == 1 and pixel.asked == [(0, 0, 1, 1)]
 
 
 def test_model_may_modify_its_tile(image: np.ndarray, tmp_path: Path) -> None:
@@ -181,7 +183,8 @@ def test_pixel_limit_applies_to_images(image: np.ndarray, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "NoneType"),
+        (None, "returned a NoneType for a tile"),
+        (iter(()), "returned a tuple_iterator for a tile"),
         ([3], "among the masks"),
         ([{"segmentation": np.ones((3, 3), bool)}], r"\(3, 3\)"),
         ([{"segmentation": {"size": [3, 3], "counts": "09"}}], r"\[3, 3\]"),
@@ -199,7 +202,8 @@ def test_invalid_results_of_a_model_are_refused(image: np.ndarray, returned: Any
     ("options", "message"),
     [
         ({"model": 5}, "checkpoint"),
-        ({"model": bright, "points_stride": 4}, "takes no options"),
+        ({"model": bright, "points_stride": 4}, "takes no options; got points_stride$"),
+        ({"model": bright, "points_stride": 4, "device": "cpu"}, "takes no options; got points_stride, device$"),
         ({"model": bright, "merge_iou": 1}, "below 1"),
         ({"model": bright, "merge_iou": -0.1}, "merge_iou must be a finite number from 0 to 1"),
         ({"model": bright, "batch": 0}, "batch"),

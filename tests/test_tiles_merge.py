@@ -286,6 +286,13 @@ def test_fragment_is_dropped_if_the_whole_object_is_found() -> None:
     assert same(found, [whole])
 
 
+def test_of_two_equal_cut_off_masks_the_first_is_kept() -> None:
+    grid = row_of(2)
+    one, other = blank(grid), blank(grid)
+    one[8:18, 24:32] = other[9:19, 24:32] = True  # all of the overlap's width, with an IoU of 0.82
+    assert same(objects(pieces_of(grid, (0, one), (1, other)), grid, 0.9), [one])
+
+
 def test_fragment_is_kept_if_nothing_covers_it() -> None:
     grid = row_of(2)
     fragment, elsewhere = blank(grid), blank(grid)
@@ -334,7 +341,15 @@ def test_frayed_discs_are_found_once_each(seed: int) -> None:
         assert max(iou(mask, disc) for disc in discs) > 0.75
 
 
-# ---------------------------------------------------------------------------------------------------- runs and grids
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_pixels_touch_along_edges_and_not_at_corners() -> None:
+    pixel = np.ones((1, 1), bool)
+    around = [(x, y) for x in range(7) for y in range(7)]
+    centre = MaskRuns.from_mask(pixel, 3, 3)
+    touching = [at for at in around if run_algebra.overlaps_or_touches(centre, MaskRuns.from_mask(pixel, *at))]
+    assert touching == [(2, 3), (3, 2), (3, 3), (3, 4), (4, 3)]
 
 
 two_masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(

@@ -147,6 +147,7 @@ def test_indexing_windows_and_dense() -> None:
     assert repr(found[1:]) == "RasterObjects(2 of 60000 x 60000)"
     assert found[np.int64(1)].area == 4 and len(found[found.areas > 99]) == 0
     assert found.boxes.dtype == found.areas.dtype == np.int64
+    assert len({found[0], found[1]}) == 2 and found[0] not in {found[1]}  # objects can be in sets, by identity
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
     assert len(found.within(21, 11, 0, 90)) == len(found.within(21, 11, 90, -1)) == 0
     assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0

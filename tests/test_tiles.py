@@ -161,6 +161,9 @@ def test_georeference_in_rasterios_form(image: np.ndarray, tmp_path: Path) -> No
         contents = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id FROM gpkg_contents").fetchone()
     database.close()
     assert contents == (500, 740, 940, 860, 32632)
+    placed.georeference = ("LOCAL_CS[]", (1, 0, 0, 0, 1, 0), ("EPSG", 2**31 - 1))
+    georeference = tiles.segment(placed, bright, **SMALL).georeference
+    assert georeference is not None and georeference.authority == ("EPSG", 2**31 - 1)
     counting = Counting()
     too_large = ("LOCAL_CS[]", (1, 0, 0, 0, 1, 0), ("EPSG", 2**31))
     for wrong in (7, ("LOCAL_CS[]", (1, 0, 0, 0, 1)), (32632, (1, 0, 0, 0, 1, 0), None), too_large):

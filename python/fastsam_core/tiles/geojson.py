@@ -16,7 +16,7 @@ from .geometries import multipolygon
 if TYPE_CHECKING:
     from .objects import RasterObjects
 
-# Decimals of degrees: 1e-9 degrees are a tenth of a millimetre.
+# Decimals of degrees: 1e-9 degrees are a tenth of a millimetre. Pixel coordinates are integers.
 _DECIMALS = 9
 # An edge longer than `_MIN_EDGE` pixels is split if its projected midpoint is more than `_TOLERANCE` pixels off the
 # midpoint of the straight line between its projected ends.
@@ -30,15 +30,20 @@ def write(objects: RasterObjects, path: Path) -> None:
     if georeference is not None and georeference.crs:
 
         def project(contour: NDArray[Any]) -> NDArray[np.float64]:
-            return _project_edges(
+            projected = _project_edges(
                 contour, lambda corners: georeference.to_longitude_latitude(georeference.to_map(corners))
             )
+            if not np.isfinite(projected).all():
+                raise ValueError(
+                    "a corner can't be placed on WGS 84; write a .gpkg, which keeps the raster's reference system"
+                )
+            return projected
 
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
         for feature_id, obj in enumerate(objects, 1):
-            parts = multipolygon(obj, project, None if project is None else _DECIMALS)
+            parts = multipolygon(obj, project, _DECIMALS)
             feature = {
                 "type": "Feature",
                 "id": feature_id,
@@ -91,7 +96,5 @@ def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
 
 
 def _coordinates(ring: NDArray[np.float64]) -> list[Any]:
-    if not np.isfinite(ring).all():
-        raise ValueError("a corner can't be placed on WGS 84; write a .gpkg, which keeps the raster's reference system")
     is_integral = ring == np.rint(ring)
     return ring.astype(np.int64).tolist() if is_integral.all() else ring.tolist()

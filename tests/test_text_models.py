@@ -183,7 +183,8 @@ def test_yolos_detects_its_own_classes(transformers: Any) -> None:
     found = detector(IMAGE)
     assert len(found.boxes) > 0 and found.names == {0: "cat", 1: "dog"} and set(found.class_ids.tolist()) <= {0, 1}
     assert len(from_transformers(model, processor, conf=0.99, device="cpu")(IMAGE).boxes) == 0
-    assert "yolos weights=" in detector.fingerprint
+    assert re.fullmatch(r"yolos weights=\w{64} conf=0\.01", detector.fingerprint)
+    assert from_transformers(model, processor, device="cpu").fingerprint.endswith(" conf=0.25")
     with pytest.raises(ValueError, match="iou has no effect"):
         from_transformers(model, processor, iou=0.5)
 

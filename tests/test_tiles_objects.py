@@ -6,8 +6,10 @@ import json
 import os
 import sqlite3
 import struct
+import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -174,6 +176,7 @@ def test_coco_file_matches_pycocotools(tmp_path: Path) -> None:
     for entry, obj in zip(content["annotations"], found, strict=True):
         np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), obj.dense(0, 0, 80, 80))
         assert entry["area"] == obj.area and entry["category_id"] == content["categories"][0]["id"]
+        assert entry["image_id"] == content["images"][0]["id"] and entry["iscrowd"] == 0
         assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
         assert (entry["predicted_iou"], entry["stability_score"]) == SCORES[entry["id"] - 1]
 
@@ -199,7 +202,11 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
 
 def test_geojson_in_degrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers are rounded, and straight edges get no more corners. A corner that can't be converted is an error."""
-    monkeypatch.setattr(Georeference, "to_longitude_latitude", lambda self, points: points)
+    reference_systems, warp = SimpleNamespace(from_wkt=str, from_string=str), SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "rasterio", SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, "rasterio.crs", SimpleNamespace(CRS=reference_systems))
+    monkeypatch.setitem(sys.modules, "rasterio.warp", warp)
+    warp.transform = lambda source, target, x, y: (x, y)
     where = Georeference("GEOGCS[]", (1 / 3000, 0.0, 10.0, 0.0, -1 / 3000, 50.0))
     found = objects((np.ones((30, 40), bool), 11, 22), side=80, georeference=where)
     content = json.loads(found.save(tmp_path / "found.geojson").read_text())
@@ -207,8 +214,8 @@ def test_geojson_in_degrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         [[10.017, 49.992666667], [10.003666667, 49.992666667], [10.003666667, 49.982666667], [10.017, 49.982666667],
          [10.017, 49.992666667]]
     ]  # fmt: skip
-    monkeypatch.setattr(Georeference, "to_longitude_latitude", lambda self, points: points * np.inf)
-    with pytest.raises(ValueError, match=r"^a corner can't be placed on WGS 84; write a \.gpkg"):
+    warp.transform = lambda source, target, x, y: (x, [np.inf, *y[1:]])
+    with pytest.raises(ValueError, match=r"points that can't be converted to WGS 84; write a \.gpkg"):
         found.save(tmp_path / "other.geojson")
 
 

@@ -30,14 +30,9 @@ def write(objects: RasterObjects, path: Path) -> None:
     if georeference is not None and georeference.crs:
 
         def project(contour: NDArray[Any]) -> NDArray[np.float64]:
-            projected = _project_edges(
+            return _project_edges(
                 contour, lambda corners: georeference.to_longitude_latitude(georeference.to_map(corners))
             )
-            if not np.isfinite(projected).all():
-                raise ValueError(
-                    "a corner can't be placed on WGS 84; write a .gpkg, which keeps the raster's reference system"
-                )
-            return projected
 
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[')
@@ -69,7 +64,7 @@ def _project_edges(
     twenty pixels off in the middle.
     """
     corners, projected = contour.astype(np.float64), project(contour)
-    while np.isfinite(projected).all():
+    while True:
         next_corners = np.roll(corners, -1, axis=0)
         lengths = np.abs(next_corners - corners).sum(1)
         long = np.flatnonzero(lengths > _MIN_EDGE)
@@ -80,13 +75,11 @@ def _project_edges(
         is_bent = np.hypot(*(projected_mid - projected[long] - chords / 2).T) * lengths[long] > _TOLERANCE * np.hypot(
             *chords.T
         )
-        is_bent &= np.isfinite(projected_mid).all(1)
         if not is_bent.any():
-            break
+            return projected
         positions = long[is_bent] + 1
         corners = np.insert(corners, positions, midpoints[is_bent], axis=0)
         projected = np.insert(projected, positions, projected_mid[is_bent], axis=0)
-    return projected
 
 
 def _geometry(parts: list[list[Any]]) -> dict[str, Any]:

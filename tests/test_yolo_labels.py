@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from fastsam_core.formats import class_names, read_labels, yolo_folder
-from fastsam_core.formats.labels import ImageLabels
+from fastsam_core.formats import ImageLabels, LabelledObject, YoloWriter, class_names, read_labels, yolo_folder
 from fastsam_core.sources.decode import read_image, read_size
 from label_examples import filled, pixels, refused
 
@@ -286,6 +285,20 @@ def test_other_entries_of_a_file_of_names_are_kept(tmp_path: Path, before: str) 
     target.write_text("path: .\n")
     class_names.write(target, {0: "x"})
     assert target.read_text() == 'path: .\nnames:\n  0: "x"\n'
+
+
+def test_number_of_classes_follows_the_names(tmp_path: Path) -> None:
+    target = tmp_path / "data.yaml"
+    target.write_text("train: images\nnc: 80\nnames: [a, b]\nncols: 3\n")
+    class_names.write(target, {0: "x", 1: "y", 2: "z"})
+    assert target.read_text() == 'train: images\nnc: 3\nnames:\n  0: "x"\n  1: "y"\n  2: "z"\nncols: 3\n'
+
+
+def test_written_names_have_no_gaps(tmp_path: Path) -> None:
+    box = (0.0, 0.0, 2.0, 2.0)
+    with YoloWriter(tmp_path) as writer:
+        writer.write(ImageLabels("a.jpg", 8, 8, [LabelledObject(3, box=box), LabelledObject(1, box=box)], {1: "dog"}))
+    assert class_names.read(tmp_path / "data.yaml") == {0: "0", 1: "dog", 2: "2", 3: "3"}
 
 
 def test_new_file_of_names_says_what_it_lacks(tmp_path: Path) -> None:

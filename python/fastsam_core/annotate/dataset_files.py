@@ -32,7 +32,8 @@ def write_dataset_files(labels: LabelFiles, history: History, label_names: Itera
             write_coco(temporary, (folder / label_path("coco", name) for name in label_names), classes)
     if "yolo" in labels.formats and classes:
         with atomic_path(folder / NAMES_FILE, labels.scratch) as temporary:
-            class_names.write(temporary, classes, previous=folder / NAMES_FILE)
+            names = class_names.without_gaps(classes, max(classes))
+            class_names.write(temporary, names, previous=folder / NAMES_FILE)
     sheet = preview.contact_sheet(folder)
     if sheet is not None:
         labels.write([(PREVIEW_FILE, sheet)])

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from .. import option_parsers as parse
 from .._files import atomic_path
-from . import coco
+from . import class_names, coco
 from ._reading import FieldError, JsonNode, read_json
 from ._writing import LabelWriter, json_text
 from .labels import ImageLabels, LabelledObject, LabelSet
@@ -120,9 +120,7 @@ def write_footer(file: IO[str], images: IO[str], names: Mapping[int, str], last_
     file.write('\n],\n"images":[')
     images.seek(0)
     shutil.copyfileobj(images, file)
-    categories = coco.category_dicts(
-        {class_id: names.get(class_id, str(class_id)) for class_id in range(last_class + 1)}
-    )
+    categories = coco.category_dicts(class_names.without_gaps(names, last_class))
     lines = ",\n".join(map(json_text, categories))
     file.write(f'\n],\n"categories":[\n{lines}\n]}}\n')
 

@@ -29,8 +29,9 @@ class YoloWriter(FolderWriter):
     A mask is one polygon along pixel edges, divided by width and height, so 0 and 1 are the image's borders as they
     are for boxes. Its parts and holes are joined by bridges, pairs of edges that run there and back; any reader that
     tests pixel centres fills it correctly. Six significant digits reproduce the mask exactly for images of up to
-    200,000 pixels a side. An object without a mask becomes a box line. Crowds, masks without pixels, and boxes outside
-    the image are left out.
+    200,000 pixels a side. An object without a mask becomes a box line, which Ultralytics refuses in a file that has
+    polygons too. Crowds, masks without pixels, and boxes outside the image are left out. The data.yaml names all
+    classes up to the largest, as Ultralytics needs it; a class without a name is called by its number.
 
     tolerance: outlines may lose vertices that lie at most this many pixels from the rest. scores: append the score, or
     without one the predicted IoU, to each line, clipped to [0, 1], as in prediction files; training code rejects such
@@ -43,6 +44,7 @@ class YoloWriter(FolderWriter):
         self.tolerance = parse.number(0)("tolerance", tolerance)
         self.scores = parse.boolean("scores", scores)
         super().__init__(folder)
+        self._largest_class = -1
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         lines: list[str] = []
@@ -52,6 +54,7 @@ class YoloWriter(FolderWriter):
             conf = None if score is None else [min(max(score, 0), 1)]
             if obj.iscrowd or obj.is_empty:
                 continue
+            self._largest_class = max(self._largest_class, obj.class_id)
             if obj.segmentation is not None:
                 polygon = obj.segmentation.to_single_polygon(self.tolerance).clip(0, image_size) / image_size
                 lines += yolo.lines([polygon], [obj.class_id], conf=conf)
@@ -66,7 +69,8 @@ class YoloWriter(FolderWriter):
 
     def close(self) -> None:
         if self.names:
-            class_names.write(self.folder / "data.yaml", self.names)
+            last_class = max(self._largest_class, *self.names)
+            class_names.write(self.folder / "data.yaml", class_names.without_gaps(self.names, last_class))
 
 
 def read(

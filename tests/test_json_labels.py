@@ -199,6 +199,8 @@ def test_sa1b_folders_and_files_are_read(tmp_path: Path) -> None:
     assert (obj.class_id, obj.predicted_iou, obj.point_coords, obj.crop_box) == (0, None, None, None)
     assert (other_obj.class_id, other_obj.predicted_iou, other_obj.stability_score) == (2, 0.9, 0.95)
     assert other_obj.point_coords == [[1.5, 2]] and other_obj.crop_box == [0, 0, 6, 6]
+    (tmp_path / "a.json").write_text(json.dumps(sa1b_document(point_coords=[[]])))  # as Datumaro writes it
+    assert next(iter(found)).objects[0].point_coords == []
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \.json file in the folder .*empty"):
         read_labels(tmp_path / "empty", "sa1b")

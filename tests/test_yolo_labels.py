@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from fastsam_core.evaluate.datasets import open_dataset
 from fastsam_core.formats import ImageLabels, LabelledObject, YoloWriter, class_names, read_labels, yolo_folder
 from fastsam_core.sources.decode import read_image, read_size
 from label_examples import filled, pixels, refused
@@ -123,6 +124,21 @@ def test_yolo_folder_layouts(tmp_path: Path, layout: str) -> None:
         ("sub/3.png", (20, 30), 0),  # without a label file
     ]
     assert len(list(found)) == 3  # can be iterated again
+
+
+def test_lists_of_images_are_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "obj_train_data").mkdir()
+    Image.new("L", (30, 20)).save(tmp_path / "obj_train_data" / "a.png")
+    (tmp_path / "obj_train_data" / "a.txt").write_text(f"1 {SQUARE}\n")
+    (tmp_path / "obj.names").write_text("cat\nbig dog\n")
+    (tmp_path / "train.txt").write_text("\ufeffdata/obj_train_data/a b.PNG\ndata/c.txt\n", encoding="utf-8")
+    found = read_labels(tmp_path, "yolo")
+    assert found.names == {0: "cat", 1: "big dog"}
+    assert [(record.file_name, len(record.objects)) for record in found] == [("obj_train_data/a.png", 1)]
+    assert not list(open_dataset(tmp_path).unmatched_label_files())
+    for other in ("a.png.txt", "1 0.5 0.5 0.1 0.1"):
+        (tmp_path / "train.txt").write_text(other)
+        refused("yolo", tmp_path, r"no image train\.\* in ", FileNotFoundError)
 
 
 def test_linked_yolo_folders_are_followed_once(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def _object(annotation: JsonNode, size: tuple[int, int]) -> LabelledObject:
             annotation["segmentation"].mask(size),
             predicted_iou=annotation.optional_number("predicted_iou"),
             stability_score=annotation.optional_number("stability_score"),
-            point_coords=None if points is None else [point.numbers(2).tolist() for point in points.items()],
+            # Datumaro writes [[]] for an object without points.
+            point_coords=None if points is None else [p.numbers(2).tolist() for p in points.items() if p.value != []],
             crop_box=None if crop_box is None else crop_box.numbers(4).tolist(),
         )
     except FieldError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import option_parsers as parse
 from .._log import logger
+from ..sources.paths import IMAGE_SUFFIXES
 from . import class_names, image_files, yolo
 from ._reading import read_text
 from ._writing import FolderWriter
@@ -19,6 +20,7 @@ from .segmentation import Segmentation
 
 # Rounding in other writers takes coordinates up to this far outside [0, 1]; those farther outside are errors.
 _TOLERANCE = 0.01
+_MAX_PATH_LENGTH = 4096
 # SAM's predicted IoU, which prediction files of `Results.save_txt` hold, may be a little above 1.
 _MAX_SCORE = 1.1
 
@@ -120,14 +122,15 @@ def pair_files(
 ) -> list[tuple[str, Path | None]]:
     """Return the images below one folder, sorted, each with its label file below the other, or None if it has none.
 
-    FileNotFoundError for a label file without an image, ValueError for one that may belong to several.
+    FileNotFoundError for a label file without an image, ValueError for one that may belong to several. Lists of class
+    names or of images are left out.
     on_error: called for each such file with its path below `labels` and the error, which by default is raised.
     """
     stems = image_files.by_stem(images)
     files = {}
     for name in image_files.walk(labels, {".txt"}):
         stem = os.path.splitext(name)[0]
-        if os.path.basename(name) in class_names.FILE_NAMES and stem not in stems:
+        if stem not in stems and (os.path.basename(name) in class_names.FILE_NAMES or _lists_images(labels / name)):
             continue
         error: Exception | None = None
         if stem not in stems:
@@ -141,6 +144,15 @@ def pair_files(
         else:
             on_error(name, error)
     return sorted((name, files.get(stem)) for stem, names in stems.items() for name in names)
+
+
+def _lists_images(path: Path) -> bool:
+    """Return whether the first line of a file is the path of an image, as in the train.txt of Darknet's data sets."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return os.path.splitext(file.readline(_MAX_PATH_LENGTH).strip())[1].lower() in IMAGE_SUFFIXES
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:

@@ -241,6 +241,17 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
 # --- YOLO ---
 
 
+def test_absolute_image_names_of_other_machines_mean_the_last_part(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.png", "b.png", "c.png", "sub/d.png")
+    names = ["/elsewhere/a.png", "C:\\data\\b.png", "/x/c.png", "/y/c.png", str(tmp_path / "images" / "sub" / "d.png")]
+    with CocoWriter(tmp_path / "labels.json") as writer:
+        for name in names:
+            writer.write(ImageLabels(name, WIDTH, HEIGHT))
+    data = open_dataset(tmp_path / "labels.json", tmp_path / "images")
+    assert [data[index].pixels is not None for index in range(5)] == [True, True, False, False, True]
+    assert data[2].failures[0].reason.endswith("no such file: /x/c.png")  # there are two of this name
+
+
 def yolo_line(place: int) -> str:
     """Return the block's outline along its pixels' edges, as fractions of width and height."""
     x1, x2, y1, y2 = 6 * place / WIDTH, (6 * place + 5) / WIDTH, 8 / HEIGHT, 12 / HEIGHT

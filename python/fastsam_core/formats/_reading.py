@@ -110,6 +110,10 @@ class JsonNode:
             raise self.error(f"an integer is needed, not {self._short_text()!r}")
         return self.value
 
+    def identifier(self) -> int | str:
+        """Return an integer, which may be written as a float, or a non-empty string."""
+        return self.text() if isinstance(self.value, str) else self.integer()
+
     def boolean(self) -> bool:
         """Return a flag, written as 0, 1, false or true."""
         if not isinstance(self.value, (bool, int, float)) or self.value not in (0, 1):

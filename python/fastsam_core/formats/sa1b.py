@@ -105,7 +105,8 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
     root = read_json(path)
     image = root["image"]
     size = image["height"].side(), image["width"].side()
-    image_id = image.get("image_id")
+    id_node = image.get("image_id")
+    image_id = None if id_node is None else id_node.identifier()
     objects = []
     for annotation in root["annotations"].items():
         objects.append(_object(annotation, size))
@@ -120,7 +121,7 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
         size[0],
         objects,
         names,
-        None if image_id is None else image_id.integer(),
+        image_id if isinstance(image_id, int) else None,
     )
 
 

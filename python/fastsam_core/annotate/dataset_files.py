@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import atomic_path
-from ..formats import class_names
+from ..formats import class_names, coco
 from ..formats._writing import json_text
 from ..formats.coco_file import write_footer
 from .files import LabelFiles, label_path
@@ -58,7 +58,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
         # Image entries are collected in an unnamed file: they follow the annotations in the output.
         tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
     ):
-        file.write('{"annotations":[')
+        file.write(coco.opening("annotations"))
         _append_parts(file, images, parts)
         write_footer(file, images, names, max(names, default=0))
 

@@ -62,7 +62,7 @@ class CocoWriter(LabelWriter):
                 tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
             )
             self._file: IO[str] = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
-            self._file.write('{"annotations":[')
+            self._file.write(coco.opening("annotations"))
             self._stack = stack.pop_all()
         self._separators: dict[IO[str], str] = {self._file: "\n", self._images: "\n"}
 

@@ -59,6 +59,16 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
     assert labels.objects[0].box is None and labels.objects[0].xyxy() == (5, 3, 30, 9)
 
 
+def test_image_names_of_lvis_are_those_of_the_coco_url(tmp_path: Path) -> None:
+    path = coco_file(tmp_path)
+    document = json.loads(path.read_text())
+    del document["images"][0]["file_name"]
+    document["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000009.jpg"
+    path.write_text(json.dumps(document))
+    (labels,) = read_labels(path, "coco")
+    assert labels.file_name == "train2017/000000000009.jpg"
+
+
 def test_coco_image_ids_may_be_text(tmp_path: Path) -> None:
     path = coco_file(tmp_path, image_id="a")
     document = json.loads(path.read_text())

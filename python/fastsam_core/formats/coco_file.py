@@ -170,8 +170,15 @@ class CocoFile:
             self._annotations[image_id].append(annotation)
 
     def name(self, image_id: int | str) -> str:
-        """Return an image's file name. ValueError if it has none."""
-        return self._images[image_id]["file_name"].text()
+        """Return an image's file name. ValueError if it has none.
+
+        In files of LVIS it is that of the `coco_url`, with the folder: `train2017/000000000009.jpg`.
+        """
+        image = self._images[image_id]
+        url = image.get("coco_url")
+        if image.get("file_name") is None and url is not None:
+            return "/".join(url.text().split("/")[-2:])
+        return image["file_name"].text()
 
     def path(self, image_id: int | str, folder: str | os.PathLike[str]) -> Path:
         """Return the path of an image whose name is relative to `folder`.

@@ -126,6 +126,26 @@ def test_yolo_folder_layouts(tmp_path: Path, layout: str) -> None:
     assert len(list(found)) == 3  # can be iterated again
 
 
+def test_splits_with_folders_of_images_and_labels_each(tmp_path: Path) -> None:
+    for split in ("train", "valid/labels"):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        Image.new("L", (30, 20)).save(tmp_path / split / "images" / "a.png")
+        (tmp_path / split / "labels" / "a.txt").write_text(f"1 {SQUARE}\n")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nnc: 2\nnames: ['cat', 'dog']\n")
+    (tmp_path / "README.roboflow.txt").write_text("\na set of images\n")
+    found = read_labels(tmp_path, "yolo")
+    assert found.names == {0: "cat", 1: "dog"}
+    names = ["train/images/a.png", "valid/labels/images/a.png"]
+    assert [(record.file_name, len(record.objects)) for record in found] == [(name, 1) for name in names]
+    data = open_dataset(tmp_path)
+    assert [len(data[index].objects) for index in range(2)] == [1, 1] and not list(data.unmatched_label_files())
+    (tmp_path / "train" / "images" / "a.txt").write_text("")
+    refused("yolo", tmp_path, r"train/images/a\.txt and .*train/labels/a\.txt both belong to .*train/images/a\.png")
+    (tmp_path / "train" / "images" / "a.txt").rename(tmp_path / "train" / "labels" / "b.txt")
+    refused("yolo", tmp_path, r"no image train/labels/b\.\* in ", FileNotFoundError)
+
+
 def test_lists_of_images_are_no_labels(tmp_path: Path) -> None:
     (tmp_path / "obj_train_data").mkdir()
     Image.new("L", (30, 20)).save(tmp_path / "obj_train_data" / "a.png")

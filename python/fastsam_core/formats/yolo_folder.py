@@ -122,21 +122,27 @@ def pair_files(
 ) -> list[tuple[str, Path | None]]:
     """Return the images below one folder, sorted, each with its label file below the other, or None if it has none.
 
-    FileNotFoundError for a label file without an image, ValueError for one that may belong to several. Lists of class
-    names or of images are left out.
+    Their paths are equal but for the suffix, or for `images` in place of `labels`, as in `train/labels/a.txt`.
+    FileNotFoundError for a label file without an image, ValueError for one that may belong to several, or the second
+    of one image. Lists of class names or of images, and README files, are left out.
     on_error: called for each such file with its path below `labels` and the error, which by default is raised.
     """
     stems = image_files.by_stem(images)
-    files = {}
+    files: dict[str, Path] = {}
     for name in image_files.walk(labels, {".txt"}):
         stem = os.path.splitext(name)[0]
-        if stem not in stems and (os.path.basename(name) in class_names.FILE_NAMES or _lists_images(labels / name)):
+        if stem not in stems:
+            parts = stem.split("/")
+            stem = next((other for other in _with_one_replaced(parts, "labels", "images") if other in stems), stem)
+        if stem not in stems and _is_no_label_file(labels / name):
             continue
         error: Exception | None = None
         if stem not in stems:
             error = FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; give images=<their folder>")
         elif len(stems[stem]) > 1:
             error = ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
+        elif stem in files:
+            error = ValueError(f"{files[stem]} and {labels / name} both belong to {images / stems[stem][0]}")
         if error is None:
             files[stem] = labels / name
         elif on_error is None:
@@ -144,6 +150,18 @@ def pair_files(
         else:
             on_error(name, error)
     return sorted((name, files.get(stem)) for stem, names in stems.items() for name in names)
+
+
+def _with_one_replaced(parts: Sequence[str], name: str, replacement: str) -> Iterator[str]:
+    """Yield the path of these parts with one folder called `name` replaced, the last one first."""
+    for index in reversed(range(len(parts) - 1)):
+        if parts[index] == name:
+            yield "/".join([*parts[:index], replacement, *parts[index + 1 :]])
+
+
+def _is_no_label_file(path: Path) -> bool:
+    is_named_so = path.name in class_names.FILE_NAMES or path.name.lower().startswith("readme")
+    return is_named_so or _lists_images(path)
 
 
 def _lists_images(path: Path) -> bool:

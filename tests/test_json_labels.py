@@ -59,6 +59,19 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
     assert labels.objects[0].box is None and labels.objects[0].xyxy() == (5, 3, 30, 9)
 
 
+def test_absolute_image_names_become_relative_to_the_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("sub/a.png", "b.png"):
+        Image.new("L", (4, 4)).save(tmp_path / "images" / name)
+    given_names = [f"{tmp_path}/labels/../images/sub/a.png", "C:\\data\\b.png", "/elsewhere/c.png", "sub/d.png"]
+    with open_writer(tmp_path / "labels.json", "coco") as writer:
+        for name in given_names:
+            writer.write(ImageLabels(name, 4, 4))
+    found = read_labels(tmp_path / "labels.json", "coco", images=tmp_path / "images")
+    assert [labels.file_name for labels in found] == ["sub/a.png", "b.png", "/elsewhere/c.png", "sub/d.png"]
+    assert [labels.file_name for labels in read_labels(tmp_path / "labels.json", "coco")] == given_names
+
+
 def test_image_names_of_lvis_are_those_of_the_coco_url(tmp_path: Path) -> None:
     path = coco_file(tmp_path)
     document = json.loads(path.read_text())

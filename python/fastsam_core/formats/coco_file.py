@@ -132,7 +132,8 @@ def write_footer(file: IO[str], images: IO[str], names: Mapping[int, str], last_
 def read(source: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None) -> LabelSet:
     """Read the annotations in a COCO file; images come in the file's order.
 
-    images: the folder of the images, from which sizes are read that the file lacks.
+    images: the folder of the images, to which absolute names become relative, and from which sizes are read that the
+    file lacks.
 
     Class ids number the categories by ascending category id, as common converters do: COCO's own 80, whose ids have
     gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without
@@ -188,8 +189,12 @@ class CocoFile:
         """
         name = self.name(image_id).replace("\\", "/")  # which tools on Windows write
         last = name.rpartition("/")[2]
-        is_absolute = name.startswith("/") or PureWindowsPath(name).is_absolute()
-        if is_absolute and not os.path.isfile(name) and self._last_parts[last] == 1 and Path(folder, last).is_file():
+        if (
+            _is_absolute(name)
+            and not os.path.isfile(name)
+            and self._last_parts[last] == 1
+            and Path(folder, last).is_file()
+        ):
             return Path(folder, last)
         return Path(folder, name)
 
@@ -222,7 +227,15 @@ class CocoFile:
                     raise
                 on_error(f"annotations[{annotation.key}]", error)
         number = image_id if isinstance(image_id, int) else None
-        return ImageLabels(self.name(image_id), size[1], size[0], objects, self.names, number)
+        return ImageLabels(self._relative_name(image_id), size[1], size[0], objects, self.names, number)
+
+    def _relative_name(self, image_id: int | str) -> str:
+        """Return an image's name, relative to the folder of the images if it is an absolute path there."""
+        name = self.name(image_id)
+        if self._folder is None or not _is_absolute(name):
+            return name
+        path, folder = (os.path.abspath(place) for place in (self.path(image_id, self._folder), self._folder))
+        return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else name
 
     def _size(self, image_id: int | str) -> tuple[int, int]:
         """Return (height, width) of an image, read from its file if neither is given."""
@@ -232,6 +245,10 @@ class CocoFile:
         if self._folder is None:
             raise image.error("'height' and 'width' are missing; give images=<the folder of the images>")
         return image_files.size_of(self.path(image_id, self._folder))
+
+
+def _is_absolute(name: str) -> bool:
+    return name.startswith("/") or PureWindowsPath(name).is_absolute()
 
 
 def _index_by_id(entries: JsonNode, kind: str, read_id: Callable[[JsonNode], Id]) -> dict[Id, JsonNode]:

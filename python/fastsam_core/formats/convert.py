@@ -74,9 +74,9 @@ def convert_labels(
     """Read labels in one format and write them in another, one image at a time.
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
-    the images, which YOLO's reader and LabelMe's writer use, and COCO's reader if its file lacks sizes. names: class
-    names that replace those of the labels, by class id, as a list, or as a file that has them. progress: show a
-    progress bar; None shows it on a terminal only.
+    the images, which YOLO's reader and LabelMe's writer use, and COCO's reader if names are absolute or sizes missing.
+    names: class names that replace those of the labels, by class id, as a list, or as a file that has them. progress:
+    show a progress bar; None shows it on a terminal only.
 
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
     maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six

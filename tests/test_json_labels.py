@@ -92,6 +92,8 @@ def test_coco_image_ids_may_be_text(tmp_path: Path) -> None:
     document["images"] *= 2
     path.write_text(json.dumps(document))
     refused("coco", path, r"images\[1\]\.id: another image has the id 'a' too")
+    (labels,) = read_labels(coco_file(tmp_path, image_id="9"), "coco")  # of the image 9
+    assert labels.image_id == 9 and len(labels.objects) == 1
 
 
 def test_sizes_that_a_coco_file_lacks_are_those_of_the_images(tmp_path: Path) -> None:
@@ -145,7 +147,8 @@ A = r"labels\.json: annotations\[0\]"
     [
         ({"image_id": 8}, rf"{A}\.image_id: no image has the id 8"),
         ({"image_id": "gone"}, rf"{A}: 'image_id' is missing"),
-        ({"image_id": "9"}, rf"{A}\.image_id: no image has the id '9'"),
+        ({"image_id": "8"}, rf"{A}\.image_id: no image has the id 8"),
+        ({"image_id": "09"}, rf"{A}\.image_id: no image has the id '09'"),
         ({"image_id": True}, rf"{A}\.image_id: an integer"),
         ({"image_id": ""}, rf"{A}\.image_id: text is needed"),
         ({"category_id": 5}, rf"{A}\.category_id: no category has the id 5"),

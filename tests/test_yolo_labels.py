@@ -369,3 +369,6 @@ def test_names_from_classes_txt_and_arguments(tmp_path: Path) -> None:
     for given_ in (["x", "y"], {0: "x", 1: "y"}):
         assert yolo_text(tmp_path, "", names=given_).names == {0: "x", 1: "y"}
     assert yolo_text(tmp_path, "", names=tmp_path / "classes.txt").names == {0: "cat", 1: "big dog"}
+    # As Supervisely writes it.
+    (tmp_path / "data_config.yaml").write_text("names: [kiwi, lemon]   # class names\ncolors: [[255,1,1], [1,255,1]]\n")
+    assert yolo_text(tmp_path, "").names == {0: "kiwi", 1: "lemon"}

@@ -15,7 +15,7 @@ from ._reading import read_text
 from .labels import validate_class_id
 
 # Names of such files, in the order in which they are looked for.
-FILE_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+FILE_NAMES = ("data.yaml", "dataset.yaml", "data_config.yaml", "data.yml", "classes.txt", "obj.names")
 _HEADER = "# Class names of the labels in this folder. To train on them, add path, train and val."
 # Control characters, line separators, the byte-order mark and lone surrogates.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")

@@ -263,14 +263,18 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
 # --- YOLO ---
 
 
-def test_absolute_image_names_of_other_machines_mean_the_last_part(tmp_path: Path) -> None:
+def test_image_names_may_be_absolute_or_begin_with_the_folder(tmp_path: Path) -> None:
     folder(tmp_path, "labels", "a.png", "b.png", "c.png", "sub/d.png")
     names = ["/elsewhere/a.png", "C:\\data\\b.png", "/x/c.png", "/y/c.png", str(tmp_path / "images" / "sub" / "d.png")]
+    names += ["images/c.png", "images/sub/d.png", "other/c.png"]
     with CocoWriter(tmp_path / "labels.json") as writer:
         for name in names:
             writer.write(ImageLabels(name, WIDTH, HEIGHT))
     data = open_dataset(tmp_path / "labels.json", tmp_path / "images")
-    assert [data[index].pixels is not None for index in range(5)] == [True, True, False, False, True]
+    assert [data[index].pixels is not None for index in range(8)] == [
+        *[True, True, False, False, True],
+        *[True, True, False],
+    ]
     assert data[2].failures[0].reason.endswith("no such file: /x/c.png")  # there are two of this name
 
 

@@ -59,17 +59,31 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
     assert labels.objects[0].box is None and labels.objects[0].xyxy() == (5, 3, 30, 9)
 
 
-def test_absolute_image_names_become_relative_to_the_folder_of_images(tmp_path: Path) -> None:
-    (tmp_path / "images" / "sub").mkdir(parents=True)
+def test_image_names_become_relative_to_the_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "set" / "images" / "sub").mkdir(parents=True)
     for name in ("sub/a.png", "b.png"):
-        Image.new("L", (4, 4)).save(tmp_path / "images" / name)
-    given_names = [f"{tmp_path}/labels/../images/sub/a.png", "C:\\data\\b.png", "/elsewhere/c.png", "sub/d.png"]
+        Image.new("L", (4, 4)).save(tmp_path / "set" / "images" / name)
+    expected = {
+        f"{tmp_path}/set/labels/../images/sub/a.png": "sub/a.png",
+        "images/sub/a.png": "sub/a.png",
+        "set/images/sub/a.png": "sub/a.png",
+        "set\\images\\b.png": "b.png",
+        "C:\\data\\images\\sub\\a.png": "sub/a.png",
+        "/images/elsewhere/b.png": "/images/elsewhere/b.png",  # several have its last part
+        "/elsewhere/c.png": "/elsewhere/c.png",
+        "other/images/sub/a.png": "other/images/sub/a.png",
+        "sub/d.png": "sub/d.png",
+    }
     with open_writer(tmp_path / "labels.json", "coco") as writer:
-        for name in given_names:
+        for name in expected:
             writer.write(ImageLabels(name, 4, 4))
-    found = read_labels(tmp_path / "labels.json", "coco", images=tmp_path / "images")
-    assert [labels.file_name for labels in found] == ["sub/a.png", "b.png", "/elsewhere/c.png", "sub/d.png"]
-    assert [labels.file_name for labels in read_labels(tmp_path / "labels.json", "coco")] == given_names
+    found = read_labels(tmp_path / "labels.json", "coco", images=tmp_path / "set" / "images")
+    assert [labels.file_name for labels in found] == list(expected.values())
+    assert [labels.file_name for labels in read_labels(tmp_path / "labels.json", "coco")] == list(expected)
+    with open_writer(tmp_path / "labels.json", "coco") as writer:
+        writer.write(ImageLabels("C:\\elsewhere\\b.png", 4, 4))
+    (labels,) = read_labels(tmp_path / "labels.json", "coco", images=tmp_path / "set" / "images")
+    assert labels.file_name == "b.png"
 
 
 def test_image_names_of_lvis_are_those_of_the_coco_url(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def write_footer(file: IO[str], images: IO[str], names: Mapping[int, str], last_
 def read(source: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None) -> LabelSet:
     """Read the annotations in a COCO file; images come in the file's order.
 
-    images: the folder of the images, to which absolute names become relative, and from which sizes are read that the
-    file lacks.
+    images: the folder of the images, from which sizes are read that the file lacks. Names that are absolute, or begin
+        with that folder, become relative to it.
 
     Class ids number the categories by ascending category id, as common converters do: COCO's own 80, whose ids have
     gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without
@@ -182,21 +182,23 @@ class CocoFile:
         return image["file_name"].text()
 
     def path(self, image_id: int | str, folder: str | os.PathLike[str]) -> Path:
-        """Return the path of an image whose name is relative to `folder`.
+        """Return the path of an image in `folder`, to which its name is relative.
 
-        A name that is an absolute path, but not one of this machine, means the file of its last part in `folder`,
-        unless several images have that part.
+        If there is no such file, a name may begin with the folder: `images/a.jpg` is also `a.jpg` in a folder called
+        images. So may an absolute path of another machine; otherwise it means the file of its last part, unless several
+        images have that part.
         """
         name = self.name(image_id).replace("\\", "/")  # which tools on Windows write
-        last = name.rpartition("/")[2]
-        if (
-            _is_absolute(name)
-            and not os.path.isfile(name)
-            and self._last_parts[last] == 1
-            and Path(folder, last).is_file()
-        ):
-            return Path(folder, last)
-        return Path(folder, name)
+        direct = Path(folder, name)
+        if direct.is_file():
+            return direct
+        parts, folder_parts, is_absolute = name.split("/"), Path(os.path.abspath(folder)).parts, _is_absolute(name)
+        for count in range(1, len(parts)):
+            common = 1 if is_absolute else count
+            if parts[count - common : count] == list(folder_parts[-common:]) and Path(folder, *parts[count:]).is_file():
+                return Path(folder, *parts[count:])
+        moved = Path(folder, parts[-1])
+        return moved if is_absolute and self._last_parts[parts[-1]] == 1 and moved.is_file() else direct
 
     @cached_property
     def _last_parts(self) -> Counter[str]:
@@ -230,12 +232,15 @@ class CocoFile:
         return ImageLabels(self._relative_name(image_id), size[1], size[0], objects, self.names, number)
 
     def _relative_name(self, image_id: int | str) -> str:
-        """Return an image's name, relative to the folder of the images if it is an absolute path there."""
+        """Return an image's name, or if its file is found elsewhere in the folder of the images, the path there."""
         name = self.name(image_id)
-        if self._folder is None or not _is_absolute(name):
+        if self._folder is None:
             return name
-        path, folder = (os.path.abspath(place) for place in (self.path(image_id, self._folder), self._folder))
-        return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else name
+        path = self.path(image_id, self._folder)
+        if not _is_absolute(name) and path == Path(self._folder, name.replace("\\", "/")):
+            return name
+        relative = os.path.relpath(path, self._folder)
+        return name if relative.startswith("..") else Path(relative).as_posix()
 
     def _size(self, image_id: int | str) -> tuple[int, int]:
         """Return (height, width) of an image, read from its file if neither is given."""

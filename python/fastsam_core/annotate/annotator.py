@@ -43,8 +43,8 @@ class Annotator:
 
         batch: a dict of columns (arrays or lists), a pandas DataFrame, a pyarrow Table, or an iterator of any of these,
             for which an iterator is returned. The column `path` is required. An image is read from its path unless
-            there is a column `image` (RGB uint8 (H, W, 3), encoded bytes, or a dict with `bytes`) or `bytes` (an
-            encoded image); a row with None there is read from its path.
+            there is a column `image` (RGB uint8 (H, W, 3), a PIL image, encoded bytes, or a dict with `bytes` or
+            `path`) or `bytes` (an encoded image); a row with None there is read from its path.
 
         The columns returned are `path`, `width`, `height`, `objects` (their number), `error` ("" if there is none), and
         one per format of the config with the content of the image's label file: text, or bytes for png. For coco that

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import atomic_path
-from ..formats import class_names
+from ..formats import class_names, coco
 from ..formats._writing import json_text
 from ..formats.coco_file import write_footer
 from .files import LabelFiles, label_path
@@ -32,7 +32,8 @@ def write_dataset_files(labels: LabelFiles, history: History, label_names: Itera
             write_coco(temporary, (folder / label_path("coco", name) for name in label_names), classes)
     if "yolo" in labels.formats and classes:
         with atomic_path(folder / NAMES_FILE, labels.scratch) as temporary:
-            class_names.write(temporary, classes, previous=folder / NAMES_FILE)
+            names = class_names.without_gaps(classes, max(classes))
+            class_names.write(temporary, names, previous=folder / NAMES_FILE)
     sheet = preview.contact_sheet(folder)
     if sheet is not None:
         labels.write([(PREVIEW_FILE, sheet)])
@@ -57,7 +58,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
         # Image entries are collected in an unnamed file: they follow the annotations in the output.
         tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
     ):
-        file.write('{"annotations":[')
+        file.write(coco.opening("annotations"))
         _append_parts(file, images, parts)
         write_footer(file, images, names, max(names, default=0))
 

@@ -72,7 +72,7 @@ class MaskDataset:
     def __getitem__(self, index: int) -> Example:
         """Read an image and its objects. What can't be read is listed in the example's `failures`."""
         name = self.names[index]
-        example = Example(name, self._image_folder / name)
+        example = Example(name, self._path(index))
         try:
             pixels = read_image(example.path)
             self._read(index, pixels.shape[:2], example)
@@ -81,6 +81,10 @@ class MaskDataset:
             return Example(name, example.path, failures=[Failure(name, None, reason)])
         example.pixels = pixels
         return example
+
+    def _path(self, index: int) -> Path:
+        """Return the path of an image."""
+        return self._image_folder / self.names[index]
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         """Add the objects of an image of `size` = (height, width) to `example`; ValueError for unusable labels."""
@@ -102,10 +106,13 @@ class CocoDataset(MaskDataset):
     """A COCO file and the folder of its images."""
 
     def __init__(self, file: Path, folder: Path) -> None:
-        self._coco_file = CocoFile(file)
+        self._coco_file = CocoFile(file, folder)
         # Tools on Windows write paths with backslashes.
         names = [self._coco_file.name(image_id).replace("\\", "/") for image_id in self._coco_file.image_ids]
         super().__init__(names, folder)
+
+    def _path(self, index: int) -> Path:
+        return self._coco_file.path(self._coco_file.image_ids[index], self._image_folder)
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         def report_failure(position: str, error: object) -> None:

@@ -15,11 +15,12 @@ from ._reading import read_text
 from .labels import validate_class_id
 
 # Names of such files, in the order in which they are looked for.
-FILE_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+FILE_NAMES = ("data.yaml", "dataset.yaml", "data_config.yaml", "data.yml", "classes.txt", "obj.names")
 _HEADER = "# Class names of the labels in this folder. To train on them, add path, train and val."
 # Control characters, line separators, the byte-order mark and lone surrogates.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _NAMES_KEY = re.compile(r"""(names|"names"|'names')\s*:""")
+_COUNT_KEY = re.compile(r"""(nc|"nc"|'nc')\s*:""")
 _LIST_ENTRY = re.compile(r"-(\s|$)")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 
@@ -30,6 +31,11 @@ def parse_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str
         return read(names)
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return {validate_class_id(class_id): str(name) for class_id, name in pairs}
+
+
+def without_gaps(names: Mapping[int, str], last_class: int) -> dict[int, str]:
+    """Return the names of the classes 0 to `last_class`; a class without a name is called by its number."""
+    return {class_id: names.get(class_id, str(class_id)) for class_id in range(last_class + 1)}
 
 
 def find(folder: Path, exclude: Collection[Path] = ()) -> dict[int, str]:
@@ -70,13 +76,14 @@ def write(
 ) -> None:
     """Write a data.yaml with these names; to train with it, the paths of the images must be added.
 
-    previous: a file, by default the one at `path`, whose other entries are kept, such as those paths. ValueError if it
-    is not UTF-8 text.
+    previous: a file, by default the one at `path`, whose other entries are kept, such as those paths; the number of
+    classes, `nc`, is adapted to the names. ValueError if it is not UTF-8 text.
     """
     previous = path if previous is None else previous
     entry = ["names:", *(f"  {class_id}: {_quoted(names[class_id])}" for class_id in sorted(names))]
     text = read_text(previous).rstrip("\n") if os.path.isfile(previous) else _HEADER
     lines = text.split("\n") if text else []
+    lines = [f"nc: {len(names)}" if _COUNT_KEY.match(line) else line for line in lines]
     place = _names_lines(lines)
     write_text(path, "".join(f"{line}\n" for line in (*lines[: place.start], *entry, *lines[place.stop :])))
 

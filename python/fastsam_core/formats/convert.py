@@ -44,8 +44,9 @@ class Conversion:
 def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> LabelSet:
     """Read the labels at `source`, one image at a time.
 
-    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file) or "sa1b" (a folder or a file).
-    ValueError, which names the file and the line or field, for invalid labels; some are found only while iterating.
+    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file; option `images`) or "sa1b" (a folder
+    or a file). ValueError, which names the file and the line or field, for invalid labels; some are found only while
+    iterating.
     """
     return _look_up(READERS, "from_", format, options)(source, **options)
 
@@ -73,8 +74,9 @@ def convert_labels(
     """Read labels in one format and write them in another, one image at a time.
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
-    the images, which YOLO's reader and LabelMe's writer use. names: class names that replace those of the labels, by
-    class id, as a list, or as a file that has them. progress: show a progress bar; None shows it on a terminal only.
+    the images, which YOLO's reader and LabelMe's writer use, and COCO's reader if names are absolute or sizes missing.
+    names: class names that replace those of the labels, by class id, as a list, or as a file that has them. progress:
+    show a progress bar; None shows it on a terminal only.
 
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
     maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six

@@ -105,7 +105,8 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
     root = read_json(path)
     image = root["image"]
     size = image["height"].side(), image["width"].side()
-    image_id = image.get("image_id")
+    id_node = image.get("image_id")
+    image_id = None if id_node is None else id_node.identifier()
     objects = []
     for annotation in root["annotations"].items():
         objects.append(_object(annotation, size))
@@ -120,7 +121,7 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
         size[0],
         objects,
         names,
-        None if image_id is None else image_id.integer(),
+        image_id if isinstance(image_id, int) else None,
     )
 
 
@@ -132,7 +133,8 @@ def _object(annotation: JsonNode, size: tuple[int, int]) -> LabelledObject:
             annotation["segmentation"].mask(size),
             predicted_iou=annotation.optional_number("predicted_iou"),
             stability_score=annotation.optional_number("stability_score"),
-            point_coords=None if points is None else [point.numbers(2).tolist() for point in points.items()],
+            # Datumaro writes [[]] for an object without points.
+            point_coords=None if points is None else [p.numbers(2).tolist() for p in points.items() if p.value != []],
             crop_box=None if crop_box is None else crop_box.numbers(4).tolist(),
         )
     except FieldError:

@@ -19,7 +19,7 @@ from fastsam_core.annotate.dataset_files import write_coco
 from fastsam_core.annotate.shards import stable_hash
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
-from fastsam_core.formats import read_labels
+from fastsam_core.formats import class_names, read_labels
 from image_examples import write_video
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
@@ -135,11 +135,25 @@ def test_min_area_leaves_out_small_masks(sam: SAM, images: Path) -> None:
 def test_yolo_class_names_are_written(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, detector, sam)
     assert dict(read_labels(target, "yolo", images=images).names) == {0: "even", 1: "odd"}
-    # Ultralytics takes names without gaps only.
-    last = auto_annotate(
-        images, lambda image: ([[0, 0, 9, 9]], [1], [2], ["a", "b", "c"]), sam, output_dir=images.parent / "last"
-    )
-    assert dict(read_labels(last, "yolo", images=images).names) == {0: "0", 1: "1", 2: "c"}
+
+
+def test_all_classes_of_the_detector_are_named(sam: SAM, images: Path) -> None:
+    def detect(image: Any) -> Any:
+        return [[0, 0, 9, 9]], [1], [3], {0: "a", 1: "b", 5: "f", -1: "none", 10**6: "too many"}
+
+    def check_names() -> Path:
+        target = auto_annotate(images, detect, sam, formats=("yolo", "coco"))
+        categories = json.loads((target / "coco.json").read_text())["categories"]
+        # Ultralytics takes names without gaps only; a class without a name is called by its number.
+        names = ["a", "b", "2", "3", "4", "f"]
+        assert [category["name"] for category in categories] == names
+        assert class_names.read(target / "data.yaml") == dict(enumerate(names))
+        return target
+
+    lines = (check_names() / "manifest.jsonl").read_text().splitlines()
+    (with_names,) = (line for line in map(json.loads, lines) if "names" in line)
+    (images / with_names["key"]).unlink()
+    check_names()
 
 
 def test_contact_sheet_shows_preview_images(sam: SAM, images: Path, tmp_path: Path) -> None:

@@ -40,9 +40,12 @@ def write_dataset_files(labels: LabelFiles, history: History, label_names: Itera
 
 
 def names_of_classes(history: History) -> dict[int, str]:
-    """Return the name of every class that was found. If one id has several names, the alphabetically first is used."""
+    """Return the names of the detector's classes, and of all that were found.
+
+    If one id has several names, the alphabetically first is used.
+    """
     classes: dict[int, str] = {}
-    for class_id, name in sorted(history.class_counts):
+    for class_id, name in sorted(history.names | history.class_counts.keys()):
         classes.setdefault(class_id, name)
     return classes
 

@@ -385,7 +385,7 @@ def test_folders_and_files_that_are_no_data_set_are_refused(tmp_path: Path) -> N
         ("yolo", None, "no image in"),
         ("bare", None, "holds images, photos"),
         ("empty", None, "holds nothing"),
-        ("notes.txt", None, "neither a .json file nor a folder"),
+        ("notes.txt", None, "neither a .json file, a .yaml file nor a folder"),
         ("none.json", None, "give images="),
         ("both", tmp_path / "both" / "images", "goes with a COCO file"),
     ):

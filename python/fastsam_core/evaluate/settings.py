@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import option_parsers as parse
-from ..formats.data_yaml import SPLITS
+from ..formats._yaml import SPLITS
 
 MEASURES = ("click", "box", "boundary", "correlation", "noc", "everything")
 

@@ -6,6 +6,9 @@ import ast
 import json
 import re
 
+# Keys under which data set files of Ultralytics have images.
+SPLITS = ("train", "val", "test")
+
 _LIST_ENTRY = re.compile(r"-(\s|$)")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
 

@@ -10,7 +10,6 @@ from . import _yaml, yolo_folder
 from ._reading import read_text
 
 SUFFIXES = (".yaml", ".yml")
-SPLITS = ("train", "val", "test")
 _OTHER_NAMES = {"val": ("validation", "valid")}
 
 
@@ -30,7 +29,8 @@ def read_split(
     lines = read_text(path).split("\n")
     try:
         entries = {
-            key: _texts(lines, key) for key in ("path", *SPLITS, *(n for names in _OTHER_NAMES.values() for n in names))
+            key: _texts(lines, key)
+            for key in ("path", *_yaml.SPLITS, *(n for names in _OTHER_NAMES.values() for n in names))
         }
     except ValueError as error:
         raise ValueError(
@@ -39,7 +39,7 @@ def read_split(
     root = _root(path, entries["path"])
     given = next((entries[key] for key in (split, *_OTHER_NAMES.get(split, ())) if entries[key]), [])
     if not given:
-        present = ", ".join(key for key in SPLITS if entries[key]) or "none"
+        present = ", ".join(key for key in _yaml.SPLITS if entries[key]) or "none"
         raise ValueError(f"{path} has no entry {split!r} that names images; splits that it has: {present}")
     images: dict[str, Path | None] = {}
     for text in given:

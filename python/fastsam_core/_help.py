@@ -46,6 +46,7 @@ _CONVERT = {
     "to=": "format to write: yolo, coco, sa1b, labelme or labelmap",
     "images=": "folder of the images: for YOLO labels, LabelMe, and COCO files without sizes",
     "names=": "class names: [cat,dog], or a file with them; default: those of the labels",
+    "on_error=raise": "if an object is malformed: stop (raise), or leave it out and go on (skip)",
     "tolerance=0": "to yolo, coco, labelme: simplify polygons by at most this many pixels",
     "scores=False": "to yolo: also write the score of each object, or without one its predicted IoU",
     "polygons=False": "to coco: polygons instead of RLE, for tools that read only these, such as SAHI",

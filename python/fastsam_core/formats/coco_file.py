@@ -129,18 +129,27 @@ def write_footer(file: IO[str], images: IO[str], names: Mapping[int, str], last_
     file.write(f'\n],\n"categories":[\n{lines}\n]}}\n')
 
 
-def read(source: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None) -> LabelSet:
+def read(
+    source: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    on_error: Callable[[ValueError], None] | None = None,
+) -> LabelSet:
     """Read the annotations in a COCO file; images come in the file's order.
 
     images: the folder of the images, from which sizes are read that the file lacks. Names that are absolute, or begin
         with that folder, become relative to it.
+    on_error: called with the error of each invalid object, which is left out; by default it is raised.
 
     Class ids number the categories by ascending category id, as common converters do: COCO's own 80, whose ids have
     gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without
     one an object is its box. An image's id may be text, which is not kept. Raises ValueError that names the field.
     """
     file = CocoFile(source, images)
-    return LabelSet(lambda: (file.labels(image_id) for image_id in file.image_ids), len(file.image_ids), file.names)
+    report = None if on_error is None else lambda position, error: on_error(error)
+    return LabelSet(
+        lambda: (file.labels(image_id, report) for image_id in file.image_ids), len(file.image_ids), file.names
+    )
 
 
 class CocoFile:

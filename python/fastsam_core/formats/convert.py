@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arguments import UsageError, check_keys
-from .._log import format_count
+from .._log import format_count, logger
 from .._progress import progress_bar
 from . import class_names, coco_file, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
@@ -30,15 +30,22 @@ WRITERS: dict[str, Callable[..., LabelWriter]] = {
     "labelme": LabelMeWriter,
     "labelmap": LabelMapWriter,
 }
+ON_ERROR = ("raise", "skip")
+_MAX_LOGGED_ERRORS = 10
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Counts of a conversion: images, objects written, and objects that the new format could not hold."""
+    """Counts of a conversion.
+
+    images, objects: those written. left_out: objects that the new format could not hold. invalid: malformed objects
+    that were skipped.
+    """
 
     images: int
     objects: int
     left_out: int
+    invalid: int = 0
 
 
 def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> LabelSet:
@@ -46,7 +53,7 @@ def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> 
 
     format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file; option `images`) or "sa1b" (a folder
     or a file). ValueError, which names the file and the line or field, for invalid labels; some are found only while
-    iterating.
+    iterating. With the option `on_error`, a function, invalid objects are left out, and it is called with their errors.
     """
     return _look_up(READERS, "from_", format, options)(source, **options)
 
@@ -68,6 +75,7 @@ def convert_labels(
     to: str,
     images: str | os.PathLike[str] | None = None,
     names: Any = None,
+    on_error: str = "raise",
     progress: bool | None = None,
     **options: Any,
 ) -> Conversion:
@@ -75,7 +83,8 @@ def convert_labels(
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
     the images, which YOLO's reader and LabelMe's writer use, and COCO's reader if names are absolute or sizes missing.
-    names: class names that replace those of the labels, by class id, as a list, or as a file that has them. progress:
+    names: class names that replace those of the labels, by class id, as a list, or as a file that has them. on_error:
+    "skip" leaves out malformed objects, logs the first of them and counts all; "raise" stops at the first. progress:
     show a progress bar; None shows it on a terminal only.
 
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
@@ -84,10 +93,13 @@ def convert_labels(
     and counted: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
     image in YOLO's text. With YOLO labels, an image that can't be read is logged and left out.
 
-    Raises ValueError for malformed files, naming the file and the line or field, and if labels or images that are read
-    would be overwritten; FileNotFoundError for missing images.
+    Raises ValueError for invalid options, for malformed files, naming the file and the line or field, and if labels or
+    images that are read would be overwritten; FileNotFoundError for missing images.
     """
-    reader_options: dict[str, Any] = {}
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
+    errors = _Errors()
+    reader_options: dict[str, Any] = {} if on_error == "raise" else {"on_error": errors}
     writer_options = dict(options)
     for name, value in (("images", images), ("names", names)):
         if value is not None and name in _option_names(READERS.get(from_)):
@@ -108,7 +120,20 @@ def convert_labels(
             if isinstance(writer, FolderWriter):
                 inputs.check_target(writer.path_for(labels.file_name), to)
             num_written += writer.write(labels)
-    return Conversion(num_images, num_written, num_read - num_written)
+    return Conversion(num_images, num_written, num_read - num_written, errors.count)
+
+
+class _Errors:
+    """Logs and counts the errors that it is called with."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, error: ValueError) -> None:
+        self.count += 1
+        if self.count <= _MAX_LOGGED_ERRORS:
+            more = "; further errors are only counted" if self.count == _MAX_LOGGED_ERRORS else ""
+            logger.warning("skipped %s%s", error, more)
 
 
 class _InputPaths:
@@ -179,12 +204,17 @@ def run(values: dict[str, Any]) -> None:
     for key, name, table in (("from", from_, READERS), ("to", to, WRITERS)):
         if name not in table:
             raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
-    check_keys(values, list(dict.fromkeys(["images", "names", *_option_names(WRITERS[to])])), f"convert to={to}")
+    check_keys(
+        values, list(dict.fromkeys(["images", "names", "on_error", *_option_names(WRITERS[to])])), f"convert to={to}"
+    )
     conversion = convert_labels(data, output, from_=from_, to=to, **values)
-    skipped = (
-        f"; {format_count(conversion.left_out, 'object')} skipped, not representable in {to}"
-        if conversion.left_out
-        else ""
+    skipped = "".join(
+        f"; {format_count(count, 'object')} skipped, {reason}"
+        for count, reason in (
+            (conversion.left_out, f"not representable in {to}"),
+            (conversion.invalid, "malformed"),
+        )
+        if count
     )
     print(
         f"{format_count(conversion.images, 'image')}, {format_count(conversion.objects, 'object')}{skipped}; "

@@ -80,6 +80,7 @@ def read(
     *,
     images: str | os.PathLike[str] | None = None,
     names: Mapping[int, str] | Sequence[str] | str | os.PathLike[str] | None = None,
+    on_error: Callable[[ValueError], None] | None = None,
 ) -> LabelSet:
     """Read the labels in a folder and its sub-folders.
 
@@ -87,6 +88,7 @@ def read(
     sizes are needed; by default the one whose path has `images` in place of `labels`, or without it the labels' own.
     Every image counts: one without a label file has no objects. names: class names by id, a list of them, or the
     data.yaml or text file that has them; by default those of a data.yaml or classes.txt in the folder or above it.
+    on_error: called with the error of each malformed line, which is left out; by default it is raised.
 
     Raises FileNotFoundError if there are no images, or a label file has none. While iterating, an image that can't be
     read is logged and left out; ValueError if none can be read, and for malformed lines. A class id followed by four or
@@ -109,7 +111,7 @@ def read(
                 failures.append(error)
                 logger.warning("skipped %s", error)
                 continue
-            objects = [] if file is None else read_file(file, (height, width))
+            objects = [] if file is None else read_file(file, (height, width), on_error)
             yield ImageLabels(name, width, height, objects, found_names)
         if len(failures) == len(labelled_images):
             raise failures[0]
@@ -173,15 +175,23 @@ def _lists_images(path: Path) -> bool:
         return False
 
 
-def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:
-    """Read the objects of one label file, whose image is of `size` = (height, width). ValueError names the line."""
+def read_file(
+    path: str | os.PathLike[str], size: Sequence[int], on_error: Callable[[ValueError], None] | None = None
+) -> list[LabelledObject]:
+    """Read the objects of one label file, whose image is of `size` = (height, width).
+
+    on_error: called with the error of each malformed line, by default raised: a ValueError that names the line.
+    """
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 objects.append(_object(line.split(), (int(size[0]), int(size[1]))))
             except ValueError as error:
-                raise ValueError(f"{os.fspath(path)}, line {number}: {error}") from None
+                located = ValueError(f"{os.fspath(path)}, line {number}: {error}")
+                if on_error is None:
+                    raise located from None
+                on_error(located)
     return objects
 
 

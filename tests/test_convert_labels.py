@@ -112,7 +112,7 @@ def test_names_and_images_as_arguments(work_dir: Path) -> None:
     [
         ("convert data=data from=yolo to=coco", 2, "convert needs output=...; for labels: data=labels/ from=yolo"),
         ("convert", 2, "convert needs data=..."),
-        ("convert data=data from=voc to=coco output=x.json", 2, "from=voc; accepted: yolo, coco, sa1b"),
+        ("convert data=data from=voc to=coco output=x.json", 2, "from=voc; accepted: yolo, coco, sa1b, labelme"),
         ("convert data=data from=yolo to=png output=x", 2, "to=png; accepted: yolo, coco, sa1b, labelme, labelmap"),
         (
             "convert data=data from=yolo to=coco output=x.json polygon=1",
@@ -287,8 +287,8 @@ def test_unreadable_image_is_left_out(work_dir: Path, capsys: pytest.CaptureFixt
 def test_unknown_options_and_formats_are_refused(work_dir: Path) -> None:
     with pytest.raises(ValueError, match="to='voc'; accepted: "):
         open_writer("x", "voc")
-    with pytest.raises(ValueError, match="from_='labelme'; accepted: "):
-        convert_labels("data", "x", from_="labelme", to="coco")
+    with pytest.raises(ValueError, match="from_='labelmap'; accepted: "):
+        convert_labels("data", "x", from_="labelmap", to="coco")
     with pytest.raises(TypeError, match=r"sa1b has no option 'images'; accepted: on_error"):
         read_labels("x.json", "sa1b", images="y")
     with pytest.raises(TypeError, match=r"yolo has no option 'order'; accepted: tolerance, scores"):

@@ -12,7 +12,7 @@ from typing import Any
 from .._arguments import UsageError, check_keys
 from .._log import format_count, logger
 from .._progress import progress_bar
-from . import class_names, coco_file, sa1b, yolo_folder
+from . import class_names, coco_file, labelme_reading, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
 from .labelme import LabelMeWriter
@@ -22,6 +22,7 @@ READERS: dict[str, Callable[..., LabelSet]] = {
     "yolo": yolo_folder.read,
     "coco": coco_file.read,
     "sa1b": sa1b.read,
+    "labelme": labelme_reading.read,
 }
 WRITERS: dict[str, Callable[..., LabelWriter]] = {
     "yolo": yolo_folder.YoloWriter,
@@ -51,9 +52,10 @@ class Conversion:
 def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> LabelSet:
     """Read the labels at `source`, one image at a time.
 
-    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file; option `images`) or "sa1b" (a folder
-    or a file). ValueError, which names the file and the line or field, for invalid labels; some are found only while
-    iterating. With the option `on_error`, a function, invalid objects are left out, and it is called with their errors.
+    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file; option `images`), "sa1b" (a folder or
+    a file) or "labelme" (a folder or a file; options `images` and `names`). ValueError, which names the file and the
+    line or field, for invalid labels; some are found only while iterating. With the option `on_error`, a function,
+    invalid objects are left out, and it is called with their errors.
     """
     return _look_up(READERS, "from_", format, options)(source, **options)
 
@@ -82,10 +84,10 @@ def convert_labels(
     """Read labels in one format and write them in another, one image at a time.
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
-    the images, which YOLO's reader and LabelMe's writer use, and COCO's reader if names are absolute or sizes missing.
-    names: class names that replace those of the labels, by class id, as a list, or as a file that has them. on_error:
-    "skip" leaves out malformed objects, logs the first of them and counts all; "raise" stops at the first. progress:
-    show a progress bar; None shows it on a terminal only.
+    the images, which YOLO's reader and LabelMe's writer use, and the readers of COCO and LabelMe for what their files
+    lack. names: class names that replace those of the labels, by class id, as a list, or as a file that has them; for
+    LabelMe, the ids of its labels. on_error: "skip" leaves out malformed objects, logs the first of them and counts
+    all; "raise" stops at the first. progress: show a progress bar; None shows it on a terminal only.
 
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
     maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six

@@ -279,7 +279,7 @@ def test_yaml_names_match_pyyaml(tmp_path: Path, text: str) -> None:
 
 def test_names_with_special_characters(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names:  # all\n# of them\n  '0': c#  # c sharp\n  \"1\" : ''\n  2: '#'\n")
-    assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 1: "", 2: "#"}
+    assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 2: "#"}
     (tmp_path / "data.yaml").write_text("names: ['it''s # 1', ''''] # two of\n# them\n")
     assert class_names.read(tmp_path / "data.yaml") == {0: "it's # 1", 1: "'"}
     class_names.write(tmp_path / "data.yaml", {2: "#", 0: "c#"})
@@ -366,6 +366,8 @@ def test_names_from_classes_txt_and_arguments(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\r\nbig dog\r\n\r\n")
     labels = yolo_text(tmp_path, "")
     assert labels.names == {0: "cat", 1: "big dog"}
+    for given_ in (["", "y"], {1: "y", 2: ""}):  # COCO files can't hold empty names
+        assert yolo_text(tmp_path, "", names=given_).names == {1: "y"}
     for given_ in (["x", "y"], {0: "x", 1: "y"}):
         assert yolo_text(tmp_path, "", names=given_).names == {0: "x", 1: "y"}
     assert yolo_text(tmp_path, "", names=tmp_path / "classes.txt").names == {0: "cat", 1: "big dog"}

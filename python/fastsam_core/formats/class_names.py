@@ -23,11 +23,11 @@ _COUNT_KEY = re.compile(r"""(nc|"nc"|'nc')\s*:""")
 
 
 def parse_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) -> dict[int, str]:
-    """Return names by class id from a dict, a list, or a file that `read` accepts."""
+    """Return names by class id from a dict, a list, or a file that `read` accepts. An empty name is none."""
     if isinstance(names, (str, os.PathLike)):
         return read(names)
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    return {validate_class_id(class_id): str(name) for class_id, name in pairs}
+    return {validate_class_id(class_id): str(name) for class_id, name in pairs if str(name)}
 
 
 def without_gaps(names: Mapping[int, str], last_class: int) -> dict[int, str]:
@@ -93,10 +93,10 @@ def _quoted(name: str) -> str:
 def _parse_yaml(lines: list[str]) -> dict[int, str]:
     value = _yaml.read_entry(lines, "names")
     if isinstance(value, dict):
-        return {_parse_class_id(key): name for key, name in value.items()}
+        return {_parse_class_id(key): name for key, name in value.items() if name}
     if isinstance(value, str):
         raise ValueError(f"{value[:60]!r} is neither a list nor a mapping")
-    return dict(enumerate(value))
+    return {index: name for index, name in enumerate(value) if name}
 
 
 def _parse_class_id(text: str) -> int:

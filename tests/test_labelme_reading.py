@@ -112,6 +112,12 @@ def test_every_kind_of_shape_with_an_area_is_read(tmp_path: Path) -> None:
     assert circle[distance < 9.9].all() and not circle[distance > 10.1].any()
 
 
+def test_memory_depends_on_the_masks_of_a_file_alone(tmp_path: Path) -> None:
+    eye = shape(points=[[900_000, 70], [900_005, 73]], shape_type="mask", mask=png_of(np.eye(4, 6, dtype=bool)))
+    labels = only(write(tmp_path / "a.json", eye, imageHeight=1_000_000, imageWidth=1_000_000))
+    assert labels.objects[0].xyxy() == (900_000, 70, 900_004, 74)
+
+
 def test_labels_become_the_class_ids_of_known_names(tmp_path: Path) -> None:
     write(tmp_path / "me" / "a.json", shape("dog"), shape("12"), shape("new"))
     write(tmp_path / "me" / "b.json", shape("newer"), shape("new"), shape("0"))
@@ -186,6 +192,7 @@ A = r"a\.json: shapes\[0\]"
         (shape(shape_type="mask", points=[[1, 2], [3, 4]]), rf"{A}: 'mask' is missing"),
         (shape(shape_type="mask", points=[[1, 2], [3, 4]], mask="bm90IGE="), rf"{A}\.mask: "),
         (shape(shape_type="mask", points=[[1, 2], [3, 4]], mask=5), rf"{A}\.mask: "),
+        (shape(shape_type="mask", points=[[1e7, 2], [3e9, 4]], mask="x"), rf"{A}\.points: the mask is farther"),
         (shape(score="high"), rf"{A}\.score: a finite number is needed"),
     ],
 )

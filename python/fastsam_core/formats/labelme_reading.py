@@ -17,7 +17,7 @@ from .. import rle
 from ..sources.decode import decode_image
 from . import class_names, image_files
 from ._reading import FieldError, JsonNode, read_json
-from .labels import MAX_CLASS_ID, ImageLabels, LabelledObject, LabelSet
+from .labels import MAX_CLASS_ID, MAX_IMAGE_SIDE, ImageLabels, LabelledObject, LabelSet
 from .segmentation import Segmentation
 
 OnError = Callable[[ValueError], None]
@@ -173,15 +173,14 @@ def _polygon(shape: JsonNode, kind: str) -> NDArray[np.float64]:
     return points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
-def _mask(shape: JsonNode, size: tuple[int, int]) -> dict[str, Any]:
+def _mask(shape: JsonNode, size: tuple[int, int]) -> Any:
     """Return the run lengths of a mask, which the file holds as a PNG of the rectangle between its two points."""
-    x, y = (math.floor(value) for value in _corners(shape)[0])
+    corner = _corners(shape)[0]
+    if np.abs(corner).max() > MAX_IMAGE_SIDE:
+        raise shape["points"].error(f"the mask is farther from the image than {MAX_IMAGE_SIDE} pixels")
+    x, y = np.floor(corner).astype(int).tolist()
     pixels = shape["mask"].convert(lambda text: decode_image(base64.b64decode(text)))[..., 0] > 0
-    mask = np.zeros(size, bool)
-    inside = pixels[max(0, -y) : max(0, size[0] - y), max(0, -x) : max(0, size[1] - x)]
-    top, left = max(0, y), max(0, x)
-    mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-    return rle.from_masks(mask[None])[0]
+    return rle.paste(rle.from_masks(pixels[None])[0], (x, y), size)
 
 
 def _corners(shape: JsonNode) -> NDArray[np.float64]:

@@ -131,8 +131,8 @@ def test_training_takes_the_split_train(coco8: Path) -> None:
         ("train: images/train\nval: null\n", ValueError, r"no entry 'val' .*; splits that it has: train"),
         ("val: images/none\n", FileNotFoundError, r"data\.yaml: there is no .*images/none"),
         ("path: nowhere\nval: images/val\n", FileNotFoundError, r"its path is nowhere, and there is no such folder"),
-        ("val: {a: b}\n", ValueError, r"its paths can't be read \(val is a mapping\)"),
-        ("val: [images/val\n", ValueError, r"its paths can't be read .* is neither a list nor a mapping"),
+        ("val: {a: b}\n", ValueError, r"val is a mapping; a path, or a list of paths, is needed"),
+        ("val: [images/val\n", ValueError, r"val can't be read .* is neither a list nor a mapping"),
         ("val: images/bare\n", ValueError, r"none of the 1 images of val has a label file"),
     ],
 )

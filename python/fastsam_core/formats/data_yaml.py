@@ -10,7 +10,8 @@ from . import _yaml, yolo_folder
 from ._reading import read_text
 
 SUFFIXES = (".yaml", ".yml")
-_OTHER_NAMES = {"val": ("validation", "valid")}
+# Keys of each split, the usual one first.
+_KEYS = {name: (name, "validation", "valid") if name == "val" else (name,) for name in _yaml.SPLITS}
 
 
 def read_split(
@@ -27,32 +28,29 @@ def read_split(
     ValueError if the file has no such entry or can't be read, and FileNotFoundError for a path that doesn't exist.
     """
     lines = read_text(path).split("\n")
-    try:
-        entries = {
-            key: _texts(lines, key)
-            for key in ("path", *_yaml.SPLITS, *(n for names in _OTHER_NAMES.values() for n in names))
-        }
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: its paths can't be read ({error}); write one `- path` a line below the key"
-        ) from None
-    root = _root(path, entries["path"])
-    given = next((entries[key] for key in (split, *_OTHER_NAMES.get(split, ())) if entries[key]), [])
-    if not given:
-        present = ", ".join(key for key in _yaml.SPLITS if entries[key]) or "none"
+    root = _root(path, _texts(path, lines, "path"))
+    splits = {
+        name: next((texts for key in keys if (texts := _texts(path, lines, key))), []) for name, keys in _KEYS.items()
+    }
+    if not splits[split]:
+        present = ", ".join(name for name, texts in splits.items() if texts) or "none"
         raise ValueError(f"{path} has no entry {split!r} that names images; splits that it has: {present}")
     images: dict[str, Path | None] = {}
-    for text in given:
+    for text in splits[split]:
         for image, label in _images_of(_locate(path, root, text), on_error):
             name = os.path.relpath(image, root) if _is_below(image, root) else os.path.abspath(image)
             images[Path(name).as_posix()] = label
     return root, sorted(images.items())
 
 
-def _texts(lines: list[str], key: str) -> list[str]:
-    value = _yaml.read_entry(lines, key)
+def _texts(path: Path, lines: list[str], key: str) -> list[str]:
+    """Return the text or texts of an entry of the file at `path`; none if there is no such entry."""
+    try:
+        value = _yaml.read_entry(lines, key)
+    except ValueError as error:
+        raise ValueError(f"{path}: {key} can't be read ({error}); write one `- path` a line below it") from None
     if isinstance(value, dict):
-        raise ValueError(f"{key} is a mapping")
+        raise ValueError(f"{path}: {key} is a mapping; a path, or a list of paths, is needed")
     return [value] if isinstance(value, str) else value
 
 

@@ -19,7 +19,7 @@ from fastsam_core.annotate.dataset_files import write_coco
 from fastsam_core.annotate.shards import stable_hash
 from fastsam_core.detect import Detections
 from fastsam_core.detect.open_vocabulary import OpenVocabularyDetector
-from fastsam_core.formats import read_labels
+from fastsam_core.formats import class_names, read_labels
 from image_examples import write_video
 
 ALL = ("yolo", "coco", "sa1b", "labelme", "png")
@@ -77,6 +77,7 @@ def test_coco_file_is_valid_for_pycocotools(sam: SAM, images: Path) -> None:
 
     target = auto_annotate(images, detector, sam, formats="coco")
     truth = pycocotools.COCO(str(target / "coco.json"))
+    truth.info()  # needed by `loadRes` of some versions
     assert truth.getImgIds() == list(range(1, 7))
     assert [category["name"] for category in truth.loadCats(truth.getCatIds())] == ["even", "odd"]
     assert [entry["file_name"] for entry in truth.loadImgs(truth.getImgIds())] == sorted(
@@ -134,6 +135,25 @@ def test_min_area_leaves_out_small_masks(sam: SAM, images: Path) -> None:
 def test_yolo_class_names_are_written(sam: SAM, images: Path) -> None:
     target = auto_annotate(images, detector, sam)
     assert dict(read_labels(target, "yolo", images=images).names) == {0: "even", 1: "odd"}
+
+
+def test_all_classes_of_the_detector_are_named(sam: SAM, images: Path) -> None:
+    def detect(image: Any) -> Any:
+        return [[0, 0, 9, 9]], [1], [3], {0: "a", 1: "b", 5: "f", -1: "none", 10**6: "too many"}
+
+    def check_names() -> Path:
+        target = auto_annotate(images, detect, sam, formats=("yolo", "coco"))
+        categories = json.loads((target / "coco.json").read_text())["categories"]
+        # Ultralytics takes names without gaps only; a class without a name is called by its number.
+        names = ["a", "b", "2", "3", "4", "f"]
+        assert [category["name"] for category in categories] == names
+        assert class_names.read(target / "data.yaml") == dict(enumerate(names))
+        return target
+
+    lines = (check_names() / "manifest.jsonl").read_text().splitlines()
+    (with_names,) = (line for line in map(json.loads, lines) if "names" in line)
+    (images / with_names["key"]).unlink()
+    check_names()
 
 
 def test_contact_sheet_shows_preview_images(sam: SAM, images: Path, tmp_path: Path) -> None:

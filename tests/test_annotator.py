@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from annotate_kills import detector, make_images, tiny_sam
 from fastsam_core import Annotator, Results, auto_annotate
@@ -62,9 +63,17 @@ def test_pixel_columns_of_every_kind_give_equal_labels(images: list[Path], confi
         {"bytes": [path.read_bytes() for path in images]},
         {"image": [path.read_bytes() for path in images]},
         {"image": [{"bytes": path.read_bytes(), "path": None} for path in images]},
+        {"image": [{"bytes": None, "path": str(path)} for path in images]},
         {"image": column},
+        {"image": [Image.open(path) for path in images]},
     ):
         assert annotator({"path": names, **pixels})["yolo"].tolist() == expected
+    palette = Image.open(images[0]).quantize(8)
+    labels = [
+        annotator({"path": ["a"], "image": [image]})["yolo"][0]
+        for image in (palette, np.asarray(palette.convert("RGB")))
+    ]
+    assert labels[0] == labels[1] != ""
 
 
 def test_bad_rows_have_an_error(images: list[Path], config: AnnotateConfig, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_names_and_images_as_arguments(work_dir: Path) -> None:
     [
         ("convert data=data from=yolo to=coco", 2, "convert needs output=...; for labels: data=labels/ from=yolo"),
         ("convert", 2, "convert needs data=..."),
-        ("convert data=data from=voc to=coco output=x.json", 2, "from=voc; accepted: yolo, coco, sa1b"),
+        ("convert data=data from=voc to=coco output=x.json", 2, "from=voc; accepted: yolo, coco, sa1b, labelme"),
         ("convert data=data from=yolo to=png output=x", 2, "to=png; accepted: yolo, coco, sa1b, labelme, labelmap"),
         (
             "convert data=data from=yolo to=coco output=x.json polygon=1",
@@ -235,6 +235,42 @@ def test_malformed_file_leaves_no_coco_file(work_dir: Path, capsys: pytest.Captu
     assert not Path("labels.json").exists() and sorted(path.name for path in work_dir.iterdir()) == ["data"]
 
 
+def test_malformed_objects_can_be_skipped(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    square = [[2, 1, 12, 1, 12, 6, 2, 6]]
+    with open_writer("good.json", "coco") as writer:
+        obj = LabelledObject(0, Segmentation.from_polygons([np.reshape(square, (-1, 2))], (10, 20)))
+        writer.write(ImageLabels("1.png", 20, 10, [obj] * 14))
+    document = json.loads(Path("good.json").read_text())
+    for annotation in document["annotations"][1:-1]:
+        annotation["bbox"] = [1, 2]
+    Path("bad.json").write_text(json.dumps(document))
+    assert convert_labels("good.json", "sa1b", from_="coco", to="sa1b").objects == 14
+    path = Path("sa1b/1.json")
+    document = json.loads(path.read_text())
+    for annotation in document["annotations"][1:-1]:
+        del annotation["segmentation"]
+    path.write_text(json.dumps(document))
+    good = Path("data/labels/1.txt").read_text()
+    Path("data/labels/1.txt").write_text("0 0.1\n" * 4 + good + "0 0.1\n" * 8)
+    for source, reason in (
+        ("bad.json from=coco", "annotations[1].bbox"),
+        ("sa1b from=sa1b", "annotations[1]: 'segmentation' is missing"),
+        ("data from=yolo", "1.txt, line 1: "),
+    ):
+        for option in ("", "on_error=raise"):
+            assert run(f"convert data={source} to=coco output=out.json {option}") == 1
+            assert reason in capsys.readouterr().err and not Path("out.json").exists()
+        assert run(f"convert data={source} to=coco output=out.json on_error=skip") == 0
+        said = capsys.readouterr()
+        assert "2 objects; 12 objects skipped, malformed; saved to out.json" in said.out
+        assert reason in said.err and said.err.count("skipped ") == 10
+        assert said.err.rstrip().endswith("; further errors are only counted")
+        assert len(json.loads(Path("out.json").read_text())["annotations"]) == 2
+        Path("out.json").unlink()
+    with pytest.raises(ValueError, match="on_error='ignore'; accepted: raise, skip"):
+        convert_labels("data", "out.json", from_="yolo", to="coco", on_error="ignore")
+
+
 def test_unreadable_image_is_left_out(work_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/images/1.png").write_bytes(b"not an image")
     assert run("convert data=data from=yolo to=coco output=labels.json") == 0
@@ -251,10 +287,10 @@ def test_unreadable_image_is_left_out(work_dir: Path, capsys: pytest.CaptureFixt
 def test_unknown_options_and_formats_are_refused(work_dir: Path) -> None:
     with pytest.raises(ValueError, match="to='voc'; accepted: "):
         open_writer("x", "voc")
-    with pytest.raises(ValueError, match="from_='labelme'; accepted: "):
-        convert_labels("data", "x", from_="labelme", to="coco")
-    with pytest.raises(TypeError, match=r"coco has no option 'images'; accepted: none"):
-        read_labels("x.json", "coco", images="y")
+    with pytest.raises(ValueError, match="from_='labelmap'; accepted: "):
+        convert_labels("data", "x", from_="labelmap", to="coco")
+    with pytest.raises(TypeError, match=r"sa1b has no option 'images'; accepted: on_error"):
+        read_labels("x.json", "sa1b", images="y")
     with pytest.raises(TypeError, match=r"yolo has no option 'order'; accepted: tolerance, scores"):
         convert_labels("data", "x", from_="yolo", to="yolo", order="area")
 

@@ -378,7 +378,7 @@ def test_wrong_options_and_outputs_are_refused_before_predicting(
     sam: SAM, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, min_area"):
+    with pytest.raises(TypeError, match="unknown option 'measure' of val; accepted: measures, split, min_area"):
         sam.val(scenes / "png", measure=["click"])
     with pytest.raises(ValueError, match=r"output=.*file' is not a folder"):
         sam.val(scenes / "png", output=tmp_path / "file")

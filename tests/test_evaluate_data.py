@@ -84,13 +84,35 @@ def test_png_label_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data[0].pixels, bgr_image(HEIGHT, WIDTH))
 
 
+def test_grey_label_maps_may_be_stored_in_colour(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    grey = Image.fromarray(labels_of(1, 200, 255))
+    for mode in ("RGB", "RGBA", "LA"):
+        grey.convert(mode).save(path)
+        np.testing.assert_array_equal(label_maps.read_png(path), labels_of(1, 200, 255))
+    transparent = grey.convert("LA")
+    transparent.putalpha(grey)
+    for image in (
+        transparent,
+        transparent.convert("RGBA"),
+        Image.merge("RGB", [grey, grey, Image.fromarray(labels_of(1, 200))]),
+    ):
+        image.save(path)
+        with pytest.raises(ValueError, match=r"a\.png is in colour"):
+            label_maps.read_png(path)
+    # Pillow would read the high bytes only.
+    cv2.imwrite(str(path), np.repeat(labels_of(1, 2)[..., None], 3, 2).astype(np.uint16))
+    with pytest.raises(ValueError, match=r"a\.png is in colour \(RGB\)"):
+        label_maps.read_png(path)
+
+
 def test_images_without_usable_masks_are_reported(tmp_path: Path) -> None:
     folder(tmp_path, "masks", "a.png", "b.png", "c.png", "d.png", "d.jpg", "e.png", "f.png", "g.png")
     good = Image.fromarray(labels_of(1))
     for name in "adef":
         good.save(tmp_path / "masks" / f"{name}.png")
     good.save(tmp_path / "masks" / "lonely.png")
-    good.convert("RGB").save(tmp_path / "masks" / "b.png")
+    Image.merge("RGB", [good, good, good.point(lambda value: 2 * value)]).save(tmp_path / "masks" / "b.png")
     Image.fromarray(labels_of(1)[:, 1:]).save(tmp_path / "masks" / "e.png")
     (tmp_path / "images" / "f.png").write_bytes(b"broken")
     (tmp_path / "masks" / "g.png").write_bytes((tmp_path / "masks" / "a.png").read_bytes()[:60])
@@ -241,6 +263,21 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
 # --- YOLO ---
 
 
+def test_image_names_may_be_absolute_or_begin_with_the_folder(tmp_path: Path) -> None:
+    folder(tmp_path, "labels", "a.png", "b.png", "c.png", "sub/d.png")
+    names = ["/elsewhere/a.png", "C:\\data\\b.png", "/x/c.png", "/y/c.png", str(tmp_path / "images" / "sub" / "d.png")]
+    names += ["images/c.png", "images/sub/d.png", "other/c.png"]
+    with CocoWriter(tmp_path / "labels.json") as writer:
+        for name in names:
+            writer.write(ImageLabels(name, WIDTH, HEIGHT))
+    data = open_dataset(tmp_path / "labels.json", tmp_path / "images")
+    assert [data[index].pixels is not None for index in range(8)] == [
+        *[True, True, False, False, True],
+        *[True, True, False],
+    ]
+    assert data[2].failures[0].reason.endswith("no such file: /x/c.png")  # there are two of this name
+
+
 def yolo_line(place: int) -> str:
     """Return the block's outline along its pixels' edges, as fractions of width and height."""
     x1, x2, y1, y2 = 6 * place / WIDTH, (6 * place + 5) / WIDTH, 8 / HEIGHT, 12 / HEIGHT
@@ -348,7 +385,7 @@ def test_folders_and_files_that_are_no_data_set_are_refused(tmp_path: Path) -> N
         ("yolo", None, "no image in"),
         ("bare", None, "holds images, photos"),
         ("empty", None, "holds nothing"),
-        ("notes.txt", None, "neither a .json file nor a folder"),
+        ("notes.txt", None, "neither a .json file, a .yaml file nor a folder"),
         ("none.json", None, "give images="),
         ("both", tmp_path / "both" / "images", "goes with a COCO file"),
     ):

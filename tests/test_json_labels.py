@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from fastsam_core.formats import ImageLabels, LabelledObject, open_writer, read_labels
+from fastsam_core.formats import ImageLabels, LabelledObject, convert_labels, open_writer, read_labels
 from label_examples import encoded, pixels, refused
 
 SIZE = (40, 50)
@@ -43,6 +44,8 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
         {"size": [40, 50], "counts": counts},
         [[5, 3, 30, 3, 30, 9, 5, 9]],
         [[5, 3, 20, 3, 20, 9, 5, 9], [15.0, 3, 30, 3, 30, 9, 15, 9]],
+        [[7, 30], [5, 3, 30, 3, 30, 9, 5, 9], [1, 2, 3, 4], []],  # a point and a line, which enclose nothing
+        [5, 3, 30, 3, 30, 9, 5, 9],  # without the list around it
     ):
         (labels,) = read_labels(coco_file(tmp_path, segmentation=segmentation), "coco")
         np.testing.assert_array_equal(pixels(labels, 0), mask)
@@ -54,6 +57,78 @@ def test_coco_segmentations_of_all_kinds_are_read(tmp_path: Path) -> None:
         assert labels.objects[0].segmentation is None and labels.objects[0].xyxy() == (1, 2, 4, 6)
     (labels,) = read_labels(coco_file(tmp_path, segmentation=code, bbox=[]), "coco")
     assert labels.objects[0].box is None and labels.objects[0].xyxy() == (5, 3, 30, 9)
+
+
+def test_image_names_become_relative_to_the_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "set" / "images" / "sub").mkdir(parents=True)
+    for name in ("sub/a.png", "b.png"):
+        Image.new("L", (4, 4)).save(tmp_path / "set" / "images" / name)
+    expected = {
+        f"{tmp_path}/set/labels/../images/sub/a.png": "sub/a.png",
+        "images/sub/a.png": "sub/a.png",
+        "set/images/sub/a.png": "sub/a.png",
+        "set\\images\\b.png": "b.png",
+        "C:\\data\\images\\sub\\a.png": "sub/a.png",
+        "/images/elsewhere/b.png": "/images/elsewhere/b.png",  # several have its last part
+        "/elsewhere/c.png": "/elsewhere/c.png",
+        "other/images/sub/a.png": "other/images/sub/a.png",
+        "sub/d.png": "sub/d.png",
+    }
+    with open_writer(tmp_path / "labels.json", "coco") as writer:
+        for name in expected:
+            writer.write(ImageLabels(name, 4, 4))
+    found = read_labels(tmp_path / "labels.json", "coco", images=tmp_path / "set" / "images")
+    assert [labels.file_name for labels in found] == list(expected.values())
+    assert [labels.file_name for labels in read_labels(tmp_path / "labels.json", "coco")] == list(expected)
+    with open_writer(tmp_path / "labels.json", "coco") as writer:
+        writer.write(ImageLabels("C:\\elsewhere\\b.png", 4, 4))
+    (labels,) = read_labels(tmp_path / "labels.json", "coco", images=tmp_path / "set" / "images")
+    assert labels.file_name == "b.png"
+
+
+def test_image_names_of_lvis_are_those_of_the_coco_url(tmp_path: Path) -> None:
+    path = coco_file(tmp_path)
+    document = json.loads(path.read_text())
+    del document["images"][0]["file_name"]
+    document["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000009.jpg"
+    path.write_text(json.dumps(document))
+    (labels,) = read_labels(path, "coco")
+    assert labels.file_name == "train2017/000000000009.jpg"
+
+
+def test_coco_image_ids_may_be_text(tmp_path: Path) -> None:
+    path = coco_file(tmp_path, image_id="a")
+    document = json.loads(path.read_text())
+    document["images"][0]["id"] = "a"
+    path.write_text(json.dumps(document))
+    (labels,) = read_labels(path, "coco")
+    assert labels.image_id is None and len(labels.objects) == 1
+    document["images"] *= 2
+    path.write_text(json.dumps(document))
+    refused("coco", path, r"images\[1\]\.id: another image has the id 'a' too")
+    (labels,) = read_labels(coco_file(tmp_path, image_id="9"), "coco")  # of the image 9
+    assert labels.image_id == 9 and len(labels.objects) == 1
+
+
+def test_sizes_that_a_coco_file_lacks_are_those_of_the_images(tmp_path: Path) -> None:
+    path = coco_file(tmp_path, segmentation=[[5, 3, 30, 3, 30, 9, 5, 9]])
+    document = json.loads(path.read_text())
+    image = document["images"][0]
+    del image["height"], image["width"]
+    path.write_text(json.dumps(document))
+    refused("coco", path, r"images\[0\]: 'height' and 'width' are missing; give images=")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", SIZE).save(tmp_path / "a.png", exif=exif)
+    image["file_name"] = "a.png"
+    path.write_text(json.dumps(document))
+    (labels,) = read_labels(path, "coco", images=tmp_path)
+    assert labels.size == SIZE and labels.objects[0].segmentation.area == 150
+    assert convert_labels(path, tmp_path / "sa1b", from_="coco", to="sa1b", images=tmp_path).objects == 1
+    image["height"] = 40
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"images\[0\]: 'width' is missing"):
+        list(read_labels(path, "coco", images=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +161,10 @@ A = r"labels\.json: annotations\[0\]"
     [
         ({"image_id": 8}, rf"{A}\.image_id: no image has the id 8"),
         ({"image_id": "gone"}, rf"{A}: 'image_id' is missing"),
-        ({"image_id": "9"}, rf"{A}\.image_id: an integer is needed, not '9'"),
+        ({"image_id": "8"}, rf"{A}\.image_id: no image has the id 8"),
+        ({"image_id": "09"}, rf"{A}\.image_id: no image has the id '09'"),
         ({"image_id": True}, rf"{A}\.image_id: an integer"),
+        ({"image_id": ""}, rf"{A}\.image_id: text is needed"),
         ({"category_id": 5}, rf"{A}\.category_id: no category has the id 5"),
         ({"bbox": [1, 2, 3]}, rf"{A}\.bbox: a list of 4 finite numbers is needed, not 'list' of 3"),
         ({"bbox": [1, 2, 3, "4"]}, rf"{A}\.bbox: a list of 4 finite"),
@@ -96,6 +173,8 @@ A = r"labels\.json: annotations\[0\]"
         ({"bbox": [10**400, 0, 1, 1]}, rf"{A}\.bbox: a list of 4 finite numbers is needed"),
         ({"segmentation": [[1, 2, 3, 4]]}, rf"{A}\.segmentation\[0\]: 4 numbers; a polygon has an even number"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, rf"{A}\.segmentation\[0\]: 7 numbers"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6], [1, 2, 3]]}, rf"{A}\.segmentation\[1\]: 3 numbers"),
+        ({"segmentation": [1, 2, 3, 4]}, rf"{A}\.segmentation: 4 numbers"),
         ({"segmentation": [[1, 2, 3, 4, 5, 1e30]]}, rf"{A}\.segmentation: polygon coordinates must be finite"),
         ({"segmentation": [[1, 2, 3, 4, 5, True]]}, rf"{A}\.segmentation\[0\]: a list of finite numbers"),
         ({"segmentation": 5}, rf"{A}\.segmentation: a list is needed, not '5'"),
@@ -199,9 +278,15 @@ def test_sa1b_folders_and_files_are_read(tmp_path: Path) -> None:
     assert (obj.class_id, obj.predicted_iou, obj.point_coords, obj.crop_box) == (0, None, None, None)
     assert (other_obj.class_id, other_obj.predicted_iou, other_obj.stability_score) == (2, 0.9, 0.95)
     assert other_obj.point_coords == [[1.5, 2]] and other_obj.crop_box == [0, 0, 6, 6]
+    (tmp_path / "a.json").write_text(json.dumps(sa1b_document(point_coords=[[]])))  # as Datumaro writes it
+    assert next(iter(found)).objects[0].point_coords == []
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no \.json file in the folder .*empty"):
         read_labels(tmp_path / "empty", "sa1b")
+    document = sa1b_document()
+    document["image"]["image_id"] = "sa_3"
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert next(iter(found)).image_id is None
     (alone,) = read_labels(tmp_path / "sub" / "b.json", "sa1b")
     assert alone.file_name == "sa_3.jpg" and alone.objects[0].class_id == 2
 

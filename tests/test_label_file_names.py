@@ -28,14 +28,23 @@ def test_image_names_that_share_a_label_file_are_refused(tmp_path: Path) -> None
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")) == ["a/1.txt", "b/1.txt"]
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/", "a\0b.jpg", "..\\a.jpg", "."])
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "a/..", "/../a.jpg", "/", "a\0b.jpg", "..\\a.jpg", "."])
 def test_image_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
         writer.write(ImageLabels(name, 4, 4))
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
-@pytest.mark.parametrize("name", ["/data/images/a.jpg", "C:\\data\\images\\a.jpg", "./data//images/a.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/data/images/a.jpg",
+        "C:\\data\\images\\a.jpg",
+        "./data//images/a.jpg",
+        "/data/labels/../images/a.jpg",
+        "data\\b\\c\\..\\..\\images\\a.jpg",
+    ],
+)
 def test_absolute_image_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path, "yolo") as writer:
         writer.write(ImageLabels(name, 4, 4))

@@ -164,7 +164,7 @@ def importance(obj: LabelledObject, index: int, order: str) -> float:
     return float(index) if order == "index" else 0.0
 
 
-chains = st.lists(st.sampled_from(["yolo", "coco", "coco polygons", "sa1b"]), min_size=2, max_size=5)
+chains = st.lists(st.sampled_from(["yolo", "coco", "coco polygons", "sa1b", "labelme"]), min_size=2, max_size=5)
 
 
 @settings(max_examples=40, deadline=None)

@@ -173,12 +173,14 @@ def test_coco_file_matches_pycocotools(tmp_path: Path) -> None:
     found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80)
     content = json.loads(found.save(tmp_path / "found.json").read_text())
     assert content["images"] == [{"id": 1, "file_name": "raster", "width": 80, "height": 80}]
+    assert content["info"]["description"] and content["licenses"] == []
     for entry, obj in zip(content["annotations"], found, strict=True):
         np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), obj.dense(0, 0, 80, 80))
         assert entry["area"] == obj.area and entry["category_id"] == content["categories"][0]["id"]
         assert entry["image_id"] == content["images"][0]["id"] and entry["iscrowd"] == 0
         assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
         assert (entry["predicted_iou"], entry["stability_score"]) == SCORES[entry["id"] - 1]
+        assert entry["score"] == entry["predicted_iou"]  # the confidence, without which results can't be evaluated
 
 
 def test_geojson_in_pixels(tmp_path: Path) -> None:

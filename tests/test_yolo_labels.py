@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from fastsam_core.formats import class_names, read_labels, yolo_folder
-from fastsam_core.formats.labels import ImageLabels
+from fastsam_core.evaluate.datasets import open_dataset
+from fastsam_core.formats import ImageLabels, LabelledObject, YoloWriter, class_names, read_labels, yolo_folder
 from fastsam_core.sources.decode import read_image, read_size
 from label_examples import filled, pixels, refused
 
@@ -124,6 +124,41 @@ def test_yolo_folder_layouts(tmp_path: Path, layout: str) -> None:
         ("sub/3.png", (20, 30), 0),  # without a label file
     ]
     assert len(list(found)) == 3  # can be iterated again
+
+
+def test_splits_with_folders_of_images_and_labels_each(tmp_path: Path) -> None:
+    for split in ("train", "valid/labels"):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        Image.new("L", (30, 20)).save(tmp_path / split / "images" / "a.png")
+        (tmp_path / split / "labels" / "a.txt").write_text(f"1 {SQUARE}\n")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nnc: 2\nnames: ['cat', 'dog']\n")
+    (tmp_path / "README.roboflow.txt").write_text("\na set of images\n")
+    found = read_labels(tmp_path, "yolo")
+    assert found.names == {0: "cat", 1: "dog"}
+    names = ["train/images/a.png", "valid/labels/images/a.png"]
+    assert [(record.file_name, len(record.objects)) for record in found] == [(name, 1) for name in names]
+    data = open_dataset(tmp_path)
+    assert [len(data[index].objects) for index in range(2)] == [1, 1] and not list(data.unmatched_label_files())
+    (tmp_path / "train" / "images" / "a.txt").write_text("")
+    refused("yolo", tmp_path, r"train/images/a\.txt and .*train/labels/a\.txt both belong to .*train/images/a\.png")
+    (tmp_path / "train" / "images" / "a.txt").rename(tmp_path / "train" / "labels" / "b.txt")
+    refused("yolo", tmp_path, r"no image train/labels/b\.\* in ", FileNotFoundError)
+
+
+def test_lists_of_images_are_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "obj_train_data").mkdir()
+    Image.new("L", (30, 20)).save(tmp_path / "obj_train_data" / "a.png")
+    (tmp_path / "obj_train_data" / "a.txt").write_text(f"1 {SQUARE}\n")
+    (tmp_path / "obj.names").write_text("cat\nbig dog\n")
+    (tmp_path / "train.txt").write_text("\ufeffdata/obj_train_data/a b.PNG\ndata/c.txt\n", encoding="utf-8")
+    found = read_labels(tmp_path, "yolo")
+    assert found.names == {0: "cat", 1: "big dog"}
+    assert [(record.file_name, len(record.objects)) for record in found] == [("obj_train_data/a.png", 1)]
+    assert not list(open_dataset(tmp_path).unmatched_label_files())
+    for other in ("a.png.txt", "1 0.5 0.5 0.1 0.1"):
+        (tmp_path / "train.txt").write_text(other)
+        refused("yolo", tmp_path, r"no image train\.\* in ", FileNotFoundError)
 
 
 def test_linked_yolo_folders_are_followed_once(tmp_path: Path) -> None:
@@ -244,7 +279,7 @@ def test_yaml_names_match_pyyaml(tmp_path: Path, text: str) -> None:
 
 def test_names_with_special_characters(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names:  # all\n# of them\n  '0': c#  # c sharp\n  \"1\" : ''\n  2: '#'\n")
-    assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 1: "", 2: "#"}
+    assert class_names.read(tmp_path / "data.yaml") == {0: "c#", 2: "#"}
     (tmp_path / "data.yaml").write_text("names: ['it''s # 1', ''''] # two of\n# them\n")
     assert class_names.read(tmp_path / "data.yaml") == {0: "it's # 1", 1: "'"}
     class_names.write(tmp_path / "data.yaml", {2: "#", 0: "c#"})
@@ -288,6 +323,20 @@ def test_other_entries_of_a_file_of_names_are_kept(tmp_path: Path, before: str) 
     assert target.read_text() == 'path: .\nnames:\n  0: "x"\n'
 
 
+def test_number_of_classes_follows_the_names(tmp_path: Path) -> None:
+    target = tmp_path / "data.yaml"
+    target.write_text("train: images\nnc: 80\nnames: [a, b]\nncols: 3\n")
+    class_names.write(target, {0: "x", 1: "y", 2: "z"})
+    assert target.read_text() == 'train: images\nnc: 3\nnames:\n  0: "x"\n  1: "y"\n  2: "z"\nncols: 3\n'
+
+
+def test_written_names_have_no_gaps(tmp_path: Path) -> None:
+    box = (0.0, 0.0, 2.0, 2.0)
+    with YoloWriter(tmp_path) as writer:
+        writer.write(ImageLabels("a.jpg", 8, 8, [LabelledObject(3, box=box), LabelledObject(1, box=box)], {1: "dog"}))
+    assert class_names.read(tmp_path / "data.yaml") == {0: "0", 1: "dog", 2: "2", 3: "3"}
+
+
 def test_new_file_of_names_says_what_it_lacks(tmp_path: Path) -> None:
     for name in ("new.yaml", "empty.yaml"):
         (tmp_path / "empty.yaml").write_text("")
@@ -317,6 +366,11 @@ def test_names_from_classes_txt_and_arguments(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\r\nbig dog\r\n\r\n")
     labels = yolo_text(tmp_path, "")
     assert labels.names == {0: "cat", 1: "big dog"}
+    for given_ in (["", "y"], {1: "y", 2: ""}):  # COCO files can't hold empty names
+        assert yolo_text(tmp_path, "", names=given_).names == {1: "y"}
     for given_ in (["x", "y"], {0: "x", 1: "y"}):
         assert yolo_text(tmp_path, "", names=given_).names == {0: "x", 1: "y"}
     assert yolo_text(tmp_path, "", names=tmp_path / "classes.txt").names == {0: "cat", 1: "big dog"}
+    # As Supervisely writes it.
+    (tmp_path / "data_config.yaml").write_text("names: [kiwi, lemon]   # class names\ncolors: [[255,1,1], [1,255,1]]\n")
+    assert yolo_text(tmp_path, "").names == {0: "kiwi", 1: "lemon"}

@@ -167,10 +167,10 @@ class SAM(ModelFacade):
         Measures IoU for clicks and boxes, boundary F, the number of clicks needed, and average recall. `print` shows
         the result as a table.
 
-        data: a COCO .json file, with `images` the folder of its images; or a folder that holds `images` and either
-        `masks` (PNG) or `labels` (.npz, or YOLO .txt). settings: `measures`, `min_area`, `max_images`, `seed`,
-        `baselines`, `mask_feedback`, `points_stride`, `rows`. See `evaluate.run.evaluate` and
-        `evaluate.settings.EvaluateConfig`.
+        data: a COCO .json file, with `images` the folder of its images; a data.yaml, of which the images of `split` are
+        used; or a folder that holds `images` and either `masks` (PNG) or `labels` (.npz, or YOLO .txt). settings:
+        `measures`, `split`, `min_area`, `max_images`, `seed`, `baselines`, `mask_feedback`, `points_stride`, `rows`.
+        See `evaluate.run.evaluate` and `evaluate.settings.EvaluateConfig`.
         """
         from .evaluate.run import evaluate
 

@@ -43,8 +43,8 @@ class Annotator:
 
         batch: a dict of columns (arrays or lists), a pandas DataFrame, a pyarrow Table, or an iterator of any of these,
             for which an iterator is returned. The column `path` is required. An image is read from its path unless
-            there is a column `image` (RGB uint8 (H, W, 3), encoded bytes, or a dict with `bytes`) or `bytes` (an
-            encoded image); a row with None there is read from its path.
+            there is a column `image` (RGB uint8 (H, W, 3), a PIL image, encoded bytes, or a dict with `bytes` or
+            `path`) or `bytes` (an encoded image); a row with None there is read from its path.
 
         The columns returned are `path`, `width`, `height`, `objects` (their number), `error` ("" if there is none), and
         one per format of the config with the content of the image's label file: text, or bytes for png. For coco that
@@ -140,7 +140,10 @@ class Annotator:
         # The encoder is run only for images with boxes.
         with_boxes = [index for index, image_detections in enumerate(detections) if len(image_detections.boxes)]
         encoded = segmenter.encode([images[index] for index in with_boxes], [paths[index] for index in with_boxes])
-        results = [_empty_results(image, path) for image, path in zip(images, paths, strict=True)]
+        results = [
+            _empty_results(image, path, found.names)
+            for image, path, found in zip(images, paths, detections, strict=True)
+        ]
         for index, image in zip(with_boxes, encoded, strict=True):
             results[index] = self._drop_small(_segment_boxes(segmenter, image, detections[index]))
         return results
@@ -176,14 +179,15 @@ class Annotator:
 
 
 def _segment_boxes(segmenter: Segmenter, image: EncodedImage, detections: Detections) -> Results:
-    """Return the masks of the detected boxes, with the detector's classes and its scores as confidence."""
+    """Return the masks of the detected boxes, with the detector's classes and its scores as confidence.
+
+    `names` has all classes that the detector names, found or not.
+    """
     results = segmenter.segment_boxes(image, detections.boxes).cpu()
     assert results.boxes is not None
     # SAM may have dropped masks; the `cls` of each remaining one is the index of its box.
     prompts = to_tensor(results.boxes.cls).long().numpy()
-    names = {
-        int(class_id): detections.names.get(int(class_id), str(class_id)) for class_id in detections.class_ids[prompts]
-    }
+    names = {int(class_id): str(class_id) for class_id in detections.class_ids[prompts]} | detections.names
     return _with_classes(results, detections.class_ids[prompts], detections.scores[prompts], names)
 
 
@@ -204,8 +208,8 @@ def _with_classes(
     return results
 
 
-def _empty_results(image: NDArray[np.uint8], path: str) -> Results:
-    return Results(image, path, {}, torch.zeros(0, 6, dtype=torch.float64, device="cpu"))
+def _empty_results(image: NDArray[np.uint8], path: str, names: Mapping[int, str]) -> Results:
+    return Results(image, path, dict(names), torch.zeros(0, 6, dtype=torch.float64, device="cpu"))
 
 
 def _release_memory(error: Exception) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .._log import logger
+from ..formats.labels import MAX_CLASS_ID
 from ..results import Results
 from .annotator import Annotator
 from .file_list import default_label_name
@@ -56,6 +58,8 @@ class BatchLabeller:
         self._renderer = renderer
         self._preview = preview
         self._raise_errors = raise_errors
+        self._recorded_names: set[tuple[int, str]] = set()
+        self._names_lock = threading.Lock()
 
     def run(
         self, batches: Iterator[list[ImageLoader]], done: Collection[str], record: Callable[[ManifestLine], None]
@@ -69,14 +73,14 @@ class BatchLabeller:
         def write(outcome: LabellingResult) -> None:
             try:
                 self._write(outcome)
-                record(_manifest_line(outcome))
+                record(self._manifest_line(outcome))
             except (OSError, ValueError) as error:
                 # Labels or file names that can't be written, such as a name with a line break, concern one image only.
                 if isinstance(error, OSError) and error.errno not in _ERRORS_OF_ONE_NAME:
                     raise self._write_error(error) from error
                 if self._raise_errors:
                     raise
-                record(_manifest_line(_failed(outcome.loaded, error)))
+                record(self._manifest_line(_failed(outcome.loaded, error)))
 
         config = self._annotator.config
         with Pipeline(batches, write, num_workers=config.workers, batch_size=config.batch) as pipeline:
@@ -112,6 +116,37 @@ class BatchLabeller:
             contents.append(self._preview.thumbnail(loaded.key, results))
         self._labels.write(contents)
 
+    def _manifest_line(self, outcome: LabellingResult) -> ManifestLine:
+        loaded, results, error = outcome
+        timestamp = round(time.time(), 3)
+        if results is None:
+            return {"key": loaded.key, "status": "error", "error": error, "time": timestamp}
+        height, width = results.orig_shape
+        classes = Counter((int(row[5]), results.name_of(row[5])) for row in results.rows())
+        optional: ManifestLine = {}
+        if loaded.label_name != default_label_name(loaded.key):
+            optional["name"] = loaded.label_name
+        if loaded.digest:
+            optional["digest"] = loaded.digest
+        if new_names := self._new_names(results):
+            optional["names"] = new_names
+        return {
+            "key": loaded.key,
+            **optional,
+            "status": "ok",
+            "width": width,
+            "height": height,
+            "classes": [[class_id, name, count] for (class_id, name), count in sorted(classes.items())],
+            "time": timestamp,
+        }
+
+    def _new_names(self, results: Results) -> list[tuple[int, str]]:
+        """Return the class names that no line of this process has yet. Usually they all are in the first one."""
+        with self._names_lock:
+            new = results.names.items() - self._recorded_names
+            self._recorded_names |= new
+        return sorted((class_id, name) for class_id, name in new if 0 <= class_id <= MAX_CLASS_ID)
+
     def _write_error(self, error: OSError) -> OSError:
         folder = self._labels.folder
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -125,24 +160,3 @@ def _failed(loaded: LoadedImage, error: Exception) -> LabellingResult:
     reason = f"{type(error).__name__}: {error}"
     logger.warning("skipped %s: %s", loaded.key, reason)
     return LabellingResult(loaded._replace(image=None), None, reason)
-
-
-def _manifest_line(outcome: LabellingResult) -> ManifestLine:
-    loaded, results, error = outcome
-    timestamp = round(time.time(), 3)
-    if results is None:
-        return {"key": loaded.key, "status": "error", "error": error, "time": timestamp}
-    height, width = results.orig_shape
-    classes = Counter((int(row[5]), results.name_of(row[5])) for row in results.rows())
-    optional = {"name": loaded.label_name} if loaded.label_name != default_label_name(loaded.key) else {}
-    if loaded.digest:
-        optional["digest"] = loaded.digest
-    return {
-        "key": loaded.key,
-        **optional,
-        "status": "ok",
-        "width": width,
-        "height": height,
-        "classes": [[class_id, name, count] for (class_id, name), count in sorted(classes.items())],
-        "time": timestamp,
-    }

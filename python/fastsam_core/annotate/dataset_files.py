@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .._files import atomic_path
-from ..formats import class_names
+from ..formats import class_names, coco
 from ..formats._writing import json_text
 from ..formats.coco_file import write_footer
 from .files import LabelFiles, label_path
@@ -32,16 +32,20 @@ def write_dataset_files(labels: LabelFiles, history: History, label_names: Itera
             write_coco(temporary, (folder / label_path("coco", name) for name in label_names), classes)
     if "yolo" in labels.formats and classes:
         with atomic_path(folder / NAMES_FILE, labels.scratch) as temporary:
-            class_names.write(temporary, classes, previous=folder / NAMES_FILE)
+            names = class_names.without_gaps(classes, max(classes))
+            class_names.write(temporary, names, previous=folder / NAMES_FILE)
     sheet = preview.contact_sheet(folder)
     if sheet is not None:
         labels.write([(PREVIEW_FILE, sheet)])
 
 
 def names_of_classes(history: History) -> dict[int, str]:
-    """Return the name of every class that was found. If one id has several names, the alphabetically first is used."""
+    """Return the names of the detector's classes, and of all that were found.
+
+    If one id has several names, the alphabetically first is used.
+    """
     classes: dict[int, str] = {}
-    for class_id, name in sorted(history.class_counts):
+    for class_id, name in sorted(history.names | history.class_counts.keys()):
         classes.setdefault(class_id, name)
     return classes
 
@@ -57,7 +61,7 @@ def write_coco(target: Path, parts: Iterable[Path], names: Mapping[int, str]) ->
         # Image entries are collected in an unnamed file: they follow the annotations in the output.
         tempfile.TemporaryFile("w+", dir=target.parent, encoding="ascii") as images,
     ):
-        file.write('{"annotations":[')
+        file.write(coco.opening("annotations"))
         _append_parts(file, images, parts)
         write_footer(file, images, names, max(names, default=0))
 

@@ -37,15 +37,17 @@ class History:
     """Content of the manifests of a folder.
 
     finished: keys of labelled images. videos: keys of videos that were labelled to their end. failed: reasons by key.
-    class_counts: number of objects by class id and name. num_empty: number of images without objects. renamed: names of
-    label files by key, for images whose own name another image had when they were labelled. digests: hashes of the
-    pixels by key, for images that aren't files. relabelled: finished keys that were recorded once more.
+    class_counts: number of objects by class id and name. names: ids and names of the detector's classes, found or not.
+    num_empty: number of images without objects. renamed: names of label files by key, for images whose own name another
+    image had when they were labelled. digests: hashes of the pixels by key, for images that aren't files. relabelled:
+    finished keys that were recorded once more.
     """
 
     finished: set[str] = field(default_factory=set)
     videos: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     class_counts: Counter[tuple[int, str]] = field(default_factory=Counter)
+    names: set[tuple[int, str]] = field(default_factory=set)
     num_empty: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -79,7 +81,12 @@ class History:
         self.finished.add(key)
         for class_id, name, count in line["classes"]:
             self.class_counts[class_id, name] += count
+        self.add_names(line)
         self.num_empty += not line["classes"]
+
+    def add_names(self, line: Mapping[str, Any]) -> None:
+        """Add the class names in a line. Each process notes those of the detector in its first line."""
+        self.names.update((class_id, name) for class_id, name in line.get("names", ()))
 
     def _add_digest(self, key: str, digest: str, classes: list[Any]) -> None:
         """Note an image that isn't a file; if another one was recorded under its name, forget that one."""
@@ -119,6 +126,8 @@ def read_history(
     for line in _read_manifests(folder, settings):
         if is_included(line["key"]):
             history.add(line)
+        else:
+            history.add_names(line)
     if not history.relabelled:
         return history
     # Keeping each image's classes, to subtract superseded ones, would take much memory. Reading twice is rare.
@@ -132,6 +141,8 @@ def read_history(
                 latest[key] = line
         elif is_included(key):
             history.add(line)
+        else:
+            history.add_names(line)
     for line in latest.values():
         history.add(line)
     return history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sources.arrays import from_array
+from ..sources.arrays import from_array, from_pil, is_pil
 from ..sources.decode import decode_image, read_image
 from .loading import ImageLoader, LoadedImage
 from .pipeline import Pipeline
@@ -118,9 +119,13 @@ def load_row(key: str, path: str, content: Any) -> LoadedImage:
 
 def _decode(path: str, content: Any) -> NDArray[np.uint8]:
     if isinstance(content, Mapping):
+        # In data sets of Hugging Face that refer to files, `path` alone is set.
+        path = path if os.path.isfile(path) else content.get("path") or path
         content = content.get("bytes")
     if content is None:
         return read_image(path)
+    if is_pil(content):
+        return from_pil(content)
     if isinstance(content, (bytes, bytearray, memoryview)):
         return decode_image(content)
     image = from_array(np.asarray(content))

@@ -63,7 +63,8 @@ def auto_annotate(
     texts: descriptions of what to find, for an open-vocabulary detector (`pip install 'fastsam_core[text]'`); class ids
         are positions in this list. det_model may then name such a detector, see `detect.load_text_detector`.
     formats: any of yolo (`<name>.txt`), coco (`coco.json`), sa1b (`sa1b/<name>.json`), labelme (`labelme/<name>.json`)
-        and png (`png/<name>.png`). Names mirror the images' relative paths.
+        and png (`png/<name>.png`). Names mirror the images' relative paths. For tools that read only polygons from COCO
+        files, such as SAHI and Label Studio, convert coco.json by `formats.convert_labels` with `polygons=True`.
     min_area: drop masks of fewer pixels.
     batch: number of images encoded together. workers: number of threads that load, and of threads that write.
     resume: continue where an earlier run into this folder stopped; False starts afresh.

@@ -11,8 +11,9 @@ from .._arguments import UsageError, check_keys
 from .settings import MEASURES
 
 OPTIONS = {
-    "data": "a COCO .json file, or a folder with images/ and masks/*.png, labels/*.npz or labels/*.txt (YOLO)",
+    "data": "a COCO .json file, a data.yaml, or a folder with images/ and masks/*.png, labels/*.npz or labels/*.txt",
     "images": "folder of the images of a COCO file or of YOLO's labels",
+    "split": "images of a data.yaml: train, val or test; default: val",
     "model": "name or path of a SAM checkpoint; default: sam_nano.pt",
     "measures": f"what to measure, from [{','.join(MEASURES)}]; default: all",
     "imgsz": "side of the model's input in pixels; default: that of the model",
@@ -33,7 +34,7 @@ def run(values: dict[str, Any]) -> None:
     check_keys(values, list(OPTIONS), "val")
     options = {key: value for key, value in values.items() if value is not None}
     if "data" not in options:
-        raise UsageError("val needs data=<COCO .json file, or folder of images and masks or labels>")
+        raise UsageError("val needs data=<COCO .json file, data.yaml, or folder of images and masks or labels>")
     from ..cli import DEFAULT_MODEL, _model_class
     from ..config import Config
     from ..sam import SAM
@@ -45,8 +46,9 @@ def run(values: dict[str, Any]) -> None:
     if _model_class(name) != "SAM":
         raise UsageError(f"val measures Segment Anything models, and model={name} is {_model_class(name)}")
     # Report invalid arguments before loading a model or creating a folder.
-    EvaluateConfig(**{key: value for key, value in options.items() if key in EvaluateConfig.__dataclass_fields__})
-    open_dataset(options["data"], options.get("images"))
+    fields = EvaluateConfig.__dataclass_fields__
+    config = EvaluateConfig(**{key: value for key, value in options.items() if key in fields})
+    open_dataset(options["data"], options.get("images"), config.split)
     model = SAM(name)
     # Many shells don't expand a ~ after the =.
     folder = Path(os.path.expanduser(options.pop("output", None) or create_run_folder(Config(mode="val"))))

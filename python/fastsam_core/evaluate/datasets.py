@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from ..formats import class_names, image_files, yolo_folder
+from ..formats import class_names, data_yaml, image_files, yolo_folder
 from ..formats.coco_file import CocoFile
 from ..sources.decode import read_image
 from . import label_maps
@@ -22,7 +22,7 @@ ACCEPTED_FORMATS = (
     "a PNG of the same name whose pixels are object numbers, or 0 and 255 for one object); a folder with images/ and "
     "labels/ (for each image an .npz of the same name with the arrays labels and segments); a folder of YOLO's "
     "polygons (a .txt for each image, in labels/ with images/ beside it, beside the images, or with images=<their "
-    "folder>)"
+    "folder>); a data.yaml that says where the images of each split are"
 )
 
 
@@ -72,7 +72,7 @@ class MaskDataset:
     def __getitem__(self, index: int) -> Example:
         """Read an image and its objects. What can't be read is listed in the example's `failures`."""
         name = self.names[index]
-        example = Example(name, self._image_folder / name)
+        example = Example(name, self._path(index))
         try:
             pixels = read_image(example.path)
             self._read(index, pixels.shape[:2], example)
@@ -81,6 +81,10 @@ class MaskDataset:
             return Example(name, example.path, failures=[Failure(name, None, reason)])
         example.pixels = pixels
         return example
+
+    def _path(self, index: int) -> Path:
+        """Return the path of an image."""
+        return self._image_folder / self.names[index]
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         """Add the objects of an image of `size` = (height, width) to `example`; ValueError for unusable labels."""
@@ -102,10 +106,13 @@ class CocoDataset(MaskDataset):
     """A COCO file and the folder of its images."""
 
     def __init__(self, file: Path, folder: Path) -> None:
-        self._coco_file = CocoFile(file)
+        self._coco_file = CocoFile(file, folder)
         # Tools on Windows write paths with backslashes.
         names = [self._coco_file.name(image_id).replace("\\", "/") for image_id in self._coco_file.image_ids]
         super().__init__(names, folder)
+
+    def _path(self, index: int) -> Path:
+        return self._coco_file.path(self._coco_file.image_ids[index], self._image_folder)
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         def report_failure(position: str, error: object) -> None:
@@ -131,19 +138,16 @@ class CocoDataset(MaskDataset):
 
 
 class YoloDataset(MaskDataset):
-    """A folder of YOLO text files and the folder of their images. An image without a text file has no objects."""
+    """Images and their YOLO text files. An image without a text file has no objects.
 
-    def __init__(self, labels: Path, images: Path) -> None:
-        self._label_folder, self._unmatched = labels, list[Failure]()
+    images: the folder that names are relative to. pairs: names and text files. unmatched: text files without an image.
+    """
 
-        def report_unmatched(name: str, error: Exception) -> None:
-            self._unmatched.append(Failure(name, None, str(error)))
-
-        pairs = yolo_folder.pair_files(labels, images, report_unmatched)
-        self._label_files = [file for _, file in pairs]
+    def __init__(
+        self, images: Path, pairs: Sequence[tuple[str, Path | None]], unmatched: Sequence[Failure] = ()
+    ) -> None:
+        self._label_files, self._unmatched = [file for _, file in pairs], unmatched
         super().__init__([name for name, _ in pairs], images)
-        if not any(self._label_files):
-            raise ValueError(f"no image in {images} has a .txt file of its name in {labels}; {ACCEPTED_FORMATS}")
 
     def _read(self, index: int, size: tuple[int, int], example: Example) -> None:
         file = self._label_files[index]
@@ -215,11 +219,13 @@ def _check_size(label_hw: Any, image_hw: tuple[int, int], source: str) -> None:
         )
 
 
-def open_dataset(data: Any, images: Any = None) -> MaskDataset:
+def open_dataset(data: Any, images: Any = None, split: str = "val") -> MaskDataset:
     """Open the data set at `data`, in any of the forms `ACCEPTED_FORMATS` lists.
 
-    images: folder of the images of a COCO file or of YOLO's labels. Raises TypeError for anything but paths,
-    FileNotFoundError for a path that doesn't exist, and ValueError with the accepted forms for any other data.
+    images: folder of the images of a COCO file or of YOLO's labels. split: which images of a data.yaml.
+
+    Raises TypeError for anything but paths, FileNotFoundError for a path that doesn't exist, and ValueError with the
+    accepted forms for any other data.
     """
     for name, value in (("data", data), ("images", images)):
         if not isinstance(value, (str, os.PathLike)) and not (name == "images" and value is None):
@@ -227,13 +233,15 @@ def open_dataset(data: Any, images: Any = None) -> MaskDataset:
     path = Path(os.path.expanduser(data))
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}; {ACCEPTED_FORMATS}")
+    if path.is_file() and path.suffix.lower() in data_yaml.SUFFIXES:
+        return _open_data_yaml(path, images, split)
     if path.is_file():
         return _open_coco(path, images)
     map_folders = [folder for folder in ("masks", "labels") if (path / folder).is_dir()]
     yolo_folder_path = path / "labels" if map_folders == ["labels"] else path
     if "masks" not in map_folders and _has_yolo_files(yolo_folder_path):
         image_folder = None if images is None else _existing_folder(images)
-        return YoloDataset(*yolo_folder.find_folders(yolo_folder_path, image_folder))
+        return _open_yolo(*yolo_folder.find_folders(yolo_folder_path, image_folder))
     if images is not None:
         raise ValueError(
             f"images={os.fspath(images)!r} goes with a COCO file or a folder of YOLO's labels, but {path} is neither; "
@@ -255,6 +263,28 @@ def _has_yolo_files(folder: Path) -> bool:
     return bool(names) and all(name.lower().endswith(".txt") for name in names)
 
 
+def _open_yolo(labels: Path, images: Path) -> YoloDataset:
+    unmatched: list[Failure] = []
+    pairs = yolo_folder.pair_files(
+        labels, images, lambda name, error: unmatched.append(Failure(name, None, str(error)))
+    )
+    if not any(file for _, file in pairs):
+        raise ValueError(f"no image in {images} has a .txt file of its name in {labels}; {ACCEPTED_FORMATS}")
+    return YoloDataset(images, pairs, unmatched)
+
+
+def _open_data_yaml(path: Path, images: Any, split: str) -> YoloDataset:
+    if images is not None:
+        raise ValueError(f"images={os.fspath(images)!r} doesn't go with {path}, which says where the images are")
+    unmatched: list[Failure] = []
+    folder, pairs = data_yaml.read_split(
+        path, split, lambda name, error: unmatched.append(Failure(name, None, str(error)))
+    )
+    if not any(file for _, file in pairs):
+        raise ValueError(f"{path}: none of the {len(pairs)} images of {split} has a label file of its name")
+    return YoloDataset(folder, pairs, unmatched)
+
+
 def _existing_folder(images: Any) -> Path:
     folder = Path(os.path.expanduser(images))
     if not folder.is_dir():
@@ -264,7 +294,7 @@ def _existing_folder(images: Any) -> Path:
 
 def _open_coco(path: Path, images: Any) -> MaskDataset:
     if path.suffix.lower() != ".json":
-        raise ValueError(f"{path} is neither a .json file nor a folder; {ACCEPTED_FORMATS}")
+        raise ValueError(f"{path} is neither a .json file, a .yaml file nor a folder; {ACCEPTED_FORMATS}")
     if images is None:
         raise ValueError(f"{path}: give images=<folder of its images>; {ACCEPTED_FORMATS}")
     dataset = CocoDataset(path, _existing_folder(images))

@@ -16,6 +16,7 @@ from ..sources.decode import check_size, open_image
 
 # Pillow's modes of images with one integer per pixel: 1, 8, 16 and 32 bits, and palette indices ("P").
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_COLOUR_MODES = ("RGB", "RGBA", "LA")
 # Palette index that VOC and DAVIS give to pixels that belong to no object.
 _VOID = 255
 # Maximum length of the list of segments in characters, enough for tens of thousands of segments.
@@ -25,28 +26,41 @@ _MAX_SEGMENTS_LENGTH = 1 << 25
 def read_png(path: Path) -> NDArray[Any]:
     """Return the object numbers (H, W) of a PNG. A palette image gives its indices, with 255 (VOC's void) as 0.
 
-    Exception: a palette image that holds only 0 and 255 is a mask of one object, whose 255 stays. ValueError for a
-    colour image and for a file that is no PNG.
+    Exception: a palette image that holds only 0 and 255 is a mask of one object, whose 255 stays. A grey image may be
+    stored in colour, with equal channels of 8 bits. ValueError for other colour images and for a file that is no PNG.
     """
     with open(path, "rb") as file:
         image_format, image = open_image(file)
         if image_format != "PNG":
             raise ValueError(f"{path.name} is a {image_format} file, whose pixels are not exact; a PNG is needed")
-        if image.mode not in _MODES:
-            raise ValueError(
-                f"{path.name} is in colour ({image.mode}); a PNG with one number per pixel is needed: greyscale of 8 "
-                "or 16 bits, or with a palette"
-            )
+        # Pillow reads 16-bit colours as 8 bits.
+        could_be_grey = image.mode in _COLOUR_MODES and not any(";16" in str(tile) for tile in image.tile)
+        if image.mode not in _MODES and not could_be_grey:
+            raise _colour_error(path, image.mode)
         check_size(image.width, image.height)
         try:
             values = np.asarray(image)
         except Exception as error:  # decoders may raise anything
             raise ValueError(f"{path.name} is damaged: {error}") from error
+    if image.mode in _COLOUR_MODES:
+        channels = np.moveaxis(values, -1, 0)
+        alpha = [channels[-1]] if image.mode.endswith("A") else []
+        grey, *others = channels[: len(channels) - len(alpha)]
+        if any((other != grey).any() for other in others) or any((values != 255).any() for values in alpha):
+            raise _colour_error(path, image.mode)
+        values = grey
     if image.mode == "1":
         values = values.astype(np.uint8) * 255
     if image.mode == "P" and not np.isin(values, (0, _VOID)).all():
         values = np.where(values == _VOID, 0, values)
     return values
+
+
+def _colour_error(path: Path, mode: str) -> ValueError:
+    return ValueError(
+        f"{path.name} is in colour ({mode}); a PNG with one number per pixel is needed: greyscale of 8 or 16 bits, or "
+        "with a palette"
+    )
 
 
 def object_values(labels: NDArray[Any]) -> list[int]:

@@ -49,12 +49,13 @@ def evaluate(
 
     Args:
         predictor: supplies the model, the dtype to compute in and all options not given here.
-        data: one of four forms. A COCO .json file, with its image folder given as `images`. A folder with `images/`
+        data: one of five forms. A COCO .json file, with its image folder given as `images`. A folder with `images/`
             and `masks/`: for each image a PNG of the same name with object numbers, or 0 and 255 for one object. A
             folder with `images/` and `labels/`: for each image an .npz of the same name with `labels` (H, W) and
             `segments`, a JSON list of `{label, isthing, iscrowd}`; only things that are not crowds count. A folder of
             YOLO text files with polygons: `labels/` with `images/` beside it, the files beside their images, or with
-            the image folder given as `images`.
+            the image folder given as `images`. A data.yaml, which says where the images of a `split` are; see
+            `formats.data_yaml.read_split`.
         images: folder of the images of a COCO file or of YOLO's labels.
         imgsz: side of the model's input in pixels, as in a prediction call.
         device: where to compute, as in a prediction call.
@@ -75,7 +76,7 @@ def evaluate(
         if name not in accepted:
             raise TypeError(f"unknown option {name!r} of val; accepted: {', '.join(accepted)}")
     eval_config = EvaluateConfig(**settings)
-    dataset = open_dataset(data, images)
+    dataset = open_dataset(data, images, eval_config.split)
     folder = None if output is None else Path(output)
     if folder is not None:
         if os.path.lexists(folder) and not folder.is_dir():

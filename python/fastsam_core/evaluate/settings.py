@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import option_parsers as parse
+from ..formats._yaml import SPLITS
 
 MEASURES = ("click", "box", "boundary", "correlation", "noc", "everything")
 
@@ -18,6 +19,7 @@ class EvaluateConfig:
         for one click; `box`: IoU of the mask for a box; `boundary`: boundary F of the click's mask; `correlation`: rank
         correlation of the click's predicted and true IoU; `noc`: number of clicks to reach an IoU; `everything`:
         average recall of proposals. The last two take most of the time.
+    split: which images of a data.yaml, "train", "val" or "test"; without effect on other data.
     min_area: skip objects that cover a smaller fraction of their image, in [0, 1).
     max_images: number of images to evaluate, drawn at random with `seed`; None for all.
     seed: random seed of that draw, of GrabCut and of the bootstrap.
@@ -31,6 +33,7 @@ class EvaluateConfig:
     """
 
     measures: Any = None
+    split: str = "val"
     min_area: float = 0.005
     max_images: int | None = None
     seed: int = 0
@@ -40,6 +43,8 @@ class EvaluateConfig:
     rows: bool = False
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r}; accepted: {', '.join(SPLITS)}")
         min_area = parse.number(0)("min_area", self.min_area)
         if min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {self.min_area!r}")

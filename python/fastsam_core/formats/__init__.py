@@ -5,7 +5,7 @@
 | yolo     | a text file per image | one polygon per object, or boxes            | `YoloWriter`     | `read_labels` |
 | coco     | one JSON file         | RLE, or a polygon per part                  | `CocoWriter`     | `read_labels` |
 | sa1b     | a JSON file per image | RLE                                         | `Sa1bWriter`     | `read_labels` |
-| labelme  | a JSON file per image | a polygon per part                          | `LabelMeWriter`  |               |
+| labelme  | a JSON file per image | a polygon per part                          | `LabelMeWriter`  | `read_labels` |
 | labelmap | a PNG per image       | the numbers of objects, or of their classes | `LabelMapWriter` |               |
 
 RLE is exact. Polygons run along pixel edges and fill to exactly the mask, by COCO's rasteriser or any that tests pixel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -109,6 +110,13 @@ class JsonNode:
         if not isinstance(self.value, int) or isinstance(self.value, bool):
             raise self.error(f"an integer is needed, not {self._short_text()!r}")
         return self.value
+
+    def identifier(self) -> int | str:
+        """Return an integer or a non-empty string. The string "12" is the integer 12, as some tools mix the two."""
+        if not isinstance(self.value, str):
+            return self.integer()
+        text = self.text()
+        return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) else text
 
     def boolean(self) -> bool:
         """Return a flag, written as 0, 1, false or true."""

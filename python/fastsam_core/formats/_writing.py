@@ -100,11 +100,17 @@ class FolderWriter(LabelWriter):
 def safe_relative_path(file_name: str) -> PurePosixPath:
     """Convert an image's name from a label file to a relative path that stays below any folder it is joined to.
 
-    Backslashes separate folders too, and the root or drive of an absolute path is dropped. ValueError for `..`, control
-    characters, names without a last part and, on Windows, parts that begin with a drive.
+    Backslashes separate folders too, the root or drive of an absolute path is dropped, and `..` cancels the folder
+    before it. ValueError for names that lead out of their first folder or have no last part, for control characters
+    and, on Windows, for parts that begin with a drive.
     """
     without_drive = re.sub(r"^[A-Za-z]:(?=[\\/])", "", file_name)
-    parts = [part for part in re.split(r"[\\/]+", without_drive) if part not in ("", ".")]
+    parts: list[str] = []
+    for part in re.split(r"[\\/]+", without_drive):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
     # On Windows, joining a path with a part such as "C:a.jpg" leads to another drive.
     has_drive = any(os.path.splitdrive(part)[0] for part in parts)
     if not parts or ".." in parts or has_drive or re.search(r"[\x00-\x1f]", file_name):

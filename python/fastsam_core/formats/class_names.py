@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -11,25 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from .._files import write_text
+from . import _yaml
 from ._reading import read_text
 from .labels import validate_class_id
 
 # Names of such files, in the order in which they are looked for.
-FILE_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+FILE_NAMES = ("data.yaml", "dataset.yaml", "data_config.yaml", "data.yml", "classes.txt", "obj.names")
 _HEADER = "# Class names of the labels in this folder. To train on them, add path, train and val."
 # Control characters, line separators, the byte-order mark and lone surrogates.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-_NAMES_KEY = re.compile(r"""(names|"names"|'names')\s*:""")
-_LIST_ENTRY = re.compile(r"-(\s|$)")
-_TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,:\[\]{}"']+|[,:])""")
+_COUNT_KEY = re.compile(r"""(nc|"nc"|'nc')\s*:""")
 
 
 def parse_names(names: Mapping[Any, Any] | Sequence[Any] | str | os.PathLike[str]) -> dict[int, str]:
-    """Return names by class id from a dict, a list, or a file that `read` accepts."""
+    """Return names by class id from a dict, a list, or a file that `read` accepts. An empty name is none."""
     if isinstance(names, (str, os.PathLike)):
         return read(names)
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    return {validate_class_id(class_id): str(name) for class_id, name in pairs}
+    return {validate_class_id(class_id): str(name) for class_id, name in pairs if str(name)}
+
+
+def without_gaps(names: Mapping[int, str], last_class: int) -> dict[int, str]:
+    """Return the names of the classes 0 to `last_class`; a class without a name is called by its number."""
+    return {class_id: names.get(class_id, str(class_id)) for class_id in range(last_class + 1)}
 
 
 def find(folder: Path, exclude: Collection[Path] = ()) -> dict[int, str]:
@@ -70,14 +73,15 @@ def write(
 ) -> None:
     """Write a data.yaml with these names; to train with it, the paths of the images must be added.
 
-    previous: a file, by default the one at `path`, whose other entries are kept, such as those paths. ValueError if it
-    is not UTF-8 text.
+    previous: a file, by default the one at `path`, whose other entries are kept, such as those paths; the number of
+    classes, `nc`, is adapted to the names. ValueError if it is not UTF-8 text.
     """
     previous = path if previous is None else previous
     entry = ["names:", *(f"  {class_id}: {_quoted(names[class_id])}" for class_id in sorted(names))]
     text = read_text(previous).rstrip("\n") if os.path.isfile(previous) else _HEADER
     lines = text.split("\n") if text else []
-    place = _names_lines(lines)
+    lines = [f"nc: {len(names)}" if _COUNT_KEY.match(line) else line for line in lines]
+    place = _yaml.entry_lines(lines, "names")
     write_text(path, "".join(f"{line}\n" for line in (*lines[: place.start], *entry, *lines[place.stop :])))
 
 
@@ -87,64 +91,12 @@ def _quoted(name: str) -> str:
 
 
 def _parse_yaml(lines: list[str]) -> dict[int, str]:
-    place = _names_lines(lines)
-    if not place:
-        return {}
-    inline, *block = (_strip_comment(lines[index]).strip() for index in place)
-    inline = inline.split(":", 1)[1]
-    block = [line for line in block if line]
-    if inline.strip():
-        return _parse_flow(" ".join([inline.strip(), *block]))
-    if all(map(_LIST_ENTRY.match, block)):
-        return {index: _parse_scalar(line[1:]) for index, line in enumerate(block)}
-    names = {}
-    for line in block:
-        key, colon, name = line.partition(":")
-        if not colon:
-            raise ValueError(f"no colon in {line[:60]!r}")
-        names[_parse_class_id(key)] = _parse_scalar(name)
-    return names
-
-
-def _names_lines(lines: list[str]) -> range:
-    """Return the indices of the lines of the entry `names`; empty, at the end, if there is none."""
-    start = next((i for i, line in enumerate(lines) if _NAMES_KEY.match(line)), len(lines))
-    stop = min(start + 1, len(lines))
-    for index in range(stop, len(lines)):
-        line = _strip_comment(lines[index])
-        # Entries of a list may be unindented.
-        if line and not (line[0].isspace() or line[0] in "]}" or _LIST_ENTRY.match(line)):
-            break
-        if line.strip():
-            stop = index + 1
-    return range(start, stop)
-
-
-def _parse_flow(text: str) -> dict[int, str]:
-    """Parse `[a, "b"]` or `{0: a, 1: 'b'}`."""
-    opening, body = text[0], text[1:-1].rstrip().removesuffix(",")
-    if opening + text[-1] not in ("[]", "{}"):
-        raise ValueError(f"{text[:60]!r} is neither a list nor a mapping")
-    entries: list[list[str]] = [[]]
-    position = 0
-    while position < len(body):
-        token = _TOKEN.match(body, position)
-        if token is None:
-            raise ValueError(f"unexpected {body[position : position + 20]!r}")
-        position = token.end()
-        if token[1] == ",":
-            entries.append([])
-        else:
-            entries[-1].append(token[1].strip())
-    names: dict[int, str] = {}
-    for entry in entries if body.strip() else []:
-        if opening == "[" and len(entry) == 1:
-            names[len(names)] = _parse_scalar(entry[0])
-        elif opening == "{" and len(entry) == 3 and entry[1] == ":":
-            names[_parse_class_id(entry[0])] = _parse_scalar(entry[2])
-        else:
-            raise ValueError(f"unexpected {' '.join(entry)[:60]!r}")
-    return names
+    value = _yaml.read_entry(lines, "names")
+    if isinstance(value, dict):
+        return {_parse_class_id(key): name for key, name in value.items() if name}
+    if isinstance(value, str):
+        raise ValueError(f"{value[:60]!r} is neither a list nor a mapping")
+    return {index: name for index, name in enumerate(value) if name}
 
 
 def _parse_class_id(text: str) -> int:
@@ -152,35 +104,3 @@ def _parse_class_id(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError(f"{text[:60]!r} is not a class id")
     return validate_class_id(int(text))
-
-
-def _parse_scalar(text: str) -> str:
-    text = text.strip()
-    if text[:1] == "'" and text[-1:] == "'" and len(text) > 1:
-        return text[1:-1].replace("''", "'")
-    if text[:1] == '"' and text[-1:] == '"' and len(text) > 1:
-        try:
-            # Nearly all escapes are those of JSON; Python's literals cover \x and similar.
-            return str(json.loads(text))
-        except ValueError:
-            try:
-                return str(ast.literal_eval(text))
-            except SyntaxError as error:
-                raise ValueError(f"{text[:60]} is not quoted text: {error.msg}") from None
-    return text
-
-
-def _strip_comment(line: str) -> str:
-    """Remove a comment, which starts with a `#` at the start or after a space, outside quotes."""
-    quote, escaped = "", False
-    for index, character in enumerate(line):
-        if escaped:
-            escaped = False
-        elif quote:
-            escaped = line[index : index + 2] == "''" if quote == "'" else character == "\\"
-            quote = "" if character == quote and not escaped else quote
-        elif character in "\"'" and (not line[:index].strip() or line[index - 1] in " [{,:-"):
-            quote = character
-        elif character == "#" and (index == 0 or line[index - 1].isspace()):
-            return line[:index].rstrip()
-    return line.rstrip()

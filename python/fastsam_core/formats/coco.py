@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from ._writing import round_for_json
+from ._writing import json_text, round_for_json
 from .labels import ImageLabels, LabelledObject, to_int
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Decimals of polygon coordinates, as in COCO's own files.
 DECIMALS = 2
+# What describes a whole file. pycocotools 2.0.9 and 2.0.10 can't evaluate without `info`.
+HEADER: dict[str, Any] = {"info": {"description": "Annotations written by fastsam_core"}, "licenses": []}
 
 
 def annotation_dicts(
@@ -122,7 +125,12 @@ def dataset(
     if not names:
         names[1] = "object"
     categories_of_all = category_dicts({key - 1: name for key, name in names.items()})
-    return {"images": images, "annotations": objects, "categories": categories_of_all}
+    return {**copy.deepcopy(HEADER), "images": images, "annotations": objects, "categories": categories_of_all}
+
+
+def opening(key: str) -> str:
+    """Return the text of a file up to the first entry of the list `key`."""
+    return f'{json_text(HEADER)[:-1]},\n"{key}":['
 
 
 def _category_ids(labels: ImageLabels, category_ids: int | Sequence[int] | None) -> list[int]:

@@ -6,18 +6,22 @@ import bisect
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import IO, Any
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+from typing import IO, Any, TypeVar
 
 from .. import option_parsers as parse
 from .._files import atomic_path
-from . import coco
+from . import class_names, coco, image_files
 from ._reading import FieldError, JsonNode, read_json
 from ._writing import LabelWriter, json_text
 from .labels import ImageLabels, LabelledObject, LabelSet
 from .segmentation import Segmentation
+
+Id = TypeVar("Id", int, int | str)
 
 # What some converters of boxes write as `segmentation` if there is no mask.
 _NO_MASK: tuple[Any, ...] = ([], [[]])
@@ -58,7 +62,7 @@ class CocoWriter(LabelWriter):
                 tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
             )
             self._file: IO[str] = stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n"))
-            self._file.write('{"annotations":[')
+            self._file.write(coco.opening("annotations"))
             self._stack = stack.pop_all()
         self._separators: dict[IO[str], str] = {self._file: "\n", self._images: "\n"}
 
@@ -120,22 +124,32 @@ def write_footer(file: IO[str], images: IO[str], names: Mapping[int, str], last_
     file.write('\n],\n"images":[')
     images.seek(0)
     shutil.copyfileobj(images, file)
-    categories = coco.category_dicts(
-        {class_id: names.get(class_id, str(class_id)) for class_id in range(last_class + 1)}
-    )
+    categories = coco.category_dicts(class_names.without_gaps(names, last_class))
     lines = ",\n".join(map(json_text, categories))
     file.write(f'\n],\n"categories":[\n{lines}\n]}}\n')
 
 
-def read(source: str | os.PathLike[str]) -> LabelSet:
+def read(
+    source: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    on_error: Callable[[ValueError], None] | None = None,
+) -> LabelSet:
     """Read the annotations in a COCO file; images come in the file's order.
+
+    images: the folder of the images, from which sizes are read that the file lacks. Names that are absolute, or begin
+        with that folder, become relative to it.
+    on_error: called with the error of each invalid object, which is left out; by default it is raised.
 
     Class ids number the categories by ascending category id, as common converters do: COCO's own 80, whose ids have
     gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without
-    one an object is its box. Raises ValueError that names the field.
+    one an object is its box. An image's id may be text, which is not kept. Raises ValueError that names the field.
     """
-    file = CocoFile(source)
-    return LabelSet(lambda: (file.labels(image_id) for image_id in file.image_ids), len(file.image_ids), file.names)
+    file = CocoFile(source, images)
+    report = None if on_error is None else lambda position, error: on_error(error)
+    return LabelSet(
+        lambda: (file.labels(image_id, report) for image_id in file.image_ids), len(file.image_ids), file.names
+    )
 
 
 class CocoFile:
@@ -145,30 +159,62 @@ class CocoFile:
     each other correctly; errors within one image or object are raised when that is asked for.
     """
 
-    def __init__(self, source: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> None:
         if os.path.isdir(source):
             raise IsADirectoryError(f"{os.fspath(source)} is a folder; COCO labels are one .json file")
         root = read_json(source)
+        self._folder = folder
         self._class_of_category: dict[int, int] = {}
         self.names: dict[int, str] = {}
-        categories = sorted(_index_by_id(root["categories"], "category").items())
+        categories = sorted(_index_by_id(root["categories"], "category", JsonNode.integer).items())
         for class_id, (category_id, category) in enumerate(categories):
             self._class_of_category[category_id] = class_id
             self.names[class_id] = category["name"].text()
-        self._images = _index_by_id(root["images"], "image")
+        self._images = _index_by_id(root["images"], "image", JsonNode.identifier)
         self.image_ids = list(self._images)
-        self._annotations: dict[int, list[JsonNode]] = {image_id: [] for image_id in self.image_ids}
+        self._annotations: dict[int | str, list[JsonNode]] = {image_id: [] for image_id in self.image_ids}
         for annotation in root["annotations"].items():
-            image_id = annotation["image_id"].integer()
+            image_id = annotation["image_id"].identifier()
             if image_id not in self._annotations:
-                raise annotation["image_id"].error(f"no image has the id {image_id}")
+                raise annotation["image_id"].error(f"no image has the id {image_id!r}")
             self._annotations[image_id].append(annotation)
 
-    def name(self, image_id: int) -> str:
-        """Return an image's file name. ValueError if it has none."""
-        return self._images[image_id]["file_name"].text()
+    def name(self, image_id: int | str) -> str:
+        """Return an image's file name. ValueError if it has none.
 
-    def has_masks(self, image_id: int) -> bool:
+        In files of LVIS it is that of the `coco_url`, with the folder: `train2017/000000000009.jpg`.
+        """
+        image = self._images[image_id]
+        url = image.get("coco_url")
+        if image.get("file_name") is None and url is not None:
+            return "/".join(url.text().split("/")[-2:])
+        return image["file_name"].text()
+
+    def path(self, image_id: int | str, folder: str | os.PathLike[str]) -> Path:
+        """Return the path of an image in `folder`, to which its name is relative.
+
+        If there is no such file, a name may begin with the folder: `images/a.jpg` is also `a.jpg` in a folder called
+        images. So may an absolute path of another machine; otherwise it means the file of its last part, unless several
+        images have that part.
+        """
+        name = self.name(image_id).replace("\\", "/")  # which tools on Windows write
+        direct = Path(folder, name)
+        if direct.is_file():
+            return direct
+        parts, folder_parts, is_absolute = name.split("/"), Path(os.path.abspath(folder)).parts, _is_absolute(name)
+        for count in range(1, len(parts)):
+            common = 1 if is_absolute else count
+            if parts[count - common : count] == list(folder_parts[-common:]) and Path(folder, *parts[count:]).is_file():
+                return Path(folder, *parts[count:])
+        moved = Path(folder, parts[-1])
+        return moved if is_absolute and self._last_parts[parts[-1]] == 1 and moved.is_file() else direct
+
+    @cached_property
+    def _last_parts(self) -> Counter[str]:
+        """The number of images by the last part of their names."""
+        return Counter(PureWindowsPath(self.name(image_id)).name for image_id in self.image_ids)
+
+    def has_masks(self, image_id: int | str) -> bool:
         """Return whether an image has an object, other than a crowd, with a `segmentation`, be it valid or not."""
         return any(
             getattr(annotation.get("segmentation"), "value", []) not in _NO_MASK
@@ -176,14 +222,13 @@ class CocoFile:
             for annotation in self._annotations[image_id]
         )
 
-    def labels(self, image_id: int, on_error: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
+    def labels(self, image_id: int | str, on_error: Callable[[str, ValueError], None] | None = None) -> ImageLabels:
         """Return the objects of one image.
 
         on_error: called for each invalid object with its position in the file and the error, which by default is
         raised.
         """
-        image = self._images[image_id]
-        size = image["height"].side(), image["width"].side()
+        size = self._size(image_id)
         objects = []
         for annotation in self._annotations[image_id]:
             try:
@@ -192,15 +237,40 @@ class CocoFile:
                 if on_error is None:
                     raise
                 on_error(f"annotations[{annotation.key}]", error)
-        return ImageLabels(self.name(image_id), size[1], size[0], objects, self.names, image_id)
+        number = image_id if isinstance(image_id, int) else None
+        return ImageLabels(self._relative_name(image_id), size[1], size[0], objects, self.names, number)
+
+    def _relative_name(self, image_id: int | str) -> str:
+        """Return an image's name, or if its file is found elsewhere in the folder of the images, the path there."""
+        name = self.name(image_id)
+        if self._folder is None:
+            return name
+        path = self.path(image_id, self._folder)
+        if not _is_absolute(name) and path == Path(self._folder, name.replace("\\", "/")):
+            return name
+        relative = os.path.relpath(path, self._folder)
+        return name if relative.startswith("..") else Path(relative).as_posix()
+
+    def _size(self, image_id: int | str) -> tuple[int, int]:
+        """Return (height, width) of an image, read from its file if neither is given."""
+        image = self._images[image_id]
+        if image.get("height") is not None or image.get("width") is not None:
+            return image["height"].side(), image["width"].side()
+        if self._folder is None:
+            raise image.error("'height' and 'width' are missing; give images=<the folder of the images>")
+        return image_files.size_of(self.path(image_id, self._folder))
 
 
-def _index_by_id(entries: JsonNode, kind: str) -> dict[int, JsonNode]:
-    entries_by_id: dict[int, JsonNode] = {}
+def _is_absolute(name: str) -> bool:
+    return name.startswith("/") or PureWindowsPath(name).is_absolute()
+
+
+def _index_by_id(entries: JsonNode, kind: str, read_id: Callable[[JsonNode], Id]) -> dict[Id, JsonNode]:
+    entries_by_id: dict[Id, JsonNode] = {}
     for entry in entries.items():
-        entry_id = entry["id"].integer()
+        entry_id = read_id(entry["id"])
         if entry_id in entries_by_id:
-            raise entry["id"].error(f"another {kind} has the id {entry_id} too")
+            raise entry["id"].error(f"another {kind} has the id {entry_id!r} too")
         entries_by_id[entry_id] = entry
     return entries_by_id
 
@@ -236,10 +306,19 @@ def _segmentation(node: JsonNode | None, size: tuple[int, int]) -> Segmentation 
         return None
     if isinstance(node.value, dict):
         return node.mask(size)
+    # Some tools write a single polygon without the list around it.
+    is_flat = isinstance(node.value, list) and isinstance(node.value[0], (int, float))
     polygons = []
-    for polygon in node.items():
+    degenerate: FieldError | None = None
+    for polygon in [node] if is_flat else node.items():
         numbers = polygon.numbers()
-        if len(numbers) < 6 or len(numbers) % 2:
-            raise polygon.error(f"{len(numbers)} numbers; a polygon has an even number of them, at least 6")
-        polygons.append(numbers.reshape(-1, 2))
+        if len(numbers) % 2 or len(numbers) < 6:
+            error = polygon.error(f"{len(numbers)} numbers; a polygon has an even number of them, at least 6")
+            if len(numbers) % 2:
+                raise error
+            degenerate = error  # a point or a line, as contours of single pixels are
+        else:
+            polygons.append(numbers.reshape(-1, 2))
+    if degenerate is not None and not polygons:
+        raise degenerate
     return node.convert(lambda _: Segmentation.from_polygons(polygons, size))

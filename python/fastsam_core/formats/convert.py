@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .._arguments import UsageError, check_keys
-from .._log import format_count
+from .._log import format_count, logger
 from .._progress import progress_bar
-from . import class_names, coco_file, sa1b, yolo_folder
+from . import class_names, coco_file, labelme_reading, sa1b, yolo_folder
 from ._writing import FolderWriter, LabelWriter
 from .label_map import LabelMapWriter
 from .labelme import LabelMeWriter
@@ -22,6 +22,7 @@ READERS: dict[str, Callable[..., LabelSet]] = {
     "yolo": yolo_folder.read,
     "coco": coco_file.read,
     "sa1b": sa1b.read,
+    "labelme": labelme_reading.read,
 }
 WRITERS: dict[str, Callable[..., LabelWriter]] = {
     "yolo": yolo_folder.YoloWriter,
@@ -30,22 +31,31 @@ WRITERS: dict[str, Callable[..., LabelWriter]] = {
     "labelme": LabelMeWriter,
     "labelmap": LabelMapWriter,
 }
+ON_ERROR = ("raise", "skip")
+_MAX_LOGGED_ERRORS = 10
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Counts of a conversion: images, objects written, and objects that the new format could not hold."""
+    """Counts of a conversion.
+
+    images, objects: those written. left_out: objects that the new format could not hold. invalid: malformed objects
+    that were skipped.
+    """
 
     images: int
     objects: int
     left_out: int
+    invalid: int = 0
 
 
 def read_labels(source: str | os.PathLike[str], format: str, **options: Any) -> LabelSet:
     """Read the labels at `source`, one image at a time.
 
-    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file) or "sa1b" (a folder or a file).
-    ValueError, which names the file and the line or field, for invalid labels; some are found only while iterating.
+    format: "yolo" (a folder; options `images` and `names`), "coco" (a JSON file; option `images`), "sa1b" (a folder or
+    a file) or "labelme" (a folder or a file; options `images` and `names`). ValueError, which names the file and the
+    line or field, for invalid labels; some are found only while iterating. With the option `on_error`, a function,
+    invalid objects are left out, and it is called with their errors.
     """
     return _look_up(READERS, "from_", format, options)(source, **options)
 
@@ -67,14 +77,17 @@ def convert_labels(
     to: str,
     images: str | os.PathLike[str] | None = None,
     names: Any = None,
+    on_error: str = "raise",
     progress: bool | None = None,
     **options: Any,
 ) -> Conversion:
     """Read labels in one format and write them in another, one image at a time.
 
     source, from_: see `read_labels`. target, to: see `open_writer`, which also takes the options. images: the folder of
-    the images, which YOLO's reader and LabelMe's writer use. names: class names that replace those of the labels, by
-    class id, as a list, or as a file that has them. progress: show a progress bar; None shows it on a terminal only.
+    the images, which YOLO's reader and LabelMe's writer use, and the readers of COCO and LabelMe for what their files
+    lack. names: class names that replace those of the labels, by class id, as a list, or as a file that has them; for
+    LabelMe, the ids of its labels. on_error: "skip" leaves out malformed objects, logs the first of them and counts
+    all; "raise" stops at the first. progress: show a progress bar; None shows it on a terminal only.
 
     Masks given as RLE, or as polygons along pixel edges, stay exact whichever formats they go through (except label
     maps). Other polygons keep their points as long as they stay polygons, to two decimals of a pixel in JSON and six
@@ -82,10 +95,13 @@ def convert_labels(
     and counted: crowds and masks without pixels in formats of polygons, boxes in formats of masks, boxes outside the
     image in YOLO's text. With YOLO labels, an image that can't be read is logged and left out.
 
-    Raises ValueError for malformed files, naming the file and the line or field, and if labels or images that are read
-    would be overwritten; FileNotFoundError for missing images.
+    Raises ValueError for invalid options, for malformed files, naming the file and the line or field, and if labels or
+    images that are read would be overwritten; FileNotFoundError for missing images.
     """
-    reader_options: dict[str, Any] = {}
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(ON_ERROR)}")
+    errors = _Errors()
+    reader_options: dict[str, Any] = {} if on_error == "raise" else {"on_error": errors}
     writer_options = dict(options)
     for name, value in (("images", images), ("names", names)):
         if value is not None and name in _option_names(READERS.get(from_)):
@@ -106,7 +122,20 @@ def convert_labels(
             if isinstance(writer, FolderWriter):
                 inputs.check_target(writer.path_for(labels.file_name), to)
             num_written += writer.write(labels)
-    return Conversion(num_images, num_written, num_read - num_written)
+    return Conversion(num_images, num_written, num_read - num_written, errors.count)
+
+
+class _Errors:
+    """Logs and counts the errors that it is called with."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, error: ValueError) -> None:
+        self.count += 1
+        if self.count <= _MAX_LOGGED_ERRORS:
+            more = "; further errors are only counted" if self.count == _MAX_LOGGED_ERRORS else ""
+            logger.warning("skipped %s%s", error, more)
 
 
 class _InputPaths:
@@ -177,12 +206,17 @@ def run(values: dict[str, Any]) -> None:
     for key, name, table in (("from", from_, READERS), ("to", to, WRITERS)):
         if name not in table:
             raise UsageError(f"{key}={name}; accepted: {', '.join(table)}")
-    check_keys(values, list(dict.fromkeys(["images", "names", *_option_names(WRITERS[to])])), f"convert to={to}")
+    check_keys(
+        values, list(dict.fromkeys(["images", "names", "on_error", *_option_names(WRITERS[to])])), f"convert to={to}"
+    )
     conversion = convert_labels(data, output, from_=from_, to=to, **values)
-    skipped = (
-        f"; {format_count(conversion.left_out, 'object')} skipped, not representable in {to}"
-        if conversion.left_out
-        else ""
+    skipped = "".join(
+        f"; {format_count(count, 'object')} skipped, {reason}"
+        for count, reason in (
+            (conversion.left_out, f"not representable in {to}"),
+            (conversion.invalid, "malformed"),
+        )
+        if count
     )
     print(
         f"{format_count(conversion.images, 'image')}, {format_count(conversion.objects, 'object')}{skipped}; "

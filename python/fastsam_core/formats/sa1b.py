@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +81,12 @@ class Sa1bWriter(FolderWriter):
         return (json_text(content) + "\n").encode(), len(content["annotations"])
 
 
-def read(source: str | os.PathLike[str]) -> LabelSet:
+def read(source: str | os.PathLike[str], *, on_error: Callable[[ValueError], None] | None = None) -> LabelSet:
     """Read the annotations in a folder of SA-1B files and its sub-folders, or in one such file.
 
     Boxes and areas are computed from the masks; those in the file are ignored. Classes are 0 unless there is a
     `class_id`. FileNotFoundError if there is no such file. While iterating, ValueError that names the file and field.
+    on_error: called with the error of each invalid object, which is left out; by default it is raised.
     """
     source = Path(source)
     base = source.parent if source.is_file() else source
@@ -96,19 +97,28 @@ def read(source: str | os.PathLike[str]) -> LabelSet:
 
     def iterate() -> Iterator[ImageLabels]:
         for file in files:
-            yield _read_file(base / file, PurePosixPath(file).parent, names)
+            yield _read_file(base / file, PurePosixPath(file).parent, names, on_error)
 
     return LabelSet(iterate, len(files), names)
 
 
-def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> ImageLabels:
+def _read_file(
+    path: Path, folder: PurePosixPath, names: dict[int, str], on_error: Callable[[ValueError], None] | None
+) -> ImageLabels:
     root = read_json(path)
     image = root["image"]
     size = image["height"].side(), image["width"].side()
-    image_id = image.get("image_id")
+    id_node = image.get("image_id")
+    image_id = None if id_node is None else id_node.identifier()
     objects = []
     for annotation in root["annotations"].items():
-        objects.append(_object(annotation, size))
+        try:
+            objects.append(_object(annotation, size))
+        except FieldError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
         name = annotation.get("class_name")
         if name is not None and names.setdefault(objects[-1].class_id, name.text()) != name.text():
             raise name.error(
@@ -120,7 +130,7 @@ def _read_file(path: Path, folder: PurePosixPath, names: dict[int, str]) -> Imag
         size[0],
         objects,
         names,
-        None if image_id is None else image_id.integer(),
+        image_id if isinstance(image_id, int) else None,
     )
 
 
@@ -132,7 +142,8 @@ def _object(annotation: JsonNode, size: tuple[int, int]) -> LabelledObject:
             annotation["segmentation"].mask(size),
             predicted_iou=annotation.optional_number("predicted_iou"),
             stability_score=annotation.optional_number("stability_score"),
-            point_coords=None if points is None else [point.numbers(2).tolist() for point in points.items()],
+            # Datumaro writes [[]] for an object without points.
+            point_coords=None if points is None else [p.numbers(2).tolist() for p in points.items() if p.value != []],
             crop_box=None if crop_box is None else crop_box.numbers(4).tolist(),
         )
     except FieldError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import option_parsers as parse
 from .._log import logger
+from ..sources.paths import IMAGE_SUFFIXES
 from . import class_names, image_files, yolo
 from ._reading import read_text
 from ._writing import FolderWriter
@@ -19,6 +20,7 @@ from .segmentation import Segmentation
 
 # Rounding in other writers takes coordinates up to this far outside [0, 1]; those farther outside are errors.
 _TOLERANCE = 0.01
+_MAX_PATH_LENGTH = 4096
 # SAM's predicted IoU, which prediction files of `Results.save_txt` hold, may be a little above 1.
 _MAX_SCORE = 1.1
 
@@ -29,8 +31,9 @@ class YoloWriter(FolderWriter):
     A mask is one polygon along pixel edges, divided by width and height, so 0 and 1 are the image's borders as they
     are for boxes. Its parts and holes are joined by bridges, pairs of edges that run there and back; any reader that
     tests pixel centres fills it correctly. Six significant digits reproduce the mask exactly for images of up to
-    200,000 pixels a side. An object without a mask becomes a box line. Crowds, masks without pixels, and boxes outside
-    the image are left out.
+    200,000 pixels a side. An object without a mask becomes a box line, which Ultralytics refuses in a file that has
+    polygons too. Crowds, masks without pixels, and boxes outside the image are left out. The data.yaml names all
+    classes up to the largest, as Ultralytics needs it; a class without a name is called by its number.
 
     tolerance: outlines may lose vertices that lie at most this many pixels from the rest. scores: append the score, or
     without one the predicted IoU, to each line, clipped to [0, 1], as in prediction files; training code rejects such
@@ -43,6 +46,7 @@ class YoloWriter(FolderWriter):
         self.tolerance = parse.number(0)("tolerance", tolerance)
         self.scores = parse.boolean("scores", scores)
         super().__init__(folder)
+        self._largest_class = -1
 
     def render(self, labels: ImageLabels, target: Path) -> tuple[bytes, int]:
         lines: list[str] = []
@@ -52,6 +56,7 @@ class YoloWriter(FolderWriter):
             conf = None if score is None else [min(max(score, 0), 1)]
             if obj.iscrowd or obj.is_empty:
                 continue
+            self._largest_class = max(self._largest_class, obj.class_id)
             if obj.segmentation is not None:
                 polygon = obj.segmentation.to_single_polygon(self.tolerance).clip(0, image_size) / image_size
                 lines += yolo.lines([polygon], [obj.class_id], conf=conf)
@@ -66,7 +71,8 @@ class YoloWriter(FolderWriter):
 
     def close(self) -> None:
         if self.names:
-            class_names.write(self.folder / "data.yaml", self.names)
+            last_class = max(self._largest_class, *self.names)
+            class_names.write(self.folder / "data.yaml", class_names.without_gaps(self.names, last_class))
 
 
 def read(
@@ -74,6 +80,7 @@ def read(
     *,
     images: str | os.PathLike[str] | None = None,
     names: Mapping[int, str] | Sequence[str] | str | os.PathLike[str] | None = None,
+    on_error: Callable[[ValueError], None] | None = None,
 ) -> LabelSet:
     """Read the labels in a folder and its sub-folders.
 
@@ -81,6 +88,7 @@ def read(
     sizes are needed; by default the one whose path has `images` in place of `labels`, or without it the labels' own.
     Every image counts: one without a label file has no objects. names: class names by id, a list of them, or the
     data.yaml or text file that has them; by default those of a data.yaml or classes.txt in the folder or above it.
+    on_error: called with the error of each malformed line, which is left out; by default it is raised.
 
     Raises FileNotFoundError if there are no images, or a label file has none. While iterating, an image that can't be
     read is logged and left out; ValueError if none can be read, and for malformed lines. A class id followed by four or
@@ -103,7 +111,7 @@ def read(
                 failures.append(error)
                 logger.warning("skipped %s", error)
                 continue
-            objects = [] if file is None else read_file(file, (height, width))
+            objects = [] if file is None else read_file(file, (height, width), on_error)
             yield ImageLabels(name, width, height, objects, found_names)
         if len(failures) == len(labelled_images):
             raise failures[0]
@@ -116,20 +124,27 @@ def pair_files(
 ) -> list[tuple[str, Path | None]]:
     """Return the images below one folder, sorted, each with its label file below the other, or None if it has none.
 
-    FileNotFoundError for a label file without an image, ValueError for one that may belong to several.
+    Their paths are equal but for the suffix, or for `images` in place of `labels`, as in `train/labels/a.txt`.
+    FileNotFoundError for a label file without an image, ValueError for one that may belong to several, or the second
+    of one image. Lists of class names or of images, and README files, are left out.
     on_error: called for each such file with its path below `labels` and the error, which by default is raised.
     """
     stems = image_files.by_stem(images)
-    files = {}
+    files: dict[str, Path] = {}
     for name in image_files.walk(labels, {".txt"}):
         stem = os.path.splitext(name)[0]
-        if os.path.basename(name) in class_names.FILE_NAMES and stem not in stems:
+        if stem not in stems:
+            parts = stem.split("/")
+            stem = next((other for other in _with_one_replaced(parts, "labels", "images") if other in stems), stem)
+        if stem not in stems and _is_no_label_file(labels / name):
             continue
         error: Exception | None = None
         if stem not in stems:
             error = FileNotFoundError(f"no image {stem}.* in {images} for {labels / name}; give images=<their folder>")
         elif len(stems[stem]) > 1:
             error = ValueError(f"{labels / name} may belong to any of {', '.join(stems[stem])} in {images}")
+        elif stem in files:
+            error = ValueError(f"{files[stem]} and {labels / name} both belong to {images / stems[stem][0]}")
         if error is None:
             files[stem] = labels / name
         elif on_error is None:
@@ -139,15 +154,44 @@ def pair_files(
     return sorted((name, files.get(stem)) for stem, names in stems.items() for name in names)
 
 
-def read_file(path: str | os.PathLike[str], size: Sequence[int]) -> list[LabelledObject]:
-    """Read the objects of one label file, whose image is of `size` = (height, width). ValueError names the line."""
+def _with_one_replaced(parts: Sequence[str], name: str, replacement: str) -> Iterator[str]:
+    """Yield the path of these parts with one folder called `name` replaced, the last one first."""
+    for index in reversed(range(len(parts) - 1)):
+        if parts[index] == name:
+            yield "/".join([*parts[:index], replacement, *parts[index + 1 :]])
+
+
+def _is_no_label_file(path: Path) -> bool:
+    is_named_so = path.name in class_names.FILE_NAMES or path.name.lower().startswith("readme")
+    return is_named_so or _lists_images(path)
+
+
+def _lists_images(path: Path) -> bool:
+    """Return whether the first line of a file is the path of an image, as in the train.txt of Darknet's data sets."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return os.path.splitext(file.readline(_MAX_PATH_LENGTH).strip())[1].lower() in IMAGE_SUFFIXES
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_file(
+    path: str | os.PathLike[str], size: Sequence[int], on_error: Callable[[ValueError], None] | None = None
+) -> list[LabelledObject]:
+    """Read the objects of one label file, whose image is of `size` = (height, width).
+
+    on_error: called with the error of each malformed line, by default raised: a ValueError that names the line.
+    """
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 objects.append(_object(line.split(), (int(size[0]), int(size[1]))))
             except ValueError as error:
-                raise ValueError(f"{os.fspath(path)}, line {number}: {error}") from None
+                located = ValueError(f"{os.fspath(path)}, line {number}: {error}")
+                if on_error is None:
+                    raise located from None
+                on_error(located)
     return objects
 
 

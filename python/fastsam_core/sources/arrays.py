@@ -77,6 +77,12 @@ def from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array[:, :, :3])
 
 
+def is_pil(value: Any) -> bool:
+    """Return whether a value is a Pillow image."""
+    # By name, to avoid importing Pillow: its images can't exist before their module is imported.
+    return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__)
+
+
 def from_pil(image: Image) -> NDArray[np.uint8]:
     """Convert a Pillow image to BGR uint8 (H, W, 3), made upright by its EXIF orientation.
 

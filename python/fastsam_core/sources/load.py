@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .. import option_parsers as parse
 from .._log import hide_passwords, logger
 from . import web
-from .arrays import check_array, check_tensor, from_array, from_pil, from_tensor
+from .arrays import check_array, check_tensor, from_array, from_pil, from_tensor, is_pil
 from .decode import decode_image, read_image
 from .item import Item, Source
 from .paths import (
@@ -220,15 +220,10 @@ def _in_memory_items(value: Any, first: int) -> list[_LazyItems]:
         return [(name, _lazy_item(decode_image, value))]
     if isinstance(value, IOBase) or (hasattr(value, "read") and hasattr(value, "seek")):
         return [(name, _lazy_item(lambda: decode_image(_read_all_bytes(value))))]
-    if _is_pil(value):
+    if is_pil(value):
         file = getattr(value, "filename", "")
         return [(os.path.abspath(file) if isinstance(file, str) and file else name, _lazy_item(from_pil, value))]
     raise TypeError(f"a {type(value).__name__} can't be a source; accepted: {ACCEPTED}")
-
-
-def _is_pil(value: Any) -> bool:
-    # By name, to avoid importing Pillow: its images can't exist before their module is imported.
-    return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__)
 
 
 def _read_all_bytes(file: Any) -> bytes:

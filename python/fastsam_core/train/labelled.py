@@ -43,8 +43,9 @@ class LabelledFolder(Dataset[LabelledImage]):
     out. No file stays open.
 
     Args:
-        data: a COCO .json file, a folder with `images/` and `masks/*.png` or `labels/*.npz`, or YOLO text files with
-            polygons; see `fastsam_core.evaluate.datasets.open_dataset`. Crowds and boxes without a mask don't count.
+        data: a COCO .json file, a folder with `images/` and `masks/*.png` or `labels/*.npz`, YOLO text files with
+            polygons, or a data.yaml, of which the split `train` is used; see
+            `fastsam_core.evaluate.datasets.open_dataset`. Crowds and boxes without a mask don't count.
         images: folder of the images of a COCO file or of YOLO's labels.
         size: longer side in pixels, at least 32.
         min_area: masks that cover a smaller fraction of the resized image are left out, in [0, 1).
@@ -68,7 +69,7 @@ class LabelledFolder(Dataset[LabelledImage]):
         self.min_area = parse.number(0)("min_area", min_area)
         if self.min_area >= 1:
             raise ValueError(f"min_area must be a fraction of the image, from 0 to below 1, not {min_area!r}")
-        self._dataset: MaskDataset = open_dataset(data, images)
+        self._dataset: MaskDataset = open_dataset(data, images, split="train")
         self.data = Path(data)
         self._indices = self._dataset.labelled_indices()
         if not self._indices:

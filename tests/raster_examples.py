@@ -7,10 +7,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+from hypothesis import strategies as st
 
 from fastsam_core import tiles
 
 SMALL: dict[str, Any] = {"tile": 64, "overlap": 16}
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> tuple[int, int]:
+    tile = draw(st.integers(3, 20))
+    return tile, draw(st.integers(1, tile // 2))
 
 
 def bright(tile: np.ndarray) -> list[dict[str, Any]]:

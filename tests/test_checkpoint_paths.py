@@ -81,3 +81,10 @@ def test_name_of_a_model_on_a_hub_is_answered_with_what_to_give_instead() -> Non
         find_checkpoint("facebook/sam-vit-base", {})
     with pytest.raises(FileNotFoundError, match=r"the folder weights does not exist$"):
         find_checkpoint("weights/mine.pt", {})
+
+
+def test_folders_and_devices_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a file but a folder; give the checkpoint within it"):
+        find_checkpoint(tmp_path, {})
+    with pytest.raises(ValueError, match="is not a regular file"):
+        find_checkpoint(os.devnull, {})

@@ -331,3 +331,16 @@ def test_malformed_arguments_are_refused(monkeypatch, sibling, op, change, messa
         good[index] = value
     with pytest.raises(ValueError, match=message):
         getattr(ops, op)(*good)
+
+
+def test_defaults_are_stride_1_without_gelu_and_residual():
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*shape):
+        return torch.randn(shape, generator=generator)
+
+    x, bias = make(1, 5, 6, 4), make(4)
+    hidden = make(8, 4), make(8), make(8, 3, 3), make(8), make(4, 8), make(4)
+    for op, weights in ((ops.conv3x3, (make(4, 4, 3, 3), bias)), (ops.depthwise3x3, (make(4, 3, 3), bias))):
+        assert torch.equal(op(x, *weights), op(x, *weights, 1, False))
+    assert torch.equal(ops.mbconv(x, *hidden), ops.mbconv(x, *hidden, 1, False))

@@ -246,3 +246,19 @@ def test_native_module_checks_sizes_itself():
     for place, wrong in [(0, out), (1, b), (4, h2), (5, b), (6, h1), (7, b), (8, out)]:
         with pytest.raises(ValueError):
             cpu_module.mlp(*[wrong if i == place else value for i, value in enumerate(good)])
+
+
+def test_results_written_to_a_tensor_equal_those_returned_and_epsilon_is_1e_6_by_default():
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape):
+        return torch.randn(shape, generator=generator)
+
+    x, weight, norm = numbers(3, 5) * 1e-3, numbers(4, 5), (numbers(5), numbers(5))
+    expected, out = ops.linear(x, weight, None, "none", *norm, 1e-6), torch.empty(3, 4)
+    assert torch.equal(ops.linear(x, weight, norm_weight=norm[0], norm_bias=norm[1]), expected)
+    ops.linear_into(out, x, weight, norm_weight=norm[0], norm_bias=norm[1])
+    assert torch.equal(out, expected)
+    hidden, out = (numbers(7, 5), numbers(7), numbers(5, 7), numbers(5)), torch.empty(3, 5)
+    ops.mlp_into(out, x, *norm, 1e-6, *hidden)
+    assert torch.equal(out, ops.mlp(x, *norm, 1e-6, *hidden))

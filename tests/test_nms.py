@@ -125,11 +125,13 @@ def test_float64_coordinates_are_not_rounded_to_float32(sibling):
 
 
 @each_sibling
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32])
-def test_half_bfloat16_and_integer_input(sibling, dtype):
-    boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 50, 50]], dtype=dtype)
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float16, 1), (torch.bfloat16, 1), (torch.int32, 1 << 16)])
+def test_areas_of_half_bfloat16_and_integer_boxes_are_exact(sibling, dtype, scale):
+    # The IoU of the first two is 0.9848. Their areas would be rounded in half precision, and overflow int32.
+    boxes = torch.tensor([[0, 0, 130, 130], [0, 0, 131, 131], [200, 200, 250, 250]], dtype=dtype) * scale
     scores = torch.tensor([1, 2, 0], dtype=dtype)
-    assert ops.siblings("nms")[sibling](boxes, scores, 0.5).tolist() == [1, 2]
+    assert ops.siblings("nms")[sibling](boxes, scores, 0.9845).tolist() == [1, 2]
+    assert ops.siblings("nms")[sibling](boxes, scores, 0.985).tolist() == [1, 0, 2]
 
 
 @each_sibling
@@ -152,6 +154,7 @@ def test_threshold_is_not_rounded_up(sibling):
     run = ops.siblings("nms")[sibling]
     assert run(boxes, torch.tensor([2.0, 1.0]), 0.1).tolist() == [0]
     assert run(boxes, torch.tensor([2.0, 1.0]), float(np.float32(0.1))).tolist() == [0, 1]
+    assert run(boxes.double(), torch.tensor([2.0, 1.0]), 0.1).tolist() == [0, 1]  # here the IoU is 0.1 itself
 
 
 @each_sibling
@@ -231,6 +234,9 @@ def with_value(tensor, value):
         pytest.param(BOXES, SCORES, with_value(IDXS, float("nan")), 0.5, id="NaN class"),
         pytest.param(BOXES.to(torch.complex64), SCORES, IDXS, 0.5, id="complex boxes"),
         pytest.param(BOXES > 0, SCORES, IDXS, 0.5, id="boolean boxes"),
+        pytest.param(BOXES.to(torch.float8_e4m3fn), SCORES, IDXS, 0.5, id="8-bit float boxes"),
+        pytest.param(BOXES, SCORES.to(torch.float8_e5m2), IDXS, 0.5, id="8-bit float scores"),
+        pytest.param(BOXES, SCORES, IDXS.to(torch.float8_e4m3fn), 0.5, id="8-bit float classes"),
         pytest.param(BOXES, SCORES, IDXS, -0.1, id="negative threshold"),
         pytest.param(BOXES, SCORES, IDXS, 1.5, id="threshold above one"),
         pytest.param(BOXES, SCORES, IDXS, float("nan"), id="NaN threshold"),

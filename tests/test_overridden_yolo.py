@@ -267,6 +267,17 @@ def test_a_changed_model_detects_as_it_does_when_it_is_called(path: str) -> None
     with_callback.add_callback("on_predict_postprocess_end", keep_first)
     with_predictor.predictor = FirstTwo(overrides={"model": path, **SMALL})
     with_options.overrides["max_det"] = 3
-    for model, kept in ((with_callback, [0]), (with_predictor, [0, 1]), (Own(path), [1]), (with_options, [0, 1, 2])):
+    with_method = YOLO(path)
+    predict = with_method.predict
+    with_method.predict = lambda *args, **kwargs: [result[2:3] for result in predict(*args, **kwargs)]  # type: ignore[method-assign]
+    changed = ((with_callback, [0]), (with_predictor, [0, 1]), (Own(path), [1]), (with_method, [2]))
+    for model, kept in (*changed, (with_options, [0, 1, 2])):
         found = load_detector(model, conf=0.1, imgsz=96)(IMAGE)
         assert len(whole.boxes) > 3 and np.allclose(found.boxes, whole.boxes[kept], atol=1e-3)
+        found = load_detector(model, conf=0.1, imgsz=96, classes=np.array([1, 2]), device="cpu")(IMAGE)
+        assert len(found.boxes) == 0
+        with pytest.raises(ValueError, match="device='nowhere'"):
+            load_detector(model, device="nowhere")(IMAGE)
+    with_options.overrides["device"] = "nowhere"
+    with pytest.raises(ValueError, match="device='nowhere'"):
+        load_detector(with_options)(IMAGE)

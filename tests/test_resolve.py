@@ -48,6 +48,7 @@ def test_official_file_is_found_by_all_its_names(folders: tuple[Path, Path]) -> 
     assert resolve("sam_b.pt") == resolve("sam_b") == stored
     local = touch(here, "sam_b.pt")
     assert resolve("sam_b").resolve() == local
+    assert resolve("sam_vit_b_01ec64.pth") == stored  # Meta's file name doesn't mean another file of this folder
 
 
 def test_folder_named_like_a_model_is_skipped(folders: tuple[Path, Path]) -> None:

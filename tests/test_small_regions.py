@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsam_core import ops
-from siblings import each_sibling
+from siblings import each_sibling, names_of
 
 
 def regions(mask):
@@ -193,16 +193,23 @@ def test_masks_without_small_regions_keep_their_run_lengths(sibling, counts, siz
 
 @each_sibling
 @pytest.mark.parametrize(
-    ("counts", "offsets", "size"),
+    ("counts", "offsets", "size", "message"),
     [
-        ([3, 2], [0, 2], (2, 3)),
-        ([3, -1, 4], [0, 3], (2, 3)),
-        ([6], [0, 2], (2, 3)),
-        ([6], [1, 1], (2, 3)),
-        ([6], [0, 1], (-2, -3)),
-        ([6], [0, 1], (2, 2**40)),
+        ([3, 2], [0, 2], (2, 3), "sum to 5, but its size has 6"),
+        ([3, -1, 4], [0, 3], (2, 3), "run lengths must be from 0"),
+        ([6], [0, 2], (2, 3), "offsets must rise from 0 to 1"),
+        ([6], [1, 1], (2, 3), "offsets must rise from 0 to 1"),
+        ([6], [0, 1], (-2, -3), "can't be negative; got -2 x -3"),
+        ([6], [0, 1], (2, 2**40), "sum to 6, but its size has 2199023255552"),
+        ([6], [0, 1], (2**40, 2**40), "more pixels than the limit"),
     ],
 )
-def test_malformed_runs_are_refused(sibling, counts, offsets, size):
-    with pytest.raises(ValueError):
+def test_malformed_runs_are_refused(sibling, counts, offsets, size, message):
+    with pytest.raises(ValueError, match=message):
         ops.siblings("mask_remove_small_regions")[sibling](torch.tensor(counts), torch.tensor(offsets), *size, 2.0)
+
+
+@pytest.mark.parametrize("sibling", [name for name in names_of("mask_remove_small_regions") if name.startswith("cpu")])
+def test_more_columns_than_fit_into_memory_are_refused(sibling):
+    with pytest.raises(MemoryError, match="more than this machine has"):
+        ops.siblings("mask_remove_small_regions")[sibling](torch.tensor([0]), torch.tensor([0, 1]), 0, 2**50, 2.0)

@@ -163,7 +163,7 @@ def test_owlv2_matches_processor_and_limits_texts(transformers: Any, tmp_path: P
         from_transformers(model, processor, texts=["a dog", f"{letters}o"], conf=0.0, device="cpu")(IMAGE)
 
 
-def test_yolos_detects_its_own_classes(transformers: Any) -> None:
+def tiny_yolos(transformers: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
     config = transformers.YolosConfig(
         **TINY,
@@ -173,15 +173,34 @@ def test_yolos_detects_its_own_classes(transformers: Any) -> None:
         id2label={0: "cat", 1: "dog"},
         label2id={"cat": 0, "dog": 1},
     )
-    model = transformers.YolosForObjectDetection(config)
     processor = transformers.YolosImageProcessor(size={"height": 64, "width": 64})
+    return transformers.YolosForObjectDetection(config), processor
+
+
+def test_yolos_detects_its_own_classes(transformers: Any) -> None:
+    model, processor = tiny_yolos(transformers)
     detector = from_transformers(model, processor, conf=0.01, device="cpu")
     found = detector(IMAGE)
     assert len(found.boxes) > 0 and found.names == {0: "cat", 1: "dog"} and set(found.class_ids.tolist()) <= {0, 1}
     assert len(from_transformers(model, processor, conf=0.99, device="cpu")(IMAGE).boxes) == 0
-    assert "yolos weights=" in detector.fingerprint
+    assert re.fullmatch(r"yolos weights=\w{64} conf=0\.01", detector.fingerprint)
+    assert from_transformers(model, processor, device="cpu").fingerprint.endswith(" conf=0.25")
     with pytest.raises(ValueError, match="iou has no effect"):
         from_transformers(model, processor, iou=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["yolos", "grounding-dino"])
+def test_models_in_half_precision(transformers: Any, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    model, processor = tiny_yolos(transformers) if kind == "yolos" else tiny_dino(transformers, tmp_path)
+    options: dict[str, Any] = {"conf": 0.0, "device": "cpu"} | (
+        {} if kind == "yolos" else {"texts": ["a dog"], "iou": 1.0}
+    )
+    expected = from_transformers(model, processor, **options)(IMAGE)
+    found = from_transformers(model.to(dtype), processor, **options)(IMAGE)
+    assert found.boxes.dtype == found.scores.dtype == np.float32 and len(found.boxes) == len(expected.boxes) > 0
+    np.testing.assert_allclose(np.sort(found.boxes, 0), np.sort(expected.boxes, 0), atol=1)
+    np.testing.assert_allclose(np.sort(found.scores), np.sort(expected.scores), atol=0.02)
 
 
 def test_clip_matcher_matches_model_logits(transformers: Any, tmp_path: Path) -> None:

@@ -69,9 +69,11 @@ def test_each_tile_is_read_once(image: np.ndarray) -> None:
     small = Provider(image[:40])
     tiles.segment(small, bright, **SMALL)
     assert {(height, width) for _, _, height, width in small.asked} == {(40, 64)}
+    pixel = Provider(np.full((1, 1, 3), 200, np.uint8))
+    assert len(tiles.segment(pixel, bright, **SMALL)) == 1 and pixel.asked == [(0, 0, 1, 1)]
 
 
-def test_model_may_modify_its_tile(image: np.ndarray) -> None:
+def test_model_may_modify_its_tile(image: np.ndarray, tmp_path: Path) -> None:
     """Tiles span the full width here, so each is a contiguous block of the image and could alias its memory."""
 
     def darkening(tile: np.ndarray) -> list[dict[str, Any]]:
@@ -82,9 +84,20 @@ def test_model_may_modify_its_tile(image: np.ndarray) -> None:
     narrow = np.ascontiguousarray(image[:, 100:164])
     before = narrow.copy()
     expected = masks_of(tiles.segment(narrow, bright, **SMALL))
-    for raster in (narrow, Provider(narrow)):
-        assert masks_of(tiles.segment(raster, darkening, **SMALL)) == expected
+    for raster in (narrow, Provider(narrow), narrow):  # the last one is read from the folder
+        assert masks_of(tiles.segment(raster, darkening, work_dir=tmp_path, **SMALL)) == expected
     np.testing.assert_array_equal(narrow, before)
+
+
+def test_models_get_contiguous_tiles(image: np.ndarray) -> None:
+    def model(tile: np.ndarray) -> list[dict[str, Any]]:
+        assert tile.flags.c_contiguous and tile.flags.writeable
+        return bright(tile)
+
+    columns = np.asfortranarray(image)
+    some = np.arange(image.shape[1]) < 200
+    for raster in (columns, Provider(columns), Provider(columns, np.broadcast_to(some, image.shape[:2]))):
+        assert len(tiles.segment(raster, model, **SMALL)) == 2
 
 
 def test_no_objects_where_there_is_no_data(image: np.ndarray) -> None:
@@ -148,6 +161,9 @@ def test_georeference_in_rasterios_form(image: np.ndarray, tmp_path: Path) -> No
         contents = database.execute("SELECT min_x, min_y, max_x, max_y, srs_id FROM gpkg_contents").fetchone()
     database.close()
     assert contents == (500, 740, 940, 860, 32632)
+    placed.georeference = ("LOCAL_CS[]", (1, 0, 0, 0, 1, 0), ("EPSG", 2**31 - 1))
+    georeference = tiles.segment(placed, bright, **SMALL).georeference
+    assert georeference is not None and georeference.authority == ("EPSG", 2**31 - 1)
     counting = Counting()
     too_large = ("LOCAL_CS[]", (1, 0, 0, 0, 1, 0), ("EPSG", 2**31))
     for wrong in (7, ("LOCAL_CS[]", (1, 0, 0, 0, 1)), (32632, (1, 0, 0, 0, 1, 0), None), too_large):
@@ -170,7 +186,8 @@ def test_pixel_limit_applies_to_images(image: np.ndarray, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "NoneType"),
+        (None, "returned a NoneType for a tile"),
+        (iter(()), "returned a tuple_iterator for a tile"),
         ([3], "among the masks"),
         ([{"segmentation": np.ones((3, 3), bool)}], r"\(3, 3\)"),
         ([{"segmentation": {"size": [3, 3], "counts": "09"}}], r"\[3, 3\]"),
@@ -188,7 +205,8 @@ def test_invalid_results_of_a_model_are_refused(image: np.ndarray, returned: Any
     ("options", "message"),
     [
         ({"model": 5}, "checkpoint"),
-        ({"model": bright, "points_stride": 4}, "takes no options"),
+        ({"model": bright, "points_stride": 4}, "takes no options; got points_stride$"),
+        ({"model": bright, "points_stride": 4, "device": "cpu"}, "takes no options; got points_stride, device$"),
         ({"model": bright, "merge_iou": 1}, "below 1"),
         ({"model": bright, "merge_iou": -0.1}, "merge_iou must be a finite number from 0 to 1"),
         ({"model": bright, "batch": 0}, "batch"),

@@ -85,8 +85,9 @@ def test_geotiff_is_recognised_by_its_tags(tmp_path: Path, big: bool, order: str
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         assert not is_geotiff(path)
-    path.write_bytes(b"II*\0" + b"\xff" * 12)
-    assert not is_geotiff(path)
+    for start, counts in ((b"II*\0", True), (b"IIRO", False)):  # the latter is a raw photo's
+        path.write_bytes(start + b"\xff" * 12)
+        assert not is_geotiff(path) and is_tiff(path) is counts
 
 
 def test_missing_rasterio_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
-"""Merging masks across tile seams, from exact and from noisy segmentations of the tiles; runs and grids."""
+"""Merging masks across tile seams, from exact and from noisy segmentations of the tiles; operations on runs."""
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from fastsam_core.tiles.grid import Grid
 from fastsam_core.tiles.merge import merge
 from fastsam_core.tiles.pieces import Piece, piece_from_runs
 from label_examples import masks
+from raster_examples import tilings
 
 
 def exact_pieces(labels: np.ndarray, grid: Grid, connectivity: int = 8) -> list[Piece]:
@@ -70,12 +70,6 @@ def label_maps(draw: st.DrawFn) -> np.ndarray:
     noise = np.random.default_rng(seed).random((height, width)) < draw(st.sampled_from([0, 0.05, 0.4]))
     labels[noise] = draw(st.integers(0, 3))
     return labels
-
-
-@st.composite
-def tilings(draw: st.DrawFn) -> tuple[int, int]:
-    tile = draw(st.integers(3, 20))
-    return tile, draw(st.integers(1, tile // 2))
 
 
 # Merging reads small masks thousands of times, and the PyTorch siblings take twenty times as long.
@@ -201,10 +195,24 @@ def test_mask_over_two_objects_joins_the_larger() -> None:
 
 def test_car_on_a_road_is_kept() -> None:
     """The car's pieces are cut off by the seam and covered by the road, but they match each other."""
-    grid = row_of(2)
-    road, car = blank(grid), blank(grid)
-    road[6:26], car[12:18, 22:34] = True, True
-    assert same(objects(pieces_of(grid, (0, road), (0, car), (1, road), (1, car)), grid), [road, car])
+    for top in (12, 0):  # within the raster, and at its border, which cuts nothing off
+        for turn in (np.asarray, np.flipud, np.transpose, partial(np.rot90, k=-1)):  # tiles stay in order
+            road, car = blank(row_of(2)), blank(row_of(2))
+            road[top : top + 20], car[top : top + 6, 22:34] = True, True
+            road, car = turn(road), turn(car)
+            grid = Grid(*road.shape, 32, 8)
+            assert same(objects(pieces_of(grid, (0, road), (0, car), (1, road), (1, car)), grid), [road, car])
+
+
+def test_an_object_is_not_dropped_for_a_part_of_its_own() -> None:
+    """The first tile's part is cut off, and linked to that of the second, which is the whole, through the third."""
+    grid = Grid(48, 48, 32, 16)
+    whole = blank(grid)
+    whole[:32, 16:32] = True
+    lower = whole.copy()
+    lower[:20] = False
+    (found,) = objects(pieces_of(grid, (0, lower), (1, whole), (2, whole)), grid)
+    np.testing.assert_array_equal(found, whole)
 
 
 def test_best_matching_piece_is_merged_first() -> None:
@@ -257,6 +265,18 @@ def test_two_masks_of_one_object_in_a_tile_are_merged() -> None:
         np.testing.assert_array_equal(found, road)
 
 
+def test_masks_that_share_half_of_the_smaller_are_one_object() -> None:
+    grid = row_of(3)
+    road = blank(grid)
+    road[10:20] = True
+    early, narrow = road.copy(), road.copy()
+    early[:, 40:] = narrow[:15] = False  # 160 pixels each in the middle tile, which share 80
+    assert len(objects(pieces_of(grid, (0, road), (1, early), (1, narrow), (2, road)), grid, 0.4)) == 1
+    early[:, 39:] = narrow[14, 40:] = False
+    early[10, 39] = narrow[14, 55] = True  # 151 and 161, which share 75
+    assert len(objects(pieces_of(grid, (0, road), (1, early), (1, narrow), (2, road)), grid, 0.4)) == 2
+
+
 def test_fragment_is_dropped_if_the_whole_object_is_found() -> None:
     grid = row_of(2)
     whole, fragment = blank(grid), blank(grid)
@@ -264,6 +284,13 @@ def test_fragment_is_dropped_if_the_whole_object_is_found() -> None:
     fragment[8:18, 24:28] = True  # the second tile's mask of it
     found = objects(pieces_of(grid, (0, whole), (1, fragment)), grid)
     assert same(found, [whole])
+
+
+def test_of_two_equal_cut_off_masks_the_first_is_kept() -> None:
+    grid = row_of(2)
+    one, other = blank(grid), blank(grid)
+    one[8:18, 24:32] = other[9:19, 24:32] = True  # all of the overlap's width, with an IoU of 0.82
+    assert same(objects(pieces_of(grid, (0, one), (1, other)), grid, 0.9), [one])
 
 
 def test_fragment_is_kept_if_nothing_covers_it() -> None:
@@ -314,7 +341,15 @@ def test_frayed_discs_are_found_once_each(seed: int) -> None:
         assert max(iou(mask, disc) for disc in discs) > 0.75
 
 
-# ---------------------------------------------------------------------------------------------------- runs and grids
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_pixels_touch_along_edges_and_not_at_corners() -> None:
+    pixel = np.ones((1, 1), bool)
+    around = [(x, y) for x in range(7) for y in range(7)]
+    centre = MaskRuns.from_mask(pixel, 3, 3)
+    touching = [at for at in around if run_algebra.overlaps_or_touches(centre, MaskRuns.from_mask(pixel, *at))]
+    assert touching == [(2, 3), (3, 2), (3, 3), (3, 4), (4, 3)]
 
 
 two_masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
@@ -346,40 +381,6 @@ def test_run_operations_match_pixel_operations(pair: tuple[np.ndarray, np.ndarra
     count, of_pixel = cv2.connectedComponents(a.astype(np.uint8), connectivity=4)
     parts = [part.paint(*box) for part in run_algebra.connected_components(runs)]
     assert same(parts, [of_pixel == number for number in range(1, count)])
-
-
-@settings(max_examples=100, deadline=None)
-@given(sides=st.tuples(st.integers(1, 400), st.integers(1, 400)), tiling=tilings())
-def test_grids_cover_the_raster(sides: tuple[int, int], tiling: tuple[int, int]) -> None:
-    (height, width), (tile, overlap) = sides, tiling
-    grid = Grid(height, width, tile, overlap)
-    for side, boxes in (
-        (width, [t.box[::2] for t in grid if t.row == 0]),
-        (height, [t.box[1::2] for t in grid if t.column == 0]),
-    ):
-        assert boxes[0][0] == 0 and boxes[-1][1] == side
-        assert all(end - start == min(side, tile) for start, end in boxes)
-        assert all(after[0] > before[0] for before, after in pairwise(boxes))
-        assert all(before[1] - after[0] >= overlap for before, after in pairwise(boxes))
-
-
-def test_grid_pairs_are_the_overlapping_tiles() -> None:
-    grid = Grid(70, 90, 32, 16)
-    boxes = [tile.box for tile in grid]
-    for number, a in enumerate(boxes):
-        meeting = {
-            other: (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
-            for other, b in enumerate(boxes)
-            if other != number and max(a[0], b[0]) < min(a[2], b[2]) and max(a[1], b[1]) < min(a[3], b[3])
-        }
-        assert dict(grid.overlaps(number)) == {other: box for other, box in meeting.items() if other > number}
-        assert grid.neighbours(number) == sorted(meeting)
-
-
-@pytest.mark.parametrize(("tile", "overlap"), [(1, 1), (64, 0), (64, 33), (64.0, 8), (64, True)])
-def test_invalid_grids_are_refused(tile: int, overlap: int) -> None:
-    with pytest.raises((ValueError, TypeError), match=r"tile|overlap"):
-        Grid(100, 100, tile, overlap)
 
 
 def test_overlapping_pairs_in_chunks_match_a_single_pass(monkeypatch: pytest.MonkeyPatch) -> None:

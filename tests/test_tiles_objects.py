@@ -6,8 +6,10 @@ import json
 import os
 import sqlite3
 import struct
+import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -147,6 +149,7 @@ def test_indexing_windows_and_dense() -> None:
     assert repr(found[1:]) == "RasterObjects(2 of 60000 x 60000)"
     assert found[np.int64(1)].area == 4 and len(found[found.areas > 99]) == 0
     assert found.boxes.dtype == found.areas.dtype == np.int64
+    assert len({found[0], found[1]}) == 2 and found[0] not in {found[1]}  # objects can be in sets, by identity
     assert found.within(0, 0, 100, 100).areas.tolist() == [RING.sum(), 3]
     assert len(found.within(21, 11, 0, 90)) == len(found.within(21, 11, 90, -1)) == 0
     assert len(found.within(0, 0, 21, 11)) == 1 and len(found.within(0, 0, 20, 60_000)) == 0
@@ -174,16 +177,19 @@ def test_coco_file_matches_pycocotools(tmp_path: Path) -> None:
     for entry, obj in zip(content["annotations"], found, strict=True):
         np.testing.assert_array_equal(coco.decode(entry["segmentation"]).astype(bool), obj.dense(0, 0, 80, 80))
         assert entry["area"] == obj.area and entry["category_id"] == content["categories"][0]["id"]
+        assert entry["image_id"] == content["images"][0]["id"] and entry["iscrowd"] == 0
         assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
         assert (entry["predicted_iou"], entry["stability_score"]) == SCORES[entry["id"] - 1]
         assert entry["score"] == entry["predicted_iou"]  # the confidence, without which results can't be evaluated
 
 
 def test_geojson_in_pixels(tmp_path: Path) -> None:
-    found = objects((RING, 10, 20), (DIAMOND, 50, 60), side=80)
+    ragged = np.random.default_rng(0).random((20, 30)) < 0.6
+    found = objects((RING, 10, 20), (DIAMOND, 50, 60), (ragged, 30, 20), side=80)
     content = json.loads(found.save(tmp_path / "found.geojson").read_text())
     assert [feature["properties"]["area"] for feature in content["features"]] == found.areas.tolist()
-    assert [feature["geometry"]["type"] for feature in content["features"]] == ["Polygon", "MultiPolygon"]
+    kinds = [feature["geometry"]["type"] for feature in content["features"]]
+    assert kinds == ["Polygon", "MultiPolygon", "MultiPolygon"]
     for number, (feature, obj) in enumerate(zip(content["features"], found, strict=True), 1):
         properties = feature["properties"]
         assert feature["id"] == properties["id"] == number
@@ -194,6 +200,25 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
         assert all(rings[0] > 0 and all(hole < 0 for hole in rings[1:]) for rings in areas)
         assert sum(map(sum, areas)) == obj.area
         assert all(ring[0] == ring[-1] for rings in parts for ring in rings)
+
+
+def test_geojson_in_degrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are rounded, and straight edges get no more corners. A corner that can't be converted is an error."""
+    reference_systems, warp = SimpleNamespace(from_wkt=str, from_string=str), SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "rasterio", SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, "rasterio.crs", SimpleNamespace(CRS=reference_systems))
+    monkeypatch.setitem(sys.modules, "rasterio.warp", warp)
+    warp.transform = lambda source, target, x, y: (x, y)
+    where = Georeference("GEOGCS[]", (1 / 3000, 0.0, 10.0, 0.0, -1 / 3000, 50.0))
+    found = objects((np.ones((30, 40), bool), 11, 22), side=80, georeference=where)
+    content = json.loads(found.save(tmp_path / "found.geojson").read_text())
+    assert content["features"][0]["geometry"]["coordinates"] == [
+        [[10.017, 49.992666667], [10.003666667, 49.992666667], [10.003666667, 49.982666667], [10.017, 49.982666667],
+         [10.017, 49.992666667]]
+    ]  # fmt: skip
+    warp.transform = lambda source, target, x, y: (x, [np.inf, *y[1:]])
+    with pytest.raises(ValueError, match=r"points that can't be converted to WGS 84; write a \.gpkg"):
+        found.save(tmp_path / "other.geojson")
 
 
 def geometries(blob: bytes) -> tuple[int, list[float], list[list[np.ndarray]]]:
@@ -223,6 +248,11 @@ def geometries(blob: bytes) -> tuple[int, list[float], list[list[np.ndarray]]]:
 
 # A made-up coordinate system with 2 units per pixel and the origin at x = 500,000, y = 4,000,000; y points up.
 WHERE = Georeference('LOCAL_CS["site"]', (2.0, 0.0, 500_000.0, 0.0, -2.0, 4_000_000.0))
+
+
+def test_transforms_may_rotate() -> None:
+    where = Georeference("", (1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
+    assert where.to_map(np.array([[10, 100], [0, 0]])).tolist() == [[213, 546], [3, 6]]
 
 
 @pytest.mark.parametrize("where", [None, WHERE, WHERE._replace(crs=""), WHERE._replace(authority=("EPSG", 32633))])
@@ -266,6 +296,27 @@ def test_geopackage_tables_and_geometries(tmp_path: Path, where: Georeference | 
     assert again.read_bytes() == path.read_bytes()
     with closing(sqlite3.connect(found[::-1].save(tmp_path / "backwards.gpkg"))) as database:
         assert database.execute("SELECT min_x, min_y, max_x, max_y FROM gpkg_contents").fetchone() == box[:4]
+
+
+@pytest.mark.parametrize(("authority", "own"), [(None, 100_000), (("EPSG", 32633), 32633), (("EPSG", 4326), 4326)])
+def test_geopackage_lists_the_required_reference_systems(
+    tmp_path: Path, authority: tuple[str, int] | None, own: int
+) -> None:
+    found = objects((RING, 10, 20), side=80, georeference=WHERE._replace(authority=authority))
+    with closing(sqlite3.connect(found.save(tmp_path / "found.gpkg"))) as database:
+        rows = database.execute("SELECT srs_id, organization, organization_coordsys_id FROM gpkg_spatial_ref_sys")
+        required = {(-1, "NONE", -1), (0, "NONE", 0), (4326, "EPSG", 4326)}
+        assert set(rows) == required | {(own, "EPSG" if authority else "NONE", own)}
+
+
+def test_geopackage_geometries_without_area_are_empty(tmp_path: Path) -> None:
+    flat = Georeference("", (1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    path = objects((RING, 10, 20), side=80, georeference=flat).save(tmp_path / "found.gpkg")
+    with closing(sqlite3.connect(path)) as database:
+        ((blob,),) = database.execute("SELECT geom FROM objects").fetchall()
+        assert struct.unpack("<2sBBiBII", blob) == (b"GP", 0, 0b10001, -1, 1, 6, 0)  # marked as empty, no parts
+        assert database.execute("SELECT * FROM rtree_objects_geom").fetchall() == []
+        assert database.execute("SELECT min_x, max_y FROM gpkg_contents").fetchall() == [(None, None)]
 
 
 def test_geopackage_index_follows_changes_by_other_programs(tmp_path: Path) -> None:

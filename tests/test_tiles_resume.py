@@ -170,10 +170,17 @@ def test_missing_and_damaged_tiles_are_segmented_again(
     swapped = json.loads(before[names[5]])
     swapped["masks"][0]["area"] += 1
     (tmp_path / names[5]).write_text(json.dumps(swapped))
+    (tmp_path / names[7]).write_text("[" * 100_000)
+    far = json.dumps(swapped | {"masks": [swapped["masks"][0] | {"box": "far"}]})
+    (tmp_path / names[9]).write_text(far.replace('"far"', "[0, 1e999, 2, 3]"))
     assert masks_of(tiles.segment(image, bright, work_dir=tmp_path, **SMALL)) == masks_of(first)
     assert content(tmp_path) == before
-    assert sum("is segmented again" in record.message for record in caplog.records) == 2
-    for text in ("{}", (tmp_path / "settings.json").read_text().replace(store.FORMAT, "fastsam_core.tiles 0")):
+    assert sum("is segmented again" in record.message for record in caplog.records) == 4
+    for text in (
+        "{}",
+        "[" * 100_000,
+        (tmp_path / "settings.json").read_text().replace(store.FORMAT, "fastsam_core.tiles 0"),
+    ):
         (tmp_path / "settings.json").write_text(text)
         with pytest.raises(ValueError, match="not of this version of tiles"):
             tiles.segment(image, bright, work_dir=tmp_path, **SMALL)

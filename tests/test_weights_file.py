@@ -80,6 +80,23 @@ def test_wrapped_state_dicts_are_unwrapped(nano: State, wrap: Callable[[State], 
     assert same(model, {**model.state_dict(), **nano})
 
 
+def test_missing_files_and_folders_are_told_apart() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint: w\.pt"):
+        read_state_dict("w.pt")
+    Path("w.pt").mkdir()
+    with pytest.raises(ValueError, match=r"w\.pt is not a file"):
+        read_state_dict("w.pt")
+
+
+def test_prefix_that_some_names_lack_is_part_of_the_names() -> None:
+    state = {"module.a": torch.ones(1), "module.model.b": torch.ones(1), "model.c": torch.ones(1)}
+    torch.save(state, "w.pt")
+    assert read_state_dict("w.pt").keys() == state.keys()
+    del state["model.c"]
+    torch.save(state, "w.pt")
+    assert read_state_dict("w.pt").keys() == {"a", "model.b"}
+
+
 def test_loading_copies_the_weights_and_leaves_the_random_state(nano: State) -> None:
     save_file(nano, "w.safetensors")
     torch.save(nano, "w.pt")

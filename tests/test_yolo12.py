@@ -68,6 +68,7 @@ def test_parameters_and_gflops_match_published_numbers(size: str) -> None:
     count = sum(value.numel() for value in network.parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.06)
     assert gflops(network, 640) == pytest.approx(published_gflops, rel=0.02)
+    assert gflops(network, 608) < gflops(network, 609) == gflops(network, 640)  # multiples of 32
     assert f"yolo12{size}.pt" in OFFICIAL_URLS and f"yolo12{size}-seg.pt" not in OFFICIAL_URLS
 
 

@@ -270,6 +270,7 @@ def test_modified_networks_are_refused(net: DetectionModel, how: Callable[[Detec
         ([1], "holds a list"),
         ({"0.conv.weight": torch.zeros(8, 3, 3, 3)}, r"convolution model\.22\.cv2\.0\.2\.weight is missing"),
         ({"0.conv.weight": torch.zeros(8), "2.cv1.conv.weight": torch.zeros(0, 8, 1, 1)}, r"model\.2\S* is .*empty"),
+        ({"0.conv.weight": torch.zeros(8, 3, 3, 3, dtype=torch.int8)}, r"0\.conv\.weight is torch\.int8; weights"),
         (dict.fromkeys(("0.conv.weight", *(f"0.bn.{key}" for key in NORMALISATION)), torch.ones(())), "doesn't fit"),
     ],
 )

@@ -49,6 +49,13 @@ def to_pil_image(image: NDArray[np.uint8]) -> Any:
     return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
 
 
+def to_model(inputs: Any, model: nn.Module) -> dict[str, Any]:
+    """Return what a processor gives on the model's device, images also in its dtype, which may be half precision."""
+    weight = next(model.parameters())
+    inputs = {name: value.to(weight.device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    return {name: value.to(weight.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+
+
 def weights_digest(model: nn.Module) -> str:
     """Return the sha256 over the names, dtypes, shapes and values of a model's tensors."""
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import option_parsers as parse
-from ._transformers import to_pil_image, weights_digest
+from ._transformers import to_model, to_pil_image, weights_digest
 from .open_vocabulary import OpenVocabularyDetector, TextDetector
 from .protocol import CheckedDetector, Detections
 
@@ -70,13 +70,13 @@ class _ClosedSetDetector:
 
     @torch.no_grad()
     def __call__(self, image: NDArray[np.uint8], /) -> Detections:
-        device = next(self.model.parameters()).device
-        inputs = self.processor(images=to_pil_image(image), return_tensors="pt").to(device)
-        outputs = self.model(**inputs)
+        inputs = self.processor(images=to_pil_image(image), return_tensors="pt")
+        outputs = self.model(**to_model(inputs, self.model))
         (detected,) = self.processor.post_process_object_detection(
             outputs, threshold=self.conf, target_sizes=[(image.shape[0], image.shape[1])]
         )
-        boxes, scores, class_ids = (detected[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
+        boxes, scores = (detected[key].float().cpu().numpy() for key in ("boxes", "scores"))
+        class_ids = detected["labels"].cpu().numpy()
         # Rounding may have swapped the corners of a box without extent.
         boxes = np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
         return Detections(boxes, scores, class_ids, self.names)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._transformers import load_pretrained, to_pil_image
+from ._transformers import load_pretrained, to_model, to_pil_image
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _BATCH_SIZE = 32
@@ -37,13 +37,13 @@ class ClipMatcher:
     @torch.no_grad()
     def __call__(self, images: list[NDArray[np.uint8]], texts: list[str]) -> NDArray[np.float32]:
         """Return cosine similarities (T, N) of T texts and N BGR images (h, w, 3)."""
-        tokens = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
-        text_vectors = _unit_vectors(self.model.get_text_features(**tokens))
+        tokens = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        text_vectors = _unit_vectors(self.model.get_text_features(**to_model(tokens, self.model)))
         image_vectors = []
         for start in range(0, len(images), _BATCH_SIZE):
             pil_images = [to_pil_image(image) for image in images[start : start + _BATCH_SIZE]]
-            pixels = self.processor(images=pil_images, return_tensors="pt").to(self.device)
-            image_vectors.append(_unit_vectors(self.model.get_image_features(**pixels)))
+            pixels = self.processor(images=pil_images, return_tensors="pt")
+            image_vectors.append(_unit_vectors(self.model.get_image_features(**to_model(pixels, self.model))))
         similarities: NDArray[np.float32] = (text_vectors @ torch.cat(image_vectors).T).float().cpu().numpy()
         return similarities
 

@@ -42,8 +42,9 @@ def load_detector(
     from .yolo.model import YOLO
 
     if isinstance(detector, YOLO) and not _is_usual(detector):
+        device = None if device == "" else device
         options = {"conf": conf, "iou": iou, "imgsz": imgsz, "max_det": max_det, "classes": classes, "device": device}
-        given = {key: value for key, value in options.items() if value not in (None, "")}
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         return CheckedDetector(functools.partial(detector, verbose=False, save=False, **given))
     if isinstance(detector, (str, os.PathLike, YOLO)):
         from .yolo import YoloDetector
@@ -90,8 +91,8 @@ def load_text_detector(
     """Return a detector that finds what texts describe; class i is text i.
 
     texts: a text such as "a dog", or a list of them. model, processor, conf, iou, device: see `OpenVocabularyDetector`;
-        the default model is Grounding DINO (tiny) from transformers. max_det: keep this many boxes, those with the
-        highest scores; by default all.
+        the default model is Grounding DINO (tiny) from transformers. An `OpenVocabularyDetector` as the model keeps its
+        own conf, iou and device. max_det: keep this many boxes, those with the highest scores; by default all.
 
     ImportError without the package transformers (extra `text`); TypeError and ValueError for invalid arguments.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import ops
 from .. import option_parsers as parse
 from ..prompts import parse_texts
-from ._transformers import load_pretrained, to_pil_image, weights_digest
+from ._transformers import load_pretrained, to_model, to_pil_image, weights_digest
 from .protocol import Detections
 
 DEFAULT_MODEL = "IDEA-Research/grounding-dino-tiny"
@@ -106,8 +106,8 @@ class OpenVocabularyDetector:
                     f"the text {text[:80]!r} has {length - 2} tokens, i.e. words and parts of words; "
                     f"accepted: up to {max_tokens - 2}"
                 )
-        inputs = self.processor(text=[list(texts)], images=to_pil_image(image), return_tensors="pt").to(self.device)
-        outputs = self.model(**inputs)
+        inputs = self.processor(text=[list(texts)], images=to_pil_image(image), return_tensors="pt")
+        outputs = self.model(**to_model(inputs, self.model))
         height, width = image.shape[:2]
         # OWLv2 pads images to a square at the right and bottom; OWL-ViT stretches them to one.
         size = (max(height, width),) * 2 if self.kind == "owlv2" else (height, width)
@@ -119,7 +119,7 @@ class OpenVocabularyDetector:
         tokenizer = self.processor.tokenizer
         full_stop = tokenizer.convert_tokens_to_ids(".")
         for text_indices, text in self._group_into_sentences(texts):
-            inputs = self.processor(images=pil_image, text=text, return_tensors="pt").to(self.device)
+            inputs = to_model(self.processor(images=pil_image, text=text, return_tensors="pt"), self.model)
             outputs = self.model(**inputs)
             token_scores = outputs.logits[0].sigmoid()  # (Q, tokens)
             ids = inputs["input_ids"][0].tolist()

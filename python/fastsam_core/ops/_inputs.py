@@ -23,22 +23,25 @@ MAX_PIXELS = (1 << 62) - 1
 def check_boxes(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> None:
     """Raise ValueError unless boxes are (N, 4), scores (N,), idxs (N,) or None, and the threshold is in [0, 1].
 
-    All must be real and on one device, and boxes not bool.
+    All must be real, not 8-bit floats, and on one device, and boxes not bool.
     """
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4), x1 y1 x2 y2; got {tuple(boxes.shape)}")
-    if boxes.is_complex() or boxes.dtype == torch.bool:
-        raise ValueError(f"boxes must be real numbers, not {boxes.dtype}")
+    if boxes.dtype == torch.bool:
+        raise ValueError("boxes must be real numbers, not torch.bool")
     columns = {"scores": scores} if idxs is None else {"scores": scores, "idxs": idxs}
     for name, column in columns.items():
         if column.dim() != 1 or column.shape[0] != boxes.shape[0]:
             raise ValueError(
                 f"{name} must have shape (N,) for the N boxes; got {tuple(column.shape)} for {tuple(boxes.shape)}"
             )
-        if column.is_complex():
-            raise ValueError(f"{name} must be real numbers, not {column.dtype}")
         if column.device != boxes.device:
             raise ValueError(f"{name} is on {column.device}, but boxes are on {boxes.device}; move one of them")
+    for name, tensor in {"boxes": boxes, **columns}.items():
+        if tensor.is_complex():
+            raise ValueError(f"{name} must be real numbers, not {tensor.dtype}")
+        if tensor.is_floating_point() and tensor.element_size() == 1:
+            raise ValueError(f"{name} must be integers or floats of at least 16 bits, not {tensor.dtype}")
     if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"iou_threshold must be a number from 0 to 1; got {iou_threshold}")
 

@@ -16,7 +16,7 @@ from .geometries import multipolygon
 if TYPE_CHECKING:
     from .objects import RasterObjects
 
-# Decimals of degrees: 1e-9 degrees are a tenth of a millimetre.
+# Decimals of degrees: 1e-9 degrees are a tenth of a millimetre. Pixel coordinates are integers.
 _DECIMALS = 9
 # An edge longer than `_MIN_EDGE` pixels is split if its projected midpoint is more than `_TOLERANCE` pixels off the
 # midpoint of the straight line between its projected ends.
@@ -38,7 +38,7 @@ def write(objects: RasterObjects, path: Path) -> None:
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
         for feature_id, obj in enumerate(objects, 1):
-            parts = multipolygon(obj, project, None if project is None else _DECIMALS)
+            parts = multipolygon(obj, project, _DECIMALS)
             feature = {
                 "type": "Feature",
                 "id": feature_id,
@@ -64,7 +64,7 @@ def _project_edges(
     twenty pixels off in the middle.
     """
     corners, projected = contour.astype(np.float64), project(contour)
-    while np.isfinite(projected).all():
+    while True:
         next_corners = np.roll(corners, -1, axis=0)
         lengths = np.abs(next_corners - corners).sum(1)
         long = np.flatnonzero(lengths > _MIN_EDGE)
@@ -75,13 +75,11 @@ def _project_edges(
         is_bent = np.hypot(*(projected_mid - projected[long] - chords / 2).T) * lengths[long] > _TOLERANCE * np.hypot(
             *chords.T
         )
-        is_bent &= np.isfinite(projected_mid).all(1)
         if not is_bent.any():
-            break
+            return projected
         positions = long[is_bent] + 1
         corners = np.insert(corners, positions, midpoints[is_bent], axis=0)
         projected = np.insert(projected, positions, projected_mid[is_bent], axis=0)
-    return projected
 
 
 def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
@@ -91,7 +89,5 @@ def _geometry(parts: list[list[Any]]) -> dict[str, Any]:
 
 
 def _coordinates(ring: NDArray[np.float64]) -> list[Any]:
-    if not np.isfinite(ring).all():
-        raise ValueError("a corner can't be placed on WGS 84; write a .gpkg, which keeps the raster's reference system")
     is_integral = ring == np.rint(ring)
     return ring.astype(np.int64).tolist() if is_integral.all() else ring.tolist()

@@ -40,15 +40,16 @@ class Georeference(NamedTuple):
         except ImportError:
             raise ImportError(f"GeoJSON of a raster with a reference system needs rasterio: {INSTALL_HINT}") from None
         x, y = points.T
+        advice = "write a .gpkg, which keeps its reference system"
         # OGC:CRS84 is WGS 84 with longitude first, as GeoJSON requires (RFC 7946, section 4).
         try:
             converted = transform(CRS.from_wkt(self.crs), CRS.from_string("OGC:CRS84"), x.tolist(), y.tolist())
         except Exception as error:  # rasterio also raises GDAL's own errors, which have no public base class
-            reason = str(error)[:200]
-            raise ValueError(
-                f"the raster can't be converted to WGS 84 ({reason}); write a .gpkg, which keeps its reference system"
-            ) from error
-        return np.stack([np.asarray(converted[0], np.float64), np.asarray(converted[1], np.float64)], 1)
+            raise ValueError(f"the raster can't be converted to WGS 84 ({str(error)[:200]}); {advice}") from error
+        degrees = np.stack([np.asarray(converted[0], np.float64), np.asarray(converted[1], np.float64)], 1)
+        if not np.isfinite(degrees).all():  # some versions of rasterio give infinity instead of an error
+            raise ValueError(f"the raster has points that can't be converted to WGS 84; {advice}")
+        return degrees
 
 
 def validate_georeference(georeference: Any) -> Georeference:

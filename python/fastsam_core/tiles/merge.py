@@ -56,9 +56,10 @@ def merge(
         for link in _links_of(tile, pieces, pieces_by_tile, grid, merge_iou):
             (weak if link.weak else strong).append(link)
         on_tile_done()
-    weak += [link for link in sorted(strong, key=_link_order) if not union_find.union(link, allow_views=False)]
+    for link in sorted(strong, key=_link_order):
+        union_find.union(link, allow_views=False)
     cut_edges = _CutEdges(pieces, grid)
-    for link in sorted(weak, key=_link_order):
+    for link in sorted(weak + strong, key=_link_order):  # those that have united pieces change nothing
         directions = ((link.first, link.second), (link.second, link.first))
         if any(
             cut_edges.has_open_cut(end, union_find) and cut_edges.extends_beyond_cut(end, pieces[other].tile)
@@ -115,22 +116,21 @@ class _UnionFind:
         """Return the sorted piece numbers of each group, ordered by the first."""
         return sorted(map(sorted, self._members.values()))
 
-    def union(self, link: Link, allow_views: bool) -> bool:
+    def union(self, link: Link, allow_views: bool) -> None:
         """Unite the groups of two linked pieces, unless one tile shows them as two objects.
 
-        Return whether they are one group now. allow_views: masks of one tile that are views of the same thing don't
-        count as two objects, see `SAME_OBJECT_OVERLAP`.
+        allow_views: masks of one tile that are views of the same thing don't count as two objects, see
+        `SAME_OBJECT_OVERLAP`.
         """
         a, b = self.find(link.first), self.find(link.second)
         if a != b:
             small, large = sorted((a, b), key=lambda root: (len(self._members[root]), root))
             if self._are_separate_groups(small, large, allow_views):
-                return False
+                return
             self._parent[small] = large
             self._members[large] += self._members.pop(small)
         self.linked_tiles[link.first].add(self._pieces[link.second].tile)
         self.linked_tiles[link.second].add(self._pieces[link.first].tile)
-        return True
 
     def _are_separate_groups(self, small: int, large: int, allow_views: bool) -> bool:
         """Return whether some tile shows a mask of each group as two objects."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
@@ -95,17 +96,15 @@ def _segment_tiles(
         pending: list[_LoadedTile] = []
         for tile in grid:
             loaded = _LoadedTile(raster, tile)
-            content_digest = "" if files is None else tile_digest(loaded.pixels, loaded.valid)
-            finished = None if files is None else files.read(tile, content_digest)
+            finished = None if files is None else files.read(tile, loaded.digest)
             if finished is None and loaded.is_blank:
                 finished = []
                 if files is not None:
-                    files.write(tile, content_digest, finished)
+                    files.write(tile, loaded.digest, finished)
             if finished is not None:
                 pieces_by_tile[tile.number] = finished
                 bar.update()
                 continue
-            loaded.digest = content_digest
             pending.append(loaded)
             if len(pending) == batch:
                 _segment_batch(pending, segmenter, files, pieces_by_tile, bar.update)
@@ -120,7 +119,11 @@ class _LoadedTile:
     def __init__(self, raster: Raster, tile: Tile) -> None:
         self.tile = tile
         self.pixels, self.valid = raster.read(tile.box)
-        self.digest = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the tile as it was read, so first taken before a model gets the tile, which it may modify."""
+        return tile_digest(self.pixels, self.valid)
 
     @property
     def is_blank(self) -> bool:
@@ -154,8 +157,6 @@ def _segment_batch(
 
     on_tile_done: called for each tile.
     """
-    if not batch:
-        return
     for loaded, masks in zip(batch, segmenter([loaded.pixels for loaded in batch]), strict=True):
         pieces = list(loaded.pieces(masks))
         if files is not None:

@@ -86,13 +86,10 @@ def overlaps_or_touches(a: MaskRuns, b: MaskRuns) -> bool:
 def _overlaps(a: MaskRuns, b: MaskRuns) -> bool:
     if not len(a.columns) or not len(b.columns):
         return False
-    min_row = min(int(a.tops.min()), int(b.tops.min()))
-    period = max(int(a.bottoms.max()), int(b.bottoms.max())) - min_row + 1
+    period = max(int(a.bottoms.max()), int(b.bottoms.max())) - min(int(a.tops.min()), int(b.tops.min())) + 1
     # For each run of a, find the first run of b that ends below its top. Runs of one mask may touch but don't overlap,
     # so their bottoms are sorted as their tops are.
-    first_below = np.searchsorted(
-        b.columns * period + b.bottoms - min_row, a.columns * period + a.tops - min_row, side="right"
-    )
+    first_below = np.searchsorted(b.columns * period + b.bottoms, a.columns * period + a.tops, side="right")
     candidates = np.flatnonzero(first_below < len(b.columns))
     other = first_below[candidates]
     return bool(((b.columns[other] == a.columns[candidates]) & (b.tops[other] < a.bottoms[candidates])).any())
@@ -169,9 +166,8 @@ def component_labels(runs: MaskRuns) -> NDArray[np.int64]:
 
 def _neighbours(runs: MaskRuns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return index pairs of runs in adjacent columns that touch along an edge."""
-    min_row = int(runs.tops.min()) - 1
-    period = int(runs.bottoms.max()) - min_row + 2
-    tops, bottoms = runs.columns * period + runs.tops - min_row, runs.columns * period + runs.bottoms - min_row
+    period = int(runs.bottoms.max()) - int(runs.tops.min()) + 1
+    tops, bottoms = runs.columns * period + runs.tops, runs.columns * period + runs.bottoms
     # The range of runs in the next column that end below this run's top and begin above its bottom.
     first = np.searchsorted(bottoms, tops + period, side="right")
     last = np.searchsorted(tops, bottoms + period, side="left")

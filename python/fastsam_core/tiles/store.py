@@ -22,6 +22,8 @@ from .pieces import Piece
 
 FORMAT = "fastsam_core.tiles 1"
 _SCRATCH = ".partial"
+# What reading a damaged file can raise: OverflowError for the number 1e999, RecursionError for many brackets.
+_DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 def tile_digest(pixels: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> str:
@@ -85,7 +87,7 @@ class TileFiles:
             stored = content["digest"], [_parse_piece(tile.number, entry) for entry in content["masks"]]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except _DAMAGE:
             logger.warning("%s can't be read; the tile is segmented again", path)
             return None
         if stored[0] != expected_digest:
@@ -124,7 +126,7 @@ class TileFiles:
             if any(self.folder.glob("tile-*.json")):
                 raise ValueError(f"{self.folder} holds tiles without settings.json; use another work_dir") from None
             return
-        except (ValueError, KeyError, TypeError):
+        except _DAMAGE:
             raise ValueError(f"{path} is not of this version of tiles; use another work_dir") from None
         if previous != self._settings:
             differences = [

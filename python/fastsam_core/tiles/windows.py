@@ -50,9 +50,9 @@ class Raster:
     def read(self, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """Return the pixels of a box, (H, W, 3) uint8 BGR, and its bool mask of valid pixels, (H, W).
 
-        The mask is None if all pixels are valid; invalid ones are black. The pixels are always a copy: a user's model
-        may write into its tile, and the next tile overlaps it. Raises ValueError if the windows return another shape or
-        dtype.
+        The mask is None if all pixels are valid; invalid ones are black. The pixels are always a contiguous copy: a
+        user's model may write into its tile, and the next tile overlaps it. Raises ValueError if the windows return
+        another shape or dtype.
         """
         x1, y1, x2, y2 = box
         height, width = y2 - y1, x2 - x1
@@ -62,9 +62,10 @@ class Raster:
                 f"read({y1}, {x1}, {height}, {width}) must give ({height}, {width}, 3) uint8 BGR, not "
                 f"{pixels.shape} {pixels.dtype}"
             )
+        pixels = np.array(pixels, order="C")
         read_valid = getattr(self._windows, "valid", None)
         if read_valid is None:
-            return np.array(pixels, order="C"), None
+            return pixels, None
         valid = np.asarray(read_valid(y1, x1, height, width))
         if valid.shape != (height, width) or valid.dtype != np.bool_:
             raise ValueError(
@@ -72,9 +73,10 @@ class Raster:
                 f"{valid.dtype}"
             )
         if valid.all():
-            return np.array(pixels, order="C"), None
+            return pixels, None
         # Nodata pixels may hold any value. Black keeps them from looking like part of their surroundings.
-        return np.where(valid[:, :, None], pixels, np.uint8(0)), valid
+        pixels[~valid] = 0
+        return pixels, valid
 
 
 @contextmanager

@@ -25,6 +25,7 @@ _DFL_WEIGHT = ".dfl.conv.weight"
 # The head of YOLO26 has two sets of branches: "cv2" etc. give an object to many cells, "one2one_cv2" etc. to one.
 _ONE_TO_ONE = re.compile(r"(model\.\d+\.)one2one_(cv[234]\.)")
 _TRAINING_ONLY = ".proto.semseg."
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,17 @@ def save_weights(weights: Weights, target: Path) -> None:
 def fold_batch_norms(tensors: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
     """Return the tensors in float32 with every batch normalisation folded into its convolution's weight and bias.
 
-    ValueError for a normalisation without its convolution, or of another size.
+    ValueError for a normalisation without its convolution or of another size, and for integers, such as those of a
+    quantized network.
     """
     folded: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        if name.endswith((_DFL_WEIGHT, _BATCH_COUNTER_SUFFIX)) or ".bn." in name:
+        if name.endswith((_DFL_WEIGHT, _BATCH_COUNTER_SUFFIX)):
             continue
-        folded[name] = value.float()
+        if value.dtype not in _DTYPES:
+            raise ValueError(f"{name} is {value.dtype}; weights are one of {', '.join(map(str, _DTYPES))}")
+        if ".bn." not in name:
+            folded[name] = value.float()
     for name in tensors:
         if not name.endswith(".bn.weight"):
             continue

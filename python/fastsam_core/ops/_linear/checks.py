@@ -24,7 +24,8 @@ def check_linear(
         raise ValueError(f"x must have shape (..., K) and a floating dtype; got {tuple(x.shape)} of {x.dtype}")
     if weight.dim() != 2 or weight.shape[1] != x.shape[-1] or weight.shape[1] < 1:
         raise ValueError(
-            f"weight must have shape (N, K) for x (..., K); got {tuple(weight.shape)} for {tuple(x.shape)}"
+            f"weight must have shape (N, K), with K at least 1, for x (..., K); got {tuple(weight.shape)} for "
+            f"{tuple(x.shape)}"
         )
     if (norm_weight is None) != (norm_bias is None):
         raise ValueError("norm_weight and norm_bias belong together: give both, or neither")

@@ -121,8 +121,6 @@ def _measure(logits: Tensor, y: _Axis, x: _Axis, threshold: float, offset: float
     if not rows or not columns:
         return MaskRuns.join([]), 0, 0
     (top, bottom), (left, right) = y.output_range(rows[0], rows[-1]), x.output_range(columns[0], columns[-1])
-    if top >= bottom or left >= right:
-        return MaskRuns.join([]), 0, 0
     # Transposed, because runs go down the columns.
     resampled = y.apply(logits, top, bottom).T.contiguous()
     period = bottom - top + 1

@@ -260,9 +260,6 @@ def test_wrong_objects_of_a_coco_file_are_reported(tmp_path: Path) -> None:
             open_dataset(path, tmp_path / "images")
 
 
-# --- YOLO ---
-
-
 def test_image_names_may_be_absolute_or_begin_with_the_folder(tmp_path: Path) -> None:
     folder(tmp_path, "labels", "a.png", "b.png", "c.png", "sub/d.png")
     names = ["/elsewhere/a.png", "C:\\data\\b.png", "/x/c.png", "/y/c.png", str(tmp_path / "images" / "sub" / "d.png")]
@@ -276,6 +273,9 @@ def test_image_names_may_be_absolute_or_begin_with_the_folder(tmp_path: Path) ->
         *[True, True, False],
     ]
     assert data[2].failures[0].reason.endswith("no such file: /x/c.png")  # there are two of this name
+
+
+# --- YOLO ---
 
 
 def yolo_line(place: int) -> str:

@@ -124,14 +124,20 @@ def test_labels_become_the_class_ids_of_known_names(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: {3: cat, 7: dog, 8: dog}\n")
     found = read_labels(tmp_path / "me", "labelme")
     for _ in range(2):  # can be iterated again
-        assert [[obj.class_id for obj in labels.objects] for labels in found] == [[7, 12, 9], [10, 9, 0]]
-    assert found.names == {3: "cat", 7: "dog", 8: "dog", 9: "new", 10: "newer"}
+        assert [[obj.class_id for obj in labels.objects] for labels in found] == [[7, 12, 13], [14, 13, 0]]
+    assert found.names == {3: "cat", 7: "dog", 8: "dog", 12: "12", 13: "new", 14: "newer", 0: "0"}
     given = read_labels(tmp_path / "me", "labelme", names=["new", "dog", "12", "newer", "0"])
     assert [[obj.class_id for obj in labels.objects] for labels in given] == [[1, 2, 0], [3, 0, 4]]
     errors: list[ValueError] = []
     (a, b) = read_labels(tmp_path / "me", "labelme", names=["dog"], on_error=errors.append)
     assert len(a.objects) == 1 and not b.objects and len(errors) == 5
     assert str(errors[0]).endswith("a.json: shapes[1].label: '12' is none of the given class names")
+
+
+def test_labels_that_are_numbers_share_no_class_with_others(tmp_path: Path) -> None:
+    labels = only(write(tmp_path / "a.json", shape("0"), shape("cat"), shape("1"), shape("0"), shape("cat")))
+    assert [found.class_id for found in labels.objects] == [0, 1, 2, 0, 1]
+    assert labels.names == {0: "0", 1: "cat", 2: "1"}
 
 
 def test_labels_of_auto_annotate_come_back_after_editing(tmp_path: Path) -> None:

@@ -142,8 +142,9 @@ def read(
     on_error: called with the error of each invalid object, which is left out; by default it is raised.
 
     Class ids number the categories by ascending category id, as common converters do: COCO's own 80, whose ids have
-    gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept; without
-    one an object is its box. An image's id may be text, which is not kept. Raises ValueError that names the field.
+    gaps, become 0 to 79. `segmentation` may be RLE, compressed or not, or polygons, whose coordinates are kept (but for
+    points and lines among them, which enclose nothing); without one an object is its box. An image's id may be text,
+    which is not kept. Raises ValueError that names the field.
     """
     file = CocoFile(source, images)
     report = None if on_error is None else lambda position, error: on_error(error)

@@ -75,9 +75,9 @@ class _Classes:
             return self._ids[label]
         if not self._extend:
             raise ValueError(f"{label[:60]!r} is none of the given class names")
-        if re.fullmatch(r"[0-9]{1,6}", label) and int(label) not in self.names:
-            return int(label)
-        class_id = max(self.names, default=-1) + 1
+        is_free_id = re.fullmatch(r"[0-9]{1,6}", label) and int(label) not in self.names
+        # Recorded also for a number, so that no later label gets the same id.
+        class_id = int(label) if is_free_id else max(self.names, default=-1) + 1
         if class_id > MAX_CLASS_ID:
             raise ValueError(f"more than {MAX_CLASS_ID + 1} classes")
         self.names[class_id], self._ids[label] = label, class_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ntpath
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,25 @@ def test_image_names_that_share_a_label_file_are_refused(tmp_path: Path) -> None
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")) == ["a/1.txt", "b/1.txt"]
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "a/..", "/../a.jpg", "/", "a\0b.jpg", "..\\a.jpg", "."])
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "a/..", "/../a.jpg", "/", "..\\a.jpg", "."])
 def test_image_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
         writer.write(ImageLabels(name, 4, 4))
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "a\nb.jpg", "a\ud83d.jpg", "\udd00.jpg"])
+def test_image_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
+        writer.write(ImageLabels(name, 4, 4))
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are not bytes on Windows")
+def test_image_names_of_bytes_that_are_not_utf8_are_written(tmp_path: Path) -> None:
+    with open_writer(tmp_path, "yolo") as writer:
+        writer.write(ImageLabels(os.fsdecode(b"\x80\xff.jpg"), 4, 4))
+    assert b"\x80\xff.txt" in os.listdir(os.fsencode(tmp_path))
 
 
 @pytest.mark.parametrize(

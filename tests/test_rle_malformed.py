@@ -70,6 +70,8 @@ MALFORMED = {
     "three sizes": {"size": [4, 5, 1], "counts": b"92203"},
     "one size": {"size": [20], "counts": b"92203"},
     "nested size": {"size": [[4, 5]], "counts": b"92203"},
+    "ragged size": {"size": [4, [5]], "counts": b"92203"},
+    "size as matrix": {"size": np.array([[4], [5]]), "counts": b"92203"},
     "no size": {"size": None, "counts": b"92203"},
     "wrapping size": {"size": [2**32, 2**32], "counts": b"0"},
     "huge size": {"size": [10**30, 0], "counts": b""},
@@ -93,6 +95,11 @@ def is_refused(function, value):
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_rle_raises_value_error_in_every_function(sibling, case):
     assert [name for name, function in EVERY_FUNCTION.items() if not is_refused(function, MALFORMED[case])] == []
+
+
+def test_ragged_size_is_refused_by_our_own_message():
+    with pytest.raises(ValueError, match=r"^width must be an integer, not '\[5\]'$"):
+        rle.area(MALFORMED["ragged size"])
 
 
 NO_RLE = (None, 5, "92203", b"92203", [GOOD], ("size", "counts"))

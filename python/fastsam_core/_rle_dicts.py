@@ -85,7 +85,8 @@ def checked_size(rle: Any) -> tuple[int, int]:
         if key not in rle:
             raise ValueError(f"an RLE needs the keys 'size' and 'counts'; {key!r} is missing")
     size = rle["size"]
-    if not isinstance(size, (list, tuple, np.ndarray)) or np.ndim(size) != 1 or len(size) != 2:
+    is_list = isinstance(size, (list, tuple)) or (isinstance(size, np.ndarray) and size.ndim == 1)
+    if not is_list or len(size) != 2:
         raise ValueError(f"an RLE's size must be [height, width]; got {str(size)[:80]}")
     height, width = checked_integer(size[0], "height"), checked_integer(size[1], "width")
     if height * width > MAX_PIXELS:

@@ -15,6 +15,9 @@ from .labels import ImageLabels
 
 Self = TypeVar("Self", bound="LabelWriter")
 
+# Control characters and lone surrogates, except U+DC80 to U+DCFF, which stand for the bytes of names that aren't UTF-8.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\ud800-\udc7f\udd00-\udfff]")
+
 
 class LabelWriter:
     """A writer of labels, one image after the other. Close it, or use it as a context manager.
@@ -101,8 +104,8 @@ def safe_relative_path(file_name: str) -> PurePosixPath:
     """Convert an image's name from a label file to a relative path that stays below any folder it is joined to.
 
     Backslashes separate folders too, the root or drive of an absolute path is dropped, and `..` cancels the folder
-    before it. ValueError for names that lead out of their first folder or have no last part, for control characters
-    and, on Windows, for parts that begin with a drive.
+    before it. ValueError for names that lead out of their first folder or have no last part, for control characters,
+    for surrogates, and on Windows for parts that begin with a drive.
     """
     without_drive = re.sub(r"^[A-Za-z]:(?=[\\/])", "", file_name)
     parts: list[str] = []
@@ -113,10 +116,10 @@ def safe_relative_path(file_name: str) -> PurePosixPath:
             parts.append(part)
     # On Windows, joining a path with a part such as "C:a.jpg" leads to another drive.
     has_drive = any(os.path.splitdrive(part)[0] for part in parts)
-    if not parts or ".." in parts or has_drive or re.search(r"[\x00-\x1f]", file_name):
+    if not parts or ".." in parts or has_drive or _FORBIDDEN.search(file_name):
         raise ValueError(
-            f"the image name {file_name[:200]!r} can't be used: a relative path without '..', control characters and "
-            "drives within it is needed"
+            f"the image name {file_name[:200]!r} can't be used: a relative path without '..', control characters, "
+            "broken characters and drives within it is needed"
         )
     return PurePosixPath(*parts)
 

@@ -37,7 +37,7 @@ def test_image_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "a\nb.jpg", "a\ud83d.jpg", "\udd00.jpg"])
-def test_image_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
+def test_image_names_with_control_characters_or_lone_surrogates_are_refused(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path / "in", "yolo") as writer, pytest.raises(ValueError, match="can't be used"):
         writer.write(ImageLabels(name, 4, 4))
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]

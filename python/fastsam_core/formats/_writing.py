@@ -105,7 +105,7 @@ def safe_relative_path(file_name: str) -> PurePosixPath:
 
     Backslashes separate folders too, the root or drive of an absolute path is dropped, and `..` cancels the folder
     before it. ValueError for names that lead out of their first folder or have no last part, for control characters,
-    for surrogates, and on Windows for parts that begin with a drive.
+    for lone surrogates, and on Windows for parts that begin with a drive.
     """
     without_drive = re.sub(r"^[A-Za-z]:(?=[\\/])", "", file_name)
     parts: list[str] = []

@@ -18,7 +18,7 @@ from ._rle_dicts import unpack
 from .runs import MaskRuns
 
 # Number of vertices that are compared pairwise when contours are joined. If there are more, they are sampled equally
-# from every contour.
+# from every contour. More contours than this are not compared, because that takes time quadratic in their number.
 _JOINING_VERTICES = 1024
 
 
@@ -161,7 +161,8 @@ def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
     A bridge encloses no area and any line crosses it twice, so filling the ring gives the same as filling all contours
     together: holes stay holes, and parts stay separate. Bridges connect vertices and form a minimum spanning tree of
-    the contours. It is exact up to 1,024 vertices in total; beyond that only a sample of the vertices is compared.
+    the contours. It is exact up to 1,024 vertices in total; beyond that only a sample of the vertices is compared. More
+    than 1,024 contours are joined to a chain that winds through the mask.
     """
     if len(contours) == 1:
         return contours[0]
@@ -172,7 +173,8 @@ def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
         next_vertex[end - 1] = start
     next_node = next_vertex.tolist()
     vertex_of_node = list(range(len(points)))  # vertex index of each ring node; every bridge adds two nodes
-    for near_vertex, far_vertex, far_contour in _bridges(points.astype(np.float64), contour_starts):
+    bridges = _tree if len(contours) <= _JOINING_VERTICES else _chain
+    for near_vertex, far_vertex, far_contour in bridges(points.astype(np.float64), contour_starts):
         previous = far_vertex - 1 if far_vertex > contour_starts[far_contour] else contour_starts[far_contour + 1] - 1
         far_return, near_return = len(vertex_of_node), len(vertex_of_node) + 1
         vertex_of_node += [far_vertex, near_vertex]
@@ -189,8 +191,21 @@ def join(contours: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return joined[is_new]
 
 
-def _bridges(points: NDArray[np.float64], contour_starts: list[int]) -> list[tuple[int, int, int]]:
-    """Return bridges (near vertex, far vertex, contour of the far vertex), one for each contour but the first.
+def _chain(points: NDArray[np.float64], contour_starts: list[int]) -> list[tuple[int, int, int]]:
+    """Return bridges like `_tree`, from the first vertex of each contour to that of the next one along a winding path.
+
+    The path runs along strips that are as high as the mean distance between contours, alternately right and left.
+    """
+    first_vertices = points[contour_starts[:-1]]
+    x, y = (first_vertices - first_vertices.min(0)).T
+    strip_height = max(1.0, float((x.max() * y.max() / len(x)) ** 0.5))
+    strip = y // strip_height
+    order = np.lexsort((np.where(strip % 2 == 0, x, -x), strip)).tolist()
+    return [(contour_starts[near], contour_starts[far], far) for near, far in pairwise(order)]
+
+
+def _tree(points: NDArray[np.float64], contour_starts: list[int]) -> list[tuple[int, int, int]]:
+    """Return bridges (near vertex, far vertex, contour of the far vertex), one for each contour but one.
 
     They are the edges of the minimum spanning tree, in the order in which Prim's algorithm adds them.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from decoder_arguments import randomised
-from fastsam_core import ops
+from fastsam_core import Predictor, ops
 from fastsam_core.models import prepared_image, registry
 from fastsam_core.models.image_encoder import sam_vit
 from fastsam_core.models.native import can_use_native, is_unmodified
@@ -276,6 +277,40 @@ def test_native_threads_sets_pytorch_to_one_thread_and_restores_it() -> None:
         other.join()
         raise KeyError
     assert (torch.get_num_threads(), thread_count()) == (3, 3)
+    assert counts == [3]
+
+
+@needs_native
+@pytest.mark.parametrize("image", [np.zeros((48, 64, 3), np.uint8), torch.zeros(3, 640, 640)], ids=["array", "tensor"])
+def test_thread_that_starts_while_another_enters_gets_all_threads(
+    image: Any, model: SamModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(3)
+    set_num_threads, entering = torch.set_num_threads, threading.Event()
+
+    def set_slowly(count: int) -> None:
+        set_num_threads(count)
+        if count == 1 and not entering.is_set():
+            entering.set()
+            time.sleep(0.3)  # time for the other thread to use PyTorch before the process's count is restored
+
+    def enter() -> None:
+        with native_threads():
+            pass
+
+    counts = []
+
+    def predict() -> None:
+        entering.wait()
+        Predictor(overrides={"model": model, "save": False}).set_image(image)
+        counts.append(torch.get_num_threads())
+
+    monkeypatch.setattr(torch, "set_num_threads", set_slowly)
+    threads = [threading.Thread(target=function) for function in (enter, predict)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert counts == [3]
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from . import saving
 from ._log import format_count, log_or_print, warn_once
 from .config import Config
+from .ops._threads import pytorch_thread_count
 from .results import Results
 from .sources import Item, Source, load_sources
 from .stopwatch import Stopwatch
@@ -89,6 +90,7 @@ class PredictionLoop:
     @contextmanager
     def _in_call(self, config: Config) -> Iterator[None]:
         """Hold the lock; meanwhile `config` are the options that `args` gives."""
+        pytorch_thread_count()  # in a new thread this may be the first use of PyTorch
         with self._lock:
             outer, self._call = self._call, (threading.get_ident(), config)
             try:

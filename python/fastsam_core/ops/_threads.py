@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import takewhile
-from threading import Lock, Thread
+from threading import Lock, RLock, Thread
 
 import torch
 
 from .._log import warn_once
 
 _native_thread_count: ContextVar[int] = ContextVar("_native_thread_count", default=0)
-_lock = Lock()
+_lock = RLock()  # reentrant for the sake of signal handlers that predict
 
 
 def _end_openmp_threads() -> None:
@@ -68,7 +68,18 @@ def thread_count() -> int:
 
     That is PyTorch's setting or, inside `native_threads`, the setting from before it was entered.
     """
-    return _native_thread_count.get() or torch.get_num_threads()
+    return _native_thread_count.get() or pytorch_thread_count()
+
+
+def pytorch_thread_count() -> int:
+    """Return PyTorch's number of threads in the calling thread, which this fixes if the thread is new to PyTorch.
+
+    PyTorch keeps a count per thread and one for the process, which a thread copies when it first runs a parallel
+    operation, to keep it. `native_threads` sets the process's to 1 for a moment, with the lock held. So a thread that
+    may be new should call this before its first large PyTorch operation.
+    """
+    with _lock:
+        return torch.get_num_threads()
 
 
 @contextmanager
@@ -80,14 +91,11 @@ def native_threads() -> Iterator[None]:
     if _native_thread_count.get():
         yield
         return
-    with _lock:
-        count = torch.get_num_threads()
+    count = pytorch_thread_count()
     reset = _native_thread_count.set(count)
     try:  # entered first, because a signal handler may raise at any point below (Ctrl-C does)
         if count > 1:
-            # PyTorch keeps a count per thread, and one for the process, from which a thread initialises its own when
-            # it first uses PyTorch. Setting a thread's count also sets the process's, so a short-lived thread restores
-            # the latter.
+            # This also sets the process's count (see `pytorch_thread_count`), so a short-lived thread restores that.
             with _lock:
                 torch.set_num_threads(1)
                 restorer = Thread(target=torch.set_num_threads, args=(count,))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .._log import warn_once
 from .._tensors import check_dense
+from ..ops._threads import pytorch_thread_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,6 +126,7 @@ def from_tensor(tensor: torch.Tensor) -> list[NDArray[np.uint8]]:
     ValueError for anything else.
     """
     check_tensor(tensor)
+    pytorch_thread_count()  # in a new thread this may be the first use of PyTorch
     batch = tensor.detach()
     batch = batch.reshape((1,) * (4 - batch.ndim) + tuple(batch.shape))
     return [_chw_to_bgr(image) for image in batch]

@@ -154,6 +154,7 @@ def test_python_example_runs(example: str, workdir: Path, text_detector: None) -
     }
     exec(example, names)
     assert all(isinstance(result, fastsam_core.Results) for result in names.get("results", []))
+    assert names.get("status", 200) == 200 and json.dumps(names.get("answer"))
     for folder in re.findall(r'output_dir="(\w+)"', example):
         assert (workdir / folder / "1.txt").read_text(), folder
     for path in re.findall(r'save\("(.+?)"\)', example):

@@ -235,6 +235,8 @@ def test_predictor_refuses_invalid_input(predictor: SamPredictor) -> None:
         predictor.set_image(np.zeros((4, 4, 3), np.uint8), "HSV")
     with pytest.raises(TypeError, match="a NumPy array"):
         predictor.set_image("photo.jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\), not \(5,\)"):
+        predictor.set_image(np.zeros(5, np.uint8))
     with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
         predictor.set_image(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="point_labels are needed"):
@@ -401,6 +403,42 @@ def test_malformed_prompts_are_refused(prompt: dict[str, Any], said: str) -> Non
     predictor.set_image(np.zeros((20, 30, 3), np.uint8))
     with pytest.raises(ValueError, match=said):
         predictor.predict(**prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "said"),
+    [
+        ({"point_coords": [[[1, 2]]]}, TypeError, "^(point_coords|points) must be a tensor, not list"),
+        ({"point_labels": np.ones((1, 1))}, TypeError, "^(point_)?labels must be a tensor, not ndarray"),
+        ({"boxes": [1, 2, 3, 4]}, TypeError, "^boxes must be a tensor, not list"),
+        ({"boxes": torch.zeros(2, 3)}, ValueError, r"^boxes must be \(B, 4\) x1, y1, x2, y2, not \(2, 3\)"),
+        ({"mask_inputs": np.zeros((1, 1, 128, 128))}, TypeError, "^masks?(_input)? must be a tensor, not ndarray"),
+    ],
+)
+def test_malformed_prompts_of_several_objects_are_refused(
+    prompt: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    predictor = SamPredictor(small_model())
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    sam = predictor.model
+    prompts = {"point_coords": torch.zeros(1, 1, 2), "point_labels": torch.ones(1, 1)} | prompt
+    record = {"image": torch.zeros(3, sam.image_size, sam.image_size), "original_size": (20, 30)}
+    with pytest.raises(error, match=said):
+        sam([record | prompts], multimask_output=True)
+    with pytest.raises(error, match=said):
+        predictor.predict_torch(**{key.removesuffix("s") if "mask" in key else key: v for key, v in prompts.items()})
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "said"),
+    [
+        (np.zeros((3, 8, 8)), TypeError, "image must be a tensor, not ndarray"),
+        (torch.zeros(8, 8), ValueError, r"image must be \(3, h, w\), not \(8, 8\)"),
+    ],
+)
+def test_malformed_image_of_a_batch_is_refused(image: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        SamPredictor(small_model()).model([{"image": image, "original_size": (20, 30)}], multimask_output=True)
 
 
 @pytest.mark.filterwarnings("error")

@@ -8,6 +8,13 @@ import numpy as np
 import torch
 
 
+def check_are_tensors(**values: Any) -> None:
+    """Raise TypeError unless each value is a tensor or None; their names are for the message."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor, not {type(value).__name__}")
+
+
 def check_dense(tensor: torch.Tensor, name: str) -> None:
     """Raise TypeError unless a tensor is dense and strided: meta, nested, quantized and sparse ones are rejected."""
     kind = "meta" if tensor.is_meta else "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else None

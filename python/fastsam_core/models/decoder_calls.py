@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._tensors import check_are_tensors
 from .decoder_folded import FoldedImage
 from .mask_decoder import MaskDecoder, TwoWayTransformer
 from .native import has_hooks, has_original_methods
@@ -40,7 +41,11 @@ class PromptTensors(NamedTuple):
         return next((len(prompt) for prompt in (self.points, self.boxes, self.masks) if prompt is not None), 1)
 
     def check(self, image_size: int) -> None:
-        """Raise ValueError unless the prompts have the right shapes for a model input of this size."""
+        """Raise ValueError unless the prompts have the right shapes for a model input of this size.
+
+        Raises TypeError for anything but tensors.
+        """
+        check_are_tensors(**self._asdict())
         points, labels, boxes, masks = self
         side = image_size // 4
         if points is not None and (points.ndim != 3 or points.shape[2] != 2):

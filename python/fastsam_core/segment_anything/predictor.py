@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._tensors import check_are_tensors
 from ..encoded_image import encode
 from ..models.module_cache import cached, version_of
 from ..models.native import has_original_methods, inherits_methods, watch_methods
@@ -17,7 +18,7 @@ from ..models.prompt_encoder import PromptEncoder
 from ..postprocess import MaskResizer
 from ..prompts import MAX_COORDINATE, MAX_LOGIT
 from .modeling import Sam, as_sam
-from .modeling.sam import ADDED_METHODS
+from .modeling.sam import ADDED_METHODS, rows_of_boxes
 from .utils.transforms import ResizeLongestSide
 
 
@@ -51,6 +52,8 @@ class SamPredictor:
             raise ValueError(f"image_format must be 'RGB' or 'BGR', not {image_format!r}")
         if not isinstance(image, np.ndarray):
             raise TypeError(f"image must be a NumPy array (H, W, 3), not {type(image).__name__}")
+        if image.ndim < 2:
+            raise ValueError(f"image must be (H, W, 3), not {image.shape}")
         size = image.shape[0], image.shape[1]
         if self._has_own_input():
             scaled = self.transform.apply_image(image if image_format == self.model.image_format else image[..., ::-1])
@@ -194,10 +197,12 @@ class SamPredictor:
         point_coords: (B, P, 2) with point_labels (B, P). boxes: (B, 4). mask_input: (B, 1, S / 4, S / 4), or
         (1, 1, S / 4, S / 4) for all objects. Returns masks (B, C, H, W) bool, or float32 logits with `return_logits`,
         predicted IoU (B, C), and low-resolution logits (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.
-        Without prompts B is 1, for models that were fine-tuned to need none. Raises RuntimeError if no image is set.
+        Without prompts B is 1, for models that were fine-tuned to need none. Raises RuntimeError if no image is set,
+        TypeError for prompts that aren't tensors, and ValueError for prompts of other shapes.
         """
         self._check_image()
-        boxes = None if boxes is None else boxes.reshape(-1, 4)
+        check_are_tensors(point_coords=point_coords, point_labels=point_labels, boxes=boxes, mask_input=mask_input)
+        boxes = rows_of_boxes(boxes)
         if mask_input is not None and len(mask_input) == 1:
             count = max((len(part) for part in (point_coords, boxes) if part is not None), default=1)
             mask_input = mask_input.expand(count, -1, -1, -1)

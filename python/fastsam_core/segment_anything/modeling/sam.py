@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..._tensors import check_are_tensors
 from ...models.common import PIXEL_MEAN, PIXEL_STD, Normalisation
 from ...models.mask_decoder import MaskDecoder
 from ...models.module_cache import version_of
@@ -128,18 +129,22 @@ class Sam(SamModel):
         with `point_labels` (B, P), `boxes` (B, 4), `mask_inputs` (B, 1, S / 4, S / 4). Without prompts B is 1.
 
         Returns one dict per image, with `masks` (B, C, H, W) bool at the original size, `iou_predictions` (B, C) and
-        `low_res_logits` (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1.
+        `low_res_logits` (B, C, S / 4, S / 4). C is 3 with `multimask_output`, else 1. Raises TypeError for images and
+        prompts that aren't tensors, and ValueError for other shapes.
         """
+        for record in batched_input:
+            check_are_tensors(image=record["image"])
+            if record["image"].ndim < 3:
+                raise ValueError(f"image must be (3, h, w), not {tuple(record['image'].shape)}")
         images = [self.preprocess(record["image"]) for record in batched_input]
         embeddings = self.encode_preprocessed(torch.stack(images))
         outputs = []
         for record, embedding in zip(batched_input, embeddings, strict=True):
-            boxes = record.get("boxes")
             low_res, predicted_iou = self.decode_prompts(
                 embedding[None],
                 record.get("point_coords"),
                 record.get("point_labels"),
-                None if boxes is None else boxes.reshape(-1, 4),
+                rows_of_boxes(record.get("boxes")),
                 record.get("mask_inputs"),
                 multimask_output,
             )
@@ -171,6 +176,19 @@ class Sam(SamModel):
         x = (x - self.pixel_mean) / self.pixel_std
         height, width = x.shape[-2:]
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
+
+
+def rows_of_boxes(boxes: Tensor | None) -> Tensor | None:
+    """Return boxes in any shape, such as (1, B, 4), as (B, 4).
+
+    Raises TypeError for anything but a tensor, ValueError unless it has a multiple of four numbers.
+    """
+    check_are_tensors(boxes=boxes)
+    if boxes is None:
+        return None
+    if boxes.numel() % 4:
+        raise ValueError(f"boxes must be (B, 4) x1, y1, x2, y2, not {tuple(boxes.shape)}")
+    return boxes.reshape(-1, 4)
 
 
 # Methods that Meta's class doesn't have, so a subclass may use their names for its own.

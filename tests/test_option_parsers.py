@@ -172,6 +172,8 @@ def test_class_ids_are_sorted_unique_ints() -> None:
     for value in (-1, [0, -1], True, [True], 1.0, "person", np.array([0.0]), np.array([[0, 1]])):
         message = f"option must be a class id, or a list of them, not {value!r} ({type(value).__name__})"
         refuses(parse.class_ids, value, TypeError, message)
+    accepts(parse.class_ids, 2**31 - 1, (2**31 - 1,))
+    refuses(parse.class_ids, [3, 2**31], ValueError, f"option: class ids are at most {2**31 - 1}, not {2**31}")
 
 
 def test_network_task_is_detect_or_segment() -> None:

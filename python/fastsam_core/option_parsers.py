@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Parser = Callable[[str, Any], Any]
 
+_MAX_CLASS_ID = 2**31 - 1
 _DTYPES = ("float32", "float16", "bfloat16")
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -153,6 +154,8 @@ def class_ids(key: str, value: Any) -> tuple[int, ...]:
         isinstance(class_id, bool) or not isinstance(class_id, numbers.Integral) or class_id < 0 for class_id in values
     ):
         raise _type_error(key, value, "a class id, or a list of them")
+    if values and max(values) > _MAX_CLASS_ID:
+        raise ValueError(f"{key}: class ids are at most {_MAX_CLASS_ID}, not {max(values)}")
     return tuple(sorted({int(class_id) for class_id in values}))
 
 

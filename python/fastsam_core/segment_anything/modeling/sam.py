@@ -134,7 +134,7 @@ class Sam(SamModel):
         """
         for record in batched_input:
             check_are_tensors(image=record["image"])
-            if record["image"].ndim < 3:
+            if record["image"].ndim < 2:  # an overridden `preprocess` may take images without channels
                 raise ValueError(f"image must be (3, h, w), not {tuple(record['image'].shape)}")
         images = [self.preprocess(record["image"]) for record in batched_input]
         embeddings = self.encode_preprocessed(torch.stack(images))

@@ -8,6 +8,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+import yolo_files
 from decoder_arguments import randomised
-from fastsam_core import Predictor, ops
+from fastsam_core import YOLO, Predictor, ops
 from fastsam_core.models import prepared_image, registry
 from fastsam_core.models.image_encoder import sam_vit
 from fastsam_core.models.native import can_use_native, is_unmodified
@@ -281,10 +284,18 @@ def test_native_threads_sets_pytorch_to_one_thread_and_restores_it() -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("image", [np.zeros((48, 64, 3), np.uint8), torch.zeros(3, 640, 640)], ids=["array", "tensor"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "yolo"])
 def test_thread_that_starts_while_another_enters_gets_all_threads(
-    image: Any, model: SamModel, monkeypatch: pytest.MonkeyPatch
+    kind: str, model: SamModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    array = np.zeros((480, 640, 3), np.uint8)
+    use: Callable[[], Any]
+    if kind == "yolo":
+        yolo_files.write(tmp_path / "yolo.pt", yolo_files.make("detect"))
+        use = partial(YOLO(tmp_path / "yolo.pt"), array, verbose=False)
+    else:
+        predictor = Predictor(overrides={"model": model, "save": False})
+        use = partial(predictor.set_image, array if kind == "array" else torch.zeros(3, 640, 640))
     torch.set_num_threads(3)
     set_num_threads, entering = torch.set_num_threads, threading.Event()
 
@@ -301,8 +312,8 @@ def test_thread_that_starts_while_another_enters_gets_all_threads(
     counts = []
 
     def predict() -> None:
-        entering.wait()
-        Predictor(overrides={"model": model, "save": False}).set_image(image)
+        entering.wait(timeout=60)
+        use()
         counts.append(torch.get_num_threads())
 
     monkeypatch.setattr(torch, "set_num_threads", set_slowly)

@@ -201,7 +201,7 @@ class SamPredictor:
         TypeError for prompts that aren't tensors, and ValueError for prompts of other shapes.
         """
         self._check_image()
-        check_are_tensors(point_coords=point_coords, point_labels=point_labels, boxes=boxes, mask_input=mask_input)
+        check_are_tensors(mask_input=mask_input)
         boxes = rows_of_boxes(boxes)
         if mask_input is not None and len(mask_input) == 1:
             count = max((len(part) for part in (point_coords, boxes) if part is not None), default=1)

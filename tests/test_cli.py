@@ -6,6 +6,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def run(line: str) -> int:
 def error_of(captured: pytest.CaptureFixture[str]) -> str:
     """Return what a failed command wrote to stderr, which must be a single line."""
     text = captured.readouterr().err
+    text = re.sub(r"^fastsam: warning: torch \S+ has a known flaw in reading \.pt files.*\n", "", text)  # before 2.10
     assert text.startswith("fastsam: error: ") and text.endswith("\n") and text.count("\n") == 1, text
     return text
 

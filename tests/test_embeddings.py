@@ -48,6 +48,18 @@ def test_loaded_embedding_gives_the_same_masks_without_the_image(predictor: Pred
     assert everything.masks.rle == predictor(**FEW)[0].masks.rle
 
 
+@pytest.mark.parametrize("way", ["set_image", "load_features"])
+def test_click_finds_the_image_prepared_for_the_decoder(saved: Path, model: SamModel, way: str) -> None:
+    predictor = fresh(model)
+    getattr(predictor, way)(bgr_image(60, 90) if way == "set_image" else saved)
+    image = predictor.current_image
+    assert image is not None and image._prepared is not None
+    prepared, decoder = image._prepared, image._prepared._image_decoder
+    assert decoder is not None
+    predictor(points=[30, 20], labels=[1])
+    assert image._prepared is prepared and prepared._image_decoder is decoder
+
+
 def test_calls_that_need_pixels_are_refused_without_the_image(saved: Path, model: SamModel) -> None:
     other = fresh(model)
     other.load_features(saved)

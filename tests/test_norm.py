@@ -20,9 +20,11 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, tor
 needs_emulator = pytest.mark.skipif(EMULATED not in names_of("add_norm_into"), reason="the compiled operations are off")
 
 
-def example(rows: int, channels: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def example(
+    rows: int, channels: int, dtype: torch.dtype = torch.float32, draw: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return x, delta, weight and bias. As in a ViT, x has a mean, a large channel and rows of different size."""
-    generator = torch.Generator().manual_seed(rows + channels)
+    generator = torch.Generator().manual_seed(rows + channels + 10_000 * draw)
     x, delta = (torch.randn(rows, channels, generator=generator) for _ in range(2))
     x = x * torch.linspace(0.1, 4, rows)[:, None] + 0.5
     x[:, 7] += 20
@@ -70,17 +72,23 @@ def called(*given: Any) -> set[str]:
     ],
 )
 def test_errors_are_at_most_twice_pytorchs(sibling: str, dtype: torch.dtype, rows: int, channels: int) -> None:
-    given = example(rows, channels, dtype)
-    x, normalised = run(sibling, *given)
-    summed = given[0] + given[1]
-    assert torch.equal(x, summed) and normalised.dtype == dtype
-    wide = [tensor.double() for tensor in (summed, *given[2:])]
-    exact = F.layer_norm(wide[0], (channels,), *wide[1:], EPS)
+    """Compares the largest errors of several draws: in a single one, PyTorch's may happen to be small."""
     # The CUDA sibling falls back to PyTorch for these rows, so PyTorch must run on the GPU here too.
     device = "cuda" if sibling == ON_GPU and channels in (520, 2304) else "cpu"
-    there = [tensor.to(device) for tensor in (summed, *given[2:])]
-    plain = F.layer_norm(there[0], (channels,), *there[1:], EPS).cpu()
-    error, usual = ((one.double() - exact).abs().max() for one in (normalised, plain))
+    error = usual = 0.0
+    for draw in range(4):
+        given = example(rows, channels, dtype, draw)
+        x, normalised = run(sibling, *given)
+        summed = given[0] + given[1]
+        assert torch.equal(x, summed) and normalised.dtype == dtype
+        wide = [tensor.double() for tensor in (summed, *given[2:])]
+        exact = F.layer_norm(wide[0], (channels,), *wide[1:], EPS)
+        there = [tensor.to(device) for tensor in (summed, *given[2:])]
+        plain = F.layer_norm(there[0], (channels,), *there[1:], EPS).cpu()
+        error, usual = (
+            max(largest, float((one.double() - exact).abs().max()))
+            for largest, one in ((error, normalised), (usual, plain))
+        )
     assert 0 < error <= 2 * usual
 
 

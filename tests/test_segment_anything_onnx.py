@@ -103,6 +103,8 @@ def image_encoder(kind: str) -> nn.Module:
 @pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize("kind", ["ViT", "TinyViT"])
 def test_exported_image_encoders_give_the_same_embeddings(kind: str, dynamo: bool) -> None:
+    if dynamo and torch.__version__.startswith("2.4."):
+        pytest.skip("this PyTorch's dynamo exporter doesn't export writes into slices")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     import onnxruntime as runtime

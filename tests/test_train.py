@@ -228,7 +228,7 @@ def test_damaged_state_file_is_refused_by_name(
         torch.save(content, path)
     else:
         Trainer(TrainConfig(phases=(Phase(64, 1, 1),)), scenes(), tmp_path, workers=0)._save()
-        torch.save(torch.load(path) | content, path)
+        torch.save(torch.load(path, weights_only=True) | content, path)
     with pytest.raises(SystemExit, match="2"):
         command.main(["--phases", "64:1:1", "--output", str(tmp_path)])
     said = r"state\.pt is not the state of a run, damaged, or of another version; remove"

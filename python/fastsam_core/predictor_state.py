@@ -112,11 +112,15 @@ class PredictorState(PredictionLoop):
         encoded = self._load_image(image)
         with self._lock:
             self._invalidate_if_changed()
-            self._weight_snapshots = self._snapshot_weights()  # tensors may also have been replaced
-            prepared = encoded.prepared(self._ready_model(self.args), self.args.dtype)
-            with torch.no_grad():
-                prepared.warm_up()  # now, so that the first click doesn't have to wait for it
-            self.current_image = encoded
+            self._set_prepared(encoded)
+
+    def _set_prepared(self, image: EncodedImage) -> None:
+        """Set the image, encoded and prepared now, so that the first click doesn't have to wait for it."""
+        self._weight_snapshots = self._snapshot_weights()  # tensors may also have been replaced
+        prepared = image.prepared(self._ready_model(self.args), self.args.dtype)
+        with torch.no_grad():
+            prepared.warm_up()
+        self.current_image = image
 
     def reset_image(self) -> None:
         """Clear the image that is set, and its embedding."""
@@ -167,7 +171,8 @@ class PredictorState(PredictionLoop):
         (crops, another `imgsz`) raise ValueError.
         """
         with self._lock:
-            self.current_image = embeddings.load(path, self._ready_model(self.args), self.current_image)
+            self._invalidate_if_changed()
+            self._set_prepared(embeddings.load(path, self._ready_model(self.args), self.current_image))
 
     def _require_image(self) -> EncodedImage:
         if self.current_image is None:

@@ -156,6 +156,17 @@ def test_iou_matches_dense_masks(sibling: str, kind: str, monkeypatch: pytest.Mo
     assert (ops.rle_iou(counts, offsets, counts.clone(), offsets.clone(), flags).numpy() == expected).all()
 
 
+@each_sibling_of("rle_iou")
+def test_iou_of_columns_of_two_million_pixels(sibling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pixels that 1,024 of these columns share don't fit into 32 bits."""
+    use_sibling(monkeypatch, sibling)
+    height, width = 2**21, 1200
+    runs = [{"size": [height, width], "counts": [above, height - above] * width} for above in (1, 2)]
+    first, second = rle.frPyObjects(runs, height, width)
+    assert rle.iou([first], [second], [False]) == (height - 2) / (height - 1)
+    assert rle.iou([second], [first], [True]) == 1
+
+
 GOOD = {"size": [4, 5], "counts": b"92203"}
 MALFORMED = [
     lambda: rle.union([GOOD], [GOOD, GOOD]),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fastsam_core import ops, rle
-from siblings import NAMES, each_sibling_of, use_sibling
+from siblings import NAMES, each_sibling_of, fewer, use_sibling
 
 
 @pytest.fixture(params=NAMES)
@@ -132,7 +132,7 @@ def test_iou_matches_dense_masks(sibling: str, kind: str, monkeypatch: pytest.Mo
     use_sibling(monkeypatch, sibling)
     rng = np.random.default_rng(5)
     y, x = np.ogrid[:90, :130]
-    masks = np.zeros((12, 90, 130), bool)
+    masks = np.zeros((13, 90, 130), bool)
     for number, mask in enumerate(masks):
         for _ in range(2 if kind == "two parts" else 1):
             cy, cx, radius = rng.uniform(0, 90), rng.uniform(0, 130), rng.uniform(3, 60)
@@ -142,8 +142,8 @@ def test_iou_matches_dense_masks(sibling: str, kind: str, monkeypatch: pytest.Mo
     masks[3] = True
     masks[4] = False
     masks[5] = x % 2 == 0
-    packed, crowd = rle.from_masks(masks), rng.random(12) < 0.3
-    flat = masks.reshape(12, -1).astype(np.int64)
+    packed, crowd = rle.from_masks(masks), rng.random(13) < 0.3
+    flat = masks.reshape(13, -1).astype(np.int64)
     shared = flat @ flat.T
     area = flat.sum(1)
     whole = np.where(crowd[None], area[:, None], area[:, None] + area[None] - shared)
@@ -157,10 +157,39 @@ def test_iou_matches_dense_masks(sibling: str, kind: str, monkeypatch: pytest.Mo
 
 
 @each_sibling_of("rle_iou")
-def test_iou_of_columns_of_two_million_pixels(sibling: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pixels that 1,024 of these columns share don't fit into 32 bits."""
+def test_iou_of_every_pair_of_small_masks(sibling: str) -> None:
+    """Masks of 3 x 3 pixels have every kind of span: within a column, across columns, and up to their edges."""
+    flat = (np.arange(512)[:, None] >> np.arange(9)) & 1
+    shared, area = flat @ flat.T, flat.sum(1)
+    union = area[:, None] + area[None] - shared
+    expected = np.divide(shared, union, out=np.zeros(shared.shape), where=shared > 0)
+    counts, offsets = ops.rle_encode(torch.from_numpy(flat.reshape(512, 3, 3)).bool())
+    iou, crowd = ops.siblings("rle_iou")[sibling], torch.zeros(512, dtype=torch.bool)
+    # One at a time: the height of the columns is guessed from all masks of the first list.
+    for mask in range(0, 512, fewer(sibling, 1, 64)):
+        begin, end = offsets[mask], offsets[mask + 1]
+        found = iou(counts[begin:end], offsets[mask : mask + 2] - begin, counts, offsets, crowd)
+        assert (found[0].numpy() == expected[mask]).all()
+
+
+@each_sibling_of("rle_iou")
+def test_iou_of_lists_that_share_memory(sibling: str) -> None:
+    iou, no = ops.siblings("rle_iou")[sibling], torch.zeros(3, dtype=torch.bool)
+    counts, offsets = torch.tensor([4, 0, 4, 1, 3]), torch.tensor([0, 1, 3, 5])  # nothing, everything, all but a pixel
+    first = [[0, 0, 0], [0, 1, 0.75], [0, 0.75, 1]]
+    assert iou(counts, offsets, counts, offsets, no).tolist() == first
+    assert iou(counts, offsets, counts[:3], offsets[:3], no[:2]).tolist() == [row[:2] for row in first]
+    assert iou(counts[:3], offsets[:3], counts, offsets, no).tolist() == first[:2]
+    others = torch.tensor([0, 2, 3, 5])  # nothing, nothing, all but a pixel
+    assert iou(counts, offsets, counts, others, no).tolist() == [[0, 0, 0], [0, 0, 0.75], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(("height", "width"), [(2**20, 2200), (2**21, 1200)])
+@each_sibling_of("rle_iou")
+def test_iou_of_columns_whose_pixels_exceed_32_bits(
+    sibling: str, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_sibling(monkeypatch, sibling)
-    height, width = 2**21, 1200
     runs = [{"size": [height, width], "counts": [above, height - above] * width} for above in (1, 2)]
     first, second = rle.frPyObjects(runs, height, width)
     assert rle.iou([first], [second], [False]) == (height - 2) / (height - 1)

@@ -7,6 +7,7 @@ import socket
 import struct
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -42,8 +43,9 @@ def test_server_responses(folder: Path) -> None:
         for url in (f"{address}/a.png", f"{address}/a.png?size=3#x", f"{address}/moved.png", f"{address}/photo"):
             item = only(url)
             assert item.path == url and np.array_equal(item.image, BGR)
-        with pytest.raises(ConnectionError, match="answers 404"):
+        with pytest.raises(ConnectionError, match="answers 404") as raised:
             list(load_sources(f"{address}/missing.png"))
+        assert isinstance(raised.value.__cause__, HTTPError) and raised.value.__cause__.closed
         with pytest.raises(ValueError, match="web page"):
             list(load_sources(f"{address}/page.png"))
         with pytest.raises(ValueError, match="web page"):

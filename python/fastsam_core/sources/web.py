@@ -70,6 +70,7 @@ def _open(url: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
         with _opener().open(_request(url), timeout=timeout) as response:
             yield response
     except urllib.error.HTTPError as error:
+        error.close()  # else the connection stays open as long as the error is kept
         raise ConnectionError(f"{name} answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise ConnectionError(f"{name} can't be reached: {error.reason}") from error

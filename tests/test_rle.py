@@ -152,6 +152,13 @@ def test_polygons_match_pycocotools(sibling, polygons, height, width):
         assert rle.frPyObjects(polygons[0], height, width) == coco.frPyObjects(polygons[:1], height, width)[0]
 
 
+@pytest.mark.parametrize("vertices", [3, 5])
+def test_polygons_of_tenths_of_a_pixel_match_pycocotools(sibling, vertices):
+    """Vertices at and beside all points at which COCO rounds: a fifth of a pixel is two of their steps."""
+    polygons = np.random.default_rng(vertices).integers(-12, 45, (1000, 2 * vertices)) / 10
+    assert rle.frPyObjects(list(polygons), 3, 4) == coco.frPyObjects(list(polygons), 3, 4)
+
+
 @relaxed
 @given(boxes=box_arrays, height=sides, width=sides)
 def test_boxes_as_masks_match_pycocotools(sibling, boxes, height, width):

@@ -182,6 +182,17 @@ def test_iou_of_lists_that_share_memory(sibling: str) -> None:
     assert iou(counts[:3], offsets[:3], counts, offsets, no).tolist() == first[:2]
     others = torch.tensor([0, 2, 3, 5])  # nothing, nothing, all but a pixel
     assert iou(counts, offsets, counts, others, no).tolist() == [[0, 0, 0], [0, 0, 0.75], [0, 0, 1]]
+    nothing = counts[:0], offsets[:1]
+    assert iou(*nothing, counts, offsets, no).shape == (0, 3) and iou(counts, offsets, *nothing, no[:0]).shape == (3, 0)
+
+
+@pytest.mark.parametrize(("dt", "gt"), [([4], [5]), ([4, 5], [4]), ([4, 5], [5]), ([4], [4, 5]), ([], [4, 5])])
+@each_sibling_of("rle_iou")
+def test_iou_of_masks_of_different_sizes_is_refused(sibling: str, dt: list[int], gt: list[int]) -> None:
+    runs = (torch.tensor(dt, dtype=torch.int64), torch.arange(len(dt) + 1))
+    others = (torch.tensor(gt), torch.arange(len(gt) + 1), torch.zeros(len(gt), dtype=torch.bool))
+    with pytest.raises(ValueError, match="must all have the same size"):
+        ops.siblings("rle_iou")[sibling](*runs, *others)
 
 
 @pytest.mark.parametrize(("height", "width"), [(2**20, 2200), (2**21, 1200)])

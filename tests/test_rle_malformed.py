@@ -200,6 +200,16 @@ def test_malformed_sizes_raise_value_error(sibling, size):
         rle.frPyObjects([[1.0, 1, 3, 1, 3, 3]], *size)
 
 
+def test_coordinates_are_limited_to_those_of_cocos_32_bits(sibling):
+    limit = 4e8
+    square = [-limit, -limit, limit, -limit, limit, limit, -limit, limit]
+    (mask,) = rle.frPyObjects([square], 3, 4)
+    assert rle.area(mask) == 12
+    for beyond in (np.nextafter(limit, np.inf), -limit - 1, 1e300):
+        with pytest.raises(ValueError, match="finite and at most 400000000 in magnitude"):
+            rle.frPyObjects([[*square[:7], beyond]], 3, 4)
+
+
 def test_polygon_with_too_many_columns_raises_value_error(sibling):
     with pytest.raises(ValueError, match="pixel columns"):
         rle.frPyObjects([[0.0, 0, 4e8, 0, 4e8, 1]], 1, 2**40)

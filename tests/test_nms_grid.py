@@ -68,7 +68,7 @@ SCENES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "far away": lambda rng: uniform(rng, [9e6, -9e6, 1, 1], [9.001e6, -8.999e6, 90, 90]),
     "normalised": lambda rng: uniform(rng, [0, 0, 0.01, 0.01], [1, 1, 0.2, 0.2]),
     "tiny": lambda rng: uniform(rng, [0, 0, 0, 0], [3e-22, 3e-22, 1e-22, 1e-22]),
-    # Areas of few times the smallest number: sizes that differ by a third may have an IoU of 1.
+    # Areas of a few times the smallest positive number: boxes that differ by a third may have an IoU of 1.
     "tiny, in one place": lambda rng: uniform(rng, [0, 0, 3e-23, 3e-23], [0, 0, 8e-23, 8e-23]),
     "huge": lambda rng: uniform(rng, [-9e37, -9e37, 0, 0], [9e37, 9e37, 9e37, 9e37]),
     "wide": lambda rng: uniform(rng, [0, 0, 100, 1], [1000, 50, 900, 3]),

@@ -24,17 +24,12 @@ from fastsam_core.train.loop import Trainer
 from fastsam_core.train.losses import WeightedTargets, mask_iou, prompt_loss
 from fastsam_core.train.pool import LabelledImage
 from fastsam_core.train.progress import COLUMNS, Curves
-from fastsam_core.train.scene_data import SceneDataset
 from fastsam_core.train.windows import shrink_windows
+from training_scenes import scenes
 
 SHORT = TrainConfig(phases=(Phase(64, 2, 8), Phase(96, 2, 2)), prompts=3, pool=8, reuse=2, seed=3)
 # The other tests still run the trainer, for fewer steps.
 ONCE = pytest.mark.once("gradients are PyTorch's")
-
-
-def scenes(size: int = 96, seed: int = 3) -> SceneDataset:
-    """Return generated scenes with few textures, which saves time."""
-    return SceneDataset(size, seed=seed, textures=4)
 
 
 def test_mask_loss_prefers_the_right_mask() -> None:

@@ -14,6 +14,7 @@ from fastsam_core.models.checkpoint import load_model
 from fastsam_core.models.sam_model import SamModel
 from fastsam_core.train import calibrate, evaluate
 from fastsam_core.train.scene_data import SceneDataset
+from training_scenes import scenes
 
 HEAD = "mask_decoder.iou_prediction_head."
 
@@ -25,14 +26,10 @@ def small() -> SamModel:
     return model
 
 
-def scenes() -> SceneDataset:
-    return SceneDataset(64, seed=9, textures=4)
-
-
 def test_fit_head_changes_only_the_iou_head() -> None:
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    samples = calibrate.collect_iou_samples(model, scenes(), 21, 6, seed=1, workers=0)
+    samples = calibrate.collect_iou_samples(model, scenes(64, seed=9), 21, 6, seed=1, workers=0)
     assert samples.tokens.shape[1:] == (128,) and samples.ious.shape == (len(samples.tokens), 4)
     assert len(samples.tokens) >= 21 * 6 and samples.ious.min() >= 0 and samples.ious.max() <= 1
     first, last = calibrate.fit_head(model, samples, seed=1)
@@ -57,7 +54,7 @@ def test_decoded_tokens_reproduce_the_predicted_iou(native: bool, monkeypatch: p
 
 def test_too_few_images_are_refused() -> None:
     model = small()
-    samples = calibrate.collect_iou_samples(model, scenes(), 1, 3, seed=1, workers=0)
+    samples = calibrate.collect_iou_samples(model, scenes(64, seed=9), 1, 3, seed=1, workers=0)
     with pytest.raises(ValueError, match="too few to hold some out"):
         calibrate.fit_head(model, samples, seed=1)
 

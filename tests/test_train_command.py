@@ -18,12 +18,7 @@ from fastsam_core.train import __main__ as command
 from fastsam_core.train import evaluate as evaluation
 from fastsam_core.train.config import Phase, TrainConfig
 from fastsam_core.train.loop import Trainer
-from fastsam_core.train.scene_data import SceneDataset
-
-
-def scenes(size: int = 96, seed: int = 3) -> SceneDataset:
-    """Return generated scenes with few textures, which saves time."""
-    return SceneDataset(size, seed=seed, textures=4)
+from training_scenes import scenes
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", {}, {"head": {}}, {"optimizer": {}}])

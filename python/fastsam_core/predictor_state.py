@@ -166,9 +166,9 @@ class PredictorState(PredictionLoop):
     def load_features(self, path: str | os.PathLike[str]) -> None:
         """Use a saved embedding instead of encoding.
 
-        Raises ValueError for an embedding of another model, input size or image. If no image is set, the embedding
-        stands in for it: prompts work, results show a black image of its size, and only operations that need pixels
-        (crops, another `imgsz`) raise ValueError.
+        It is prepared for the decoder, as in `set_image`. If no image is set, the embedding stands in for it: prompts
+        work, results show a black image of its size, and only operations that need pixels (crops, another `imgsz`)
+        raise ValueError. Raises ValueError for an embedding of another model, input size or image.
         """
         with self._lock:
             self._invalidate_if_changed()
